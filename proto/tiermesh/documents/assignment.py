@@ -1,0 +1,104 @@
+"""One device's part of a plan, as the coordinator hands it out and the agent keeps it on disk."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from tiermesh import limits
+from tiermesh.documents.plan import Lane
+from tiermesh.documents.reading import Document
+from tiermesh.documents.variant import Artifact, Bundle, Variant
+from tiermesh.documents.workflow import Name, Options
+
+Generation = Annotated[int, Meta(ge=1)]
+
+
+class SourceSpec(Document, kw_only=True):
+    """How a source makes requests; see `workflow.Source`. Paths lie within the device's data folder.
+
+    `run` names this run of the workflow: request ids follow from it and the index of the request. A new
+    generation of the same run goes on where the last one stopped.
+    """
+
+    path: str | list[str]
+    rate_rps: float | None = None
+    arrivals: Literal["constant", "poisson", "trace"] = "constant"
+    trace: str | None = None
+    seed: int = 0
+    count: int | None = None
+    repeat: bool = False
+
+
+class SinkSpec(Document, kw_only=True):
+    """Where a sink puts results: a file within the device's data folder, or stage code."""
+
+    kind: Literal["jsonl", "callback"]
+    path: str | None = None
+
+
+class StageSpec(Document, kw_only=True):
+    """A stage of the workflow, as far as serving needs to know it. `outputs` are the stages that read it."""
+
+    name: Name
+    kind: Literal["source", "model", "map", "filter", "join", "aggregate", "union", "sink"]
+    inputs: list[Name] = []
+    outputs: list[Name] = []
+    key: str | None = None
+    source: SourceSpec | None = None
+    sink: SinkSpec | None = None
+
+
+class ReplicaSpec(Document, kw_only=True):
+    """A replica that this device serves. `variant` for a model; `bundle` for any other stage with code."""
+
+    id: str
+    stage: Name
+    variant: Variant | None = None
+    bundle: Bundle | None = None
+    options: Options = {}
+    batch_size: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)] = 1
+    batch_timeout_ms: Annotated[float, Meta(ge=0)] = 0.0
+    threads: Annotated[int, Meta(ge=1)] = 1
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """All that the device must have to serve it."""
+        of_variant = self.variant.artifacts if self.variant is not None else []
+        return [*of_variant, *([self.bundle.artifact] if self.bundle is not None else [])]
+
+
+class Peer(Document, kw_only=True):
+    """Another device of the plan, and where its worker takes frames (``host:port``)."""
+
+    device: str
+    name: str
+    address: str
+
+
+class Assignment(Document, kw_only=True):
+    """What a device serves in one generation of one workflow.
+
+    `replica_devices` maps every replica id of the plan to its device id, so that each agent knows the next hop
+    of every lane; `peers` are all devices of the plan by id. `lanes` are those of the plan, in its order: a frame
+    names its lane by index.
+    """
+
+    schema: Literal["tiermesh.assignment/1"] = "tiermesh.assignment/1"
+    workflow: Name
+    generation: Generation
+    plan: str
+    run: Name
+    device: str
+    stages: dict[Name, StageSpec]
+    replicas: list[ReplicaSpec]
+    lanes: Annotated[list[Lane], Meta(max_length=limits.LANES)]
+    replica_devices: dict[str, str]
+    peers: dict[str, Peer]
+    deadline_seconds: Annotated[float, Meta(gt=0)] = limits.REQUEST_DEADLINE_S
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        """The artifacts that all replicas need, by digest."""
+        return {a.digest: a for replica in self.replicas for a in replica.artifacts}

@@ -1,0 +1,86 @@
+"""The fingerprint: what a device is, as its agent found it. Facts that do not change while it runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tiermesh import ids
+from tiermesh.documents.reading import Document, to_plain
+
+
+class Cpu(Document, kw_only=True):
+    """The processor. `features` are the instruction sets that runtimes care for."""
+
+    model: str
+    architecture: str
+    cores_physical: int
+    cores_logical: int
+    features: list[str] = []
+    max_mhz: float | None = None
+
+
+class Accelerator(Document, kw_only=True):
+    """A GPU, NPU or other unit that a runtime can use."""
+
+    name: str
+    kind: str
+    memory_bytes: int | None = None
+    driver: str | None = None
+
+
+class Runtime(Document, kw_only=True):
+    """An inference runtime, or why it cannot be used here."""
+
+    name: str
+    version: str | None = None
+    providers: list[str] = []
+    unavailable: str | None = None
+
+
+class Interface(Document, kw_only=True):
+    """A network interface that is up."""
+
+    name: str
+    addresses: list[str]
+    speed_mbps: int | None = None
+    loopback: bool = False
+    wireless: bool = False
+
+
+class Emulation(Document, kw_only=True):
+    """This device only pretends: after each batch it waits (slowdown - 1) x the computing time."""
+
+    slowdown: float
+
+
+class Fingerprint(Document, kw_only=True):
+    """Static facts of a device.
+
+    `host` is equal for agents on one physical machine: they compete for it, so they are profiled one at a time.
+    Sizes in bytes. `modules` are importable Python packages that stage code may require, with versions.
+    """
+
+    schema: Literal["tiermesh.fingerprint/1"] = "tiermesh.fingerprint/1"
+    host: str
+    os: str
+    python: str
+    agent_version: str
+    cpu: Cpu
+    memory_bytes: int
+    disk_bytes: int
+    accelerators: list[Accelerator] = []
+    runtimes: list[Runtime] = []
+    modules: dict[str, str] = {}
+    interfaces: list[Interface] = []
+    power: Literal["mains", "battery", "unknown"] = "unknown"
+    temperature_sensors: list[str] = []
+    threads: int
+    emulated: Emulation | None = None
+
+    @property
+    def device_class(self) -> str:
+        """The digest of all that decides speed; a profile holds while this stays equal."""
+        deciding = to_plain(
+            (self.cpu, self.memory_bytes, self.accelerators, self.runtimes, self.threads, self.emulated)
+        )
+        return ids.digest_value(deciding)

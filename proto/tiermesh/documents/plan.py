@@ -1,0 +1,91 @@
+"""The plan: which variant of which stage runs where, for which share of the requests, with its proof."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from tiermesh import ids
+from tiermesh.documents.reading import Document, to_plain
+from tiermesh.documents.workflow import Name, Percentile
+
+
+class MadeFor(Document, kw_only=True):
+    """Digests of what the plan was computed from; `apply` refuses the plan when they have moved on."""
+
+    problem: str
+    workflow: str | None = None
+    fleet: str | None = None
+
+
+class Solver(Document, kw_only=True):
+    """How the plan was found. `gap` is (objective - bound) / |objective|; None where no bound is known."""
+
+    name: str
+    status: Literal["ok", "warning"]
+    termination: Literal["optimal", "time-limit", "gap-limit", "heuristic"]
+    objective: float
+    bound: float | None
+    gap: float | None
+    seconds: float
+
+
+class Cost(Document, kw_only=True):
+    """US dollars per hour."""
+
+    compute_per_hour: float
+    network_per_hour: float
+    total_per_hour: float
+
+
+class Predicted(Document, kw_only=True):
+    """What the plan promises; None where nothing is known of it. Latencies in milliseconds, end to end."""
+
+    throughput_rps: float
+    accuracy: float | None = None
+    latency_ms: dict[Percentile, float] = {}
+
+
+class Replica(Document, kw_only=True):
+    """A stage's variant on a device. `id` is ``stage@device`` or ``stage@device/variant``; `rate_rps` counts items."""
+
+    id: str
+    stage: Name
+    variant: str | None = None
+    device: Name
+    rate_rps: float
+    batch_size: Annotated[int, Meta(ge=1)] = 1
+    batch_timeout_ms: Annotated[float, Meta(ge=0)] = 0.0
+    utilization: float = 0.0
+    memory_mb: float | None = None
+
+
+class Lane(Document, kw_only=True):
+    """One path through the workflow: a replica for every stage. `backup` names another where there is one."""
+
+    share: Annotated[float, Meta(gt=0, le=1.0000001)]
+    path: dict[Name, str]
+    backup: dict[Name, str] = {}
+    accuracy: float | None = None
+
+
+class Plan(Document, kw_only=True):
+    """A plan for one workflow on one fleet."""
+
+    schema: Literal["tiermesh.plan/1"] = "tiermesh.plan/1"
+    workflow: Name
+    made_for: MadeFor
+    solver: Solver
+    cost: Cost
+    predicted: Predicted
+    replicas: list[Replica]
+    lanes: list[Lane]
+    warnings: list[str] = []
+
+    @property
+    def digest(self) -> str:
+        """Names the plan in the journal and on devices; the solver's running time does not count."""
+        plain = to_plain(self)
+        plain["solver"].pop("seconds")
+        return ids.digest_value(plain)

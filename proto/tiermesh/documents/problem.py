@@ -1,0 +1,150 @@
+"""The problem: everything a plan follows from. A plan is a pure function of this file.
+
+Units: seconds, requests or items per second, bytes, US dollars per hour, US dollars per GiB, Mbit/s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from tiermesh import ids, limits
+from tiermesh.documents.reading import Document, to_plain
+from tiermesh.documents.workflow import Name, Percentile
+
+NonNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class ProblemDevice(Document, kw_only=True):
+    """A device, or `count` equal ones. `usable_share` is how much of its time stages may take."""
+
+    name: Name
+    tier: Name
+    count: Annotated[int, Meta(ge=1, le=limits.DEVICES)] = 1
+    price_per_hour: NonNegative = 0.0
+    memory_mb: NonNegative | None = None
+    usable_share: Fraction = 1.0
+    watts_busy: NonNegative = 0.0
+    watts_idle: NonNegative = 0.0
+
+
+class ProblemLink(Document, kw_only=True):
+    """A directed link between devices, tiers or sources (by name). `allowed: false` forbids it.
+
+    Where several match, device to device wins over device to tier over tier to tier. Where none does, the
+    problem's `default_link` holds; within one device nothing is charged or delayed.
+    """
+
+    source: str = field(name="from")
+    target: str = field(name="to")
+    price_per_gib: NonNegative = 0.0
+    capacity_mbps: Positive | None = None
+    rtt_ms: NonNegative = 0.0
+    allowed: bool = True
+
+
+class DefaultLink(Document, kw_only=True):
+    """What holds between devices for which no link is listed."""
+
+    price_per_gib: NonNegative = 0.0
+    capacity_mbps: Positive | None = None
+    rtt_ms: NonNegative = 0.0
+    allowed: bool = True
+
+
+class ProblemStage(Document, kw_only=True):
+    """A stage. A stage without a model has no variants. Sources and sinks may be pinned to devices by share."""
+
+    name: Name
+    kind: Literal["source", "model", "map", "filter", "join", "aggregate", "union", "sink"]
+    variants: Annotated[list[Name], Meta(max_length=limits.VARIANTS_PER_STAGE)] = []
+    rate_rps: NonNegative | None = None
+    pinned: dict[Name, Fraction] = {}
+    devices: list[Name] = []
+    tiers: list[Name] = []
+    stateful: bool = False
+
+
+class ProblemEdge(Document, kw_only=True):
+    """An edge: `ratio` items of the reading stage per item of the writing one, and bytes per written item.
+
+    `*_by_variant` overrides per variant of the writing stage.
+    """
+
+    source: Name = field(name="from")
+    target: Name = field(name="to")
+    ratio: NonNegative = 1.0
+    ratio_by_variant: dict[Name, NonNegative] = {}
+    bytes_per_item: NonNegative = 0.0
+    bytes_by_variant: dict[Name, NonNegative] = {}
+
+
+class BatchTime(Document, kw_only=True):
+    """Device time of one batch: its mean and, where measured, its percentiles, in seconds."""
+
+    batch_size: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)]
+    mean: Positive
+    percentiles: dict[Percentile, Positive] = {}
+
+
+class ProblemProfile(Document, kw_only=True):
+    """How fast a stage's variant is on a device, for each batch size that may be used."""
+
+    stage: Name
+    variant: Name | None = None
+    device: Name
+    batches: Annotated[list[BatchTime], Meta(min_length=1)]
+    memory_mb: NonNegative = 0.0
+
+
+class Combination(Document, kw_only=True):
+    """The measured end-to-end accuracy of one choice of variants, by stage."""
+
+    variants: dict[Name, Name]
+    accuracy: float
+
+
+class Accuracy(Document, kw_only=True):
+    """End-to-end accuracy: a table over combinations. Stages that are not named do not matter to it."""
+
+    table: list[Combination]
+
+
+class Asks(Document, kw_only=True):
+    """What a plan must meet, besides the rates of the sources."""
+
+    accuracy_at_least: float | None = None
+    every_request: bool = False
+    latency_s: dict[Percentile, Positive] = {}
+    cost_per_hour_at_most: NonNegative | None = None
+    watts_at_most: NonNegative | None = None
+
+
+class Problem(Document, kw_only=True):
+    """A planning problem. `tiers` are ordered, lowest first; `upward_only` forbids traffic to a lower tier.
+
+    `workflow_digest` and `fleet_digest` tie it to a live fleet; they are absent for an imported problem.
+    """
+
+    schema: Literal["tiermesh.problem/1"] = "tiermesh.problem/1"
+    name: Name
+    workflow_digest: str | None = None
+    fleet_digest: str | None = None
+    tiers: Annotated[list[Name], Meta(min_length=1)]
+    devices: Annotated[list[ProblemDevice], Meta(min_length=1)]
+    links: list[ProblemLink] = []
+    default_link: DefaultLink = DefaultLink()
+    upward_only: bool = False
+    stages: Annotated[list[ProblemStage], Meta(min_length=1, max_length=limits.STAGES)]
+    edges: list[ProblemEdge]
+    profiles: list[ProblemProfile]
+    accuracy: Accuracy | None = None
+    asks: Asks = Asks()
+
+    @property
+    def digest(self) -> str:
+        """What a plan names as the problem it answers."""
+        return ids.digest_value(to_plain(self))

@@ -1,0 +1,61 @@
+"""A profile: how fast one variant is on one device, measured there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from tiermesh import limits
+from tiermesh.documents.fingerprint import Emulation
+from tiermesh.documents.reading import Document
+from tiermesh.documents.workflow import Name
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Seconds(Document, kw_only=True):
+    """The distribution of the device time of one batch, stage code included, in seconds."""
+
+    mean: Positive
+    p50: Positive
+    p75: Positive
+    p90: Positive
+    p95: Positive
+    p99: Positive
+
+
+class Point(Document, kw_only=True):
+    """One setting that was measured. `interval` is the half width of the mean's 95 % interval over the mean."""
+
+    batch_size: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)]
+    threads: Annotated[int, Meta(ge=1)]
+    samples: Annotated[int, Meta(ge=1)]
+    seconds: Seconds
+    items_per_second: Positive
+    interval: float
+
+
+class Profile(Document, kw_only=True):
+    """What a device measured of a variant, or why it cannot run it (`cannot_run`).
+
+    `device_class` and `variant_digest` say what it holds for: it is reused while both stay equal.
+    """
+
+    schema: Literal["tiermesh.profile/1"] = "tiermesh.profile/1"
+    device: str
+    device_class: str
+    model: Name
+    variant: Name
+    variant_digest: str
+    runtime: str
+    runtime_version: str | None = None
+    agent_version: str
+    measured_at: str
+    emulated: Emulation | None = None
+    cannot_run: str | None = None
+    load_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    bytes_out_per_request: float | None = None
+    items_per_request: float = 1.0
+    points: list[Point] = []

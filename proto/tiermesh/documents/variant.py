@@ -1,0 +1,53 @@
+"""A variant as it is offered to devices: which artifacts, for which runtime, with which stage code."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from tiermesh import ids, limits
+from tiermesh.documents.reading import Document, to_plain
+from tiermesh.documents.workflow import Name, Options
+
+
+class Artifact(Document, kw_only=True):
+    """A file, named by its content."""
+
+    digest: Annotated[str, Meta(pattern=ids.DIGEST_PATTERN)]
+    size_bytes: Annotated[int, Meta(ge=0, le=limits.ARTIFACT_BYTES)]
+
+
+class Bundle(Document, kw_only=True):
+    """Stage code: a zip whose `entry` is ``module:Class``; it needs `requires`, importable Python modules.
+
+    The class is made with `Class(files, options)`: files maps file names to paths, options are the
+    workflow's. What it must offer depends on the kind of its stage; see `agent.serving.stagecode`.
+    """
+
+    artifact: Artifact
+    entry: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+    requires: list[str] = []
+
+
+class Variant(Document, kw_only=True):
+    """One artifact of a model stage. `files` are its artifacts by file name; `model_file` is the one to load."""
+
+    model: Name
+    name: Name
+    runtime: Name
+    precision: str
+    model_file: str
+    files: dict[str, Artifact]
+    bundle: Bundle
+    options: Options = {}
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything that could change its speed or its answers."""
+        return ids.digest_value(to_plain(self))
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """All that a device must have to run it."""
+        return [*self.files.values(), self.bundle.artifact]

@@ -1,0 +1,320 @@
+"""The workflow file: a DAG of stages and what is asked of it (its SLO), written by hand in YAML.
+
+A stage's kind is the key it is written with (`model: ocr-detect`); `from` names its inputs. Quantities carry their
+unit. `parse` turns the YAML's plain data into a checked `Workflow`: known kinds, inputs that exist, no cycle.
+"""
+
+from __future__ import annotations
+
+import difflib
+import graphlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, field
+
+from tiermesh import ids, limits
+from tiermesh.documents.reading import Document, convert, quantity_schema, to_plain
+from tiermesh.errors import InvalidDocument
+from tiermesh.units import Duration, Power, Price, Rate, Share
+
+Name: TypeAlias = Annotated[str, Meta(pattern=ids.NAME_PATTERN)]
+Inputs: TypeAlias = Name | Annotated[list[Name], Meta(min_length=1)]
+Options: TypeAlias = dict[str, str | int | float | bool]
+Percentile: TypeAlias = Literal["p50", "p75", "p90", "p95", "p99"]
+
+PERCENTILES: dict[str, float] = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+
+
+class AccuracyAsk(Document, kw_only=True):
+    """The least accuracy; the mean over requests, or, with `every_request`, of every variant mix used."""
+
+    at_least: Share
+    metric: str = "accuracy"
+    dataset: str | None = None
+    every_request: bool = False
+
+
+class Slo(Document, kw_only=True):
+    """What is asked of a workflow; every ask left out is not asked.
+
+    `deadline` ends a request in an error when it is not done by then; without it the limit
+    `limits.REQUEST_DEADLINE_S` holds.
+    """
+
+    rate: Rate | None = None
+    accuracy: AccuracyAsk | None = None
+    latency: dict[Percentile, Duration] = {}
+    deadline: Duration | None = None
+    cost: Price | None = None
+    power: Power | None = None
+    raw_data_stays_in: list[Name] = []
+
+
+class Stage(Document, kw_only=True):
+    """What every stage may say."""
+
+    kind: ClassVar[str]
+    tiers: list[Name] = []
+    devices: list[Name] = []
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the stages that this one reads from, in the order written."""
+        given = getattr(self, "source_stages", [])
+        return (given,) if isinstance(given, str) else tuple(given)
+
+
+class Source(Stage, kw_only=True):
+    """Where requests begin: the files of a folder or list, offered at a rate.
+
+    `arrivals` is how they are spaced: `constant`, `poisson` (seeded), or `trace`, a file of seconds, one a line.
+    `count` ends the run after that many requests; without it each file is sent once, or for ever with `repeat`.
+    """
+
+    kind: ClassVar = "source"
+    source: Literal["files"]
+    path: str | list[str]
+    rate: Rate | None = None
+    arrivals: Literal["constant", "poisson", "trace"] = "constant"
+    trace: str | None = None
+    seed: int = 0
+    count: Annotated[int, Meta(ge=1)] | None = None
+    repeat: bool = False
+
+
+class Model(Stage, kw_only=True):
+    """A model, served by one of the variants of its ladder."""
+
+    kind: ClassVar = "model"
+    model: Name
+    source_stages: Inputs = field(name="from")
+    variants: list[Name] = []
+    options: Options = {}
+
+
+class Map(Stage, kw_only=True):
+    """Stage code that turns each frame into one frame. `map` is the folder of the code."""
+
+    kind: ClassVar = "map"
+    map: str
+    source_stages: Inputs = field(name="from")
+    options: Options = {}
+
+
+class Filter(Stage, kw_only=True):
+    """Stage code that lets a frame pass or ends its request with the outcome `filtered`."""
+
+    kind: ClassVar = "filter"
+    filter: str
+    source_stages: Inputs = field(name="from")
+    options: Options = {}
+
+
+class Join(Stage, kw_only=True):
+    """Stage code that waits for the frames of one request from all inputs and makes one of them."""
+
+    kind: ClassVar = "join"
+    join: str
+    source_stages: Annotated[list[Name], Meta(min_length=2)] = field(name="from")
+    options: Options = {}
+
+
+class Aggregate(Stage, kw_only=True):
+    """Stage code with state per `key` of the payload; all frames of a key go to one replica, in order."""
+
+    kind: ClassVar = "aggregate"
+    aggregate: str
+    key: str
+    source_stages: Inputs = field(name="from")
+    options: Options = {}
+
+
+class Union(Stage, kw_only=True):
+    """Passes on each frame of any of its inputs."""
+
+    kind: ClassVar = "union"
+    union: Literal[True]
+    source_stages: Annotated[list[Name], Meta(min_length=2)] = field(name="from")
+
+
+class Sink(Stage, kw_only=True):
+    """Where results go: JSON lines in a file, or a function of the stage code in `call`."""
+
+    kind: ClassVar = "sink"
+    sink: Literal["jsonl", "callback"]
+    source_stages: Inputs = field(name="from")
+    path: str | None = None
+    call: str | None = None
+    options: Options = {}
+
+
+KINDS: dict[str, type[Stage]] = {
+    kind.kind: kind for kind in (Source, Model, Map, Filter, Join, Aggregate, Union, Sink)
+}
+
+
+class Workflow(Document, kw_only=True):
+    """A checked workflow: `stages` in an order in which inputs come before the stages that read them."""
+
+    workflow: Name
+    stages: dict[str, Source | Model | Map | Filter | Join | Aggregate | Union | Sink]
+    slo: Slo
+
+    @property
+    def edges(self) -> list[tuple[str, str]]:
+        """(from, to) for every input of every stage."""
+        return [(u, name) for name, stage in self.stages.items() for u in stage.inputs]
+
+    def of_kind(self, kind: type[Stage]) -> list[str]:
+        """The names of the stages of one kind."""
+        return [name for name, stage in self.stages.items() if isinstance(stage, kind)]
+
+    @property
+    def digest(self) -> str:
+        """The digest that a plan names: equal for workflows that mean the same."""
+        return ids.digest_value(to_plain(self))
+
+
+class _Outline(Document, kw_only=True):
+    workflow: Name
+    stages: Annotated[
+        dict[Name, dict[str, Any]], Meta(min_length=1, max_length=limits.STAGES)
+    ]
+    slo: Slo = Slo()
+
+
+def parse(data: object) -> Workflow:
+    """Check the plain data of a workflow file.
+
+    Raises:
+        InvalidDocument: unknown kind, unknown key, missing unit, unknown input, cycle, no source, no sink.
+    """
+    outline = convert(data, _Outline, "the workflow")
+    stages = {name: _stage(name, body) for name, body in outline.stages.items()}
+    order = _order(stages)
+    _check_shape(stages)
+    return Workflow(
+        workflow=outline.workflow,
+        stages={name: stages[name] for name in order},  # pyright: ignore[reportArgumentType]
+        slo=outline.slo,
+    )
+
+
+def _stage(name: str, body: Mapping[str, Any]) -> Stage:
+    at = f"$.stages.{name}"
+    found = [key for key in body if key in KINDS]
+    if len(found) != 1:
+        raise InvalidDocument(
+            f"the workflow is wrong at `{at}`",
+            why=(
+                f"a stage has one kind, and this one has {', '.join(found)}"
+                if found
+                else f"no stage kind among its keys ({', '.join(map(str, body)) or 'none'})"
+            ),
+            fix=_did_you_mean(body, KINDS) + f"Allowed: {', '.join(KINDS)}",
+            path=at,
+            found=list(body),
+            allowed=list(KINDS),
+        )
+    stage = convert(dict(body), KINDS[found[0]], "the workflow", at)
+    _check_stage(stage, at)
+    return stage
+
+
+def _did_you_mean(found: Iterable[str], allowed: Iterable[str]) -> str:
+    for word in found:
+        for match in difflib.get_close_matches(str(word), list(allowed), n=1):
+            return f"Did you mean `{match}`? "
+    return ""
+
+
+def _check_stage(stage: Stage, at: str) -> None:
+    problem: tuple[str, str] | None = None
+    match stage:
+        case Sink(sink="jsonl", path=None):
+            problem = ("path", "a jsonl sink needs the path of the file it writes")
+        case Sink(sink="callback", call=None):
+            problem = ("call", "a callback sink needs `call: FOLDER`, the stage code to call")
+        case Source(arrivals="trace", trace=None):
+            problem = ("trace", "`arrivals: trace` needs `trace: FILE`, one time in seconds a line")
+        case Source(rate=None) if stage.arrivals != "trace":
+            problem = ("rate", "a source needs a rate, for example `rate: 12/s`")
+        case _:
+            pass
+    if problem is not None:
+        key, why = problem
+        raise InvalidDocument(f"the workflow is wrong at `{at}.{key}`", why=why, path=f"{at}.{key}")
+
+
+def _order(stages: Mapping[str, Stage]) -> list[str]:
+    for name, stage in stages.items():
+        for u in stage.inputs:
+            if u not in stages:
+                raise InvalidDocument(
+                    f"the workflow is wrong at `$.stages.{name}.from`",
+                    why=f"there is no stage `{u}`",
+                    fix=f"Allowed: {', '.join(s for s in stages if s != name)}",
+                    path=f"$.stages.{name}.from",
+                    found=u,
+                )
+    try:
+        sorter = graphlib.TopologicalSorter({name: stage.inputs for name, stage in stages.items()})
+        return list(sorter.static_order())
+    except graphlib.CycleError as error:
+        cycle = list(reversed(error.args[1]))
+        raise InvalidDocument(
+            "the workflow has a cycle",
+            why=" -> ".join(cycle),
+            fix="Take one of these `from` away; a workflow flows from sources to sinks",
+            path=f"$.stages.{cycle[0]}.from",
+            cycle=cycle,
+        ) from None
+
+
+def _check_shape(stages: Mapping[str, Stage]) -> None:
+    read = {u for stage in stages.values() for u in stage.inputs}
+    sinks = {name for name, stage in stages.items() if isinstance(stage, Sink)}
+    if not any(isinstance(stage, Source) for stage in stages.values()):
+        raise InvalidDocument("the workflow has no source", fix="Add a stage with `source: files`")
+    if not sinks:
+        raise InvalidDocument("the workflow has no sink", fix="Add a stage with `sink: jsonl`")
+    for name in sorted(read & sinks):
+        raise InvalidDocument(
+            f"the workflow is wrong: a stage reads from the sink `{name}`", path=f"$.stages.{name}"
+        )
+    for name in sorted(stages.keys() - read - sinks):
+        raise InvalidDocument(
+            f"the workflow is wrong at `$.stages.{name}`",
+            why="no stage reads what it makes, so its requests would never end",
+            fix=f"Name `{name}` in the `from` of another stage, or remove it",
+            path=f"$.stages.{name}",
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file as written, for editors that complete and check YAML."""
+    kinds = list(KINDS.values())
+    (_, *stage_refs), components = _schemas([_Outline, *kinds], quantity_schema)
+    outline = components["_Outline"]
+    outline["properties"]["stages"]["additionalProperties"] = {"anyOf": stage_refs}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **outline,
+        "title": "Tiermesh workflow",
+        "$defs": {name: body for name, body in components.items() if name != "_Outline"},
+    }
+
+
+def _schemas(types: list[Any], hook: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    refs, components = msgspec.json.schema_components(
+        types, schema_hook=hook, ref_template="#/$defs/{name}"
+    )
+    return refs, components
+
+
+def is_path_inside(path: str) -> bool:
+    """Whether a path of a source or sink stays inside the data folder of the device that serves it."""
+    return not re.match(r"^(/|[A-Za-z]:)", path) and ".." not in re.split(r"[/\\]", path)

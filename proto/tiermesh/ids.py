@@ -1,0 +1,57 @@
+"""Names and numbers that identify things: digests, requests, lanes, devices."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from typing import Final
+
+import msgspec
+
+from tiermesh import limits
+
+DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
+NAME_PATTERN: Final = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.NAME_CHARS - 1}}}$"
+
+_CANONICAL = msgspec.json.Encoder(order="sorted")
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """The content address of `data`, ``sha256:<64 hex digits>``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys and no white space, so that equal values have equal bytes."""
+    return _CANONICAL.encode(value)
+
+
+def digest_value(value: object) -> str:
+    """The digest of a value's canonical JSON."""
+    return digest_bytes(canonical_json(value))
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` has the form of a digest; nothing is said of its content."""
+    return re.fullmatch(DIGEST_PATTERN, text) is not None
+
+
+def request_id(workflow: str, run: str, index: int) -> str:
+    """The id of the `index`-th request of a run: 32 hex digits.
+
+    Every source of a workflow gives the same id to the same index, so that inputs of a join that come
+    from different sources meet.
+    """
+    text = f"{workflow}\0{run}\0{index}".encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def position(request: str) -> float:
+    """Where in [0, 1) a request id falls; the lanes of a plan cut this range into shares."""
+    return (int(request[:14], 16) >> 3) / float(1 << 53)
+
+
+def new_device_id() -> str:
+    """A fresh random device id, kept in the agent's state folder from then on."""
+    return uuid.uuid4().hex[:16]

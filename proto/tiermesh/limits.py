@@ -1,0 +1,37 @@
+"""Every limit on what comes from outside, named with its unit."""
+
+from typing import Final
+
+DOCUMENT_BYTES: Final = 64 * 2**20
+STAGES: Final = 256
+VARIANTS_PER_STAGE: Final = 64
+DEVICES: Final = 20_000
+LANES: Final = 65_536
+NAME_CHARS: Final = 64
+
+ARTIFACT_BYTES: Final = 16 * 2**30
+ARTIFACT_CHUNK_BYTES: Final = 256 * 2**10
+ARTIFACTS_PER_ASSIGNMENT: Final = 4_096
+BUNDLE_UNPACKED_BYTES: Final = 1 * 2**30
+STORE_RESERVE_BYTES: Final = 64 * 2**20
+"""Free disk that the artifact store never uses."""
+
+GRPC_MESSAGE_BYTES: Final = 64 * 2**20
+FRAME_BYTES: Final = 32 * 2**20
+FRAMES_PER_MESSAGE: Final = 256
+MESSAGE_TARGET_BYTES: Final = 1 * 2**20
+"""A message stops taking more frames once it is this large."""
+TENSOR_DIMENSIONS: Final = 8
+
+STREAM_CREDIT_FRAMES: Final = 256
+STREAM_CREDIT_BYTES: Final = 64 * 2**20
+SOURCE_INFLIGHT_REQUESTS: Final = 1_024
+SINK_REMEMBERED_IDS: Final = 1_000_000
+REQUEST_ATTEMPTS: Final = 16
+REQUEST_DEADLINE_S: Final = 60.0
+
+PROFILE_SECONDS: Final = 600
+PROFILE_BATCH_SIZES: Final = 32
+BATCH_SIZE: Final = 1_024
+WORKER_RESTARTS_PER_MINUTE: Final = 10
+TELEMETRY_INTERVAL_MIN_MS: Final = 100
