@@ -1,0 +1,1 @@
+"""Serving stages: frames in, batches through runtimes and stage code, frames out."""

@@ -1,0 +1,88 @@
+"""The `coordinator` command. Each module of this package adds its commands to the parser.
+
+Exit codes: 0 done, 1 failed, 2 misused, 3 infeasible, 4 partly applied and rolled back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, cast
+
+from coordinator.cli.output import Output
+from tiermesh import __version__
+from tiermesh.errors import TiermeshError
+
+COMMAND_MODULES: Final = (
+    "coordinator.cli.planning",
+    "coordinator.cli.batching",
+)
+
+
+class CommandModule(Protocol):
+    """A module with commands: `register` adds a subparser each and sets `run=` to its function."""
+
+    def register(self, commands: Commands) -> None:
+        """Add the module's commands."""
+        ...
+
+
+class Commands:
+    """Adds commands to the parser, each with `--json` and the examples in its help."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace, Output], int],
+        *,
+        help: str,  # noqa: A002 - argparse's own word
+        examples: str,
+    ) -> argparse.ArgumentParser:
+        """Add a command; `run(args, output)` returns the exit code."""
+        parser = self._subparsers.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog="examples:\n" + examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON document on standard output"
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="coordinator",
+        description="Plan, roll out and watch machine-learning workflows on a mesh of devices.",
+    )
+    parser.add_argument("--version", action="version", version=f"tiermesh {__version__}")
+    commands = Commands(parser)
+    for name in COMMAND_MODULES:
+        cast(CommandModule, importlib.import_module(name)).register(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    output = Output(json=args.json)
+    try:
+        return args.run(args, output)
+    except TiermeshError as error:
+        output.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        output.progress.print("interrupted")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
