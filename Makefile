@@ -1,0 +1,44 @@
+# `make demo` and `make test` need Python 3.11 with its venv module; everything else goes into .venv here.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export TIERMESH_HOME ?= $(CURDIR)/.tiermesh
+
+.PHONY: help demo test check lint types proto schemas bench clean
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile
+
+demo: $(VENV)/.run  ## A whole mesh on this machine, on real models
+	@$(BIN)/coordinator demo
+
+test: $(VENV)/.dev  ## Every test
+	@$(BIN)/python -m pytest -n auto
+
+check: lint types test  ## What CI runs
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	@$(BIN)/basedpyright
+
+proto: $(VENV)/.dev  ## Regenerate the stubs of proto/tiermesh/v1
+	@PATH=$(BIN):$$PATH $(BIN)/python proto/generate.py
+
+schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/schemas
+	@$(BIN)/python -m tiermesh.schemas
+
+bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
+	@for script in bench/*/__main__.py; do $(BIN)/python $$(dirname $$script) || exit 1; done
+
+clean:  ## Remove the environment and all state of the demo
+	rm -rf $(VENV) .tiermesh
+
+$(VENV)/.run: pyproject.toml constraints.txt setup.sh
+	@PYTHON=$(PYTHON) ./setup.sh run
+
+$(VENV)/.dev: pyproject.toml constraints.txt setup.sh
+	@PYTHON=$(PYTHON) ./setup.sh dev

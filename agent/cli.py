@@ -1,0 +1,176 @@
+"""The `agent` command: run | status | doctor. Exit codes: 0 done, 1 failed, 2 misused."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent import config as configs
+from tiermesh import PROTOCOL_VERSION, __version__, wire
+from tiermesh.documents.reading import to_plain
+from tiermesh.errors import TiermeshError
+
+_RUN_EXAMPLES = """examples:
+  agent run --tier hub --price 0.05
+  agent run --config /etc/tiermesh/agent.toml
+  agent run --state /tmp/cam-1 --name cam-1 --threads 1 --slowdown 6   # pretends to be 6 x slower
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="agent", description="The Tiermesh agent of a device.")
+    parser.add_argument("--version", action="version", version=f"tiermesh {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands)
+    status = _add(commands, "status", _status, "what this device's agent serves now")
+    status.add_argument("--address", metavar="HOST:PORT", help="instead of the state folder's agent")
+    _add(commands, "doctor", _doctor, "what this device is, what it can run, and what it cannot")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--state", metavar="DIR", help="the agent's folder (default: %(default)s)")
+    parser.set_defaults(state=_default_state())
+    return parser
+
+
+def _default_state() -> str:
+    home = os.environ.get("TIERMESH_HOME") or "~/.local/state/tiermesh"
+    return str(Path(home).expanduser() / "agent")
+
+
+def _add_run(commands: Any) -> None:
+    run = _add(commands, "run", _run, "announce this device, measure it, and serve what it is assigned")
+    run.epilog = _RUN_EXAMPLES
+    run.add_argument("--config", type=Path, metavar="FILE", help="TOML with these settings as keys")
+    settings = run.add_argument_group("settings")
+    add = settings.add_argument
+    add("--name", help="the device's name (default: the host's)")
+    add("--tier", help="edge, hub, datacenter, cloud, or the fleet's own (default: edge)")
+    add("--price", dest="price_per_hour", type=float, metavar="USD", help="price per hour in use")
+    add("--usable-share", type=float, help="share of its time that stages may take (default: 0.8)")
+    add("--threads", type=int, help="threads of a batch (default: all cores)")
+    add("--slowdown", type=float, help="pretend to be this many times slower (shown as emulated)")
+    add("--data", metavar="DIR", help="the folder that sources read and sinks write (default: STATE/data)")
+    add("--host", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=int, help="control port (default: a free one, kept)")
+    add("--data-port", type=int, help="frames' port (default: a free one, kept)")
+    add("--insecure-lan", action="store_true", default=None, help="allow addresses beyond loopback, unencrypted")
+    add("--no-announce", dest="announce", action="store_false", default=None, help="no zeroconf")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from agent import runner
+
+    keys = configs.Config.__struct_fields__
+    given = {k: v for k, v in vars(args).items() if k in keys and v is not None}
+    config = configs.load(args.config, given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    asyncio.run(runner.run(config))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    asyncio.run(_print_status(args.address or _own_address(Path(args.state)), json=args.json))
+    return 0
+
+
+def _own_address(state: Path) -> str:
+    from agent.identity import read_ports
+
+    return wire.join_address("127.0.0.1", read_ports(state).control)
+
+
+async def _print_status(address: str, *, json: bool) -> None:
+    import grpc.aio
+    from google.protobuf.json_format import MessageToDict
+
+    from tiermesh.v1 import device_pb2, device_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+
+    async with wire.channel(address) as channel:
+        try:
+            described = await device_pb2_grpc.DeviceStub(channel).Describe(
+                device_pb2.DescribeRequest(protocol_version=PROTOCOL_VERSION), timeout=5
+            )
+            watch = telemetry_pb2_grpc.TelemetryStub(channel).Watch(telemetry_pb2.WatchRequest())
+            sample = await anext(aiter(watch))
+            watch.cancel()
+        except grpc.aio.AioRpcError as error:
+            raise wire.raised_by(error, f"the agent at {address}") from None
+    fields = MessageToDict(sample, preserving_proto_field_name=True)
+    status = {
+        "device": described.device_id,
+        "name": described.name,
+        "tier": described.tier,
+        "generations": dict(described.generations),
+        "worker": fields.get("worker", {}),
+        "replicas": fields.get("replicas", []),
+        "sources": fields.get("sources", []),
+        "sinks": fields.get("sinks", []),
+        "events": fields.get("events", []),
+    }
+    _print(status, json=json)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from agent.profiling import fingerprint
+
+    _print(to_plain(fingerprint.take(None, None)), json=args.json)
+    return 0
+
+
+def _print(value: dict[str, Any], *, json: bool) -> None:
+    if json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+        return
+    for key, content in value.items():
+        for line in _lines(key, content):
+            sys.stdout.write(line + "\n")
+
+
+def _lines(key: str, content: Any, indent: str = "") -> list[str]:
+    """`key: value` lines, lists and objects indented below their key."""
+    if isinstance(content, dict) and content:
+        inner = [line for k, v in content.items() for line in _lines(str(k), v, indent + "  ")]
+        return [f"{indent}{key}:", *inner]
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        inner = [line for item in content for line in _lines("-", item, indent + "  ")]
+        return [f"{indent}{key}:", *inner]
+    if isinstance(content, list):
+        content = ", ".join(map(str, content)) or "none"
+    return [f"{indent}{key}: {'none' if content in (None, {}) else content}"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except TiermeshError as error:
+        if args.json:
+            _print({"error": error.to_dict()}, json=True)
+        sys.stderr.write(f"error: {error.what}\n")
+        for label, text in (("why", error.why), ("fix", error.fix)):
+            if text:
+                sys.stderr.write(f"  {label}: {text}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

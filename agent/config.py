@@ -1,0 +1,67 @@
+"""How an agent is set up: a TOML file, the command line over it, and defaults for the rest."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from tiermesh.documents.reading import Document, convert
+from tiermesh.documents.workflow import Name
+from tiermesh.errors import InvalidDocument
+
+
+class Config(Document, kw_only=True):
+    """The settings of `agent run`; a TOML file has the same keys.
+
+    `state` is the agent's own folder, `data` the folder its sources may read and its sinks may write.
+    `threads` is how many threads a batch may use (None: all cores). `slowdown` makes this device pretend to be
+    that many times slower. Ports: 0 takes a free one at the first start and keeps it.
+    """
+
+    state: str
+    data: str | None = None
+    name: Name | None = None
+    tier: Name = "edge"
+    price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
+    usable_share: Annotated[float, Meta(gt=0, le=1)] = 0.8
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    slowdown: Annotated[float, Meta(ge=1)] = 1.0
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, lt=65536)] = 0
+    data_port: Annotated[int, Meta(ge=0, lt=65536)] = 0
+    insecure_lan: bool = False
+    announce: bool = True
+
+    @property
+    def state_folder(self) -> Path:
+        """Where identity, artifacts and assignments are kept."""
+        return Path(self.state).expanduser()
+
+    @property
+    def data_folder(self) -> Path:
+        """What sources and sinks are confined to."""
+        return Path(self.data).expanduser() if self.data else self.state_folder / "data"
+
+
+def load(file: Path | None, given: dict[str, Any]) -> Config:
+    """The file's settings with `given` over them.
+
+    Raises:
+        InvalidDocument: the file cannot be read, a key is unknown, or a value is out of range.
+    """
+    settings = _read(file) if file is not None else {}
+    return convert({**settings, **given}, Config, f"the configuration{f' {file}' if file else ''}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise InvalidDocument(
+            f"cannot read the configuration {file}", why=error.strerror or str(error)
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidDocument(f"the configuration {file} is not TOML", why=str(error)) from None

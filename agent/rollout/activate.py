@@ -1,0 +1,241 @@
+"""Prepare, commit, abort and stop assignments: the I/O around `agent.node`.
+
+What runs is on disk before it serves, so that a device that restarts without the coordinator resumes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import grpc.aio
+
+from agent import node as nodes
+from agent.node import Node
+from tiermesh import wire
+from tiermesh.documents.assignment import Assignment
+from tiermesh.documents.reading import decode_json, encode_json
+from tiermesh.errors import StorageFull, TiermeshError
+from tiermesh.v1 import rollout_pb2 as pb
+from tiermesh.v1 import rollout_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+Report: TypeAlias = Callable[[str, str, float], None]
+"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took."""
+
+
+class Serving(Protocol):
+    """What serves: the worker's supervisor."""
+
+    async def prepare(self, assignment: Assignment, report: Report) -> None:
+        """Load, warm and self-test all replicas beside what runs."""
+        ...
+
+    async def commit(self, workflow: str, generation: int) -> None:
+        """Switch to the prepared generation."""
+        ...
+
+    async def abort(self, workflow: str, generation: int) -> None:
+        """Forget the prepared generation; where there is none, nothing happens."""
+        ...
+
+    async def stop(self, workflow: str) -> None:
+        """Drain and stop a workflow."""
+        ...
+
+
+class AssignmentFolder:
+    """The committed assignments on disk, one JSON file per workflow, replaced whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self) -> dict[str, Assignment]:
+        """All assignments; one that cannot be read is logged and left out, so that the others still serve."""
+        found: dict[str, Assignment] = {}
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                assignment = decode_json(path.read_bytes(), Assignment, str(path))
+            except (TiermeshError, OSError) as error:
+                log.error("cannot resume from %s: %s", path, error)
+                continue
+            found[assignment.workflow] = assignment
+        return found
+
+    def keep(self, assignment: Assignment) -> None:
+        """Put an assignment on disk, whole or not at all."""
+        path = self._path(assignment.workflow)
+        draft = path.with_suffix(".new")
+        try:
+            with draft.open("wb") as file:
+                file.write(encode_json(assignment))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise StorageFull(
+                f"cannot keep the assignment of {assignment.workflow}",
+                why=error.strerror or str(error),
+                fix="Free disk space on the device",
+            ) from None
+
+    def forget(self, workflow: str) -> None:
+        """Remove a workflow's assignment."""
+        self._path(workflow).unlink(missing_ok=True)
+
+    def _path(self, workflow: str) -> Path:
+        return self._folder / f"{workflow}.json"
+
+
+class Activation:
+    """One device's assignments and the steps between them, one step at a time."""
+
+    def __init__(
+        self,
+        device: str,
+        folder: AssignmentFolder,
+        serving: Serving,
+        has_artifact: Callable[[str], bool],
+    ) -> None:
+        self._folder = folder
+        self._serving = serving
+        self._has_artifact = has_artifact
+        self._lock = asyncio.Lock()
+        self.node = Node(device)
+
+    async def resume(self) -> list[str]:
+        """Serve what was committed before a restart; returns what could not be resumed, in words."""
+        failures: list[str] = []
+        for workflow, assignment in self._folder.load().items():
+            try:
+                await self.prepare(assignment, lambda *_: None)
+                await self.commit(workflow, assignment.generation)
+            except TiermeshError as error:
+                failures.append(f"{workflow}, generation {assignment.generation}: {error}")
+        return failures
+
+    async def prepare(self, assignment: Assignment, report: Report) -> None:
+        """Prepare a generation beside what runs; on any error what runs is untouched."""
+        async with self._lock:
+            nodes.check_prepare(self.node, assignment, self._has_artifact)
+            replaced = self.node.prepared.get(assignment.workflow)
+            if replaced is not None:
+                await self._serving.abort(replaced.workflow, replaced.generation)
+                self.node = nodes.abort(self.node, replaced.workflow, replaced.generation)
+            try:
+                await self._serving.prepare(assignment, report)
+            except BaseException:
+                # Half a generation must not stay in the worker, also when the caller hangs up.
+                await asyncio.shield(
+                    self._serving.abort(assignment.workflow, assignment.generation)
+                )
+                raise
+            self.node = nodes.prepared(self.node, assignment)
+
+    async def commit(self, workflow: str, generation: int) -> None:
+        """Serve the prepared generation. It is on disk before the worker switches."""
+        async with self._lock:
+            after = nodes.commit(self.node, workflow, generation)
+            if after is self.node:
+                return
+            await asyncio.to_thread(self._folder.keep, after.committed[workflow])
+            await self._serving.commit(workflow, generation)
+            self.node = after
+
+    async def abort(self, workflow: str, generation: int) -> None:
+        """Forget a prepared generation."""
+        async with self._lock:
+            after = nodes.abort(self.node, workflow, generation)
+            if after is not self.node:
+                await self._serving.abort(workflow, generation)
+                self.node = after
+
+    async def stop(self, workflow: str, generation: int) -> None:
+        """Stop a workflow and forget its assignment."""
+        async with self._lock:
+            after = nodes.stop(self.node, workflow, generation)
+            for waiting in [self.node.prepared.get(workflow)]:
+                if waiting is not None:
+                    await self._serving.abort(workflow, waiting.generation)
+            if workflow in self.node.committed:
+                await self._serving.stop(workflow)
+            await asyncio.to_thread(self._folder.forget, workflow)
+            self.node = after
+
+
+_STEPS = {
+    "load": pb.PrepareEvent.STEP_LOAD,
+    "warm": pb.PrepareEvent.STEP_WARM,
+    "self-test": pb.PrepareEvent.STEP_SELF_TEST,
+}
+
+
+class RolloutService(rollout_pb2_grpc.RolloutServicer):
+    """`tiermesh.v1.Rollout` over an `Activation`."""
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+
+    async def Prepare(  # noqa: N802 - the name in the .proto
+        self, request: pb.PrepareRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.PrepareEvent]:
+        """Prepare, telling each step as it is done."""
+        events: asyncio.Queue[pb.PrepareEvent | None] = asyncio.Queue()
+
+        def report(step: str, replica: str, seconds: float) -> None:
+            events.put_nowait(
+                pb.PrepareEvent(step=_STEPS[step], replica=replica, seconds=seconds)
+            )
+
+        async def work() -> None:
+            try:
+                assignment = decode_json(request.assignment, Assignment, "the assignment")
+                await self._activation.prepare(assignment, report)
+                events.put_nowait(pb.PrepareEvent(step=pb.PrepareEvent.STEP_PREPARED))
+            finally:
+                events.put_nowait(None)
+
+        task = asyncio.create_task(work())
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            await task
+        except TiermeshError as error:
+            await wire.abort(context, error)
+        finally:
+            task.cancel()
+
+    async def Commit(  # noqa: N802
+        self, request: pb.GenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RolloutReply:
+        """Serve the prepared generation."""
+        return await self._reply(request, context, self._activation.commit)
+
+    async def Abort(  # noqa: N802
+        self, request: pb.GenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RolloutReply:
+        """Forget the prepared generation."""
+        return await self._reply(request, context, self._activation.abort)
+
+    async def Stop(  # noqa: N802
+        self, request: pb.GenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RolloutReply:
+        """Stop serving the workflow."""
+        return await self._reply(request, context, self._activation.stop)
+
+    async def _reply(
+        self,
+        request: pb.GenerationRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+        step: Callable[[str, int], Any],
+    ) -> pb.RolloutReply:
+        await wire.answer_errors(context, lambda: step(request.workflow, request.generation))
+        running = self._activation.node.generations.get(request.workflow, 0)
+        return pb.RolloutReply(generation=running)
