@@ -32,7 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
     status = _add(commands, "status", _status, "what this device's agent serves now")
-    status.add_argument("--address", metavar="HOST:PORT", help="instead of the state folder's agent")
+    status.add_argument(
+        "--address", metavar="HOST:PORT", help="instead of the state folder's agent"
+    )
     _add(commands, "doctor", _doctor, "what this device is, what it can run, and what it cannot")
     return parser
 
@@ -54,7 +56,9 @@ def _default_state() -> str:
 
 
 def _add_run(commands: Any) -> None:
-    run = _add(commands, "run", _run, "announce this device, measure it, and serve what it is assigned")
+    run = _add(
+        commands, "run", _run, "announce this device, measure it, and serve what it is assigned"
+    )
     run.epilog = _RUN_EXAMPLES
     run.add_argument("--config", type=Path, metavar="FILE", help="TOML with these settings as keys")
     settings = run.add_argument_group("settings")
@@ -65,11 +69,20 @@ def _add_run(commands: Any) -> None:
     add("--usable-share", type=float, help="share of its time that stages may take (default: 0.8)")
     add("--threads", type=int, help="threads of a batch (default: all cores)")
     add("--slowdown", type=float, help="pretend to be this many times slower (shown as emulated)")
-    add("--data", metavar="DIR", help="the folder that sources read and sinks write (default: STATE/data)")
+    add(
+        "--data",
+        metavar="DIR",
+        help="the folder that sources read and sinks write (default: STATE/data)",
+    )
     add("--host", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, help="control port (default: a free one, kept)")
     add("--data-port", type=int, help="frames' port (default: a free one, kept)")
-    add("--insecure-lan", action="store_true", default=None, help="allow addresses beyond loopback, unencrypted")
+    add(
+        "--insecure-lan",
+        action="store_true",
+        default=None,
+        help="allow addresses beyond loopback, unencrypted",
+    )
     add("--no-announce", dest="announce", action="store_false", default=None, help="no zeroconf")
 
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import InvalidDocument, LimitExceeded, StaleGeneration, TiermeshError
-
-_NOTHING: Mapping[str, Assignment] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +22,8 @@ class Node:
     """
 
     device: str
-    committed: Mapping[str, Assignment] = _NOTHING
-    prepared: Mapping[str, Assignment] = _NOTHING
+    committed: Mapping[str, Assignment] = field(default_factory=dict[str, Assignment])
+    prepared: Mapping[str, Assignment] = field(default_factory=dict[str, Assignment])
     stopped: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def generation(self, workflow: str) -> int:
@@ -163,9 +160,7 @@ def _dangling(assignment: Assignment) -> list[tuple[str, str]]:
             for stage, replica in (*lane.path.items(), *lane.backup.items())
             if stage not in stages or replica not in replicas
         ]
-        found += [
-            (f"$.lanes[{number}].path", stage) for stage in stages if stage not in lane.path
-        ]
+        found += [(f"$.lanes[{number}].path", stage) for stage in stages if stage not in lane.path]
     found += [
         (f"$.replica_devices.{replica}", device)
         for replica, device in replicas.items()

@@ -190,9 +190,7 @@ class RolloutService(rollout_pb2_grpc.RolloutServicer):
         events: asyncio.Queue[pb.PrepareEvent | None] = asyncio.Queue()
 
         def report(step: str, replica: str, seconds: float) -> None:
-            events.put_nowait(
-                pb.PrepareEvent(step=_STEPS[step], replica=replica, seconds=seconds)
-            )
+            events.put_nowait(pb.PrepareEvent(step=_STEPS[step], replica=replica, seconds=seconds))
 
         async def work() -> None:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -23,8 +23,21 @@ def digest_bytes(data: bytes | memoryview) -> str:
 
 
 def canonical_json(value: object) -> bytes:
-    """JSON with sorted keys and no white space, so that equal values have equal bytes."""
-    return _CANONICAL.encode(value)
+    """JSON with sorted keys and no white space, so that equal values have equal bytes.
+
+    JSON has one kind of number: 1 and 1.0 are the same value and get the same bytes.
+    """
+    return _CANONICAL.encode(_normal(msgspec.to_builtins(value, enc_hook=float)))
+
+
+def _normal(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _normal(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normal(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
 
 
 def digest_value(value: object) -> str:

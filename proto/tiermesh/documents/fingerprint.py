@@ -81,6 +81,13 @@ class Fingerprint(Document, kw_only=True):
     def device_class(self) -> str:
         """The digest of all that decides speed; a profile holds while this stays equal."""
         deciding = to_plain(
-            (self.cpu, self.memory_bytes, self.accelerators, self.runtimes, self.threads, self.emulated)
+            (
+                self.cpu,
+                self.memory_bytes,
+                self.accelerators,
+                self.runtimes,
+                self.threads,
+                self.emulated,
+            )
         )
         return ids.digest_value(deciding)

@@ -180,9 +180,7 @@ class Workflow(Document, kw_only=True):
 
 class _Outline(Document, kw_only=True):
     workflow: Name
-    stages: Annotated[
-        dict[Name, dict[str, Any]], Meta(min_length=1, max_length=limits.STAGES)
-    ]
+    stages: Annotated[dict[Name, dict[str, Any]], Meta(min_length=1, max_length=limits.STAGES)]
     slo: Slo = Slo()
 
 

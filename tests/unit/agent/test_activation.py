@@ -1,0 +1,107 @@
+"""Activation: what runs is on disk first, survives a restart, and a failure leaves it untouched."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from agent.rollout.activate import Activation, AssignmentFolder, Report
+from tests.unit.agent.test_node import an_assignment
+from tiermesh.documents.assignment import Assignment
+from tiermesh.errors import StorageFull, TiermeshError
+
+
+class RecordingServing:
+    """A worker's supervisor that only remembers what it was told; `fails` makes preparing fail."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.fails = ""
+
+    async def prepare(self, assignment: Assignment, report: Report) -> None:
+        if self.fails:
+            raise TiermeshError(self.fails)
+        report("load", "in@dev", 0.1)
+        self.told.append(f"prepare {assignment.generation}")
+
+    async def commit(self, workflow: str, generation: int) -> None:
+        self.told.append(f"commit {generation}")
+
+    async def abort(self, workflow: str, generation: int) -> None:
+        self.told.append(f"abort {generation}")
+
+    async def stop(self, workflow: str) -> None:
+        self.told.append("stop")
+
+
+def activation(folder: Path, serving: RecordingServing) -> Activation:
+    return Activation("dev", AssignmentFolder(folder), serving, lambda _: True)
+
+
+async def test_a_restarted_agent_resumes_what_it_had_committed(tmp_path: Path) -> None:
+    first = activation(tmp_path, RecordingServing())
+    await first.prepare(an_assignment(4), lambda *_: None)
+    await first.commit("w", 4)
+    serving = RecordingServing()
+    again = activation(tmp_path, serving)
+    assert await again.resume() == []
+    assert serving.told == ["prepare 4", "commit 4"]
+    assert again.node.generations == {"w": 4}
+
+
+async def test_a_failed_prepare_leaves_what_runs(tmp_path: Path) -> None:
+    serving = RecordingServing()
+    running = activation(tmp_path, serving)
+    await running.prepare(an_assignment(1), lambda *_: None)
+    await running.commit("w", 1)
+    serving.fails = "no memory for in@dev"
+    with pytest.raises(TiermeshError, match="no memory"):
+        await running.prepare(an_assignment(2), lambda *_: None)
+    assert running.node.generations == {"w": 1}
+    assert serving.told[-1] == "abort 2", "no half of it stays in the worker"
+
+
+async def test_a_newer_prepare_replaces_the_waiting_one(tmp_path: Path) -> None:
+    serving = RecordingServing()
+    waiting = activation(tmp_path, serving)
+    await waiting.prepare(an_assignment(1), lambda *_: None)
+    await waiting.prepare(an_assignment(2), lambda *_: None)
+    assert serving.told == ["prepare 1", "abort 1", "prepare 2"]
+
+
+async def test_without_room_on_disk_nothing_is_switched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = RecordingServing()
+    full = activation(tmp_path, serving)
+    await full.prepare(an_assignment(1), lambda *_: None)
+
+    def no_room(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("agent.rollout.activate.os.fsync", no_room)
+    with pytest.raises(StorageFull, match="No space left"):
+        await full.commit("w", 1)
+    assert full.node.generations == {}
+    assert "commit 1" not in serving.told
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_damaged_file_does_not_keep_the_others_from_serving(tmp_path: Path) -> None:
+    first = activation(tmp_path, RecordingServing())
+    await first.prepare(an_assignment(1), lambda *_: None)
+    await first.commit("w", 1)
+    (tmp_path / "broken.json").write_text("{")
+    again = activation(tmp_path, RecordingServing())
+    await again.resume()
+    assert again.node.generations == {"w": 1}
+
+
+async def test_a_stopped_workflow_is_not_resumed(tmp_path: Path) -> None:
+    first = activation(tmp_path, RecordingServing())
+    await first.prepare(an_assignment(1), lambda *_: None)
+    await first.commit("w", 1)
+    await first.stop("w", 1)
+    again = activation(tmp_path, RecordingServing())
+    await again.resume()
+    assert again.node.generations == {}
