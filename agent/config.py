@@ -13,7 +13,7 @@ from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument
 
 
-class Config(Document, kw_only=True):
+class Config(Document, frozen=True, kw_only=True):
     """The settings of `agent run`; a TOML file has the same keys.
 
     `state` is the agent's own folder, `data` the folder its sources may read and its sinks may write.

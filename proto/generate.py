@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -15,7 +16,8 @@ def generate(out: Path) -> None:
 
     files = sorted(str(path.relative_to(HERE)) for path in HERE.glob("tiermesh/v1/*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
-    code = protoc.main(
+    compile_protos: Callable[[list[str]], int] = protoc.main
+    code = compile_protos(
         [
             "protoc",
             f"-I{HERE}",

@@ -115,7 +115,7 @@ class Activation:
         failures: list[str] = []
         for workflow, assignment in self._folder.load().items():
             try:
-                await self.prepare(assignment, lambda *_: None)
+                await self.prepare(assignment, _unreported)
                 await self.commit(workflow, assignment.generation)
             except TiermeshError as error:
                 failures.append(f"{workflow}, generation {assignment.generation}: {error}")
@@ -175,6 +175,10 @@ _STEPS = {
     "warm": pb.PrepareEvent.STEP_WARM,
     "self-test": pb.PrepareEvent.STEP_SELF_TEST,
 }
+
+
+def _unreported(_step: str, _replica: str, _seconds: float) -> None:
+    pass
 
 
 class RolloutService(rollout_pb2_grpc.RolloutServicer):

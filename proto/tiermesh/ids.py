@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -32,9 +32,9 @@ def canonical_json(value: object) -> bytes:
 
 def _normal(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _normal(inner) for key, inner in value.items()}
+        return {key: _normal(inner) for key, inner in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_normal(inner) for inner in value]
+        return [_normal(inner) for inner in cast("list[Any]", value)]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value

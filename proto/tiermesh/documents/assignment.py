@@ -15,7 +15,7 @@ from tiermesh.documents.workflow import Name, Options
 Generation = Annotated[int, Meta(ge=1)]
 
 
-class SourceSpec(Document, kw_only=True):
+class SourceSpec(Document, frozen=True, kw_only=True):
     """How a source makes requests; see `workflow.Source`. Paths lie within the device's data folder.
 
     `run` names this run of the workflow: request ids follow from it and the index of the request. A new
@@ -31,14 +31,14 @@ class SourceSpec(Document, kw_only=True):
     repeat: bool = False
 
 
-class SinkSpec(Document, kw_only=True):
+class SinkSpec(Document, frozen=True, kw_only=True):
     """Where a sink puts results: a file within the device's data folder, or stage code."""
 
     kind: Literal["jsonl", "callback"]
     path: str | None = None
 
 
-class StageSpec(Document, kw_only=True):
+class StageSpec(Document, frozen=True, kw_only=True):
     """A stage of the workflow, as far as serving needs to know it. `outputs` are the stages that read it."""
 
     name: Name
@@ -50,7 +50,7 @@ class StageSpec(Document, kw_only=True):
     sink: SinkSpec | None = None
 
 
-class ReplicaSpec(Document, kw_only=True):
+class ReplicaSpec(Document, frozen=True, kw_only=True):
     """A replica that this device serves. `variant` for a model; `bundle` for any other stage with code."""
 
     id: str
@@ -69,7 +69,7 @@ class ReplicaSpec(Document, kw_only=True):
         return [*of_variant, *([self.bundle.artifact] if self.bundle is not None else [])]
 
 
-class Peer(Document, kw_only=True):
+class Peer(Document, frozen=True, kw_only=True):
     """Another device of the plan, and where its worker takes frames (``host:port``)."""
 
     device: str
@@ -77,7 +77,7 @@ class Peer(Document, kw_only=True):
     address: str
 
 
-class Assignment(Document, kw_only=True):
+class Assignment(Document, frozen=True, kw_only=True):
     """What a device serves in one generation of one workflow.
 
     `replica_devices` maps every replica id of the plan to its device id, so that each agent knows the next hop

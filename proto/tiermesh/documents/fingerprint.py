@@ -8,7 +8,7 @@ from tiermesh import ids
 from tiermesh.documents.reading import Document, to_plain
 
 
-class Cpu(Document, kw_only=True):
+class Cpu(Document, frozen=True, kw_only=True):
     """The processor. `features` are the instruction sets that runtimes care for."""
 
     model: str
@@ -19,7 +19,7 @@ class Cpu(Document, kw_only=True):
     max_mhz: float | None = None
 
 
-class Accelerator(Document, kw_only=True):
+class Accelerator(Document, frozen=True, kw_only=True):
     """A GPU, NPU or other unit that a runtime can use."""
 
     name: str
@@ -28,7 +28,7 @@ class Accelerator(Document, kw_only=True):
     driver: str | None = None
 
 
-class Runtime(Document, kw_only=True):
+class Runtime(Document, frozen=True, kw_only=True):
     """An inference runtime, or why it cannot be used here."""
 
     name: str
@@ -37,7 +37,7 @@ class Runtime(Document, kw_only=True):
     unavailable: str | None = None
 
 
-class Interface(Document, kw_only=True):
+class Interface(Document, frozen=True, kw_only=True):
     """A network interface that is up."""
 
     name: str
@@ -47,13 +47,13 @@ class Interface(Document, kw_only=True):
     wireless: bool = False
 
 
-class Emulation(Document, kw_only=True):
+class Emulation(Document, frozen=True, kw_only=True):
     """This device only pretends: after each batch it waits (slowdown - 1) x the computing time."""
 
     slowdown: float
 
 
-class Fingerprint(Document, kw_only=True):
+class Fingerprint(Document, frozen=True, kw_only=True):
     """Static facts of a device.
 
     `host` is equal for agents on one physical machine: they compete for it, so they are profiled one at a time.

@@ -14,7 +14,7 @@ from tiermesh.documents.workflow import Name
 Positive = Annotated[float, Meta(gt=0)]
 
 
-class Seconds(Document, kw_only=True):
+class Seconds(Document, frozen=True, kw_only=True):
     """The distribution of the device time of one batch, stage code included, in seconds."""
 
     mean: Positive
@@ -25,7 +25,7 @@ class Seconds(Document, kw_only=True):
     p99: Positive
 
 
-class Point(Document, kw_only=True):
+class Point(Document, frozen=True, kw_only=True):
     """One setting that was measured. `interval` is the half width of the mean's 95 % interval over the mean."""
 
     batch_size: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)]
@@ -36,7 +36,7 @@ class Point(Document, kw_only=True):
     interval: float
 
 
-class Profile(Document, kw_only=True):
+class Profile(Document, frozen=True, kw_only=True):
     """What a device measured of a variant, or why it cannot run it (`cannot_run`).
 
     `device_class` and `variant_digest` say what it holds for: it is reused while both stay equal.

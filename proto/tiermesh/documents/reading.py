@@ -20,7 +20,7 @@ _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`")
 class Document(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Base of every struct in a document: immutable, and an unknown key is an error.
 
-    Subclasses add `kw_only=True`, which msgspec does not inherit.
+    Subclasses say `frozen=True, kw_only=True` again, for type checkers and because msgspec does not inherit the second.
     """
 
 
@@ -68,17 +68,17 @@ def schema_of(document: type, title: str) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
 
 
-def _decode_quantity(to: type, value: object) -> object:
-    if isinstance(to, type) and issubclass(to, units.Quantity):
+def _decode_quantity(to: type[Any], value: object) -> object:
+    if issubclass(to, units.Quantity):
         return to.parse(value)
-    raise NotImplementedError(to)
+    raise NotImplementedError(to.__name__)
 
 
-def quantity_schema(of: type) -> dict[str, Any]:
+def quantity_schema(of: type[Any]) -> dict[str, Any]:
     """How a quantity looks in a JSON Schema: a string with a unit."""
     if issubclass(of, units.Quantity):
         return {"type": "string", "pattern": of.pattern, "examples": [of.example]}
-    raise NotImplementedError(of)
+    raise NotImplementedError(of.__name__)
 
 
 def _invalid(message: str, to: type, what: str, at: str) -> InvalidDocument:

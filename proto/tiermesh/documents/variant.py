@@ -11,14 +11,14 @@ from tiermesh.documents.reading import Document, to_plain
 from tiermesh.documents.workflow import Name, Options
 
 
-class Artifact(Document, kw_only=True):
+class Artifact(Document, frozen=True, kw_only=True):
     """A file, named by its content."""
 
     digest: Annotated[str, Meta(pattern=ids.DIGEST_PATTERN)]
     size_bytes: Annotated[int, Meta(ge=0, le=limits.ARTIFACT_BYTES)]
 
 
-class Bundle(Document, kw_only=True):
+class Bundle(Document, frozen=True, kw_only=True):
     """Stage code: a zip whose `entry` is ``module:Class``; it needs `requires`, importable Python modules.
 
     The class is made with `Class(files, options)`: files maps file names to paths, options are the
@@ -30,7 +30,7 @@ class Bundle(Document, kw_only=True):
     requires: list[str] = []
 
 
-class Variant(Document, kw_only=True):
+class Variant(Document, frozen=True, kw_only=True):
     """One artifact of a model stage. `files` are its artifacts by file name; `model_file` is the one to load."""
 
     model: Name

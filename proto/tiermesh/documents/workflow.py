@@ -28,7 +28,7 @@ Percentile: TypeAlias = Literal["p50", "p75", "p90", "p95", "p99"]
 PERCENTILES: dict[str, float] = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
-class AccuracyAsk(Document, kw_only=True):
+class AccuracyAsk(Document, frozen=True, kw_only=True):
     """The least accuracy; the mean over requests, or, with `every_request`, of every variant mix used."""
 
     at_least: Share
@@ -37,7 +37,7 @@ class AccuracyAsk(Document, kw_only=True):
     every_request: bool = False
 
 
-class Slo(Document, kw_only=True):
+class Slo(Document, frozen=True, kw_only=True):
     """What is asked of a workflow; every ask left out is not asked.
 
     `deadline` ends a request in an error when it is not done by then; without it the limit
@@ -53,7 +53,7 @@ class Slo(Document, kw_only=True):
     raw_data_stays_in: list[Name] = []
 
 
-class Stage(Document, kw_only=True):
+class Stage(Document, frozen=True, kw_only=True):
     """What every stage may say."""
 
     kind: ClassVar[str]
@@ -67,7 +67,7 @@ class Stage(Document, kw_only=True):
         return (given,) if isinstance(given, str) else tuple(given)
 
 
-class Source(Stage, kw_only=True):
+class Source(Stage, frozen=True, kw_only=True):
     """Where requests begin: the files of a folder or list, offered at a rate.
 
     `arrivals` is how they are spaced: `constant`, `poisson` (seeded), or `trace`, a file of seconds, one a line.
@@ -85,7 +85,7 @@ class Source(Stage, kw_only=True):
     repeat: bool = False
 
 
-class Model(Stage, kw_only=True):
+class Model(Stage, frozen=True, kw_only=True):
     """A model, served by one of the variants of its ladder."""
 
     kind: ClassVar = "model"
@@ -95,7 +95,7 @@ class Model(Stage, kw_only=True):
     options: Options = {}
 
 
-class Map(Stage, kw_only=True):
+class Map(Stage, frozen=True, kw_only=True):
     """Stage code that turns each frame into one frame. `map` is the folder of the code."""
 
     kind: ClassVar = "map"
@@ -104,7 +104,7 @@ class Map(Stage, kw_only=True):
     options: Options = {}
 
 
-class Filter(Stage, kw_only=True):
+class Filter(Stage, frozen=True, kw_only=True):
     """Stage code that lets a frame pass or ends its request with the outcome `filtered`."""
 
     kind: ClassVar = "filter"
@@ -113,7 +113,7 @@ class Filter(Stage, kw_only=True):
     options: Options = {}
 
 
-class Join(Stage, kw_only=True):
+class Join(Stage, frozen=True, kw_only=True):
     """Stage code that waits for the frames of one request from all inputs and makes one of them."""
 
     kind: ClassVar = "join"
@@ -122,7 +122,7 @@ class Join(Stage, kw_only=True):
     options: Options = {}
 
 
-class Aggregate(Stage, kw_only=True):
+class Aggregate(Stage, frozen=True, kw_only=True):
     """Stage code with state per `key` of the payload; all frames of a key go to one replica, in order."""
 
     kind: ClassVar = "aggregate"
@@ -132,7 +132,7 @@ class Aggregate(Stage, kw_only=True):
     options: Options = {}
 
 
-class Union(Stage, kw_only=True):
+class Union(Stage, frozen=True, kw_only=True):
     """Passes on each frame of any of its inputs."""
 
     kind: ClassVar = "union"
@@ -140,7 +140,7 @@ class Union(Stage, kw_only=True):
     source_stages: Annotated[list[Name], Meta(min_length=2)] = field(name="from")
 
 
-class Sink(Stage, kw_only=True):
+class Sink(Stage, frozen=True, kw_only=True):
     """Where results go: JSON lines in a file, or a function of the stage code in `call`."""
 
     kind: ClassVar = "sink"
@@ -156,7 +156,7 @@ KINDS: dict[str, type[Stage]] = {
 }
 
 
-class Workflow(Document, kw_only=True):
+class Workflow(Document, frozen=True, kw_only=True):
     """A checked workflow: `stages` in an order in which inputs come before the stages that read them."""
 
     workflow: Name
@@ -178,7 +178,7 @@ class Workflow(Document, kw_only=True):
         return ids.digest_value(to_plain(self))
 
 
-class _Outline(Document, kw_only=True):
+class _Outline(Document, frozen=True, kw_only=True):
     workflow: Name
     stages: Annotated[dict[Name, dict[str, Any]], Meta(min_length=1, max_length=limits.STAGES)]
     slo: Slo = Slo()
