@@ -83,6 +83,7 @@ def _add_run(commands: Any) -> None:
         default=None,
         help="allow addresses beyond loopback, unencrypted",
     )
+    add("--exit-with-stdin", action="store_true", help="stop when standard input closes")
     add("--no-announce", dest="announce", action="store_false", default=None, help="no zeroconf")
 
 
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if k in keys and v is not None}
     config = configs.load(args.config, given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(runner.run(config))
+    asyncio.run(runner.run(config, exit_with_stdin=args.exit_with_stdin))
     return 0
 
 

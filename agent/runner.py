@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -174,11 +176,16 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     return address
 
 
-async def run(config: Config) -> None:
-    """Run until SIGINT or SIGTERM."""
+async def run(config: Config, *, exit_with_stdin: bool = False) -> None:
+    """Run until SIGINT or SIGTERM; with `exit_with_stdin` also until standard input closes.
+
+    The second ties an agent to whoever started it: however that process ends, the pipe closes.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
+    if exit_with_stdin:
+        loop.add_reader(sys.stdin.fileno(), lambda: os.read(0, 4096) or stop.set())
     async with running(config):
         await stop.wait()
