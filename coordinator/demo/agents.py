@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from tiermesh.errors import TiermeshError
 
@@ -58,9 +58,8 @@ class AgentProcess:
     @classmethod
     async def start(cls, device: DemoDevice, folder: Path) -> AgentProcess:
         """Start the agent; its output goes to ``<name>.log``."""
-        folder.mkdir(parents=True, exist_ok=True)
         log = folder / f"{device.name}.log"
-        with log.open("wb") as output:
+        with _opened(log) as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "agent.cli", *device.arguments(folder)),
                 "--exit-with-stdin",
@@ -93,6 +92,11 @@ class AgentProcess:
             await self.process.wait()
 
 
+def _opened(log: Path) -> BinaryIO:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("wb")
+
+
 @contextlib.asynccontextmanager
 async def running(
     folder: Path, devices: Sequence[DemoDevice] = DEVICES
@@ -101,7 +105,8 @@ async def running(
     agents: list[AgentProcess] = []
     try:
         for device in devices:
-            agents.append(await AgentProcess.start(device, folder))
+            # One by one: those that have started must be stopped when the next one fails.
+            agents.append(await AgentProcess.start(device, folder))  # noqa: PERF401
         yield agents
     finally:
         await asyncio.shield(asyncio.gather(*(agent.stop() for agent in agents)))
