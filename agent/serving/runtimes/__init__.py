@@ -1,4 +1,4 @@
-"""The seam to inference runtimes: each is a module here, imported only when a variant asks for it."""
+"""The seam to inference runtimes, each a module here, imported only when a variant asks for it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,22 @@ class Runtime(Protocol):
     """An inference library on this device."""
 
     def describe(self) -> fingerprint.Runtime:
-        """Version and providers, or why it cannot be used. Never raises."""
+        """Version and providers, or why it cannot be used. Never raises or imports the library."""
+        ...
+
+    def start(self) -> None:
+        """Import the library: what that takes of memory is the process's, not a variant's.
+
+        Raises:
+            Unsupported: it is installed and does not import.
+        """
         ...
 
     def load(self, model: Path, files: Mapping[str, Path], *, threads: int) -> Session:
-        """Load a model; Unsupported says why this runtime cannot."""
+        """Load a model; Unsupported says why this runtime cannot.
+
+        `files` are the variant's artifacts by file name, for a format that spreads over several.
+        """
         ...
 
 
@@ -51,7 +62,7 @@ def runtime(name: str) -> Runtime:
     """
     if name not in MODULES:
         raise Unsupported(f"there is no runtime {name!r}", fix=f"Known: {', '.join(MODULES)}")
-    found: Runtime = importlib.import_module(MODULES[name]).RUNTIME
+    found = _seam(name)
     missing = found.describe().unavailable
     if missing is not None:
         raise Unsupported(
@@ -61,3 +72,12 @@ def runtime(name: str) -> Runtime:
             runtime=name,
         )
     return found
+
+
+def describe() -> list[fingerprint.Runtime]:
+    """Every known runtime as this device has it, or why it has not; nothing heavy is imported."""
+    return [_seam(name).describe() for name in MODULES]
+
+
+def _seam(name: str) -> Runtime:
+    return importlib.import_module(MODULES[name]).RUNTIME

@@ -1,0 +1,151 @@
+"""One variant, loaded: a request's payload to items, through the model, to the next payload.
+
+Everything here computes on the calling thread, and waits there for an emulated device: call it from
+the compute thread, never from an event loop.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agent.errors import StageCodeFailed
+from agent.profiling.emulation import Dilation
+from agent.serving import runtimes, stagecode
+from agent.serving.runtimes import Session
+from agent.serving.stagecode import ModelCode
+from tiermesh.documents.variant import Variant
+from tiermesh.errors import TiermeshError
+from tiermesh.frames import Payload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Artifacts(Protocol):
+    """Where a variant's files lie; `agent.rollout.store.Store` is one."""
+
+    def path(self, digest: str) -> Path:
+        """The file of that digest."""
+        ...
+
+    def unpack(self, digest: str) -> Path:
+        """The folder with the content of a bundle."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What the model sees of (part of) a request. Items of equal `shape_key` fit into one batch."""
+
+    inputs: Mapping[str, Any]
+    shape_key: Hashable
+
+
+class Inference:
+    """A loaded variant. Not thread-safe: one call at a time."""
+
+    def __init__(self, code: ModelCode, session: Session, dilation: Dilation) -> None:
+        self._code = code
+        self._session = session
+        self._dilation = dilation
+
+    @classmethod
+    def load(
+        cls, variant: Variant, store: Artifacts, *, threads: int, slowdown: float = 1.0
+    ) -> Inference:
+        """Load the model and its stage code from the store.
+
+        Raises:
+            Unsupported: the runtime, or a Python module that the stage code requires, is missing or
+            cannot.
+            StageCodeFailed: the stage code does not load.
+            TiermeshError: an artifact is not in the store.
+        """
+        files = {name: store.path(artifact.digest) for name, artifact in variant.files.items()}
+        if variant.model_file not in files:
+            raise TiermeshError(
+                f"the variant {variant.name} is incomplete",
+                why=f"its model file {variant.model_file} is not among its files",
+            )
+        runtime = runtimes.runtime(variant.runtime)
+        folder = store.unpack(variant.bundle.artifact.digest)
+        code = stagecode.load(variant.bundle, folder, files, variant.options, "model")
+        _limit_threads(threads)
+        session = runtime.load(files[variant.model_file], files, threads=threads)
+        return cls(code, session, Dilation(slowdown))
+
+    def prepare(self, payload: Payload) -> list[Item]:
+        """Split a request into the items that the model shall see."""
+        with self._dilation.slowed():
+            return [_item(inputs) for inputs in self._code.items(stagecode.arrays(payload))]
+
+    def infer(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """Run one batch of items of equal shapes; the outputs, one dict per item, in order."""
+        import numpy as np
+
+        with self._dilation.slowed():
+            batch = {
+                name: np.stack([item.inputs[name] for item in items]) for name in items[0].inputs
+            }
+            outputs = self._session.run(batch)
+            return [{name: array[i] for name, array in outputs.items()} for i in range(len(items))]
+
+    def finish(self, payload: Payload, outputs: Sequence[Mapping[str, Any]]) -> Payload:
+        """Put a request together again: the payload for the next stages."""
+        with self._dilation.slowed():
+            return self._code.result(stagecode.arrays(payload), [dict(one) for one in outputs])
+
+    def samples(self) -> list[Payload]:
+        """The typical payloads that the stage code brings."""
+        return list(self._code.samples())
+
+    def process(self, payload: Payload) -> Payload:
+        """One request on its own, in as few batches as its items' shapes allow."""
+        items = self.prepare(payload)
+        outputs: dict[int, dict[str, Any]] = {}
+        for group in by_shape(items):
+            outputs.update(zip(group, self.infer([items[i] for i in group]), strict=True))
+        return self.finish(payload, [outputs[i] for i in range(len(items))])
+
+    def warm(self, batch_size: int = 1) -> None:
+        """Run each shape among the samples once, so that no request pays for the first time."""
+        items = [item for payload in self.samples() for item in self.prepare(payload)]
+        for group in by_shape(items):
+            self.infer([items[group[i % len(group)]] for i in range(batch_size)])
+
+    def self_test(self) -> str | None:
+        """Put every sample through and let the stage code check it: None, or what is wrong."""
+        for index, payload in enumerate(self.samples()):
+            try:
+                wrong = self._code.check(index, self.process(payload))
+            except Exception as error:  # noqa: BLE001 - stage code may raise anything
+                wrong = str(StageCodeFailed.by(error, "the stage code fails"))
+            if wrong:
+                return f"sample {index}: {wrong}"
+        return None
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._session.close()
+
+
+def by_shape(items: Sequence[Item]) -> Iterable[list[int]]:
+    """The indices of the items, grouped by equal shapes."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(item.shape_key, []).append(index)
+    return groups.values()
+
+
+def _item(inputs: Mapping[str, Any]) -> Item:
+    key = tuple((name, inputs[name].dtype.str, inputs[name].shape) for name in sorted(inputs))
+    return Item(inputs, key)
+
+
+def _limit_threads(threads: int) -> None:
+    """OpenCV has a pool of its own that would use cores the device does not give."""
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(threads)
