@@ -16,6 +16,7 @@ import hashlib
 import os
 import shutil
 import stat
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -146,6 +147,8 @@ class Writer:
         self._file.truncate(offset)
         self._hash = _hash_of(partial, offset)
         self._file.seek(offset)
+        # A cancelled push closes while a thread may still be writing.
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -169,15 +172,16 @@ class Writer:
             raise LimitExceeded(
                 f"more bytes than the {self._size} announced came for {self._digest}"
             )
-        try:
-            self._file.write(data)
-            self._file.flush()
-        except OSError as error:
-            self._cut_back()
-            raise _disk_error(self._digest, error) from error
-        self._hash.update(data)
-        self._written += len(data)
-        return self._written
+        with self._lock:
+            try:
+                self._file.write(data)
+                self._file.flush()
+            except OSError as error:
+                self._cut_back()
+                raise _disk_error(self._digest, error) from error
+            self._hash.update(data)
+            self._written += len(data)
+            return self._written
 
     def finish(self) -> bool:
         """Make the artifact whole if all of its bytes are there, and say whether they are.
@@ -208,7 +212,8 @@ class Writer:
 
     def close(self) -> None:
         """Let go of the file; what has arrived stays."""
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
     def _cut_back(self) -> None:
         """Drop what a failed write may have left, so that the file holds what the hash has seen."""
