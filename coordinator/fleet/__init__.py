@@ -1,0 +1,12 @@
+"""What the coordinator knows of the mesh and what follows from it: pure functions, no clock.
+
+`apply(event, fleet)` is the only way the state changes; `decide(fleet, desired, under_way)` says
+what to do next.
+"""
+
+from coordinator.fleet.apply import apply, replay
+from coordinator.fleet.decide import Desired, decide
+from coordinator.fleet.state import Fleet
+from coordinator.fleet.validate import validate
+
+__all__ = ["Desired", "Fleet", "apply", "decide", "replay", "validate"]

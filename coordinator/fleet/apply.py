@@ -1,0 +1,281 @@
+"""`apply(event, fleet) -> fleet`: the only way the state changes.
+
+Total: an event that comes too late (an older generation, a device that is gone) changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
+
+from coordinator.fleet import events
+from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, answered, may_move, unanswered
+from coordinator.fleet.naming import unique
+from coordinator.fleet.state import (
+    Device,
+    Fleet,
+    PlanRecord,
+    Rollout,
+    Running,
+    Sighting,
+    WorkflowSource,
+)
+
+V = TypeVar("V")
+
+
+def apply(event: events.Event, fleet: Fleet) -> Fleet:
+    """The state after an event."""
+    handler = _HANDLERS.get(type(event))
+    return handler(event, fleet) if handler is not None else fleet
+
+
+def replay(happened: Iterable[events.Event], fleet: Fleet | None = None) -> Fleet:
+    """The state after all events, from an empty one or from a snapshot."""
+    return reduce(lambda state, event: apply(event, state), happened, fleet or Fleet())
+
+
+def _with(mapping: dict[str, V], key: str, value: V) -> dict[str, V]:
+    return {**mapping, key: value}
+
+
+def _discovered(event: events.DeviceDiscovered, fleet: Fleet) -> Fleet:
+    known = fleet.sightings.get(event.sighting)
+    sighting = Sighting(
+        addresses=event.addresses, via=event.via, device=known.device if known else None
+    )
+    return replace(fleet, sightings=_with(fleet.sightings, event.sighting, sighting))
+
+
+def _unreachable(event: events.DeviceUnreachable, fleet: Fleet) -> Fleet:
+    sighting = fleet.sightings.get(event.sighting)
+    if sighting is None:
+        return fleet
+    failures = [
+        f"{r.address}: {r.reach.value}" + (f" ({r.detail})" if r.detail else "")
+        for r in event.reasons
+    ]
+    failed = replace(sighting, failures=failures or ["no address"], checked_at=event.at)
+    fleet = replace(fleet, sightings=_with(fleet.sightings, event.sighting, failed))
+    ways = [s for s in fleet.sightings.values() if s.device == sighting.device]
+    if sighting.device is None or not all(way.failures for way in ways):
+        return fleet
+    return _without_answer(fleet, sighting.device, "; ".join(failed.failures))
+
+
+def _without_answer(fleet: Fleet, device_id: str, why: str) -> Fleet:
+    device = fleet.devices.get(device_id)
+    if device is None or device.state is DeviceState.LEFT:
+        return fleet
+    lost = replace(device, state=unanswered(device.state), why=why)
+    return replace(fleet, devices=_with(fleet.devices, device_id, lost))
+
+
+def _described(event: events.DeviceDescribed, fleet: Fleet) -> Fleet:
+    known = fleet.devices.get(event.device)
+    taken = {d.name for d in fleet.devices.values() if d.id != event.device}
+    device = Device(
+        id=event.device,
+        name=unique(event.name, event.device, taken, known.name if known else None),
+        state=answered(known.state if known else DeviceState.DISCOVERED),
+        address=event.address,
+        device_class=event.description.fingerprint.device_class,
+        description=event.description,
+        seen_at=event.at,
+        last_event=known.last_event if known else 0,
+    )
+    return replace(
+        fleet,
+        devices=_with(fleet.devices, event.device, device),
+        sightings=_sightings_after(event, fleet),
+        profile_failures={k: v for k, v in fleet.profile_failures.items() if k != event.device},
+    )
+
+
+def _sightings_after(event: events.DeviceDescribed, fleet: Fleet) -> dict[str, Sighting]:
+    """A way that failed is forgotten once another leads to the same device."""
+    known = fleet.sightings.get(event.sighting)
+    seen = Sighting(
+        addresses=known.addresses if known else [event.address],
+        via=known.via if known else "static",
+        checked_at=event.at,
+        device=event.device,
+    )
+    others = {
+        key: way
+        for key, way in fleet.sightings.items()
+        if not (way.device == event.device and way.failures)
+    }
+    return _with(others, event.sighting, seen)
+
+
+def _lost(event: events.DeviceLost, fleet: Fleet) -> Fleet:
+    return _without_answer(fleet, event.device, event.why)
+
+
+def _left(event: events.DeviceLeft, fleet: Fleet) -> Fleet:
+    sightings = {k: s for k, s in fleet.sightings.items() if s.device != event.device}
+    device = fleet.devices.get(event.device)
+    if device is None:
+        return fleet
+    gone = replace(device, state=DeviceState.LEFT, why=event.why)
+    return replace(fleet, sightings=sightings, devices=_with(fleet.devices, event.device, gone))
+
+
+def _profile_measured(event: events.ProfileMeasured, fleet: Fleet) -> Fleet:
+    profile = event.profile
+    of_class = fleet.profiles.get(profile.device_class, {})
+    updated = _with(of_class, profile.variant_digest, profile)
+    return replace(fleet, profiles=_with(fleet.profiles, profile.device_class, updated))
+
+
+def _profile_failed(event: events.ProfileFailed, fleet: Fleet) -> Fleet:
+    of_device = fleet.profile_failures.get(event.device, {})
+    updated = _with(of_device, event.variant_digest, event.why)
+    return replace(fleet, profile_failures=_with(fleet.profile_failures, event.device, updated))
+
+
+def _profile_dropped(event: events.ProfileDropped, fleet: Fleet) -> Fleet:
+    of_class = fleet.profiles.get(event.device_class, {})
+    kept = {k: v for k, v in of_class.items() if k != event.variant_digest}
+    return replace(fleet, profiles=_with(fleet.profiles, event.device_class, kept))
+
+
+def _workflow_recorded(event: events.WorkflowRecorded, fleet: Fleet) -> Fleet:
+    source = WorkflowSource(name=event.workflow, text=event.text, folder=event.folder)
+    return replace(fleet, workflows=_with(fleet.workflows, event.digest, source))
+
+
+def _plan_made(event: events.PlanMade, fleet: Fleet) -> Fleet:
+    record = PlanRecord(plan=event.plan, inputs=event.inputs, made_at=event.at)
+    return replace(fleet, plans=_with(fleet.plans, event.plan.digest, record))
+
+
+def _rollout_started(event: events.RolloutStarted, fleet: Fleet) -> Fleet:
+    phases = dict.fromkeys(event.leaving, Phase.LEAVING)
+    rollout = Rollout(
+        workflow=event.workflow,
+        generation=event.generation,
+        plan=event.plan,
+        workflow_digest=event.workflow_digest,
+        run=event.run,
+        purpose=event.purpose,
+        catalogue=event.catalogue,
+        phases={**phases, **dict.fromkeys(event.devices, Phase.PENDING)},
+    )
+    newest = max(event.generation, fleet.generations.get(event.workflow, 0))
+    fleet = replace(
+        fleet,
+        rollouts=_with(fleet.rollouts, event.workflow, rollout),
+        generations=_with(fleet.generations, event.workflow, newest),
+    )
+    return _settled(fleet, rollout, event.at)
+
+
+def _step(to: Phase) -> Callable[[Any, Fleet], Fleet]:
+    def handle(event: Any, fleet: Fleet) -> Fleet:
+        rollout = fleet.rollouts.get(event.workflow)
+        if rollout is None or rollout.generation != event.generation or rollout.outcome:
+            return fleet
+        phase = rollout.phases.get(event.device)
+        if phase is None or not may_move(phase, to):
+            return fleet
+        why = _why(event)
+        rollout = replace(
+            rollout,
+            phases=_with(rollout.phases, event.device, to),
+            failures=_with(rollout.failures, event.device, why) if why else rollout.failures,
+        )
+        fleet = replace(fleet, rollouts=_with(fleet.rollouts, event.workflow, rollout))
+        return _settled(fleet, rollout, event.at)
+
+    return handle
+
+
+def _why(event: Any) -> str:
+    failure = getattr(event, "failure", None)
+    if failure is None:
+        return ""
+    parts = (str(failure.get(key) or "").rstrip(".") for key in ("what", "why"))
+    return f"{event.step}: " + ". ".join(part for part in parts if part)
+
+
+def _cancelled(event: events.RolloutCancelled, fleet: Fleet) -> Fleet:
+    rollout = fleet.rollouts.get(event.workflow)
+    if rollout is None or rollout.generation != event.generation or rollout.outcome:
+        return fleet
+    rollout = replace(rollout, cancelled=event.why or "cancelled")
+    fleet = replace(fleet, rollouts=_with(fleet.rollouts, event.workflow, rollout))
+    return _settled(fleet, rollout, event.at)
+
+
+def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
+    """Close the rollout when nothing is left to do, and note what runs from then on."""
+    outcome = _outcome(rollout)
+    if outcome is None:
+        return fleet
+    closed = replace(rollout, outcome=outcome)
+    fleet = replace(fleet, rollouts=_with(fleet.rollouts, rollout.workflow, closed))
+    if outcome is Outcome.ABORTED:
+        return fleet
+    running = {k: v for k, v in fleet.running.items() if k != rollout.workflow}
+    serving = [d for d, phase in rollout.phases.items() if phase is Phase.COMMITTED]
+    if outcome is Outcome.BROKEN:
+        return fleet
+    if serving:
+        running[rollout.workflow] = Running(
+            plan=rollout.plan,
+            workflow_digest=rollout.workflow_digest,
+            generation=rollout.generation,
+            run=rollout.run,
+            catalogue=rollout.catalogue,
+            devices=serving,
+            since=at,
+        )
+    return replace(fleet, running=running)
+
+
+def _outcome(rollout: Rollout) -> Outcome | None:
+    phases = set(rollout.phases.values())
+    if rollout.giving_up:
+        if phases - {Phase.ABORTED, Phase.COMMITTED, Phase.LEAVING, Phase.STOPPED}:
+            return None
+        return Outcome.BROKEN if Phase.COMMITTED in phases else Outcome.ABORTED
+    if phases - {Phase.ABORTED, Phase.COMMITTED, Phase.STOPPED}:
+        return None
+    return Outcome.COMMITTED if rollout.purpose == "apply" else Outcome.RESTORED
+
+
+def _worker_restarted(event: events.WorkerRestarted | events.DeviceNoted, fleet: Fleet) -> Fleet:
+    device = fleet.devices.get(event.device)
+    if device is None:
+        return fleet
+    noted = replace(device, last_event=max(device.last_event, event.number))
+    return replace(fleet, devices=_with(fleet.devices, event.device, noted))
+
+
+_HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
+    events.DeviceDiscovered: _discovered,
+    events.DeviceUnreachable: _unreachable,
+    events.DeviceDescribed: _described,
+    events.DeviceLost: _lost,
+    events.DeviceLeft: _left,
+    events.ProfileMeasured: _profile_measured,
+    events.ProfileFailed: _profile_failed,
+    events.ProfileDropped: _profile_dropped,
+    events.WorkflowRecorded: _workflow_recorded,
+    events.PlanMade: _plan_made,
+    events.RolloutStarted: _rollout_started,
+    events.ArtifactsPushed: _step(Phase.PUSHED),
+    events.RolloutPrepared: _step(Phase.PREPARED),
+    events.RolloutCommitted: _step(Phase.COMMITTED),
+    events.RolloutFailed: _step(Phase.FAILED),
+    events.RolloutAborted: _step(Phase.ABORTED),
+    events.RolloutStopped: _step(Phase.STOPPED),
+    events.RolloutCancelled: _cancelled,
+    events.WorkerRestarted: _worker_restarted,
+    events.DeviceNoted: _worker_restarted,
+}

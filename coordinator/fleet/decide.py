@@ -1,0 +1,132 @@
+"""`decide(fleet, desired, under_way) -> instructions`: what to do next, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from coordinator.fleet.instructions import (
+    Abort,
+    Commit,
+    Describe,
+    Instruction,
+    Measure,
+    Prepare,
+    Push,
+    RolloutInstruction,
+    Stop,
+)
+from coordinator.fleet.lifecycle import Phase
+from coordinator.fleet.state import Device, Fleet, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What is wanted.
+
+    Descriptions not older than `described_since` (Unix seconds); profiles of the `variants` of
+    these digests, on the `devices` of these ids or on all; the open rollouts of `workflows` ended.
+    """
+
+    described_since: float | None = None
+    variants: tuple[str, ...] = ()
+    devices: frozenset[str] | None = None
+    workflows: frozenset[str] = field(default_factory=frozenset)
+
+
+def decide(
+    fleet: Fleet, desired: Desired, under_way: Collection[Instruction] = ()
+) -> list[Instruction]:
+    """The instructions that can be carried out now and are not under way."""
+    asked = frozenset(under_way)
+    wanted = [
+        *_describe(fleet, desired),
+        *_measure(fleet, desired, [i for i in asked if isinstance(i, Measure)]),
+        *(
+            i
+            for name in sorted(desired.workflows)
+            for i in _roll_out(fleet.rollouts.get(name), asked)
+        ),
+    ]
+    return [instruction for instruction in wanted if instruction not in asked]
+
+
+def _describe(fleet: Fleet, desired: Desired) -> Iterator[Instruction]:
+    since = desired.described_since
+    if since is None:
+        return
+    for key, sighting in fleet.sightings.items():
+        never = sighting.checked_at == 0
+        if never or (sighting.device is not None and sighting.checked_at < since):
+            yield Describe(key)
+
+
+def _measure(fleet: Fleet, desired: Desired, running: list[Measure]) -> Iterator[Instruction]:
+    """One measurement per host at a time, and one device per class and variant."""
+    hosts = {measure.host for measure in running}
+    claimed = {
+        (fleet.devices[m.device].device_class, m.variant_digest)
+        for m in running
+        if m.device in fleet.devices
+    }
+    for device in fleet.ready:
+        if device.host in hosts or not _chosen(device, desired):
+            continue
+        digest = _missing(fleet, device, desired, claimed)
+        if digest is not None:
+            hosts.add(device.host)
+            claimed.add((device.device_class, digest))
+            yield Measure(device.id, digest, device.host)
+
+
+def _chosen(device: Device, desired: Desired) -> bool:
+    return desired.devices is None or device.id in desired.devices
+
+
+def _missing(
+    fleet: Fleet, device: Device, desired: Desired, claimed: set[tuple[str, str]]
+) -> str | None:
+    failed = fleet.profile_failures.get(device.id, {})
+    for digest in desired.variants:
+        if (device.device_class, digest) in claimed or digest in failed:
+            continue
+        if fleet.profile(device, digest) is None:
+            return digest
+    return None
+
+
+def _roll_out(rollout: Rollout | None, asked: frozenset[Instruction]) -> Iterator[Instruction]:
+    """The next step of a rollout, for devices that are not in the middle of another step."""
+    if rollout is None or rollout.outcome is not None:
+        return
+    make, phases = _next_step(rollout)
+    busy = {
+        i.device
+        for i in asked
+        if isinstance(i, RolloutInstruction) and i.workflow == rollout.workflow
+    }
+    for device, phase in sorted(rollout.phases.items()):
+        if phase in phases and device not in busy:
+            yield make(device, rollout.workflow, rollout.generation)
+
+
+def _next_step(
+    rollout: Rollout,
+) -> tuple[type[Push | Prepare | Commit | Abort | Stop], frozenset[Phase]]:
+    """The step that is due, and the phases of the devices that must take it.
+
+    Nobody prepares before all have the artifacts, nobody switches before all are
+    prepared, and nobody that is left out stops before all have switched.
+    """
+    members = set(rollout.members.values())
+    if rollout.giving_up:
+        return Abort, frozenset({Phase.PENDING, Phase.PUSHED, Phase.PREPARED, Phase.FAILED})
+    if Phase.PENDING in members:
+        return Push, frozenset({Phase.PENDING})
+    if Phase.PUSHED in members:
+        return Prepare, frozenset({Phase.PUSHED})
+    if Phase.PREPARED in members:
+        return Commit, frozenset({Phase.PREPARED})
+    if Phase.FAILED in members:
+        return Abort, frozenset({Phase.FAILED})
+    return Stop, frozenset({Phase.LEAVING})

@@ -1,0 +1,238 @@
+"""What can happen to the mesh. The journal is a list of these; the state is what they add up to.
+
+Each carries when (`at`, Unix seconds) and who: an operator's user name, or a device id.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+import msgspec
+
+from coordinator.fleet.lifecycle import Reach
+from coordinator.fleet.state import Catalogue, Description, Inputs, Purpose
+from tiermesh.documents.plan import Plan
+from tiermesh.documents.profile import Profile
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+class Happening(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=_kebab):
+    """Base of all events."""
+
+    at: float
+    who: str
+
+    @property
+    def kind(self) -> str:
+        """The event's name, as the journal and the command line write it."""
+        return _kebab(type(self).__name__)
+
+    @property
+    def subject(self) -> str:
+        """The device or workflow that it is about, for filters."""
+        for field in ("device", "workflow", "sighting"):
+            value = getattr(self, field, "")
+            if value:
+                return str(value)
+        return ""
+
+
+class DeviceDiscovered(Happening, frozen=True, kw_only=True):
+    """Something said, or someone wrote, that a device is at these addresses."""
+
+    sighting: str
+    addresses: list[str]
+    via: str
+
+
+class Unreached(msgspec.Struct, frozen=True):
+    """Why one address of a sighting did not lead to a device."""
+
+    address: str
+    reach: Reach
+    detail: str = ""
+
+
+class DeviceUnreachable(Happening, frozen=True, kw_only=True):
+    """None of a sighting's addresses led to a device."""
+
+    sighting: str
+    reasons: list[Unreached]
+
+
+class DeviceDescribed(Happening, frozen=True, kw_only=True):
+    """A device answered with its description. `name` is what it calls itself."""
+
+    sighting: str
+    address: str
+    device: str
+    name: str
+    description: Description
+
+
+class DeviceLost(Happening, frozen=True, kw_only=True):
+    """A device that was there stopped answering."""
+
+    device: str
+    why: str
+
+
+class DeviceLeft(Happening, frozen=True, kw_only=True):
+    """An operator took a device out of the mesh."""
+
+    device: str
+    why: str = ""
+
+
+class ProfileMeasured(Happening, frozen=True, kw_only=True):
+    """A device measured a variant, or found that it cannot run it."""
+
+    device: str
+    profile: Profile
+
+
+class ProfileFailed(Happening, frozen=True, kw_only=True):
+    """A measurement did not come to an end; nothing is known of the variant there."""
+
+    device: str
+    model: str
+    variant: str
+    variant_digest: str
+    why: str
+
+
+class ProfileDropped(Happening, frozen=True, kw_only=True):
+    """An operator wants a variant measured again on a class of devices."""
+
+    device_class: str
+    variant_digest: str
+
+
+class WorkflowRecorded(Happening, frozen=True, kw_only=True):
+    """A workflow file, kept so that a plan that names its digest can be applied alone."""
+
+    workflow: str
+    digest: str
+    text: str
+    folder: str
+
+
+class PlanMade(Happening, frozen=True, kw_only=True):
+    """A plan was computed; `inputs` is what of the fleet it was computed from."""
+
+    workflow: str
+    plan: Plan
+    inputs: Inputs
+
+
+class RolloutStarted(Happening, frozen=True, kw_only=True):
+    """A plan goes to `devices`; `leaving` are those of the last plan that this one leaves out."""
+
+    workflow: str
+    generation: int
+    plan: str
+    workflow_digest: str
+    run: str
+    purpose: Purpose
+    catalogue: Catalogue
+    devices: list[str]
+    leaving: list[str] = []
+
+
+class _RolloutStep(Happening, frozen=True, kw_only=True):
+    workflow: str
+    generation: int
+    device: str
+
+
+class ArtifactsPushed(_RolloutStep, frozen=True, kw_only=True):
+    """A device has every artifact of its assignment. `sent_bytes` is what it lacked."""
+
+    sent_bytes: int = 0
+
+
+class RolloutPrepared(_RolloutStep, frozen=True, kw_only=True):
+    """A device has loaded, warmed and tested its replicas."""
+
+
+class RolloutCommitted(_RolloutStep, frozen=True, kw_only=True):
+    """A device serves the generation."""
+
+
+class RolloutFailed(_RolloutStep, frozen=True, kw_only=True):
+    """A device could not take a step of the rollout."""
+
+    step: str
+    failure: dict[str, object]
+
+
+class RolloutAborted(_RolloutStep, frozen=True, kw_only=True):
+    """A device forgot the generation; `why` is set when it could not be told."""
+
+    why: str = ""
+
+
+class RolloutStopped(_RolloutStep, frozen=True, kw_only=True):
+    """A device stopped serving the workflow; `why` is set when it could not be told."""
+
+    why: str = ""
+
+
+class RolloutCancelled(Happening, frozen=True, kw_only=True):
+    """An operator gave the rollout up, or the coordinator ended in the middle of it."""
+
+    workflow: str
+    generation: int
+    why: str
+
+
+class WorkerRestarted(Happening, frozen=True, kw_only=True):
+    """A device's worker ended and was started again."""
+
+    device: str
+    number: int
+    text: str
+
+
+class DeviceNoted(Happening, frozen=True, kw_only=True):
+    """A device reported something else that people should see."""
+
+    device: str
+    number: int
+    note: str
+    text: str
+
+
+class OperatorNoted(Happening, frozen=True, kw_only=True):
+    """What an operator did or wrote, for the audit."""
+
+    text: str
+
+
+Event: TypeAlias = (
+    DeviceDiscovered
+    | DeviceUnreachable
+    | DeviceDescribed
+    | DeviceLost
+    | DeviceLeft
+    | ProfileMeasured
+    | ProfileFailed
+    | ProfileDropped
+    | WorkflowRecorded
+    | PlanMade
+    | RolloutStarted
+    | ArtifactsPushed
+    | RolloutPrepared
+    | RolloutCommitted
+    | RolloutFailed
+    | RolloutAborted
+    | RolloutStopped
+    | RolloutCancelled
+    | WorkerRestarted
+    | DeviceNoted
+    | OperatorNoted
+)
