@@ -178,7 +178,7 @@ class Journal:
         # `where` is made in this class only, with placeholders for all that comes from outside.
         query = f"SELECT number, body FROM events WHERE {where} {newest}"  # noqa: S608
         with closing(
-            self._connection.execute(f"SELECT * FROM ({query}) ORDER BY number", values)
+            self._connection.execute(f"SELECT * FROM ({query}) ORDER BY number", values)  # noqa: S608
         ) as rows:
             for number, body in rows:
                 yield Entry(int(number), self._decoded(int(number), body))

@@ -1,0 +1,102 @@
+"""Having a device measure a variant: push what it lacks, follow its progress, check what it measured."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from coordinator.fleet.state import Device
+from coordinator.rollout.push import PathOf, Pushing
+from tiermesh import limits, wire
+from tiermesh.documents.profile import Profile
+from tiermesh.documents.reading import decode_json, encode_json
+from tiermesh.documents.variant import Variant
+from tiermesh.errors import DigestMismatch, Unreachable
+from tiermesh.v1 import profiling_pb2, profiling_pb2_grpc
+
+SILENCE_S: Final = 120.0
+"""A device that measures says something at least this often; one slow batch may take a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """How thoroughly to measure. No `threads` means the device's own setting.
+
+    A setting is repeated until the half width of the mean's 95 % interval is below `interval` of the mean, at
+    least `min_repeats` and at most `max_repeats` times, and all of a variant within `time_limit_s`.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    threads: tuple[int, ...] = ()
+    time_limit_s: float = 30.0
+    interval: float = 0.05
+    min_repeats: int = 5
+    max_repeats: int = 200
+
+
+async def measure(
+    channel: grpc.aio.Channel,
+    device: Device,
+    variant: Variant,
+    path_of: PathOf,
+    options: ProfileOptions,
+    progress: Callable[[float, str], None] = lambda _done, _doing: None,
+) -> Profile:
+    """Push a variant's artifacts to a device and have it measured there.
+
+    Raises:
+        TiermeshError: the device could not be reached or did not finish, or its profile is of something else.
+    """
+    await Pushing(channel, device.name, path_of).push(
+        variant.artifacts, lambda have, need: progress(0.0, f"push {have / max(need, 1):.0%}")
+    )
+    call = profiling_pb2_grpc.ProfilingStub(channel).Profile(
+        _request(variant, options), timeout=2 * options.time_limit_s + SILENCE_S
+    )
+    try:
+        while True:
+            event = await asyncio.wait_for(call.read(), SILENCE_S)
+            if event is grpc.aio.EOF:
+                raise Unreachable(f"{device.name} ended without a profile", peer=device.name)
+            if event.WhichOneof("event") == "profile":
+                return _checked(decode_json(event.profile, Profile, "a profile"), device, variant)
+            progress(min(max(event.progress.done, 0.0), 1.0), event.progress.doing)
+    except TimeoutError:
+        raise Unreachable(
+            f"{device.name} said nothing for {SILENCE_S:g} s while it measured",
+            fix="Look at the agent's log",
+            peer=device.name,
+        ) from None
+    except grpc.aio.AioRpcError as error:
+        raise wire.raised_by(error, device.name) from None
+    finally:
+        call.cancel()
+
+
+def _request(variant: Variant, options: ProfileOptions) -> profiling_pb2.ProfileRequest:
+    return profiling_pb2.ProfileRequest(
+        variant=encode_json(variant),
+        batch_sizes=options.batch_sizes[: limits.PROFILE_BATCH_SIZES],
+        threads=options.threads,
+        time_limit_seconds=min(options.time_limit_s, limits.PROFILE_SECONDS),
+        interval=options.interval,
+        min_repeats=options.min_repeats,
+        max_repeats=options.max_repeats,
+    )
+
+
+def _checked(profile: Profile, device: Device, variant: Variant) -> Profile:
+    expected = (device.device_class, variant.digest)
+    if (profile.device_class, profile.variant_digest) != expected:
+        raise DigestMismatch(
+            f"{device.name} measured something else than {variant.model}/{variant.name}",
+            why="the profile names another variant, or the device has changed meanwhile",
+            fix="Discover it again, then profile it: coordinator profile",
+            device=device.name,
+        )
+    return profile
