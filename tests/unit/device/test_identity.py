@@ -1,0 +1,90 @@
+"""The identity survives restarts, belongs to one agent at a time, and is never half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from agent.errors import StateDamaged
+from agent.identity import Identity, read_ports
+from tiermesh.errors import StorageFull, TiermeshError
+
+
+def test_it_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    with Identity.load_or_create(tmp_path) as first:
+        known = (first.device_id, first.name, first.control_port, first.data_port)
+        assert first.control_port != first.data_port
+    with Identity.load_or_create(tmp_path) as again:
+        assert (again.device_id, again.name, again.control_port, again.data_port) == known
+    assert read_ports(tmp_path) == known[2:]
+
+
+def test_what_is_given_replaces_what_was_kept(tmp_path: Path) -> None:
+    with Identity.load_or_create(tmp_path, "cam-1", control_port=7001) as first:
+        device = first.device_id
+    with Identity.load_or_create(tmp_path, data_port=7002) as again:
+        assert (again.device_id, again.name) == (device, "cam-1")
+        assert (again.control_port, again.data_port) == (7001, 7002)
+
+
+def test_worker_epochs_grow_over_restarts(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    for _ in range(3):
+        with Identity.load_or_create(tmp_path) as identity:
+            epochs += [identity.next_epoch(), identity.next_epoch()]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_agents_cannot_share_a_folder(tmp_path: Path) -> None:
+    with (
+        Identity.load_or_create(tmp_path),
+        pytest.raises(TiermeshError, match=f"its process is {os.getpid()}"),
+    ):
+        Identity.load_or_create(tmp_path)
+    Identity.load_or_create(tmp_path).close()
+
+
+def test_only_its_user_can_read_it(tmp_path: Path) -> None:
+    with Identity.load_or_create(tmp_path / "new"):
+        assert stat.S_IMODE((tmp_path / "new" / "identity.json").stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"device_id": "a b"}'])
+def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "identity.json").write_text(text)
+    with pytest.raises(StateDamaged, match="Remove the file"):
+        Identity.load_or_create(tmp_path)
+    (tmp_path / "identity.json").unlink()
+    Identity.load_or_create(tmp_path).close()
+
+
+def test_a_full_disk_leaves_the_old_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Identity.load_or_create(tmp_path) as identity:
+        before = (tmp_path / "identity.json").read_bytes()
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StorageFull, match="No space left"):
+            identity.next_epoch()
+    assert (tmp_path / "identity.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.json", "lock"]
+
+
+def test_a_folder_where_no_agent_ran_has_no_ports(tmp_path: Path) -> None:
+    with pytest.raises(TiermeshError, match="no agent has run"):
+        read_ports(tmp_path)
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TiermeshError, match="cannot use the state folder"):
+        Identity.load_or_create(tmp_path / "file" / "state")
