@@ -1,0 +1,236 @@
+"""Fingerprints of devices that are not here, from files as their kernels write them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from agent.profiling import fingerprint
+from agent.profiling.fingerprint import (
+    Roots,
+    accelerators,
+    cpu,
+    disk,
+    host,
+    memory,
+    modules,
+    network,
+    power,
+)
+
+ARM_CORE = """processor\t: {n}
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm aes crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x4
+CPU part\t: {part}
+CPU revision\t: 1
+
+"""
+INTEL_CORE = """processor\t: {n}
+vendor_id\t: GenuineIntel
+model name\t: 12th Gen Intel(R) Core(TM) i7-1260P
+cpu MHz\t\t: 400.000
+flags\t\t: fpu sse4_2 avx f16c avx2 fma avx_vnni aes
+"""
+
+
+def topology(cores: list[str]) -> dict[str, str]:
+    """One logical processor per entry, which lists those that share its core."""
+    at = "sys/devices/system/cpu/cpu"
+    return {f"{at}{n}/topology/physical_package_id": "0" for n in range(len(cores))} | {
+        f"{at}{n}/topology/core_cpus_list": shared for n, shared in enumerate(cores)
+    }
+
+
+RASPBERRY_PI_5 = topology(["0", "1", "2", "3"]) | {
+    "proc/cpuinfo": "".join(ARM_CORE.format(n=n, part="0xd0b") for n in range(4))
+    + "Revision\t: d04170\nModel\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
+    "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
+    "proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0",
+    "proc/meminfo": "MemTotal:        8255152 kB\nMemFree: 1 kB\n",
+    "proc/self/cgroup": "0::/user.slice\n",
+    "proc/sys/kernel/osrelease": "6.6.31+rpt-rpi-2712\n",
+    "proc/sys/kernel/random/boot_id": "11111111-2222-3333-4444-555555555555\n",
+    "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
+    "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "2400000\n",
+    "sys/class/drm/card0/device/uevent": "DRIVER=vc4-drm\n",
+    "sys/class/drm/card1/device/uevent": "DRIVER=v3d\nOF_NAME=v3d\n",
+    "sys/class/drm/card0-HDMI-A-1/device/uevent": "DRIVER=v3d\n",
+    "sys/bus/usb/devices/2-1/idVendor": "18d1\n",
+    "sys/bus/usb/devices/2-1/idProduct": "9302\n",
+    "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    "sys/class/thermal/thermal_zone0/temp": "48850\n",
+    "sys/class/hwmon/hwmon1/name": "rp1_adc\n",
+    "sys/class/hwmon/hwmon1/temp1_input": "47000\n",
+    "sys/class/hwmon/hwmon2/name": "rpi_volt\n",
+    "sys/class/net/eth0/operstate": "up\n",
+    "sys/class/net/eth0/speed": "1000\n",
+    "sys/class/net/eth0/type": "1\n",
+    "sys/class/net/wlan0/operstate": "up\n",
+    "sys/class/net/wlan0/phy80211/name": "phy0\n",
+    "sys/class/net/eth1/operstate": "down\n",
+    "sys/class/net/lo/operstate": "unknown\n",
+    "sys/class/net/lo/type": "772\n",
+}
+JETSON_ORIN = topology(["0", "1"]) | {
+    "proc/cpuinfo": "".join(ARM_CORE.format(n=n, part="0xd42") for n in range(2)),
+    "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+    "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0",
+    "proc/meminfo": "MemTotal:        7802032 kB\n",
+    "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic\n",
+    "etc/machine-id": "fedcba9876543210fedcba9876543210\n",
+    "sys/class/power_supply/ucsi-source-psy/type": "USB\n",
+    "sys/class/power_supply/ucsi-source-psy/online": "0\n",
+}
+LAPTOP = topology(["0-1", "0-1", "2", "3"]) | {
+    "proc/cpuinfo": "\n".join(INTEL_CORE.format(n=n) for n in range(4)),
+    "proc/meminfo": "MemTotal:       16078144 kB\n",
+    "proc/self/cgroup": "0::/app.slice/agent.service\n",
+    "sys/fs/cgroup/app.slice/agent.service/memory.max": "max\n",
+    "sys/fs/cgroup/app.slice/memory.max": "2147483648\n",
+    "sys/class/power_supply/AC/type": "Mains\n",
+    "sys/class/power_supply/AC/online": "0\n",
+    "sys/class/power_supply/BAT0/type": "Battery\n",
+    "sys/class/power_supply/BAT0/status": "Discharging\n",
+    "sys/class/power_supply/hidpp_battery_0/type": "Battery\n",
+    "sys/class/power_supply/hidpp_battery_0/scope": "Device\n",
+    "sys/class/power_supply/hidpp_battery_0/status": "Discharging\n",
+    "sys/class/drm/card0/device/uevent": "DRIVER=i915\n",
+    "sys/class/drm/card0/device/vendor": "0x8086\n",
+    "sys/class/drm/card0/device/device": "0x46a6\n",
+    "sys/class/accel/accel0/device/uevent": "DRIVER=intel_vpu\n",
+    "sys/class/apex/apex_0/temp": "40000\n",
+}
+
+
+def planted(folder: Path, files: dict[str, str]) -> Roots:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return Roots(folder / "proc", folder / "sys", folder / "etc")
+
+
+def test_a_raspberry_pi(tmp_path: Path) -> None:
+    at = planted(tmp_path, RASPBERRY_PI_5)
+    found = cpu.probe(at.proc, at.sys)
+    assert found.model == "Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)"
+    assert (found.cores_physical, found.cores_logical, found.max_mhz) == (4, 4, 2400.0)
+    assert found.features == ["asimd", "asimddp", "asimdhp", "fphp"]
+    assert memory.total_bytes(at.proc, at.sys) == 8255152 * 1024
+    assert (
+        host.operating_system(at.proc, at.etc)
+        == f"Debian GNU/Linux 12 (bookworm), {platform.system()} 6.6.31+rpt-rpi-2712"
+    )
+    kinds = [(a.name, a.kind) for a in accelerators.probe(at.proc, at.sys, at.etc, lambda: "")]
+    assert kinds == [("VideoCore GPU", "gpu"), ("Coral Edge TPU (USB)", "tpu")]
+    assert power.supply(at.sys) == "unknown"
+    assert power.temperature_sensors(at.sys) == ["cpu-thermal", "rp1_adc"]
+
+
+def test_its_interfaces(tmp_path: Path) -> None:
+    at = planted(tmp_path, RASPBERRY_PI_5)
+    known = {"eth0": ["10.0.0.5"], "wlan0": ["10.0.1.5"], "eth1": ["10.2.2.2"], "lo": ["127.0.0.1"]}
+    eth, lo, wlan = network.probe(at.sys, known)
+    assert (eth.name, eth.speed_mbps, eth.loopback, eth.wireless) == ("eth0", 1000, False, False)
+    assert (lo.name, lo.loopback) == ("lo", True)
+    assert (wlan.name, wlan.speed_mbps, wlan.wireless) == ("wlan0", None, True)
+
+
+def test_a_jetson_has_one_gpu_even_if_nvidia_smi_lists_it(tmp_path: Path) -> None:
+    at = planted(tmp_path, JETSON_ORIN)
+    assert "Cortex-A78AE" in cpu.probe(at.proc, at.sys).model
+    smi = "Orin (nvgpu), [N/A], 540.4.0\n"
+    (gpu,) = accelerators.probe(at.proc, at.sys, at.etc, lambda: smi)
+    assert (gpu.name, gpu.memory_bytes, gpu.driver) == ("NVIDIA Tegra234", None, "R36 (release)")
+
+
+def test_a_server_with_two_gpus(tmp_path: Path) -> None:
+    at = planted(tmp_path, {})
+    smi = "NVIDIA H100 80GB HBM3, 81559, 550.54\nNVIDIA A2, [N/A], 550.54\nno row\n"
+    first, second = accelerators.probe(at.proc, at.sys, at.etc, lambda: smi)
+    assert (first.name, first.memory_bytes) == ("NVIDIA H100 80GB HBM3", 81559 * 2**20)
+    assert (second.name, second.memory_bytes, second.driver) == ("NVIDIA A2", None, "nvidia 550.54")
+    driver = {"proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA T4\n"}
+    (only,) = accelerators.probe(planted(tmp_path, driver).proc, at.sys, at.etc, lambda: "")
+    assert only.name == "NVIDIA T4"
+
+
+def test_a_laptop_on_battery_in_a_memory_cgroup(tmp_path: Path) -> None:
+    at = planted(tmp_path, LAPTOP)
+    found = cpu.probe(at.proc, at.sys)
+    assert found.model == "12th Gen Intel(R) Core(TM) i7-1260P"
+    assert (found.cores_physical, found.cores_logical) == (3, 4)
+    assert found.features == ["avx", "avx2", "avx_vnni", "f16c", "fma", "sse4_2"]
+    assert memory.total_bytes(at.proc, at.sys) == 2 * 2**30
+    names = [a.name for a in accelerators.probe(at.proc, at.sys, at.etc, lambda: "")]
+    assert names == ["Intel GPU [8086:46a6]", "Intel NPU", "Coral Edge TPU (PCIe)"]
+    assert power.supply(at.sys) == "battery"
+    planted(tmp_path, {"sys/class/power_supply/AC/online": "1\n"})
+    assert power.supply(at.sys) == "mains"
+
+
+def test_an_old_memory_cgroup_counts_too(tmp_path: Path) -> None:
+    at = planted(
+        tmp_path,
+        LAPTOP
+        | {
+            "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/docker/abc\n0::/\n",
+            "sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes": "536870912\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        },
+    )
+    assert memory.total_bytes(at.proc, at.sys) == 512 * 2**20
+
+
+def test_containers_on_one_machine_are_one_host(tmp_path: Path) -> None:
+    at = planted(tmp_path / "a", RASPBERRY_PI_5)
+    other = planted(tmp_path / "b", RASPBERRY_PI_5 | {"etc/machine-id": "f" * 32})
+    jetson = planted(tmp_path / "c", JETSON_ORIN)
+    assert host.host_id(at.proc, at.etc) == host.host_id(other.proc, other.etc)
+    assert host.host_id(at.proc, at.etc) != host.host_id(jetson.proc, jetson.etc)
+
+
+def test_modules_have_versions_and_private_ones_are_left_out() -> None:
+    found = modules.probe({"numpy": ["numpy"], "_cffi": ["cffi"], "not-one": ["numpy"]})
+    assert found["numpy"].count(".") == 2
+    assert found["cv2"] == "unknown"
+    assert {"_cffi", "not-one"}.isdisjoint(found)
+
+
+def test_the_disk_of_a_folder_that_is_still_to_be_made(tmp_path: Path) -> None:
+    assert disk.total_bytes(tmp_path / "not" / "yet") == disk.total_bytes(tmp_path) > 0
+
+
+def test_this_device() -> None:
+    found = fingerprint.take(threads=None, slowdown=None)
+    assert found.threads == len(os.sched_getaffinity(0))
+    assert found.memory_bytes > 2**27
+    assert found.disk_bytes > 2**27
+    assert any(interface.loopback for interface in found.interfaces)
+    assert found.runtimes[0].name == "onnx"
+    assert found.emulated is None
+
+
+def test_an_emulated_device_is_another_class() -> None:
+    real, slow = fingerprint.take(threads=1), fingerprint.take(threads=1, slowdown=4)
+    assert slow.emulated is not None
+    assert slow.emulated.slowdown == 4
+    assert slow.device_class != real.device_class == fingerprint.take(threads=1).device_class
+
+
+def test_a_probe_that_fails_does_not_fail_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    at = planted(tmp_path, {"proc/meminfo": "MemTotal: lots\n", "proc/cpuinfo": "\0\ufffd: :\n"})
+    with caplog.at_level(logging.WARNING):
+        found = fingerprint.take(roots=at)
+    assert "cannot tell the memory" in caplog.text
+    assert (found.memory_bytes, found.cpu.model, found.accelerators) == (0, "unknown", [])
+    assert found.disk_bytes > 0
