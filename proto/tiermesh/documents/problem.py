@@ -19,7 +19,11 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class ProblemDevice(Document, kw_only=True):
-    """A device, or `count` equal ones. `usable_share` is how much of its time stages may take."""
+    """A device, or `count` equal ones (their names are then ``name.1``, ``name.2`` ...).
+
+    `usable_share` is how much of its time stages may take; `uplink_mbps` and `downlink_mbps` bound all that one
+    device sends to, and takes from, others.
+    """
 
     name: Name
     tier: Name
@@ -29,13 +33,16 @@ class ProblemDevice(Document, kw_only=True):
     usable_share: Fraction = 1.0
     watts_busy: NonNegative = 0.0
     watts_idle: NonNegative = 0.0
+    uplink_mbps: Positive | None = None
+    downlink_mbps: Positive | None = None
 
 
 class ProblemLink(Document, kw_only=True):
     """A directed link between devices, tiers or sources (by name). `allowed: false` forbids it.
 
     Where several match, device to device wins over device to tier over tier to tier. Where none does, the
-    problem's `default_link` holds; within one device nothing is charged or delayed.
+    problem's `default_link` holds; within one device nothing is charged or delayed. `capacity_mbps` is shared by
+    all the traffic that the entry governs.
     """
 
     source: str = field(name="from")
@@ -56,7 +63,12 @@ class DefaultLink(Document, kw_only=True):
 
 
 class ProblemStage(Document, kw_only=True):
-    """A stage. A stage without a model has no variants. Sources and sinks may be pinned to devices by share."""
+    """A stage. A stage without a model has no variants. Sources and sinks may be pinned to devices by share.
+
+    An `external` source or sink is outside the fleet: it is not placed, and links name it by its stage name
+    (free where none does). A stage without variants and without a profile takes no device time. A `stateful`
+    stage runs as one replica. `devices` and `tiers` restrict where a stage may run; empty means anywhere.
+    """
 
     name: Name
     kind: Literal["source", "model", "map", "filter", "join", "aggregate", "union", "sink"]
@@ -66,12 +78,23 @@ class ProblemStage(Document, kw_only=True):
     devices: list[Name] = []
     tiers: list[Name] = []
     stateful: bool = False
+    external: bool = False
+
+
+class ByVariants(Document, kw_only=True):
+    """What an edge carries for one pair of variants; None matches any. Left out values keep the edge's."""
+
+    source_variant: Name | None = field(name="from_variant", default=None)
+    target_variant: Name | None = field(name="to_variant", default=None)
+    ratio: NonNegative | None = None
+    bytes_per_item: NonNegative | None = None
 
 
 class ProblemEdge(Document, kw_only=True):
     """An edge: `ratio` items of the reading stage per item of the writing one, and bytes per written item.
 
-    `*_by_variant` overrides per variant of the writing stage.
+    `*_by_variant` overrides per variant of the writing stage, `by_variants` per variants of both; the first entry
+    that matches and gives a value wins.
     """
 
     source: Name = field(name="from")
@@ -80,6 +103,7 @@ class ProblemEdge(Document, kw_only=True):
     ratio_by_variant: dict[Name, NonNegative] = {}
     bytes_per_item: NonNegative = 0.0
     bytes_by_variant: dict[Name, NonNegative] = {}
+    by_variants: list[ByVariants] = []
 
 
 class BatchTime(Document, kw_only=True):
@@ -107,20 +131,63 @@ class Combination(Document, kw_only=True):
     accuracy: float
 
 
-class Accuracy(Document, kw_only=True):
-    """End-to-end accuracy: a table over combinations. Stages that are not named do not matter to it."""
+class AccuracySample(Document, kw_only=True):
+    """The accuracy that an operator was measured to have when its inputs had theirs."""
 
-    table: list[Combination]
+    inputs: list[float] = []
+    output: float
+
+
+class OperatorAccuracy(Document, kw_only=True):
+    """How the accuracy of a stage's output follows from that of the stages it reads, per variant."""
+
+    stage: Name
+    inputs: list[Name] = []
+    samples: dict[Name, Annotated[list[AccuracySample], Meta(min_length=1)]]
+
+
+class Accuracy(Document, kw_only=True):
+    """End-to-end accuracy: a table over combinations, or else composed of operators, the last one's output.
+
+    Stages that are not named do not matter to it. Composition interpolates between samples and never
+    extrapolates: a combination beyond them is not used.
+    """
+
+    table: list[Combination] = []
+    operators: list[OperatorAccuracy] = []
+
+
+class Degraded(Document, kw_only=True):
+    """What must still hold when any one device is lost: a share of the rates, and an accuracy."""
+
+    rate_share: Fraction = 1.0
+    accuracy_at_least: float | None = None
 
 
 class Asks(Document, kw_only=True):
-    """What a plan must meet, besides the rates of the sources."""
+    """What a plan must meet, besides the rates of the sources. `any_device_lost` asks for N-1."""
 
     accuracy_at_least: float | None = None
     every_request: bool = False
     latency_s: dict[Percentile, Positive] = {}
     cost_per_hour_at_most: NonNegative | None = None
     watts_at_most: NonNegative | None = None
+    any_device_lost: Degraded | None = None
+
+
+class RunningReplica(Document, kw_only=True):
+    """A replica that runs now: keeping it costs no start."""
+
+    stage: Name
+    variant: Name | None = None
+    device: Name
+
+
+class Terms(Document, kw_only=True):
+    """Prices that add to the objective: dollars per hour for each replica to start, and per kWh of energy."""
+
+    churn_per_start: NonNegative = 0.0
+    price_per_kwh: NonNegative = 0.0
 
 
 class Problem(Document, kw_only=True):
@@ -143,6 +210,8 @@ class Problem(Document, kw_only=True):
     profiles: list[ProblemProfile]
     accuracy: Accuracy | None = None
     asks: Asks = Asks()
+    terms: Terms = Terms()
+    running: list[RunningReplica] = []
 
     @property
     def digest(self) -> str:
