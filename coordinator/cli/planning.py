@@ -1,0 +1,188 @@
+"""`coordinator plan | import`: problems in, plans out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from coordinator.cli.output import Output
+from coordinator.planning.options import GAP, TIME_LIMIT_S, Objective, Options, Strategy
+from tiermesh.documents.problem import Problem
+from tiermesh.documents.reading import decode_json, encode_json
+from tiermesh.errors import InvalidDocument, TiermeshError
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from tiermesh.documents.plan import Plan
+
+SHOWN_ROWS = 40
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of planning."""
+    _register_plan(commands)
+    _register_import(commands)
+
+
+# --- plan --------------------------------------------------------------------------------------------------------
+
+
+def _register_plan(commands: Commands) -> None:
+    parser = commands.add(
+        "plan",
+        _plan,
+        help="Compute the best plan for a planning problem",
+        examples=(
+            "  coordinator plan problem.json -o plan.json\n"
+            "  coordinator plan problem.json --exclusive --single-variant --json\n"
+            "  coordinator plan problem.json --objective throughput --time-limit 10"
+        ),
+    )
+    parser.add_argument("problem", type=Path, metavar="PROBLEM", help="the problem file")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="write the plan here, its problem beside it"
+    )
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `options_of` reads."""
+    parser.add_argument(
+        "--exclusive", action="store_true", help="a device serves one stage at most"
+    )
+    parser.add_argument(
+        "--single-variant", action="store_true", help="one variant per stage for all requests"
+    )
+    parser.add_argument("--objective", choices=[o.value for o in Objective], default="cost")
+    parser.add_argument("--strategy", choices=[s.value for s in Strategy], default="exact")
+    parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="S")
+    parser.add_argument("--gap", type=float, default=GAP, help="relative gap to stop at")
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """The planning options of a command line."""
+    return Options(
+        exclusive=args.exclusive,
+        single_variant=args.single_variant,
+        objective=Objective(args.objective),
+        strategy=Strategy(args.strategy),
+        time_limit_s=args.time_limit,
+        gap=args.gap,
+    )
+
+
+def _plan(args: argparse.Namespace, output: Output) -> int:
+    return make_plan(read_problem(args.problem), options_of(args), output, args.output)
+
+
+def make_plan(problem: Problem, options: Options, output: Output, write_to: Path | None) -> int:
+    """Solve a problem, write the plan and its problem if asked to, and show it; returns the exit code."""
+    from coordinator.planning import solve
+
+    plan = solve(problem, options)
+    if write_to is not None:
+        write_file(write_to, encode_json(plan))
+        write_file(problem_beside(write_to), encode_json(problem))
+    show_plan(plan, output)
+    output.document(plan)
+    return 0
+
+
+def problem_beside(plan: Path) -> Path:
+    """Where the problem of a plan file is kept: ``plan.json`` has ``plan.problem.json``."""
+    return plan.with_name(plan.name.removesuffix(".json") + ".problem.json")
+
+
+def read_problem(path: Path) -> Problem:
+    """Read a problem file."""
+    return decode_json(read_file(path), Problem, f"the problem {path.name}")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file, or an error that says what is wrong with it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidDocument(
+            f"cannot read {path}", why=error.strerror or str(error), path=str(path)
+        ) from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file, or say why it cannot be written."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise TiermeshError(f"cannot write {path}", why=error.strerror or str(error)) from None
+
+
+def show_plan(plan: Plan, output: Output) -> None:
+    """Print a plan for people."""
+    proof, say = plan.solver, output.console.print
+    gap = "unknown" if proof.gap is None else f"{proof.gap:.2%}"
+    say(
+        f"[bold]{plan.workflow}[/]: {plan.cost.total_per_hour:.5f} USD/h "
+        f"({plan.cost.compute_per_hour:.5f} devices + {plan.cost.network_per_hour:.5f} network)"
+    )
+    say(f"{proof.termination}, gap {gap}, found in {proof.seconds:.2f} s by {proof.name}")
+    promised = plan.predicted
+    accuracy = "" if promised.accuracy is None else f", accuracy {promised.accuracy:.4g}"
+    latency = ", ".join(f"{n} {ms:.0f} ms" for n, ms in promised.latency_ms.items())
+    say(f"predicted {promised.throughput_rps:.4g} requests/s{accuracy}; {latency}")
+    output.console.print(_replica_table(plan))
+    for warning in plan.warnings:
+        say(f"[yellow]warning:[/] {warning}")
+
+
+def _replica_table(plan: Plan) -> Table:
+    table = Table("stage", "variant", "device", "items/s", "batch", "busy", box=None)
+    for replica in plan.replicas[:SHOWN_ROWS]:
+        table.add_row(
+            replica.stage,
+            replica.variant or "",
+            replica.device,
+            f"{replica.rate_rps:.3f}",
+            str(replica.batch_size),
+            f"{replica.utilization:.0%}",
+        )
+    if len(plan.replicas) > SHOWN_ROWS:
+        table.add_row(f"and {len(plan.replicas) - SHOWN_ROWS} more")
+    return table
+
+
+# --- import ------------------------------------------------------------------------------------------------------
+
+
+def _register_import(commands: Commands) -> None:
+    parser = commands.add(
+        "import",
+        _import,
+        help="Turn another system's planning inputs into a problem file",
+        examples="  coordinator import jellybean VQA/examples/optimizer_inputs -o problem.json",
+    )
+    parser.add_argument("format", choices=["jellybean"])
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("-o", "--output", type=Path, help="write the problem here")
+
+
+def _import(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.planning.checking import check
+    from coordinator.planning.importers import jellybean
+
+    folder: Path = args.folder
+    if not folder.is_dir():
+        raise InvalidDocument(f"{folder} is not a folder", path=str(folder))
+    present = [name for name in jellybean.FILES if (folder / name).is_file()]
+    problem = jellybean.problem_from({name: read_file(folder / name) for name in present})
+    check(problem)
+    if args.output is not None:
+        write_file(args.output, encode_json(problem))
+    output.console.print(
+        f"{len(problem.stages)} stages, {len(problem.devices)} devices in {len(problem.tiers)} tiers, "
+        f"{len(problem.profiles)} profiles"
+    )
+    output.document(problem)
+    return 0

@@ -1,0 +1,1 @@
+"""Planning problems of other systems, read from their own files."""

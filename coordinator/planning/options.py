@@ -1,0 +1,47 @@
+"""How to plan: the rules, the objective and the effort. Together with a problem they decide the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Objective(StrEnum):
+    """What the plan makes best; everything else that is asked holds as a bound."""
+
+    COST = "cost"
+    THROUGHPUT = "throughput"
+    ACCURACY = "accuracy"
+    LATENCY = "latency"
+    POWER = "power"
+
+
+class Strategy(StrEnum):
+    """How the plan is looked for."""
+
+    EXACT = "exact"
+    GREEDY = "greedy"
+    EXHAUSTIVE = "exhaustive"
+
+
+TIME_LIMIT_S: Final = 30.0
+GAP: Final = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Rules and effort.
+
+    `exclusive`: a device serves at most one stage. `single_variant`: one variant per stage for all requests.
+    `gap` is the relative gap at which the search may stop, `time_limit_s` the seconds after which it returns the
+    best plan it has.
+    """
+
+    exclusive: bool = False
+    single_variant: bool = False
+    objective: Objective = Objective.COST
+    strategy: Strategy = Strategy.EXACT
+    time_limit_s: float = TIME_LIMIT_S
+    gap: float = GAP
+    threads: int = 1

@@ -1,0 +1,99 @@
+"""`solve`: the planner's front door."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from coordinator.planning import assemble
+from coordinator.planning.exact import Found, search
+from coordinator.planning.instance import Instance, build
+from coordinator.planning.latency import SATURATED
+from coordinator.planning.options import Objective, Options
+from coordinator.planning.solver import Termination
+from tiermesh.documents.plan import MadeFor, Plan, Solver
+from tiermesh.documents.problem import Problem
+from tiermesh.errors import Infeasible
+
+SHOWN_DEVICES: Final = 8
+
+
+def solve(problem: Problem, options: Options | None = None) -> Plan:
+    """The best plan for a problem under the options.
+
+    Raises:
+        InvalidDocument: the problem makes no sense.
+        Infeasible: no plan meets every ask; its fields name the asks that clash.
+    """
+    options = options or Options()
+    started = time.perf_counter()
+    instance = build(problem, exclusive=options.exclusive)
+    found = search(instance, options)
+    if found is None:
+        raise Infeasible("no plan meets every ask")
+    return _plan(found, options, time.perf_counter() - started)
+
+
+def _plan(found: Found, options: Options, seconds: float) -> Plan:
+    draft, problem = found.draft, found.draft.instance.problem
+    return Plan(
+        workflow=problem.name,
+        made_for=MadeFor(
+            problem=problem.digest, workflow=problem.workflow_digest, fleet=problem.fleet_digest
+        ),
+        solver=_proof(found, options, seconds),
+        cost=assemble.cost(draft),
+        predicted=assemble.predicted(draft),
+        replicas=assemble.replicas(draft),
+        lanes=assemble.lanes(draft),
+        warnings=_warnings(draft),
+    )
+
+
+def objective_value(draft: assemble.Draft, options: Options) -> float:
+    """The objective of a draft, computed from its replicas and lanes."""
+    match options.objective:
+        case Objective.THROUGHPUT:
+            return draft.instance.request_rate * draft.scale
+        case Objective.ACCURACY:
+            return assemble.accuracy(draft) or 0.0
+        case Objective.POWER:
+            return assemble.watts(draft)
+        case _:
+            terms = draft.instance.problem.terms
+            energy = assemble.watts(draft) / 1000 * terms.price_per_kwh
+            return assemble.cost(draft).total_per_hour + energy
+
+
+def _proof(found: Found, options: Options, seconds: float) -> Solver:
+    objective = objective_value(found.draft, options)
+    bound = found.bound
+    if bound is not None and options.objective in (Objective.THROUGHPUT, Objective.ACCURACY):
+        bound = max(-bound, objective)
+    elif bound is not None:
+        bound = min(bound, objective)
+    gap = None if bound is None else abs(objective - bound) / max(abs(objective), 1e-12)
+    proved = gap is not None and gap <= options.gap * (1 + 1e-6) + 1e-9
+    stopped = "time-limit" if found.termination is not Termination.OPTIMAL else "gap-limit"
+    return Solver(
+        name="highs",
+        status="ok" if proved else "warning",
+        termination="optimal" if proved else stopped,
+        objective=objective,
+        bound=bound,
+        gap=0.0 if gap is not None and gap < 1e-12 else gap,
+        seconds=seconds,
+    )
+
+
+def _warnings(draft: assemble.Draft) -> list[str]:
+    full = assemble.saturated(draft, SATURATED)
+    if not full:
+        return []
+    shown = ", ".join(full[:SHOWN_DEVICES]) + (" ..." if len(full) > SHOWN_DEVICES else "")
+    return [f"busy all of their time, so that queues grow without bound: {shown}"]
+
+
+def instance_of(problem: Problem, options: Options) -> Instance:
+    """The indexed problem, as `solve` sees it."""
+    return build(problem, exclusive=options.exclusive)
