@@ -1,0 +1,7 @@
+"""Batching and latency: which batch size and timeout meet a latency at which device time and cost.
+
+The laws: `unlimited` (serverless, exact), `chain` (one device, exact), `recursion` (1 to c devices, on given
+arrivals). What they are asked about: `arrivals`, `fitting`, `forecast`, `service`. What is built on them: `choice` (the
+best point of a grid), `candidates` (for the planner), `tuning` (for a batcher at run time), `published` (the choices
+that BATCH, SC'20, would have made). Pure: no I/O, no clock, no randomness but seeded generators passed in.
+"""

