@@ -136,7 +136,7 @@ class Union(Stage, frozen=True, kw_only=True):
     """Passes on each frame of any of its inputs."""
 
     kind: ClassVar = "union"
-    union: Literal[True]
+    union: bool
     source_stages: Annotated[list[Name], Meta(min_length=2)] = field(name="from")
 
 
