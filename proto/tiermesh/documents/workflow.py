@@ -236,6 +236,8 @@ def _check_stage(stage: Stage, at: str) -> None:
             problem = ("path", "a jsonl sink needs the path of the file it writes")
         case Sink(sink="callback", call=None):
             problem = ("call", "a callback sink needs `call: FOLDER`, the stage code to call")
+        case Union(union=False):
+            problem = ("union", "write `union: true`, or leave the stage out")
         case Source(arrivals="trace", trace=None):
             problem = ("trace", "`arrivals: trace` needs `trace: FILE`, one time in seconds a line")
         case Source(rate=None) if stage.arrivals != "trace":

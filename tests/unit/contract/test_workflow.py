@@ -59,6 +59,12 @@ def test_the_digest_follows_the_meaning_not_the_text() -> None:
         ("path: out/text.jsonl, ", "", "$.stages.text.path", "needs the path"),
         (", rate: 12/s}", "}", "$.stages.photos.rate", "rate: 12/s"),
         ("sink: jsonl", "sink: kafka", "$.stages.text.sink", "kafka"),
+        (
+            "{sink: jsonl, path: out/text.jsonl, from: detect}",
+            "{union: false, from: [detect, photos]}",
+            "$.stages.text.union",
+            "union: true",
+        ),
         ("workflow: read-signs", "workflow: 7", "$.workflow", "Expected `str`"),
     ],
 )

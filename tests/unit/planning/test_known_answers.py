@@ -59,4 +59,6 @@ def test_under_the_rules_a_device_serves_one_stage_and_each_stage_one_variant(pr
     plan = solve(at(problem, 57), RULES)
 
     assert len({r.device for r in plan.replicas}) == len(plan.replicas)
-    assert len({(r.stage, r.variant) for r in plan.replicas}) == len({r.stage for r in plan.replicas})
+    assert len({(r.stage, r.variant) for r in plan.replicas}) == len(
+        {r.stage for r in plan.replicas}
+    )
