@@ -16,7 +16,7 @@ import grpc.aio
 from coordinator.channels import Channels
 from coordinator.fleet.events import Unreached
 from coordinator.fleet.lifecycle import Reach
-from coordinator.fleet.state import Description, Fleet
+from coordinator.fleet.state import Description
 from tiermesh import PROTOCOL_VERSION, __version__, ids, limits, wire
 from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.reading import decode_json
@@ -219,18 +219,6 @@ def unreached_by(address: str, error: grpc.aio.AioRpcError) -> Unreached:
         if code is grpc.StatusCode.UNAVAILABLE and sign in details.lower():
             return Unreached(address, reach)
     return Unreached(address, Reach.OTHER, _short(f"{code.name}: {details}"))
-
-
-def double_of(answer: Answer, fleet: Fleet, since: float) -> str | None:
-    """The address of another agent with the same identity, when both answered since `since`.
-
-    One agent with two addresses gives the same data address on both; two agents cannot.
-    """
-    known = fleet.devices.get(answer.device)
-    if known is None or known.seen_at < since or known.address == answer.address:
-        return None
-    same = known.description.data_address == answer.description.data_address
-    return None if same else known.address
 
 
 def _short(text: str) -> str:

@@ -1,22 +1,27 @@
-"""Having a device measure a variant: push what it lacks, follow its progress, check what it measured."""
+"""Having a device measure a variant: push what it lacks, follow it, check what it measured."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
 import grpc.aio
 
+from coordinator.channels import Channels
+from coordinator.fleet.events import Event, ProfileFailed, ProfileMeasured
+from coordinator.fleet.instructions import Instruction, Measure
 from coordinator.fleet.state import Device
+from coordinator.progress import Progress, Report
+from coordinator.pursuit import Recording
 from coordinator.rollout.push import PathOf, Pushing
 from tiermesh import limits, wire
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.documents.variant import Variant
-from tiermesh.errors import DigestMismatch, Unreachable
+from tiermesh.errors import DigestMismatch, TiermeshError, Unreachable
 from tiermesh.v1 import profiling_pb2, profiling_pb2_grpc
 
 SILENCE_S: Final = 120.0
@@ -27,8 +32,9 @@ SILENCE_S: Final = 120.0
 class ProfileOptions:
     """How thoroughly to measure. No `threads` means the device's own setting.
 
-    A setting is repeated until the half width of the mean's 95 % interval is below `interval` of the mean, at
-    least `min_repeats` and at most `max_repeats` times, and all of a variant within `time_limit_s`.
+    A setting is repeated until the half width of the mean's 95 % interval is below `interval` of the
+    mean, at least `min_repeats` and at most `max_repeats` times, and all of a variant within
+    `time_limit_s`.
     """
 
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
@@ -39,10 +45,70 @@ class ProfileOptions:
     max_repeats: int = 200
 
 
+class Measuring:
+    """The work of profiling: carries out `Measure`, and tells what was measured or why it was not."""
+
+    def __init__(
+        self,
+        keeper: Recording,
+        channels: Channels,
+        variants: Mapping[str, Variant],
+        path_of: PathOf,
+        *,
+        now: Callable[[], float],
+        options: ProfileOptions,
+        report: Report,
+    ) -> None:
+        self._keeper = keeper
+        self._channels = channels
+        self._variants = variants
+        self._path_of = path_of
+        self._now = now
+        self._options = options
+        self._report = report
+
+    async def __call__(self, instruction: Instruction) -> Sequence[Event]:
+        """Have a device measure a variant; its failure is an event, not an exception."""
+        assert isinstance(instruction, Measure)  # noqa: S101 - only these are desired
+        device = self._keeper.fleet.devices[instruction.device]
+        variant = self._variants[instruction.variant_digest]
+        subject = f"{variant.model}/{variant.name}"
+
+        def progress(done: float, doing: str) -> None:
+            self._report(Progress(device.name, subject, done, doing))
+
+        try:
+            profile = await measure(
+                self._channels.to(device.address),
+                device,
+                variant,
+                path_of=self._path_of,
+                options=self._options,
+                progress=progress,
+            )
+        except TiermeshError as error:
+            progress(1.0, "failed")
+            return [self._failed(device, variant, str(error))]
+        progress(1.0, "cannot run" if profile.cannot_run else "measured")
+        return [ProfileMeasured(at=self._now(), who=device.id, device=device.id, profile=profile)]
+
+    def _failed(self, device: Device, variant: Variant, why: str) -> Event:
+        return ProfileFailed(
+            at=self._now(),
+            who=device.id,
+            device=device.id,
+            model=variant.model,
+            variant=variant.name,
+            variant_digest=variant.digest,
+            why=why,
+        )
+
+
 async def measure(
     channel: grpc.aio.Channel,
     device: Device,
     variant: Variant,
+    *,
     path_of: PathOf,
     options: ProfileOptions,
     progress: Callable[[float, str], None] = lambda _done, _doing: None,
@@ -50,7 +116,7 @@ async def measure(
     """Push a variant's artifacts to a device and have it measured there.
 
     Raises:
-        TiermeshError: the device could not be reached or did not finish, or its profile is of something else.
+        TiermeshError: the device did not finish, or its profile is of something else.
     """
     await Pushing(channel, device.name, path_of).push(
         variant.artifacts, lambda have, need: progress(0.0, f"push {have / max(need, 1):.0%}")

@@ -38,6 +38,25 @@ def replay(happened: Iterable[events.Event], fleet: Fleet | None = None) -> Flee
     return reduce(lambda state, event: apply(event, state), happened, fleet or Fleet())
 
 
+def is_news(event: events.Event, before: Fleet, after: Fleet) -> bool:
+    """Whether the journal must keep an event: all but contacts that found everything as it was."""
+    if not isinstance(event, _CONTACTS):
+        return True
+    found = [_contact(event, fleet) for fleet in (before, after)]
+    return found[0] != found[1]
+
+
+def _contact(event: events.Event, fleet: Fleet) -> object:
+    """What a contact can change, without its time."""
+    way = fleet.sightings.get(getattr(event, "sighting", ""))
+    device = fleet.devices.get(way.device or "") if way is not None else None
+    return (
+        replace(way, checked_at=0.0) if way is not None else None,
+        replace(device, seen_at=0.0) if device is not None else None,
+        len(fleet.sightings),
+    )
+
+
 def _with(mapping: dict[str, V], key: str, value: V) -> dict[str, V]:
     return {**mapping, key: value}
 
@@ -85,7 +104,7 @@ def _described(event: events.DeviceDescribed, fleet: Fleet) -> Fleet:
         device_class=event.description.fingerprint.device_class,
         description=event.description,
         seen_at=event.at,
-        last_event=known.last_event if known else 0,
+        last_event_at=known.last_event_at if known else 0.0,
     )
     return replace(
         fleet,
@@ -249,14 +268,15 @@ def _outcome(rollout: Rollout) -> Outcome | None:
     return Outcome.COMMITTED if rollout.purpose == "apply" else Outcome.RESTORED
 
 
-def _worker_restarted(event: events.WorkerRestarted | events.DeviceNoted, fleet: Fleet) -> Fleet:
+def _device_noted(event: events.WorkerRestarted | events.DeviceNoted, fleet: Fleet) -> Fleet:
     device = fleet.devices.get(event.device)
     if device is None:
         return fleet
-    noted = replace(device, last_event=max(device.last_event, event.number))
+    noted = replace(device, last_event_at=max(device.last_event_at, event.at))
     return replace(fleet, devices=_with(fleet.devices, event.device, noted))
 
 
+_CONTACTS: Final = (events.DeviceDiscovered, events.DeviceDescribed, events.DeviceUnreachable)
 _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.DeviceDiscovered: _discovered,
     events.DeviceUnreachable: _unreachable,
@@ -276,6 +296,6 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.RolloutAborted: _step(Phase.ABORTED),
     events.RolloutStopped: _step(Phase.STOPPED),
     events.RolloutCancelled: _cancelled,
-    events.WorkerRestarted: _worker_restarted,
-    events.DeviceNoted: _worker_restarted,
+    events.WorkerRestarted: _device_noted,
+    events.DeviceNoted: _device_noted,
 }

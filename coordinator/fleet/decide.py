@@ -51,6 +51,14 @@ def decide(
     return [instruction for instruction in wanted if instruction not in asked]
 
 
+def obsolete(instruction: Instruction, fleet: Fleet) -> bool:
+    """Whether an instruction under way no longer serves: its rollout has been given up."""
+    if not isinstance(instruction, Push | Prepare):
+        return False
+    rollout = fleet.rollouts.get(instruction.workflow)
+    return rollout is None or rollout.generation != instruction.generation or rollout.giving_up
+
+
 def _describe(fleet: Fleet, desired: Desired) -> Iterator[Instruction]:
     since = desired.described_since
     if since is None:

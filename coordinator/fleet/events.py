@@ -167,7 +167,7 @@ class RolloutFailed(_RolloutStep, frozen=True, kw_only=True):
     """A device could not take a step of the rollout."""
 
     step: str
-    failure: dict[str, object]
+    failure: dict[str, str]
 
 
 class RolloutAborted(_RolloutStep, frozen=True, kw_only=True):
@@ -194,7 +194,6 @@ class WorkerRestarted(Happening, frozen=True, kw_only=True):
     """A device's worker ended and was started again."""
 
     device: str
-    number: int
     text: str
 
 
@@ -202,7 +201,6 @@ class DeviceNoted(Happening, frozen=True, kw_only=True):
     """A device reported something else that people should see."""
 
     device: str
-    number: int
     note: str
     text: str
 

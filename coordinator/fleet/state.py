@@ -56,7 +56,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     description: Description
     seen_at: float
     why: str = ""
-    last_event: int = 0
+    last_event_at: float = 0.0
+    """When the newest event that it reported happened, by its own clock."""
 
     @property
     def host(self) -> str:

@@ -62,6 +62,12 @@ class Pushing:
             await self._push_one(artifact, held[digest].bytes, note)
         return self.sent_bytes
 
+    async def lacking(self, artifacts: Iterable[Artifact]) -> int:
+        """The bytes that a push would send."""
+        wanted = {a.digest: a for a in artifacts}
+        held = await self._held(wanted)
+        return sum(a.size_bytes - held[d].bytes for d, a in wanted.items() if not held[d].complete)
+
     async def _held(self, wanted: Mapping[str, Artifact]) -> dict[str, rollout_pb2.StatReply.Held]:
         held: dict[str, rollout_pb2.StatReply.Held] = {}
         free = None

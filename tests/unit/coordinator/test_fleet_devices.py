@@ -156,11 +156,11 @@ def test_a_failed_measurement_goes_to_another_device_of_the_class(fleet, made):
     assert decide(fleet.now, desired) == [Measure("d0", "v1", "h0")]
 
 
-def test_notes_of_a_device_are_counted_so_that_each_is_told_once(fleet, made):
+def test_notes_of_a_device_are_dated_so_that_each_is_told_once(fleet, made):
     fleet(made.described("a"))
-    fleet(DeviceNoted(at=1.0, who="a", device="a", number=4, note="peer-lost", text="b"))
-    fleet(DeviceNoted(at=1.0, who="a", device="a", number=2, note="peer-lost", text="b"))
-    assert fleet.now.devices["a"].last_event == 4
+    fleet(DeviceNoted(at=4.0, who="a", device="a", note="peer-lost", text="b"))
+    fleet(DeviceNoted(at=2.0, who="a", device="a", note="peer-lost", text="b"))
+    assert fleet.now.devices["a"].last_event_at == 4.0
 
 
 def test_events_about_what_is_unknown_change_nothing():
@@ -169,7 +169,7 @@ def test_events_about_what_is_unknown_change_nothing():
         unreachable("x"),
         DeviceLost(at=1.0, who="t", device="x", why="silent"),
         DeviceLeft(at=1.0, who="t", device="x"),
-        DeviceNoted(at=1.0, who="x", device="x", number=1, note="n", text="t"),
+        DeviceNoted(at=1.0, who="x", device="x", note="n", text="t"),
     ):
         assert apply(event, empty) == empty
 

@@ -1,0 +1,182 @@
+"""A plan cut into assignments, one per device. Pure: the same plan gives the same assignments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from coordinator.fleet.state import Catalogue, Device
+from tiermesh import limits
+from tiermesh.documents.assignment import (
+    Assignment,
+    Peer,
+    ReplicaSpec,
+    SinkSpec,
+    SourceSpec,
+    StageSpec,
+)
+from tiermesh.documents.plan import Plan, Replica
+from tiermesh.documents.workflow import Model, Sink, Source, Stage, Workflow, is_path_inside
+from tiermesh.errors import InvalidDocument
+
+SHARE_TOLERANCE: Final = 1e-6
+
+
+def assignments(
+    plan: Plan,
+    workflow: Workflow,
+    catalogue: Catalogue,
+    devices: Mapping[str, Device],
+    *,
+    generation: int,
+    run: str,
+) -> dict[str, Assignment]:
+    """Each device's part of a plan, by device id. `devices` are by name.
+
+    Raises:
+        InvalidDocument: the plan does not fit the workflow, the devices or the catalogue.
+    """
+    check(plan, workflow, catalogue, devices)
+    used = {r.device: devices[r.device] for r in plan.replicas}
+    peers = {
+        d.id: Peer(device=d.id, name=d.name, address=d.description.data_address)
+        for d in used.values()
+    }
+    stages = {name: _stage(workflow, name) for name in workflow.stages}
+    where = {r.id: devices[r.device].id for r in plan.replicas}
+    deadline = workflow.slo.deadline
+    return {
+        device.id: Assignment(
+            workflow=plan.workflow,
+            generation=generation,
+            plan=plan.digest,
+            run=run,
+            device=device.id,
+            stages=stages,
+            replicas=[
+                _replica(r, workflow.stages[r.stage], catalogue, device)
+                for r in plan.replicas
+                if r.device == device.name
+            ],
+            lanes=plan.lanes,
+            replica_devices=where,
+            peers=peers,
+            deadline_seconds=limits.REQUEST_DEADLINE_S if deadline is None else float(deadline),
+        )
+        for device in used.values()
+    }
+
+
+def check(
+    plan: Plan, workflow: Workflow, catalogue: Catalogue, devices: Mapping[str, Device]
+) -> None:
+    """Refuse a plan that could not be served as it is written.
+
+    Raises:
+        InvalidDocument: with `path`, the place in the plan.
+    """
+    if plan.workflow != workflow.workflow:
+        _wrong("$.workflow", f"it is for `{plan.workflow}`, not for `{workflow.workflow}`")
+    replicas: dict[str, Replica] = {}
+    for i, replica in enumerate(plan.replicas):
+        at = f"$.replicas[{i}]"
+        if replica.id in replicas:
+            _wrong(f"{at}.id", f"the id `{replica.id}` is there twice")
+        replicas[replica.id] = replica
+        _check_replica(replica, at, workflow, catalogue, devices)
+    _check_lanes(plan, workflow, replicas)
+    for name, stage in workflow.stages.items():
+        _check_paths(name, stage)
+
+
+def _check_replica(
+    replica: Replica,
+    at: str,
+    workflow: Workflow,
+    catalogue: Catalogue,
+    devices: Mapping[str, Device],
+) -> None:
+    if replica.stage not in workflow.stages:
+        _wrong(f"{at}.stage", f"the workflow has no stage `{replica.stage}`")
+    if replica.device not in devices:
+        _wrong(f"{at}.device", f"there is no device `{replica.device}`")
+    if isinstance(workflow.stages[replica.stage], Model):
+        there = catalogue.variants.get(replica.stage, {})
+        if replica.variant not in there:
+            known = ", ".join(there) or "none"
+            _wrong(f"{at}.variant", f"`{replica.variant}` is not here; there are: {known}")
+
+
+def _check_lanes(plan: Plan, workflow: Workflow, replicas: Mapping[str, Replica]) -> None:
+    for i, lane in enumerate(plan.lanes):
+        at = f"$.lanes[{i}]"
+        missing = workflow.stages.keys() - lane.path.keys()
+        if missing:
+            _wrong(f"{at}.path", f"no replica for {', '.join(sorted(missing))}")
+        for stage, replica in [*lane.path.items(), *lane.backup.items()]:
+            if replica not in replicas or replicas[replica].stage != stage:
+                _wrong(f"{at}.path.{stage}", f"`{replica}` is not a replica of it")
+    total = sum(lane.share for lane in plan.lanes)
+    if abs(total - 1.0) > SHARE_TOLERANCE:
+        _wrong("$.lanes", f"the shares sum to {total:g}, not to 1")
+
+
+def _check_paths(name: str, stage: Stage) -> None:
+    given = getattr(stage, "path", None)
+    trace = getattr(stage, "trace", None)
+    for path in [
+        *([given] if isinstance(given, str) else given or []),
+        *([trace] if trace else []),
+    ]:
+        if not is_path_inside(path):
+            raise InvalidDocument(
+                f"the workflow is wrong at `$.stages.{name}.path`",
+                why=f"`{path}` leads out of the data folder of the device",
+                fix="Write a path relative to the folder that the agent was given with --data",
+                path=f"$.stages.{name}.path",
+            )
+
+
+def _wrong(path: str, why: str) -> None:
+    raise InvalidDocument(
+        f"the plan is wrong at `{path}`", why=why, fix="Plan again: coordinator plan", path=path
+    )
+
+
+def _stage(workflow: Workflow, name: str) -> StageSpec:
+    stage = workflow.stages[name]
+    return StageSpec(
+        name=name,
+        kind=stage.kind,  # pyright: ignore[reportArgumentType]
+        inputs=list(stage.inputs),
+        outputs=[v for u, v in workflow.edges if u == name],
+        key=getattr(stage, "key", None),
+        source=_source(stage) if isinstance(stage, Source) else None,
+        sink=SinkSpec(kind=stage.sink, path=stage.path) if isinstance(stage, Sink) else None,
+    )
+
+
+def _source(stage: Source) -> SourceSpec:
+    return SourceSpec(
+        path=stage.path,
+        rate_rps=float(stage.rate) if stage.rate is not None else None,
+        arrivals=stage.arrivals,
+        trace=stage.trace,
+        seed=stage.seed,
+        count=stage.count,
+        repeat=stage.repeat,
+    )
+
+
+def _replica(replica: Replica, stage: Stage, catalogue: Catalogue, device: Device) -> ReplicaSpec:
+    variants = catalogue.variants.get(replica.stage, {})
+    return ReplicaSpec(
+        id=replica.id,
+        stage=replica.stage,
+        variant=variants.get(replica.variant) if replica.variant is not None else None,
+        bundle=catalogue.bundles.get(replica.stage),
+        options=getattr(stage, "options", {}),
+        batch_size=replica.batch_size,
+        batch_timeout_ms=replica.batch_timeout_ms,
+        threads=device.description.fingerprint.threads,
+    )

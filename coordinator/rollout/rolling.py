@@ -1,0 +1,125 @@
+"""Carrying out the instructions of a rollout, one device at a time, and telling what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import grpc.aio
+
+from coordinator.channels import Channels
+from coordinator.fleet import events
+from coordinator.fleet.instructions import (
+    Abort,
+    Commit,
+    Instruction,
+    Prepare,
+    Push,
+    RolloutInstruction,
+    Stop,
+)
+from coordinator.fleet.state import Device
+from coordinator.progress import Progress, Report
+from coordinator.rollout import steps
+from coordinator.rollout.push import PathOf, Pushing
+from tiermesh.documents.assignment import Assignment
+from tiermesh.errors import TiermeshError
+
+
+class RollingOut:
+    """The work of one rollout. `devices` are by id, and so are the assignments."""
+
+    def __init__(
+        self,
+        channels: Channels,
+        devices: Mapping[str, Device],
+        assignments: Mapping[str, Assignment],
+        path_of: PathOf,
+        *,
+        now: Callable[[], float],
+        report: Report,
+    ) -> None:
+        self._channels = channels
+        self._devices = devices
+        self._assignments = assignments
+        self._path_of = path_of
+        self._now = now
+        self._report = report
+        self.sent_bytes: dict[str, int] = {}
+
+    async def __call__(self, instruction: Instruction) -> Sequence[events.Event]:
+        """Carry an instruction out; a device's failure is an event, not an exception."""
+        assert isinstance(instruction, RolloutInstruction)  # noqa: S101 - only these are desired
+        device = self._devices[instruction.device]
+        try:
+            channel = self._channels.to(device.address)
+            event = await self._step(instruction, channel, device)
+        except TiermeshError as error:
+            return [self._failed(instruction, error)]
+        self._report(Progress(device.name, "rollout", 1.0, event.kind.removeprefix("rollout-")))
+        return [event]
+
+    async def _step(
+        self, instruction: RolloutInstruction, channel: grpc.aio.Channel, device: Device
+    ) -> events.Event:
+        workflow, generation, peer = instruction.workflow, instruction.generation, device.name
+        match instruction:
+            case Push():
+                sent = await self._push(channel, device)
+                return self._made(events.ArtifactsPushed, instruction, sent_bytes=sent)
+            case Prepare():
+                await self._prepare(channel, device)
+                return self._made(events.RolloutPrepared, instruction)
+            case Commit():
+                await steps.commit(channel, peer, workflow, generation)
+                return self._made(events.RolloutCommitted, instruction)
+            case Abort():
+                await steps.abort(channel, peer, workflow, generation)
+                return self._made(events.RolloutAborted, instruction)
+            case Stop():
+                await steps.stop(channel, peer, workflow, generation)
+                return self._made(events.RolloutStopped, instruction)
+
+    async def _push(self, channel: grpc.aio.Channel, device: Device) -> int:
+        artifacts = self._assignments[device.id].artifacts.values()
+        pushing = Pushing(channel, device.name, self._path_of)
+        self.sent_bytes[device.id] = await pushing.push(
+            artifacts,
+            lambda have, need: self._report(
+                Progress(device.name, "rollout", have / max(need, 1), "push")
+            ),
+        )
+        return self.sent_bytes[device.id]
+
+    async def _prepare(self, channel: grpc.aio.Channel, device: Device) -> None:
+        assignment = self._assignments[device.id]
+        total = max(len(assignment.replicas), 1)
+        begun: dict[str, None] = {}
+
+        def step(doing: str, replica: str) -> None:
+            begun.setdefault(replica)
+            done = (len(begun) - 1) / total
+            self._report(Progress(device.name, "rollout", done, f"{doing} {replica}"))
+
+        await steps.prepare(channel, device.name, assignment, step)
+
+    def _failed(self, instruction: RolloutInstruction, error: TiermeshError) -> events.Event:
+        """An abort or a stop that cannot be delivered ends there: the device is told nothing more."""
+        if isinstance(instruction, Abort):
+            return self._made(events.RolloutAborted, instruction, why=str(error))
+        if isinstance(instruction, Stop):
+            return self._made(events.RolloutStopped, instruction, why=str(error))
+        step = type(instruction).__name__.lower()
+        failure = {"kind": error.kind, "what": error.what, "why": error.why, "fix": error.fix}
+        return self._made(events.RolloutFailed, instruction, step=step, failure=failure)
+
+    def _made(
+        self, kind: Callable[..., events.Event], instruction: RolloutInstruction, **fields: object
+    ) -> events.Event:
+        return kind(
+            at=self._now(),
+            who=instruction.device,
+            workflow=instruction.workflow,
+            generation=instruction.generation,
+            device=instruction.device,
+            **fields,
+        )

@@ -1,0 +1,371 @@
+"""The mesh as a library: carries out what `coordinator.fleet` decides, and records what happens.
+
+::
+
+    async with Mesh.open(state_dir, ladders=ladders) as mesh:
+        await mesh.discover(expect=4)
+        workflow = await mesh.read_workflow(Path("read-signs.yaml"))
+        await mesh.profile(workflow)
+        plan = await mesh.plan(workflow)
+        applied = await mesh.apply(plan)
+        async for observed in mesh.watch():
+            ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from coordinator.catalogue import Ladders, accuracy_of, catalogue_of
+from coordinator.channels import Channels
+from coordinator.files import parse_workflow, read_workflow
+from coordinator.finding import Describing, sighted, watching_zeroconf
+from coordinator.fleet import Desired, Fleet, apply, events, is_news
+from coordinator.fleet.file import FleetFile
+from coordinator.fleet.state import Catalogue, Device
+from coordinator.journal import Journal
+from coordinator.planning.snapshot import Snapshot, snapshot
+from coordinator.profiling import Measuring, ProfileOptions
+from coordinator.progress import Report, silent
+from coordinator.pursuit import Pursuit
+from coordinator.rollout.applying import Applied, Applying, Target
+from coordinator.telemetry import Observed, Watching
+from tiermesh.documents.plan import Plan
+from tiermesh.documents.problem import Problem
+from tiermesh.documents.variant import Bundle, Variant
+from tiermesh.documents.workflow import Workflow
+from tiermesh.errors import DigestMismatch, TiermeshError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Mesh:
+    """The mesh, as one coordinator knows it. Made by `Mesh.open`; one at a time per state folder."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        fleet: Fleet,
+        channels: Channels,
+        *,
+        ladders: Ladders | None,
+        home: Path,
+        network: FleetFile,
+        who: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.fleet = fleet
+        self.change = asyncio.Event()
+        self.channels = channels
+        self.network = network
+        self.who = who
+        self.now = clock
+        self._journal = journal
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._writing = asyncio.Lock()
+        self._ladders = ladders
+        self._home = home
+        self._catalogues: dict[str, Catalogue] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        state_dir: Path,
+        *,
+        ladders: Ladders | None = None,
+        home: Path | None = None,
+        network: FleetFile | None = None,
+        insecure_lan: bool = False,
+        who: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> AsyncIterator[Mesh]:
+        """Open the journal of a state folder and take up where it ends.
+
+        `ladders` and `home`, the folder of their artifacts, are needed to profile, plan and apply.
+
+        Raises:
+            TiermeshError: another coordinator uses the folder, or its journal cannot be used.
+        """
+        journal = await asyncio.to_thread(Journal.open, state_dir)
+        try:
+            fleet = await asyncio.to_thread(journal.load)
+            mesh = cls(
+                journal,
+                fleet,
+                Channels(insecure_lan=insecure_lan),
+                ladders=ladders,
+                home=home or state_dir,
+                network=network or FleetFile(),
+                who=who or getpass.getuser(),
+                clock=clock,
+            )
+            try:
+                yield mesh
+            finally:
+                await mesh.close()
+        finally:
+            await asyncio.to_thread(journal.close)
+
+    async def close(self) -> None:
+        """Keep a snapshot and close all channels. `open` does it at the end of its context."""
+        await self.channels.close()
+        try:
+            await self._in_thread(self._journal.save_snapshot, self.fleet, force=True)
+        finally:
+            self._thread.shutdown()
+
+    async def record(self, *happened: events.Event) -> None:
+        """Write events to the journal, then apply them; a caller that is cancelled stops neither."""
+        if happened:
+            await asyncio.shield(asyncio.ensure_future(self._record(happened)))
+
+    async def _record(self, happened: Sequence[events.Event]) -> None:
+        async with self._writing:
+            fleet, news = self.fleet, list[events.Event]()
+            for event in happened:
+                after = apply(event, fleet)
+                if is_news(event, fleet, after):
+                    news.append(event)
+                fleet = after
+            if news:
+                await self._in_thread(self._journal.append, news)
+            self.fleet = fleet
+            changed, self.change = self.change, asyncio.Event()
+            changed.set()
+
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """SQLite blocks, and is used from one thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    async def note(self, text: str) -> None:
+        """Put a line into the audit."""
+        await self.record(events.OperatorNoted(at=self.now(), who=self.who, text=text))
+
+    async def discover(
+        self,
+        addresses: Iterable[str] = (),
+        *,
+        expect: int | None = None,
+        browse: bool = True,
+        browse_s: float = 1.5,
+        timeout_s: float = 5.0,
+    ) -> list[Device]:
+        """Browse, ask every known and named address for its description; returns the ready devices.
+
+        With `expect` it waits until that many answered, at most `timeout_s`; else it browses for
+        `browse_s`. Why a device did not answer is in `fleet.sightings` and `Device.why`.
+        """
+        since = self.now()
+        named = dict.fromkeys([*self.network.devices, *addresses])
+        await self.record(*(sighted(since, a, [a], via="static") for a in named))
+
+        def enough(fleet: Fleet) -> bool:
+            answered = sum(d.seen_at >= since for d in fleet.ready)
+            return expect is not None and answered >= expect
+
+        work = Describing(
+            self,
+            self.channels,
+            now=self.now,
+            timeout_s=timeout_s,
+            retry_s=timeout_s if expect else 0.0,
+        )
+        linger_s = timeout_s if expect else browse_s if browse else 0.0
+        desired = Desired(described_since=since)
+        async with contextlib.AsyncExitStack() as stack:
+            if browse:
+                await self._browse(stack)
+            await Pursuit(self, desired, work, enough=enough, linger_s=linger_s).run()
+        return self.fleet.ready
+
+    async def _browse(self, stack: contextlib.AsyncExitStack) -> None:
+        lan = self.channels.insecure_lan
+        try:
+            await stack.enter_async_context(watching_zeroconf(self, self.now, insecure_lan=lan))
+        except OSError as error:
+            await self.note(f"cannot browse for devices here: {error}")
+
+    async def forget(self, device: Device, why: str = "") -> None:
+        """Take a device out of the mesh until it is discovered again."""
+        await self.record(events.DeviceLeft(at=self.now(), who=self.who, device=device.id, why=why))
+
+    async def read_workflow(self, path: Path) -> Workflow:
+        """Read a workflow file, and keep it so that a plan for it can be applied alone."""
+        workflow, source = await asyncio.to_thread(read_workflow, path)
+        if self.fleet.workflows.get(workflow.digest) != source:
+            recorded = events.WorkflowRecorded(
+                at=self.now(),
+                who=self.who,
+                workflow=workflow.workflow,
+                digest=workflow.digest,
+                text=source.text,
+                folder=source.folder,
+            )
+            await self.record(recorded)
+        return workflow
+
+    def workflow_of(self, plan: Plan) -> Workflow:
+        """The workflow that a plan was made for.
+
+        Raises:
+            DigestMismatch: this coordinator never saw it, so the workflow file is needed.
+        """
+        digest = plan.made_for.workflow
+        source = self.fleet.workflows.get(digest or "")
+        if source is None:
+            raise DigestMismatch(
+                f"the workflow of this plan for `{plan.workflow}` is not known here",
+                why=f"the plan names {digest or 'none'}, which was not planned with this state folder",
+                fix="Give the workflow file: coordinator apply PLAN --workflow WORKFLOW.yaml",
+                workflow=plan.workflow,
+                digest=digest,
+            )
+        return parse_workflow(source.text)
+
+    async def catalogue(self, workflow: Workflow) -> Catalogue:
+        """The variants and stage code that the workflow's stages can be served with."""
+        digest = workflow.digest
+        if digest not in self._catalogues:
+            source = self.fleet.workflows.get(digest)
+            folder = Path(source.folder) if source else Path()
+            self._catalogues[digest] = await asyncio.to_thread(
+                catalogue_of, workflow, folder, self._required_ladders(), self._bundle
+            )
+        return self._catalogues[digest]
+
+    def _required_ladders(self) -> Ladders:
+        if self._ladders is None:
+            raise TiermeshError("no ladders were opened", fix="Name their folder with --variants")
+        return self._ladders
+
+    def _bundle(self, folder: Path) -> Bundle:
+        from coordinator.variants import bundle
+
+        return bundle(folder, self._home)
+
+    async def profile(
+        self,
+        workflow: Workflow,
+        *,
+        devices: Iterable[Device] | None = None,
+        options: ProfileOptions | None = None,
+        again: bool = False,
+        report: Report = silent,
+    ) -> None:
+        """Measure what is missing of the workflow's variants on the ready devices.
+
+        Devices of one host take turns, others run side by side; one device of a class is measured for
+        all. A device that fails does not stop the others: see `fleet.profile_failures`.
+        """
+        catalogue = await self.catalogue(workflow)
+        variants = {v.digest: v for of in catalogue.variants.values() for v in of.values()}
+        chosen = list(self.fleet.ready if devices is None else devices)
+        if again:
+            await self._drop_profiles(chosen, variants)
+        desired = Desired(
+            variants=tuple(variants),
+            devices=None if devices is None else frozenset(d.id for d in chosen),
+        )
+        work = Measuring(
+            self,
+            self.channels,
+            variants,
+            self._required_ladders().path_of,
+            now=self.now,
+            options=options or ProfileOptions(),
+            report=report,
+        )
+        await Pursuit(self, desired, work).run()
+
+    async def _drop_profiles(self, devices: list[Device], variants: dict[str, Variant]) -> None:
+        held = {(d.device_class, v) for d in devices for v in variants if self.fleet.profile(d, v)}
+        await self.record(
+            *(
+                events.ProfileDropped(
+                    at=self.now(), who=self.who, device_class=device_class, variant_digest=digest
+                )
+                for device_class, digest in sorted(held)
+            )
+        )
+
+    async def problem(
+        self, workflow: Workflow, *, source_bytes: dict[str, float] | None = None
+    ) -> Problem:
+        """The planning problem of a workflow on the ready devices, as they are now."""
+        catalogue = await self.catalogue(workflow)
+        accuracy = await asyncio.to_thread(accuracy_of, workflow, self._required_ladders())
+        made = snapshot(
+            self.fleet,
+            workflow,
+            catalogue,
+            accuracy=accuracy,
+            network=self.network,
+            source_bytes=source_bytes,
+        )
+        self._snapshots[made.problem.digest] = made
+        return made.problem
+
+    async def plan_made(self, plan: Plan) -> None:
+        """Keep a plan for a problem of this mesh in the journal, with what it was made from."""
+        made = self._snapshots.get(plan.made_for.problem)
+        await self.record(
+            events.PlanMade(
+                at=self.now(),
+                who=self.who,
+                workflow=plan.workflow,
+                plan=plan,
+                inputs=made.inputs if made else {},
+            )
+        )
+
+    async def apply(
+        self,
+        plan: Plan,
+        *,
+        workflow: Workflow | None = None,
+        run: str | None = None,
+        report: Report = silent,
+    ) -> Applied:
+        """Roll a plan out: push, prepare everywhere, then commit everywhere, or go back.
+
+        `run` names the run of the workflow; without it, what runs goes on where it is. The workflow is
+        the one that the plan names, from the journal, unless it is given.
+
+        Raises:
+            DigestMismatch: the workflow or the fleet has moved on since the plan was made.
+            InvalidDocument: the plan does not fit the workflow.
+        """
+        return await (await self.applying(plan, workflow=workflow, report=report)).apply(run)
+
+    async def applying(
+        self, plan: Plan, *, workflow: Workflow | None = None, report: Report = silent
+    ) -> Applying:
+        """A plan, checked and ready to be applied; nothing has been touched yet."""
+        workflow = workflow or self.workflow_of(plan)
+        applying = Applying(
+            self,
+            self.channels,
+            Target(plan, workflow, await self.catalogue(workflow)),
+            self._required_ladders().path_of,
+            report=report,
+        )
+        applying.check()
+        return applying
+
+    def watch(
+        self, *, interval_s: float = 1.0, devices: Iterable[Device] | None = None
+    ) -> AsyncIterator[Observed]:
+        """Telemetry of the devices, as it comes, for ever; what they report is recorded."""
+        chosen = self.fleet.ready if devices is None else list(devices)
+        return Watching(self, self.channels, chosen, now=self.now, interval_s=interval_s).stream()

@@ -1,0 +1,158 @@
+"""Watching the devices: samples as they come, and what they report put into the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+
+from coordinator.channels import Channels
+from coordinator.discovery import NoAnswer, describe
+from coordinator.fleet import events
+from coordinator.fleet.lifecycle import DeviceState
+from coordinator.fleet.state import Device
+from coordinator.pursuit import Recording
+from tiermesh import limits, wire
+from tiermesh.errors import TiermeshError
+from tiermesh.v1 import telemetry_pb2, telemetry_pb2_grpc
+
+SILENCE_INTERVALS: Final = 5
+"""A device that misses this many samples in a row is lost."""
+RETRY_S: Final = 0.5
+DESCRIBE_TIMEOUT_S: Final = 5.0
+RESTARTED: Final = "worker-restarted"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A sample of a device; without one, why the device is silent."""
+
+    device: Device
+    sample: telemetry_pb2.Sample | None
+    why: str = ""
+
+
+class Watching:
+    """Telemetry of some devices, side by side, each reconnected when it breaks.
+
+    A slow reader misses samples rather than letting them pile up: the newest of each device is kept.
+    """
+
+    def __init__(
+        self,
+        keeper: Recording,
+        channels: Channels,
+        devices: Iterable[Device],
+        *,
+        now: Callable[[], float],
+        interval_s: float,
+    ) -> None:
+        self._keeper = keeper
+        self._channels = channels
+        self._devices = list(devices)
+        self._now = now
+        self._interval_ms = max(int(interval_s * 1_000), limits.TELEMETRY_INTERVAL_MIN_MS)
+        self._newest: dict[str, Observed] = {}
+        self._arrived = asyncio.Event()
+
+    async def stream(self) -> AsyncIterator[Observed]:
+        """What is observed, until the reader stops."""
+        tasks = [asyncio.ensure_future(self._follow(device)) for device in self._devices]
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                newest, self._newest = self._newest, {}
+                for observed in newest.values():
+                    yield observed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tell(self, observed: Observed) -> None:
+        self._newest[observed.device.id] = observed
+        self._arrived.set()
+
+    async def _follow(self, device: Device) -> None:
+        while True:
+            why = await self._read(device)
+            self._tell(Observed(device, None, why))
+            await self._lost(device, why)
+            device = await self._found_again(device)
+
+    async def _read(self, device: Device) -> str:
+        """Pass samples on until the stream breaks; returns why it did."""
+        silence_s = SILENCE_INTERVALS * self._interval_ms / 1_000
+        try:
+            stub = telemetry_pb2_grpc.TelemetryStub(self._channels.to(device.address))
+            call = stub.Watch(telemetry_pb2.WatchRequest(interval_ms=self._interval_ms))
+            try:
+                while True:
+                    sample = await asyncio.wait_for(call.read(), silence_s)
+                    if sample is grpc.aio.EOF:
+                        return "it ended the stream"
+                    self._tell(Observed(device, sample))
+                    await self._note(device, sample)
+            finally:
+                call.cancel()
+        except TimeoutError:
+            return f"no sample for {silence_s:g} s"
+        except grpc.aio.AioRpcError as error:
+            return str(wire.raised_by(error, device.name))
+        except TiermeshError as error:
+            return str(error)
+
+    async def _note(self, device: Device, sample: telemetry_pb2.Sample) -> None:
+        known = self._keeper.fleet.devices.get(device.id)
+        # Numbers begin again with each start of an agent; times do not.
+        seen = known.last_event_at if known is not None else 0.0
+        await self._keeper.record(*(noted(device.id, e) for e in sample.events if e.at > seen))
+
+    async def _lost(self, device: Device, why: str) -> None:
+        known = self._keeper.fleet.devices.get(device.id)
+        if known is not None and known.state is DeviceState.READY:
+            await self._keeper.record(
+                events.DeviceLost(at=self._now(), who="coordinator", device=device.id, why=why)
+            )
+
+    async def _found_again(self, device: Device) -> Device:
+        """Wait until the device answers; it may have another data address now."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            fleet = self._keeper.fleet
+            device = fleet.devices.get(device.id, device)
+            key = next((k for k, s in fleet.sightings.items() if s.device == device.id), None)
+            try:
+                answer = await describe(self._channels, device.address, DESCRIBE_TIMEOUT_S)
+            except NoAnswer:
+                continue
+            if answer.device == device.id:
+                described = events.DeviceDescribed(
+                    at=self._now(),
+                    who=device.id,
+                    sighting=key or device.address,
+                    address=answer.address,
+                    device=answer.device,
+                    name=answer.name,
+                    description=answer.description,
+                )
+                await self._keeper.record(described)
+                return self._keeper.fleet.devices[device.id]
+
+
+def noted(device: str, said: telemetry_pb2.DeviceEvent) -> events.Event:
+    """The event of what a device reported; its time is by the device's clock."""
+    text = " ".join(said.text.split())[:1_000]
+    if said.kind == RESTARTED:
+        return events.WorkerRestarted(at=said.at, who=device, device=device, text=text)
+    return events.DeviceNoted(
+        at=said.at,
+        who=device,
+        device=device,
+        note=said.kind[: limits.NAME_CHARS],
+        text=text,
+    )

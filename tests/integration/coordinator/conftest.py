@@ -1,0 +1,424 @@
+"""Agents for the tests: real gRPC servers on loopback whose behaviour each test sets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from coordinator.fleet import validate
+from coordinator.runner import Mesh
+from tiermesh import PROTOCOL_VERSION, ids, wire
+from tiermesh.documents.assignment import Assignment
+from tiermesh.documents.fingerprint import Cpu, Emulation, Fingerprint, Runtime
+from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Solver
+from tiermesh.documents.profile import Point, Profile, Seconds
+from tiermesh.documents.reading import decode_json, encode_json
+from tiermesh.documents.variant import Artifact, Bundle, Variant
+from tiermesh.errors import DigestMismatch, StaleGeneration, Unsupported
+from tiermesh.v1 import (
+    device_pb2,
+    device_pb2_grpc,
+    profiling_pb2,
+    profiling_pb2_grpc,
+    rollout_pb2,
+    rollout_pb2_grpc,
+    telemetry_pb2,
+    telemetry_pb2_grpc,
+)
+
+WORKFLOW = """
+workflow: read
+slo:
+  rate: 4/s
+  raw_data_stays_in: [edge]
+stages:
+  photos: {source: files, path: signs/, rate: 4/s}
+  detect: {model: ocr-detect, from: photos}
+  text: {sink: jsonl, path: out/text.jsonl, from: detect}
+"""
+
+
+class FakeAgent(
+    device_pb2_grpc.DeviceServicer,
+    profiling_pb2_grpc.ProfilingServicer,
+    rollout_pb2_grpc.ArtifactsServicer,
+    rollout_pb2_grpc.RolloutServicer,
+    telemetry_pb2_grpc.TelemetryServicer,
+):
+    """An agent that keeps the protocol and does no work. Tests change its fields."""
+
+    def __init__(self, device="dev-1", name=None, *, tier="edge", price=0.1, host="host-1", **more):
+        self.device = device
+        self.name = name or device
+        self.tier = tier
+        self.price = price
+        self.threads = more.get("threads", 2)
+        self.slowdown = more.get("slowdown")
+        self.host = host
+        self.protocol = PROTOCOL_VERSION
+        self.usable_share = 0.7
+        self.mean_s = 0.05
+        self.data_address = "127.0.0.1:1"
+        self.address = ""
+        self.store = {}
+        self.partial = {}
+        self.free_bytes = 10**9
+        self.break_after = []
+        self.pushed_bytes = 0
+        self.fail = {}
+        self.hold = {}
+        self.calls = []
+        self.generations = {}
+        self.prepared = {}
+        self.samples = [telemetry_pb2.Sample(number=1, at=1.0)]
+        self.measuring = 0
+        self.gauge = None
+
+    @property
+    def fingerprint(self):
+        return Fingerprint(
+            host=self.host,
+            os="Linux",
+            python="3.11",
+            agent_version="0.1.0",
+            cpu=Cpu(model="cpu", architecture="x86_64", cores_physical=2, cores_logical=2),
+            memory_bytes=4_000_000_000,
+            disk_bytes=10**10,
+            runtimes=[Runtime(name="onnx", version="1.20")],
+            threads=self.threads,
+            emulated=Emulation(slowdown=self.slowdown) if self.slowdown else None,
+        )
+
+    async def _meet(self, step, context):
+        """Note the call; wait or fail where the test wants it."""
+        self.calls.append(step)
+        if step in self.hold:
+            await self.hold[step].wait()
+        if step in self.fail:
+            await wire.abort(context, self.fail[step])
+
+    async def Describe(self, request, context):
+        await self._meet("describe", context)
+        return device_pb2.DescribeReply(
+            protocol_version=self.protocol,
+            agent_version="0.1.0",
+            device_id=self.device,
+            name=self.name,
+            tier=self.tier,
+            price_per_hour=self.price,
+            data_address=self.data_address,
+            fingerprint=encode_json(self.fingerprint),
+            generations=self.generations,
+            usable_share=self.usable_share,
+        )
+
+    async def Stat(self, request, context):
+        await self._meet("stat", context)
+        reply = rollout_pb2.StatReply(free_bytes=self.free_bytes)
+        for digest in request.digests:
+            complete = digest in self.store
+            held = self.store.get(digest, self.partial.get(digest, b""))
+            reply.held[digest].CopyFrom(
+                rollout_pb2.StatReply.Held(bytes=len(held), complete=complete)
+            )
+        return reply
+
+    async def Push(self, request_iterator, context):
+        await self._meet("push", context)
+        digest, size, limit, got = "", 0, None, 0
+        async for chunk in request_iterator:
+            if chunk.digest:
+                digest, size = chunk.digest, chunk.size_bytes
+                assert chunk.offset == len(self.partial.get(digest, b""))
+                limit = self.break_after.pop(0) if self.break_after else None
+            self.partial[digest] = self.partial.get(digest, b"") + chunk.data
+            self.pushed_bytes += len(chunk.data)
+            got += len(chunk.data)
+            if limit is not None and got >= limit:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")
+        data = self.partial.get(digest, b"")
+        if len(data) < size:
+            return rollout_pb2.PushReply(bytes=len(data), complete=False)
+        self.partial.pop(digest, None)
+        if ids.digest_bytes(data) != digest:
+            await wire.abort(context, DigestMismatch(f"{digest} arrived with other bytes"))
+        self.store[digest] = data
+        return rollout_pb2.PushReply(bytes=size, complete=True)
+
+    async def Profile(self, request, context):
+        await self._meet("profile", context)
+        variant = decode_json(request.variant, Variant, "the variant")
+        missing = [a.digest for a in variant.artifacts if a.digest not in self.store]
+        assert not missing, "profiled before its artifacts were pushed"
+        if self.gauge is not None:
+            self.gauge.enter(self)
+        try:
+            yield profiling_pb2.ProfileEvent(
+                progress=profiling_pb2.ProfileProgress(done=0.5, doing="batch 1")
+            )
+            if "measure" in self.hold:
+                await self.hold["measure"].wait()
+            yield profiling_pb2.ProfileEvent(profile=encode_json(self._profile(variant, request)))
+        finally:
+            if self.gauge is not None:
+                self.gauge.leave(self)
+
+    def _profile(self, variant, request):
+        runs = any(r.name == variant.runtime for r in self.fingerprint.runtimes)
+        points = [
+            Point(
+                batch_size=b,
+                threads=self.threads,
+                samples=10,
+                seconds=Seconds(**dict.fromkeys(Seconds.__struct_fields__, self.mean_s * b)),
+                items_per_second=1 / self.mean_s,
+                interval=0.01,
+            )
+            for b in request.batch_sizes
+        ]
+        return Profile(
+            device=self.device,
+            device_class=self.fingerprint.device_class,
+            model=variant.model,
+            variant=variant.name,
+            variant_digest=variant.digest,
+            runtime=variant.runtime,
+            agent_version="0.1.0",
+            measured_at="2025-01-01T00:00:00Z",
+            cannot_run=None if runs else f"the runtime {variant.runtime} is not installed",
+            peak_memory_bytes=1_000_000,
+            bytes_out_per_request=1_000.0,
+            points=points if runs else [],
+        )
+
+    async def Prepare(self, request, context):
+        assignment = decode_json(request.assignment, Assignment, "the assignment")
+        await self._meet("prepare", context)
+        running = self.generations.get(assignment.workflow, 0)
+        if assignment.generation <= running:
+            await wire.abort(context, StaleGeneration(f"generation {running} runs here"))
+        for replica in assignment.replicas:
+            yield rollout_pb2.PrepareEvent(
+                step=rollout_pb2.PrepareEvent.STEP_LOAD, replica=replica.id
+            )
+        if "load" in self.fail:
+            error = self.fail["load"]
+            yield rollout_pb2.PrepareEvent(
+                step=rollout_pb2.PrepareEvent.STEP_FAILED,
+                replica=assignment.replicas[0].id,
+                failure=rollout_pb2.Failure(
+                    kind=error.kind, what=error.what, why=error.why, fix=error.fix
+                ),
+            )
+            return
+        self.prepared[assignment.workflow] = assignment
+        yield rollout_pb2.PrepareEvent(step=rollout_pb2.PrepareEvent.STEP_PREPARED)
+
+    async def Commit(self, request, context):
+        await self._meet("commit", context)
+        assignment = self.prepared.get(request.workflow)
+        if assignment is None or assignment.generation != request.generation:
+            if self.generations.get(request.workflow) != request.generation:
+                await wire.abort(context, Unsupported("nothing is prepared"))
+        else:
+            del self.prepared[request.workflow]
+            self.generations[request.workflow] = request.generation
+        return rollout_pb2.RolloutReply(generation=request.generation)
+
+    async def Abort(self, request, context):
+        await self._meet("abort", context)
+        self.prepared.pop(request.workflow, None)
+        return rollout_pb2.RolloutReply(generation=self.generations.get(request.workflow, 0))
+
+    async def Stop(self, request, context):
+        await self._meet("stop", context)
+        self.generations.pop(request.workflow, None)
+        return rollout_pb2.RolloutReply()
+
+    async def Watch(self, request, context):
+        await self._meet("watch", context)
+        for sample in self.samples:
+            yield sample
+        if "watch-end" not in self.fail:
+            await asyncio.Event().wait()
+
+
+class Gauge:
+    """How many agents of one host measured at the same time."""
+
+    def __init__(self):
+        self.now = {}
+        self.most = {}
+        self.all_now = 0
+        self.all_most = 0
+
+    def enter(self, agent):
+        self.now[agent.host] = self.now.get(agent.host, 0) + 1
+        self.all_now += 1
+        self.most[agent.host] = max(self.most.get(agent.host, 0), self.now[agent.host])
+        self.all_most = max(self.all_most, self.all_now)
+
+    def leave(self, agent):
+        self.now[agent.host] -= 1
+        self.all_now -= 1
+
+
+@pytest.fixture
+async def serve():
+    """Starts agents; each gets its `address`."""
+    servers = {}
+
+    async def start(*agents, port=0):
+        for agent in agents:
+            server = wire.server()
+            device_pb2_grpc.add_DeviceServicer_to_server(agent, server)
+            profiling_pb2_grpc.add_ProfilingServicer_to_server(agent, server)
+            rollout_pb2_grpc.add_ArtifactsServicer_to_server(agent, server)
+            rollout_pb2_grpc.add_RolloutServicer_to_server(agent, server)
+            telemetry_pb2_grpc.add_TelemetryServicer_to_server(agent, server)
+            bound = wire.bind(server, "127.0.0.1", port)
+            agent.address = f"127.0.0.1:{bound}"
+            agent.data_address = f"127.0.0.1:{40_000 + len(servers)}"
+            await server.start()
+            servers[agent.address] = server
+        return agents
+
+    async def stop(agent):
+        await servers.pop(agent.address).stop(None)
+
+    yield SimpleNamespace(start=start, stop=stop)
+    await asyncio.gather(*(server.stop(None) for server in servers.values()))
+
+
+class FakeLadders:
+    """Ladders of small files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.by_model = {}
+        self.table = []
+        self.add("ocr-detect", "v3")
+        self.add("ocr-detect", "v4")
+
+    def artifact(self, content: bytes) -> Artifact:
+        path = self.folder / hashlib.sha256(content).hexdigest()
+        path.write_bytes(content)
+        return Artifact(digest=ids.digest_bytes(content), size_bytes=len(content))
+
+    def add(self, model, name, content=None, runtime="onnx"):
+        content = content if content is not None else f"{model}/{name}".encode() * 100
+        bundle = Bundle(artifact=self.artifact(b"code of " + model.encode()), entry="stage:Stage")
+        variant = Variant(
+            model=model,
+            name=name,
+            runtime=runtime,
+            precision="fp32",
+            model_file="model.onnx",
+            files={"model.onnx": self.artifact(content)},
+            bundle=bundle,
+        )
+        self.by_model.setdefault(model, []).append(variant)
+        return variant
+
+    @property
+    def models(self):
+        return sorted(self.by_model)
+
+    def variants(self, model):
+        return self.by_model[model]
+
+    def path_of(self, digest):
+        return self.folder / digest.removeprefix("sha256:")
+
+    def accuracy(self, models, dataset, metric):
+        return self.table
+
+
+@pytest.fixture
+def ladders(tmp_path):
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    return FakeLadders(folder)
+
+
+@pytest.fixture
+def open_mesh(tmp_path, ladders):
+    """Opens a mesh on the test's state folder; its invariants are checked when it closes."""
+
+    @contextlib.asynccontextmanager
+    async def opened(**options):
+        async with Mesh.open(tmp_path / "state", ladders=ladders, who="ada", **options) as mesh:
+            yield mesh
+            validate(mesh.fleet)
+
+    return opened
+
+
+@pytest.fixture
+def workflow_file(tmp_path):
+    path = tmp_path / "read.yaml"
+    path.write_text(WORKFLOW)
+    return path
+
+
+def plan_for(problem, detect_on, *, variant="v3", source=None):
+    """A plan written by hand: `detect` in equal shares on some devices, source and sink on one."""
+    at = source or problem.devices[0].name
+    replicas = [("photos", None, at), ("text", None, at)]
+    replicas += [("detect", variant, device) for device in detect_on]
+    made = [
+        Replica(
+            id=f"{stage}@{device}" + (f"/{v}" if v else ""),
+            stage=stage,
+            variant=v,
+            device=device,
+            rate_rps=4.0,
+        )
+        for stage, v, device in replicas
+    ]
+    fixed = {r.stage: r.id for r in made if r.stage != "detect"}
+    lanes = [
+        Lane(share=1 / len(detect_on), path={**fixed, "detect": r.id})
+        for r in made
+        if r.stage == "detect"
+    ]
+    return Plan(
+        workflow=problem.name,
+        made_for=MadeFor(
+            problem=problem.digest, workflow=problem.workflow_digest, fleet=problem.fleet_digest
+        ),
+        solver=Solver(
+            name="by hand",
+            status="ok",
+            termination="heuristic",
+            objective=1.0,
+            bound=None,
+            gap=None,
+            seconds=0.0,
+        ),
+        cost=Cost(compute_per_hour=0.2, network_per_hour=0.0, total_per_hour=0.2),
+        predicted=Predicted(throughput_rps=4.0, latency_ms={"p50": 60.0}),
+        replicas=made,
+        lanes=lanes,
+    )
+
+
+@pytest.fixture
+def make_plan():
+    return plan_for
+
+
+@pytest.fixture
+def fake_agent():
+    return FakeAgent
+
+
+@pytest.fixture
+def gauge():
+    return Gauge()
