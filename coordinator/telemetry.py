@@ -95,8 +95,8 @@ class Watching:
                     sample = await asyncio.wait_for(call.read(), silence_s)
                     if sample is grpc.aio.EOF:
                         return "it ended the stream"
-                    self._tell(Observed(device, sample))
                     await self._note(device, sample)
+                    self._tell(Observed(device, sample))
             finally:
                 call.cancel()
         except TimeoutError:

@@ -13,7 +13,7 @@ import grpc.aio
 
 from tiermesh import limits, wire
 from tiermesh.documents.variant import Artifact
-from tiermesh.errors import DigestMismatch, StorageFull, TiermeshError, Unreachable
+from tiermesh.errors import DigestMismatch, StorageFull, Unreachable
 from tiermesh.v1 import rollout_pb2, rollout_pb2_grpc
 
 BREAKS: Final = 5
@@ -23,6 +23,15 @@ PAUSE_S: Final = 0.1
 STALL_S: Final = 30.0
 """A push that moves no byte for so long is broken."""
 STAT_TIMEOUT_S: Final = 10.0
+
+# INTERNAL and UNKNOWN are what a call says that ended while a chunk was being written.
+_BREAKS: Final = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 
 PathOf: TypeAlias = Callable[[str], Path]
 Moved: TypeAlias = Callable[[int, int], None]
@@ -161,7 +170,7 @@ class Pushing:
             return None if reply.result().complete else "the device has only a part of it"
         except grpc.aio.AioRpcError as error:
             raised = wire.raised_by(error, self._peer)
-            if error.code() is grpc.StatusCode.FAILED_PRECONDITION or type(raised) is TiermeshError:
+            if error.code() not in _BREAKS:
                 raise raised from None
             return raised.why or raised.what
         finally:

@@ -1,0 +1,143 @@
+"""Cutting a plan into assignments."""
+
+import pytest
+from msgspec.structs import replace
+
+from coordinator.files import parse_workflow
+from coordinator.fleet.state import Catalogue
+from coordinator.rollout.assignment import assignments, check
+from tiermesh.documents.plan import Lane
+from tiermesh.errors import InvalidDocument
+
+TEXT = """
+workflow: read
+slo: {deadline: 20 s}
+stages:
+  photos: {source: files, path: [a.jpg, b.jpg], rate: 4/s, arrivals: poisson, seed: 7, count: 100}
+  detect: {model: ocr-detect, from: photos, options: {threshold: 0.5}}
+  tidy: {map: code/tidy, from: detect, options: {upper: true}}
+  text: {sink: jsonl, path: out/text.jsonl, from: tidy}
+"""
+REPLICAS = (
+    ("photos", None, "cam-1"),
+    ("detect", "v3", "cam-1"),
+    ("detect", "v4", "hub-1"),
+    ("tidy", None, "hub-1"),
+    ("text", None, "cam-1"),
+)
+
+
+@pytest.fixture
+def devices(fleet, made):
+    fleet(made.described("id-1", name="cam-1", port=7_101, threads=3))
+    fleet(made.described("id-2", name="hub-1", port=7_102))
+    return {d.name: d for d in fleet.now.ready}
+
+
+@pytest.fixture
+def catalogue(made):
+    variants = {n: made.variant(n) for n in ("v3", "v4")}
+    return Catalogue(variants={"detect": variants}, bundles={"tidy": made.bundle("tidy")})
+
+
+@pytest.fixture
+def plan(made):
+    whole = {"photos": "photos@cam-1", "tidy": "tidy@hub-1", "text": "text@cam-1"}
+    lanes = [
+        Lane(share=0.25, path={**whole, "detect": "detect@cam-1/v3"}),
+        Lane(
+            share=0.75,
+            path={**whole, "detect": "detect@hub-1/v4"},
+            backup={"detect": "detect@cam-1/v3"},
+        ),
+    ]
+    return made.plan(replicas=REPLICAS, lanes=lanes)
+
+
+@pytest.fixture
+def workflow():
+    return parse_workflow(TEXT)
+
+
+def test_each_device_gets_its_replicas_and_all_the_lanes(plan, workflow, catalogue, devices):
+    parts = assignments(plan, workflow, catalogue, devices, generation=4, run="r")
+    assert {d: [r.id for r in a.replicas] for d, a in parts.items()} == {
+        "id-1": ["photos@cam-1", "detect@cam-1/v3", "text@cam-1"],
+        "id-2": ["detect@hub-1/v4", "tidy@hub-1"],
+    }
+    for device, part in parts.items():
+        assert (part.device, part.generation, part.run, part.plan) == (device, 4, "r", plan.digest)
+        assert part.lanes == plan.lanes
+        assert part.deadline_seconds == 20.0
+        assert part.replica_devices["tidy@hub-1"] == "id-2"
+        assert {p.address for p in part.peers.values()} == {"127.0.0.1:7101", "127.0.0.1:7102"}
+
+
+def test_stages_and_replicas_carry_what_the_workflow_says(plan, workflow, catalogue, devices):
+    part = assignments(plan, workflow, catalogue, devices, generation=1, run="r")["id-1"]
+    source = part.stages["photos"].source
+    assert (source.path, source.arrivals, source.seed, source.count) == (
+        ["a.jpg", "b.jpg"],
+        "poisson",
+        7,
+        100,
+    )
+    assert part.stages["detect"].inputs == ["photos"]
+    assert part.stages["detect"].outputs == ["tidy"]
+    detect = part.replicas[1]
+    assert (detect.variant.name, detect.threads, detect.batch_size) == ("v3", 3, 2)
+    assert detect.options == {"threshold": 0.5}
+    other = assignments(plan, workflow, catalogue, devices, generation=1, run="r")["id-2"]
+    tidy = other.replicas[1]
+    assert tidy.bundle == catalogue.bundles["tidy"]
+    assert tidy.bundle.artifact.digest in other.artifacts
+    assert tidy.bundle.artifact.digest not in part.artifacts
+
+
+def test_the_same_plan_gives_the_same_assignments(plan, workflow, catalogue, devices):
+    def make():
+        return assignments(plan, workflow, catalogue, devices, generation=1, run="r")
+
+    assert make() == make()
+
+
+def edits(plan):
+    lanes = plan.lanes
+    yield "$.workflow", replace(plan, workflow="other")
+    yield "$.replicas[5].id", replace(plan, replicas=[*plan.replicas, plan.replicas[0]])
+    yield (
+        "$.replicas[0].stage",
+        replace(plan, replicas=[replace(plan.replicas[0], stage="x"), *plan.replicas[1:]]),
+    )
+    yield (
+        "$.replicas[1].variant",
+        replace(
+            plan,
+            replicas=[
+                plan.replicas[0],
+                replace(plan.replicas[1], variant="v9"),
+                *plan.replicas[2:],
+            ],
+        ),
+    )
+    yield "$.lanes", replace(plan, lanes=[replace(lanes[0], share=0.5), lanes[1]])
+    path = {k: v for k, v in lanes[0].path.items() if k != "tidy"}
+    yield "$.lanes[0].path", replace(plan, lanes=[replace(lanes[0], path=path), lanes[1]])
+    path = {**lanes[0].path, "tidy": "text@cam-1"}
+    yield "$.lanes[0].path.tidy", replace(plan, lanes=[replace(lanes[0], path=path), lanes[1]])
+
+
+def test_a_plan_that_could_not_be_served_is_refused_at_the_field(
+    plan, workflow, catalogue, devices
+):
+    for path, edited in edits(plan):
+        with pytest.raises(InvalidDocument) as caught:
+            check(edited, workflow, catalogue, devices)
+        assert caught.value.fields["path"] == path
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secrets", "signs/../../x"])
+def test_a_path_that_leads_out_of_the_data_folder_is_refused(plan, catalogue, devices, path):
+    workflow = parse_workflow(TEXT.replace("[a.jpg, b.jpg]", path))
+    with pytest.raises(InvalidDocument, match="photos"):
+        check(plan, workflow, catalogue, devices)
