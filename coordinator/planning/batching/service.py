@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,12 +69,16 @@ class Price:
     usd_per_invocation: float = 0.0
     usd_per_hour: float = 0.0
 
-    def of_batches(self, seconds: Floats, memory_mb: Floats | float = 0.0) -> Floats:
-        """US dollars of one batch that takes `seconds`; broadcasts over both arguments."""
-        per_second = (
-            np.asarray(memory_mb) / MB_PER_GB * self.usd_per_gb_second + self.usd_per_hour / 3600
-        )
-        return seconds * per_second + self.usd_per_invocation
+    @property
+    def free(self) -> bool:
+        """Whether nothing is charged."""
+        return not (self.usd_per_gb_second or self.usd_per_invocation or self.usd_per_hour)
+
+    def per_request(self, device_seconds: Any, mean_batch: Any, memory_mb: Any = 0.0) -> Any:
+        """US dollars per request, from its device time and the mean size of a batch; arrays or numbers."""
+        gigabytes = memory_mb / MB_PER_GB
+        per_second = gigabytes * self.usd_per_gb_second + self.usd_per_hour / 3600
+        return device_seconds * per_second + self.usd_per_invocation / mean_batch
 
 
 AWS_LAMBDA = Price(usd_per_gb_second=1.66667e-05, usd_per_invocation=2e-07)
@@ -109,12 +114,6 @@ class ServiceGrid:
     def memory_mb(self, row: int) -> float | None:
         """The memory size of a row; None for a device."""
         return self.memories_mb[row] if self.memories_mb else None
-
-    @property
-    def batch_costs(self) -> Floats:
-        """US dollars of a batch; shape of `seconds`."""
-        memory = np.array(self.memories_mb)[:, None] if self.memories_mb else 0.0
-        return self.price.of_batches(self.seconds, memory)
 
 
 def polynomial_seconds(

@@ -42,9 +42,9 @@ class BatchLaw:
         """E[b]; shape (timeouts,)."""
         return self.sizes @ np.arange(1, self.batch_size + 1)
 
-    def per_request(self, batch_values: Floats) -> Floats:
-        """The mean per request of what a batch of b costs or takes; (rows, >= B) -> (timeouts, rows)."""
-        return self.sizes @ batch_values[:, : self.batch_size].T / self.mean_batch[:, None]
+    def device_seconds(self, seconds: Floats) -> Floats:
+        """Service time per request; (rows, >= B) -> (timeouts, rows)."""
+        return self.sizes @ seconds[:, : self.batch_size].T / self.mean_batch[:, None]
 
     def percentiles(self, seconds: Floats, quantile: float) -> Floats:
         """Latency percentiles in seconds for rows of service times (rows, >= B); shape (timeouts, rows)."""
@@ -52,15 +52,22 @@ class BatchLaw:
 
 
 class UnlimitedServers:
-    """The law for one arrival process at every (B, T) of a grid; timeouts in seconds, ascending or not."""
+    """The law for one arrival process at every (B, T) of a grid; timeouts in seconds, in any order.
+
+    `refine` multiplies the nodes at which waits are tabulated: 1 keeps percentiles within 0.05 %, 8 within 1e-5.
+    """
 
     def __init__(
-        self, process: Map, batch_sizes: Sequence[int], timeouts_s: Sequence[float]
+        self,
+        process: Map,
+        batch_sizes: Sequence[int],
+        timeouts_s: Sequence[float],
+        refine: int = 1,
     ) -> None:
         self._timeouts = np.array(timeouts_s, dtype=float)
         self._largest = max(batch_sizes)
         longest = float(self._timeouts.max())
-        self._grid = WaitGrid.for_scale(longest, process.peak_rate)
+        self._grid = WaitGrid.for_scale(longest, process.peak_rate, refine)
         # Nodes are symmetric, so that T - w is a node as well and one set of counts serves both.
         times = self._timeouts[:, None] * self._grid.nodes
         self._counts = count(process, times, self._largest)
@@ -108,7 +115,8 @@ def _opening_phase(process: Map, counts: Counts, batch_size: int) -> Floats:
 def members(before: Floats, silent: Floats) -> Floats:
     """sum_k k before_{m-k} silent_k for each m: of m arrivals, the expected number within the last w.
 
-    `before[..., k, :]` are row vectors up to then, `silent[..., k, :]` = P_k(w) 1; both (..., M + 1, n) -> (..., M + 1).
+    `before[..., k, :]` are row vectors up to then and `silent[..., k, :]` = P_k(w) 1, both (..., M + 1, n); the result
+    has shape (..., M + 1).
     """
     result = np.zeros(before.shape[:-1])
     for k in range(1, before.shape[-2]):
@@ -122,7 +130,8 @@ def full_batches(
 ) -> Floats:
     """H(w): members of a batch that fills up, by their wait for that; shape (..., nodes).
 
-    `before` = phi P_k(T - w), `reached` = phi F_j(T - w), `filled` = F_j(w) 1, all (..., nodes, k or j, n); w ascends to T.
+    `before` = phi P_k(T - w), `reached` = phi F_j(T - w), `filled` = F_j(w) 1, all (..., nodes, k or j, n); the last
+    node is w = T.
     """
     if batch_size == 1:
         return np.broadcast_to(opening.sum(axis=-1)[..., None], before.shape[:-2]).copy()

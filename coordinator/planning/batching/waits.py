@@ -26,15 +26,15 @@ class WaitGrid:
     steps: int
 
     @classmethod
-    def for_scale(cls, longest_s: float, peak_rate: float) -> WaitGrid:
-        """A grid for timeouts up to `longest_s` and events at up to `peak_rate` per second."""
+    def for_scale(cls, longest_s: float, peak_rate: float, refine: int = 1) -> WaitGrid:
+        """A grid for waits up to `longest_s` and events at up to `peak_rate` per second."""
         gaps = max(longest_s * peak_rate, 1.0)
         steps = int(np.clip(2 * np.sqrt(gaps), _FEWEST_NODES, _MOST_NODES)) // 2 * 2
         slowdown = max(gaps / (steps * _STEP_PER_GAP), 1.0)
         stretch = 0.0
         for _ in range(50):  # a = asinh(a slowdown), a contraction from above
             stretch = float(np.arcsinh(max(stretch, 1.0) * slowdown)) if slowdown > 1.2 else 0.0
-        return cls(stretch, steps)
+        return cls(stretch, steps * refine)
 
     @property
     def nodes(self) -> Floats:
