@@ -1,36 +1,44 @@
-"""A frame: one message on an edge between two stages, and its form on the wire.
+"""A frame: one message on an edge between two stages, for one request, with its payload packed.
 
-On the wire a frame is a small header (protobuf, `v1/streaming.proto`) followed by its tensors' bytes, raw: gRPC
-carries the message through identity serializers, so a large tensor is neither copied nor parsed.
+A payload is packed once, by the stage that makes it, and unpacked by the stage that works on it: what lies between,
+in memory or on the wire (`tiermesh.codec`), neither copies nor reads its tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from tiermesh import limits
-from tiermesh.errors import LimitExceeded
+from tiermesh.errors import LimitExceeded, TiermeshError
 
 
 class Kind(IntEnum):
-    """What a frame is. Only DATA is processed by stages; the others end a request."""
+    """What a frame is. Only DATA is worked on by stages."""
 
     DATA = 1
     ERROR = 2
-    """The request failed at `origin`; travels straight to the sinks."""
+    """The request failed at `origin`. Goes past the stages to the sinks; a join on the way takes note."""
     FILTERED = 3
-    """A filter ended the request; travels straight to the sinks."""
+    """A filter ended the request. Goes the same way; a union waits for its other inputs first."""
     CONFIRM = 4
-    """From a sink back to the source: the request has ended there."""
+    """From a sink back to the sources: the request has ended there."""
+    LOST = 5
+    """Back to the sources: `origin` (a device) cannot take the request on, or, without a request id, has lost all
+    that it had in its care. The sources inject it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Raw values with dtype (NumPy's short form, ``<f4``) and shape; NumPy is not needed to pass one on."""
+    """Raw values with dtype (NumPy's short form, ``<f4``) and shape; NumPy is not needed to pass one on.
+
+    An empty `dtype` stands for plain bytes.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -47,26 +55,115 @@ Value: TypeAlias = "Tensor | bytes | str | int | float | bool | None | list[Any]
 Payload: TypeAlias = Mapping[str, Any]
 """What stages exchange: named values. Tensors and bytes at any depth of lists and dicts; NumPy arrays count as tensors."""
 
+_TENSOR_CODE: Final = 1
+_INDEX_BYTES: Final = 4
+_APART_BYTES: Final = 1_024
+"""Bytes values of a payload that are at least this long travel beside it, as tensors do, and are not copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A payload as MessagePack, with its tensors beside it. `size` in bytes counts both."""
+
+    data: bytes
+    tensors: tuple[Tensor, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self.data) + sum(len(tensor.data) for tensor in self.tensors)
+
+    def unpack(self) -> dict[str, Any]:
+        """The payload, with a Tensor for each tensor.
+
+        Raises:
+            TiermeshError: it came from outside and is not a payload.
+        """
+
+        def restore(code: int, index: memoryview) -> Any:
+            tensor = self.tensors[int.from_bytes(index, "little")] if code == _TENSOR_CODE else None
+            if tensor is None:
+                raise ValueError(f"an extension of type {code}")
+            return tensor if tensor.dtype else bytes(tensor.data)
+
+        try:
+            return msgspec.msgpack.decode(self.data, type=dict[str, Any], ext_hook=restore)
+        except (msgspec.DecodeError, IndexError, ValueError, RecursionError) as error:
+            raise TiermeshError("a frame's payload cannot be read", why=str(error)) from None
+
+
+EMPTY: Final = Packed(msgspec.msgpack.encode({}))
+
+
+def pack(payload: Payload) -> Packed:
+    """Pack what a stage made; NumPy arrays and long bytes stay where they are in memory.
+
+    Raises:
+        TiermeshError: it is not a mapping, holds something that frames do not carry, or is too large.
+    """
+    if not isinstance(payload, Mapping):
+        raise TiermeshError(f"a payload is a mapping of names to values, not {type(payload)}")
+    tensors: list[Tensor] = []
+
+    def place(tensor: Tensor) -> msgspec.msgpack.Ext:
+        tensors.append(tensor)
+        return msgspec.msgpack.Ext(
+            _TENSOR_CODE, (len(tensors) - 1).to_bytes(_INDEX_BYTES, "little")
+        )
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return place(value)
+        if hasattr(value, "__array_interface__"):
+            return place(tensor_of(value)) if getattr(value, "ndim", 0) else value.item()
+        raise TypeError(f"frames do not carry a {type(value).__name__}")
+
+    apart = {
+        name: Tensor("", (), value)
+        if isinstance(value, bytes | memoryview) and len(value) >= _APART_BYTES
+        else value
+        for name, value in payload.items()
+    }
+    try:
+        packed = Packed(msgspec.msgpack.encode(apart, enc_hook=replace), tuple(tensors))
+    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
+        raise TiermeshError("a payload cannot be packed", why=str(error)) from None
+    if packed.size > limits.FRAME_BYTES:
+        raise LimitExceeded(
+            f"a payload is {packed.size} bytes long", why=f"the limit is {limits.FRAME_BYTES} bytes"
+        )
+    return packed
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One message to stage `stage` from stage `origin`, for one request.
 
-    `lane` is an index into the lanes of the plan of `generation`. `accepted_at` and `deadline` are Unix seconds.
+    `lane` is an index into the lanes of the plan of `generation`. `sources` are the devices whose sources hold the
+    request. `accepted_at` is Unix seconds by the source's clock; `deadline` is by the clock of the device that the
+    frame is on.
     """
 
     kind: Kind
-    workflow: str
     generation: int
     lane: int
     request_id: str
     attempt: int
     origin: str
     stage: str
-    accepted_at: float
-    deadline: float
-    payload: Payload = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    accepted_at: float = 0.0
+    deadline: float = 0.0
+    payload: Packed = EMPTY
     error: str = ""
+
+    @property
+    def size(self) -> int:
+        """What it counts for in windows and limits: bytes of payload and header, about."""
+        return _HEADER_BYTES + self.payload.size
+
+
+_HEADER_BYTES: Final = 128
 
 
 def tensor_of(array: Any) -> Tensor:
@@ -74,19 +171,31 @@ def tensor_of(array: Any) -> Tensor:
     import numpy as np
 
     packed = np.ascontiguousarray(array)
-    return Tensor(packed.dtype.str, packed.shape, memoryview(packed).cast("B"))
+    if packed.dtype.kind not in "biufc":
+        raise TypeError(f"frames do not carry arrays of {packed.dtype}")
+    flat = packed.reshape(-1).view(np.uint8) if packed.size else b""
+    return Tensor(packed.dtype.str, packed.shape, memoryview(flat))
 
 
 def check_tensor(dtype: str, shape: Sequence[int], size: int) -> None:
     """Refuse a tensor from outside whose shape and bytes do not agree."""
+    if not dtype and not shape:
+        return
     if len(shape) > limits.TENSOR_DIMENSIONS:
         raise LimitExceeded(
             f"a tensor has {len(shape)} dimensions", why=f"the limit is {limits.TENSOR_DIMENSIONS}"
         )
-    item = int(dtype[2:]) if len(dtype) > 2 and dtype[2:].isdigit() else 0
-    if dtype[:1] not in "<>|=" or dtype[1:2] not in "biufc" or item not in (1, 2, 4, 8, 16):
+    item = int(dtype[2:]) if len(dtype) > 2 and dtype[2:].isdecimal() else 0
+    if (
+        dtype[:1] not in "<>|="
+        or dtype[1:2] not in _ITEM_BYTES
+        or item not in _ITEM_BYTES[dtype[1]]
+    ):
         raise LimitExceeded(f"a tensor has the element type {dtype!r}", why="it is not a number's")
     if min(shape, default=0) < 0 or prod(shape) * item != size:
         raise LimitExceeded(
             f"a tensor of shape {tuple(shape)} and type {dtype!r} came with {size} bytes"
         )
+
+
+_ITEM_BYTES: Final = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}

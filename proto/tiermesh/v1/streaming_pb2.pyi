@@ -25,7 +25,9 @@ class StreamMessage(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def hello(self) -> Global___Hello: ...
+    def hello(self) -> Global___Hello:
+        """The first message of a call, and only that."""
+
     @_builtins.property
     def frames(self) -> Global___Frames: ...
     def __init__(
@@ -51,31 +53,31 @@ class Hello(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     WORKFLOW_FIELD_NUMBER: _builtins.int
     SENDER_FIELD_NUMBER: _builtins.int
+    RECEIVER_FIELD_NUMBER: _builtins.int
     SENDER_EPOCH_FIELD_NUMBER: _builtins.int
     OLDEST_FIELD_NUMBER: _builtins.int
-    RECEIVER_EPOCH_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     workflow: _builtins.str
     sender: _builtins.str
+    """Device ids."""
+    receiver: _builtins.str
     sender_epoch: _builtins.int
     """A number that grows with every start of the sending worker; an older epoch is fenced off."""
     oldest: _builtins.int
     """The number of the first frame that the sender still keeps."""
-    receiver_epoch: _builtins.int
-    """The receiver's epoch that the sender knows, 0 for none."""
     def __init__(
         self,
         *,
         protocol_version: _builtins.int = ...,
         workflow: _builtins.str = ...,
         sender: _builtins.str = ...,
+        receiver: _builtins.str = ...,
         sender_epoch: _builtins.int = ...,
         oldest: _builtins.int = ...,
-        receiver_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest", b"oldest", "protocol_version", b"protocol_version", "receiver_epoch", b"receiver_epoch", "sender", b"sender", "sender_epoch", b"sender_epoch", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest", b"oldest", "protocol_version", b"protocol_version", "receiver", b"receiver", "sender", b"sender", "sender_epoch", b"sender_epoch", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,8 +118,9 @@ class FrameHeader(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     ACCEPTED_AT_FIELD_NUMBER: _builtins.int
-    DEADLINE_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
@@ -125,14 +128,21 @@ class FrameHeader(_message.Message):
     generation: _builtins.int
     lane: _builtins.int
     request_id: _builtins.bytes
+    """16 bytes; none in a frame that speaks of a device and not of a request."""
     attempt: _builtins.int
     origin: _builtins.str
     stage: _builtins.str
     accepted_at: _builtins.float
-    deadline: _builtins.float
+    """Unix seconds by the clock of the source; for people."""
+    remaining: _builtins.float
+    """Seconds left until the deadline when the message was written: devices' clocks need not agree."""
     error: _builtins.str
     payload: _builtins.bytes
-    """The payload as JSON, tensors and bytes replaced by {"$": index into sizes}."""
+    """The payload as MessagePack. Extension 1 stands for a tensor or bytes: the index into `tensors`, little-endian."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The devices whose sources hold the request until it is confirmed."""
+
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorHeader]: ...
     def __init__(
@@ -145,15 +155,16 @@ class FrameHeader(_message.Message):
         attempt: _builtins.int = ...,
         origin: _builtins.str = ...,
         stage: _builtins.str = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
         accepted_at: _builtins.float = ...,
-        deadline: _builtins.float = ...,
+        remaining: _builtins.float = ...,
         error: _builtins.str = ...,
         payload: _builtins.bytes = ...,
         tensors: _abc.Iterable[Global___TensorHeader] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "attempt", b"attempt", "deadline", b"deadline", "error", b"error", "generation", b"generation", "kind", b"kind", "lane", b"lane", "origin", b"origin", "payload", b"payload", "request_id", b"request_id", "stage", b"stage", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "attempt", b"attempt", "error", b"error", "generation", b"generation", "kind", b"kind", "lane", b"lane", "origin", b"origin", "payload", b"payload", "remaining", b"remaining", "request_id", b"request_id", "sources", b"sources", "stage", b"stage", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,29 +228,50 @@ class StreamReply(_message.Message):
 Global___StreamReply: _TypeAlias = StreamReply  # noqa: Y015
 
 @_typing.final
+class Window(_message.Message):
+    """What may be under way to one stage: frames that are sent and not yet acknowledged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    frames: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        stage: _builtins.str = ...,
+        frames: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "frames", b"frames", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Window: _TypeAlias = Window  # noqa: Y015
+
+@_typing.final
 class Welcome(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIVER_EPOCH_FIELD_NUMBER: _builtins.int
-    NEXT_FIELD_NUMBER: _builtins.int
-    CREDIT_FRAMES_FIELD_NUMBER: _builtins.int
-    CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    ACK_FIELD_NUMBER: _builtins.int
     receiver_epoch: _builtins.int
-    next: _builtins.int
-    """The number of the frame that the receiver wants next."""
-    credit_frames: _builtins.int
-    credit_bytes: _builtins.int
+    @_builtins.property
+    def ack(self) -> Global___Ack: ...
     def __init__(
         self,
         *,
         receiver_epoch: _builtins.int = ...,
-        next: _builtins.int = ...,
-        credit_frames: _builtins.int = ...,
-        credit_bytes: _builtins.int = ...,
+        ack: Global___Ack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "credit_frames", b"credit_frames", "next", b"next", "receiver_epoch", b"receiver_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "receiver_epoch", b"receiver_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,26 +279,30 @@ Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
-    """Every frame below `next` is in the receiver's care; credits bound what may be sent beyond that."""
+    """Every frame below `next` is in the receiver's care. Also sent on a timer, so that silence means trouble."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NEXT_FIELD_NUMBER: _builtins.int
-    CREDIT_FRAMES_FIELD_NUMBER: _builtins.int
-    CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     next: _builtins.int
-    credit_frames: _builtins.int
-    credit_bytes: _builtins.int
+    @_builtins.property
+    def full(self) -> Global___Window:
+        """The window of every stage that is not listed in `windows`."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___Window]: ...
     def __init__(
         self,
         *,
         next: _builtins.int = ...,
-        credit_frames: _builtins.int = ...,
-        credit_bytes: _builtins.int = ...,
+        full: Global___Window | None = ...,
+        windows: _abc.Iterable[Global___Window] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["full", b"full"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "credit_frames", b"credit_frames", "next", b"next"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "next", b"next", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -276,16 +312,20 @@ Global___Ack: _TypeAlias = Ack  # noqa: Y015
 class Refusal(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    AGAIN_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    again: _builtins.bool
+    """True: asking again later may help. False: this sender is fenced off or speaks another protocol."""
     why: _builtins.str
     def __init__(
         self,
         *,
+        again: _builtins.bool = ...,
         why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ class StreamsStub:
     """Frames between the workers of two devices. One call per workflow, sender and receiver.
 
     Requests of this call are raw messages: a 4-byte little-endian length, a StreamMessage of that length, and then
-    the tensors of its frames, back to back in the order of `sizes`. Replies are StreamReply messages.
+    the bytes of its frames' tensors, back to back in the order of their headers. Replies are StreamReply messages.
     """
 
     def __init__(self, channel):
@@ -49,7 +49,7 @@ class StreamsServicer:
     """Frames between the workers of two devices. One call per workflow, sender and receiver.
 
     Requests of this call are raw messages: a 4-byte little-endian length, a StreamMessage of that length, and then
-    the tensors of its frames, back to back in the order of `sizes`. Replies are StreamReply messages.
+    the bytes of its frames' tensors, back to back in the order of their headers. Replies are StreamReply messages.
     """
 
     def Stream(self, request_iterator, context):
@@ -78,7 +78,7 @@ class Streams:
     """Frames between the workers of two devices. One call per workflow, sender and receiver.
 
     Requests of this call are raw messages: a 4-byte little-endian length, a StreamMessage of that length, and then
-    the tensors of its frames, back to back in the order of `sizes`. Replies are StreamReply messages.
+    the bytes of its frames' tensors, back to back in the order of their headers. Replies are StreamReply messages.
     """
 
     @staticmethod

@@ -30,7 +30,7 @@ class StreamsStub:
     """Frames between the workers of two devices. One call per workflow, sender and receiver.
 
     Requests of this call are raw messages: a 4-byte little-endian length, a StreamMessage of that length, and then
-    the tensors of its frames, back to back in the order of `sizes`. Replies are StreamReply messages.
+    the bytes of its frames' tensors, back to back in the order of their headers. Replies are StreamReply messages.
     """
 
     @_typing.overload
@@ -44,7 +44,7 @@ class StreamsAsyncStub(StreamsStub):
     """Frames between the workers of two devices. One call per workflow, sender and receiver.
 
     Requests of this call are raw messages: a 4-byte little-endian length, a StreamMessage of that length, and then
-    the tensors of its frames, back to back in the order of `sizes`. Replies are StreamReply messages.
+    the bytes of its frames' tensors, back to back in the order of their headers. Replies are StreamReply messages.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -54,7 +54,7 @@ class StreamsServicer(metaclass=_abc_1.ABCMeta):
     """Frames between the workers of two devices. One call per workflow, sender and receiver.
 
     Requests of this call are raw messages: a 4-byte little-endian length, a StreamMessage of that length, and then
-    the tensors of its frames, back to back in the order of `sizes`. Replies are StreamReply messages.
+    the bytes of its frames' tensors, back to back in the order of their headers. Replies are StreamReply messages.
     """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,198 @@
+"""Which batch a replica runs next, and when.
+
+The policy of one server: start when it is free and (B items wait, or the oldest has waited T); take up to B. Items
+are what a model sees of a request, and only items of equal shapes share a batch. How many items a request is made of
+is known once it is prepared, so requests are prepared while fewer than B items wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from math import inf
+from typing import Any, Final
+
+from tiermesh import limits
+from tiermesh.frames import Frame, Packed
+
+ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
+ROOM_BYTES: Final = limits.STREAM_CREDIT_BYTES
+PREPARED_AT_ONCE: Final = 16
+"""Requests that are prepared, or run through stage code, in one job at most: others on the device wait for it."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A request at a replica. `parts` are a join's payloads by input; `release` opens the sender's window again."""
+
+    frame: Frame
+    arrived: float
+    release: Callable[[], None] | None = None
+    parts: dict[str, Packed] | None = None
+    state: Any = None
+    """What the compute lane keeps of the request between its jobs."""
+    outputs: dict[int, Any] = field(default_factory=dict[int, Any])
+    items: int = 0
+    prepare_s: float = 0.0
+    """Device time of preparing it, until a batch with one of its items counts it in."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every item has been through the model."""
+        return len(self.outputs) == self.items
+
+
+class Step(Enum):
+    """What a job does."""
+
+    PREPARE = "prepare"
+    """Split requests into items."""
+    INFER = "infer"
+    """Run a batch of items; finish the requests that are complete with it."""
+    APPLY = "apply"
+    """Run stage code without a model over whole requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The `index`-th item of a request, as the stage code made it."""
+
+    work: Work
+    index: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the compute lane does next for a replica, in one go."""
+
+    generation: int
+    replica: str
+    step: Step
+    works: tuple[Work, ...] = ()
+    items: tuple[Item, ...] = ()
+
+
+class Batcher:
+    """The queue of one replica. `batches` is false for stage code without a model: there is nothing to wait for."""
+
+    def __init__(
+        self, generation: int, replica: str, size: int, timeout_s: float, *, batches: bool
+    ) -> None:
+        self._generation = generation
+        self._replica = replica
+        self._size = size
+        self._timeout = timeout_s
+        self._batches = batches
+        self._waiting: deque[Work] = deque()
+        self._groups: dict[Hashable, deque[Item]] = {}
+        self._items = 0
+        self._bytes = 0
+        self.running = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether stages on this device should make more for it; false is backpressure."""
+        return len(self._waiting) < ROOM_FRAMES and self._bytes < ROOM_BYTES
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait to be prepared."""
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._waiting and not self._items and not self.running
+
+    def add(self, work: Work) -> None:
+        """A request has come."""
+        self._waiting.append(work)
+        self._bytes += work.frame.size
+
+    def prepared(self, work: Work, items: Sequence[tuple[Hashable, Any]]) -> None:
+        """A request has been split into items, each with the key that those of its batch share."""
+        work.items = len(items)
+        for index, (key, value) in enumerate(items):
+            self._groups.setdefault(key, deque()).append(Item(work, index, value))
+        self._items += len(items)
+
+    def drop(self, work: Work) -> None:
+        """Forget what waits of a request that has failed."""
+        for key in [k for k, group in self._groups.items() if any(i.work is work for i in group)]:
+            kept = deque(item for item in self._groups[key] if item.work is not work)
+            self._items -= len(self._groups[key]) - len(kept)
+            self._groups[key] = kept
+            if not kept:
+                del self._groups[key]
+
+    def expired(self, now: float) -> list[Work]:
+        """Take out the requests that wait and whose deadline has passed."""
+        late = [work for work in self._waiting if work.frame.deadline < now]
+        if late:
+            self._waiting = deque(w for w in self._waiting if w.frame.deadline >= now)
+            self._bytes -= sum(work.frame.size for work in late)
+        return late
+
+    def ready_at(self, now: float, has_room: Callable[[Frame], bool]) -> tuple[float, float]:
+        """When the next job may start, and since when its oldest request is here; infinities where nothing waits."""
+        startable = self._first_startable(has_room) if self._waiting else None
+        if self._full_group() is not None or (startable is not None and self._items < self._size):
+            oldest = min(self._oldest_item(), startable.arrived if startable else inf)
+            return now, oldest
+        oldest = self._oldest_item()
+        return oldest + self._timeout, oldest
+
+    def take(self, now: float, has_room: Callable[[Frame], bool]) -> Job | None:
+        """The job to run now, or None: it is not yet time, or what it would make has no place to go."""
+        full = self._full_group()
+        if full is not None:
+            return self._infer(full)
+        if self._items < self._size or not self._batches:
+            works = tuple(self._take_waiting(has_room))
+            if works:
+                step = Step.PREPARE if self._batches else Step.APPLY
+                return Job(self._generation, self._replica, step, works=works)
+        if self._items and self._oldest_item() + self._timeout <= now:
+            return self._infer(self._oldest_group())
+        return None
+
+    def _take_waiting(self, has_room: Callable[[Frame], bool]) -> Iterator[Work]:
+        most = (
+            min(PREPARED_AT_ONCE, self._size - self._items) if self._batches else PREPARED_AT_ONCE
+        )
+        skipped: list[Work] = []
+        taken = 0
+        while self._waiting and taken < most:
+            work = self._waiting.popleft()
+            if has_room(work.frame):
+                taken += 1
+                self._bytes -= work.frame.size
+                yield work
+            else:
+                skipped.append(work)
+        self._waiting.extendleft(reversed(skipped))
+
+    def _first_startable(self, has_room: Callable[[Frame], bool]) -> Work | None:
+        return next((work for work in self._waiting if has_room(work.frame)), None)
+
+    def _full_group(self) -> Hashable | None:
+        if self._items < self._size:
+            return None
+        return next((k for k, group in self._groups.items() if len(group) >= self._size), None)
+
+    def _oldest_group(self) -> Hashable:
+        return min(self._groups, key=lambda key: self._groups[key][0].work.arrived)
+
+    def _oldest_item(self) -> float:
+        return min((group[0].work.arrived for group in self._groups.values()), default=inf)
+
+    def _infer(self, key: Hashable) -> Job:
+        group = self._groups[key]
+        items = tuple(group.popleft() for _ in range(min(self._size, len(group))))
+        if not group:
+            del self._groups[key]
+        self._items -= len(items)
+        return Job(self._generation, self._replica, Step.INFER, items=items)

@@ -1,0 +1,178 @@
+"""What the agent and its worker say to each other: one JSON document a line, over a socket pair.
+
+The worker's standard output belongs to stage code. The end of the socket is the end of the agent: the worker exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from agent.serving.percentiles import Percentiles
+from tiermesh import limits
+from tiermesh.documents.assignment import Assignment
+
+
+class _Message(msgspec.Struct, tag_field="message", tag=str.lower, frozen=True):
+    """Base of all messages."""
+
+
+class Start(_Message, kw_only=True):
+    """The first message. `epoch` grows with each start of a worker of this device."""
+
+    device: str
+    epoch: int
+    data_address: str
+    data_folder: str
+    state_folder: str
+    store: str
+    slowdown: float = 1.0
+    threads: int = 1
+    insecure_lan: bool = False
+
+
+class Prepare(_Message):
+    """Load, warm and test an assignment."""
+
+    call: int
+    assignment: Assignment
+
+
+class Commit(_Message):
+    """Switch new requests to a prepared generation."""
+
+    call: int
+    workflow: str
+    generation: int
+
+
+class Abort(_Message):
+    """Forget a prepared generation."""
+
+    call: int
+    workflow: str
+    generation: int
+
+
+class Stop(_Message):
+    """Drain a workflow and forget it."""
+
+    call: int
+    workflow: str
+
+
+class Ready(_Message):
+    """The worker takes frames."""
+
+    pid: int
+
+
+class Stepped(_Message):
+    """A step of preparing a replica is done."""
+
+    call: int
+    step: str
+    replica: str
+    seconds: float
+
+
+class Done(_Message):
+    """A call has succeeded."""
+
+    call: int
+
+
+class Refused(_Message):
+    """A call, or with `call` 0 the start, has failed; `error` is a TiermeshError's `to_dict`."""
+
+    call: int
+    error: dict[str, Any]
+
+
+class Event(_Message):
+    """Something that people should see."""
+
+    kind: str
+    text: str
+
+
+class ReplicaStats(msgspec.Struct, frozen=True, kw_only=True):
+    """See `ReplicaSample` in telemetry.proto."""
+
+    workflow: str
+    generation: int
+    replica: str
+    requests: int
+    items: int
+    batches: int
+    busy_seconds: float
+    errors: int
+    waiting: int
+    service: Percentiles
+
+
+class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
+    """See `SourceSample` in telemetry.proto."""
+
+    workflow: str
+    stage: str
+    accepted: int
+    confirmed: int
+    in_flight: int
+    retried: int
+    finished: bool
+    latency: Percentiles
+    rate: float
+
+
+class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
+    """See `SinkSample` in telemetry.proto."""
+
+    workflow: str
+    stage: str
+    results: int
+    errors: int
+    filtered: int
+    duplicates: int
+
+
+class Stats(_Message):
+    """All that a worker does, as of now. Sent by itself, several times a second."""
+
+    replicas: list[ReplicaStats] = []
+    sources: list[SourceStats] = []
+    sinks: list[SinkStats] = []
+
+
+ToWorker: TypeAlias = Start | Prepare | Commit | Abort | Stop
+ToAgent: TypeAlias = Ready | Stepped | Done | Refused | Event | Stats
+
+LINE_BYTES: Final = limits.DOCUMENT_BYTES
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=float)
+
+
+def encode(message: ToWorker | ToAgent) -> bytes:
+    """A message as a line."""
+    return _ENCODER.encode(message) + b"\n"
+
+
+async def read_to_worker(reader: asyncio.StreamReader) -> ToWorker | None:
+    """The agent's next message; None when it has gone."""
+    line = await _line(reader)
+    return msgspec.json.decode(line, type=ToWorker) if line else None
+
+
+async def read_to_agent(reader: asyncio.StreamReader) -> ToAgent | None:
+    """The worker's next message; None when it has gone."""
+    line = await _line(reader)
+    return msgspec.json.decode(line, type=ToAgent) if line else None
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        line = await reader.readline()
+    except ConnectionError:
+        return b""
+    return line if line.endswith(b"\n") else b""

@@ -1,0 +1,80 @@
+"""What follows from a workflow's shape alone: which sinks end a request, where branches meet, whose requests meet.
+
+A stage with several inputs that is not a join is a union, also where it is a sink or a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+from tiermesh.documents.assignment import StageSpec
+
+
+class Graph:
+    """The stages of one workflow, by name."""
+
+    def __init__(self, stages: Mapping[str, StageSpec]) -> None:
+        self.stages = stages
+        # Cached per object: a graph is small, and asked for each frame.
+        self.sinks_below = cache(self._sinks_below)
+        self.meetings_below = cache(self._meetings_below)
+        self.gathered = cache(self._gathered)
+        self.run_suffix = cache(self._run_suffix)
+
+    def _sinks_below(self, stage: str) -> tuple[str, ...]:
+        """The sinks that requests of a stage reach, in order of name."""
+        return tuple(sorted(s for s in self._below(stage) if self.stages[s].kind == "sink"))
+
+    def _meetings_below(self, stage: str) -> tuple[tuple[str, str], ...]:
+        """Where the end of a request that happens at `stage` is told: (the input it counts as, the stage).
+
+        The next sinks, and the stages with several inputs, on every way down.
+        """
+        found: list[tuple[str, str]] = []
+        for output in self.stages[stage].outputs:
+            spec = self.stages[output]
+            if spec.kind == "sink" or len(spec.inputs) > 1:
+                found.append((stage, output))
+            else:
+                found.extend(self._meetings_below(output))
+        return tuple(dict.fromkeys(found))
+
+    def _gathered(self, stage: str, entry: str) -> frozenset[str]:
+        """The inputs of a union that carry the same requests as its input `entry`."""
+        family = self._family(entry)
+        return frozenset(i for i in self.stages[stage].inputs if self._family(i) == family)
+
+    def _run_suffix(self, source: str) -> str:
+        """What tells the requests of sources apart that never meet in a join; empty for the first family."""
+        mine = self._family(source)
+        first = min(
+            self._family(name) for name, spec in self.stages.items() if spec.kind == "source"
+        )
+        return "" if mine == first else "/" + mine
+
+    def _family(self, stage: str) -> str:
+        """The name of the set of sources whose requests have ids in common, for those above a stage."""
+        return min(self._joined()[source] for source in self._sources_above(stage))
+
+    def _joined(self) -> dict[str, str]:
+        """Source to the first of the sources that it meets in joins, directly or through others."""
+        leader = {name: name for name, spec in self.stages.items() if spec.kind == "source"}
+        for spec in self.stages.values():
+            if spec.kind != "join":
+                continue
+            met = {leader[s] for i in spec.inputs for s in self._sources_above(i)}
+            leader = {s: min(met) if own in met else own for s, own in leader.items()}
+        return leader
+
+    def _sources_above(self, stage: str) -> set[str]:
+        spec = self.stages[stage]
+        if spec.kind == "source":
+            return {stage}
+        return {source for above in spec.inputs for source in self._sources_above(above)}
+
+    def _below(self, stage: str) -> set[str]:
+        below = {stage}
+        for output in self.stages[stage].outputs:
+            below |= self._below(output)
+        return below

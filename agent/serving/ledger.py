@@ -1,0 +1,236 @@
+"""The requests that a source has accepted and not yet seen confirmed by every sink: the end-to-end promise.
+
+A request is injected, and injected again with the next attempt number when a device that may have had it is lost,
+when somebody says that it could not be taken on, or when it is not confirmed for much longer than requests take.
+Past its deadline it ends in an error at the sinks instead, which is repeated until they confirm it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from agent.serving.percentiles import Measurements
+from tiermesh import limits
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_LEAST_S: Final = 1.0
+GRACE_S: Final = 0.5
+"""How long after the deadline the source waits for the error of the stage that noticed: it knows more."""
+LOST_S: Final = 3.0
+"""How long lanes through a device that was lost are avoided before they are tried again."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One accepted request. `due` is when something must be done about it next."""
+
+    index: int
+    id: str
+    file: str
+    accepted_at: float
+    deadline: float
+    unconfirmed: set[str]
+    attempt: int = 0
+    devices: frozenset[str] = frozenset()
+    due: float = inf
+    reading: bool = False
+    """It is being read from the disk, to be injected."""
+    failed: bool = False
+    why: str = ""
+    """What was last heard to stand in its way."""
+
+
+class Pace:
+    """How long requests take, smoothed (RFC 6298), and how many may be in flight.
+
+    The window grows by one with each confirmed request and shrinks when requests take more than a quarter of their
+    deadline: a source that offers more than the mesh can do is slowed, instead of all its requests being late.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline = deadline_s
+        self._mean: float | None = None
+        self._variation = 0.0
+        self._window = float(_FIRST_WINDOW)
+
+    @property
+    def window(self) -> int:
+        """Requests that may be in flight."""
+        return int(self._window)
+
+    def confirmed(self, seconds: float, *, retried: bool) -> None:
+        """A request has ended after so many seconds since it was accepted."""
+        if seconds > self._deadline / 4:
+            self._window = max(self._window - 0.5, _LEAST_WINDOW)
+        else:
+            self._window = min(self._window + 1, limits.SOURCE_INFLIGHT_REQUESTS)
+        if retried:
+            # Which attempt was confirmed is not known (Karn's rule).
+            return
+        if self._mean is None:
+            self._mean, self._variation = seconds, seconds / 2
+            return
+        self._variation += (abs(seconds - self._mean) - self._variation) / 4
+        self._mean += (seconds - self._mean) / 8
+
+    def timeout(self, attempt: int) -> float:
+        """How long to wait for a confirmation before the next attempt."""
+        if self._mean is None:
+            return self._deadline / 4
+        once = max(RETRY_LEAST_S, 2 * self._mean + 4 * self._variation)
+        return min(once * 2 ** (attempt - 1), self._deadline)
+
+
+_FIRST_WINDOW: Final = 64
+_LEAST_WINDOW: Final = 4
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a source has done in its run, restarts included. `accepted == confirmed + in flight`, always."""
+
+    accepted: int = 0
+    confirmed: int = 0
+    retried: int = 0
+
+
+@dataclass(slots=True)
+class Due:
+    """What is due: requests to inject, and requests to fail."""
+
+    inject: list[Request] = field(default_factory=list[Request])
+    fail: list[Request] = field(default_factory=list[Request])
+
+
+class Ledger:
+    """The accepted requests of one source, by id."""
+
+    def __init__(self, sinks: Iterable[str], deadline_s: float) -> None:
+        self._sinks = frozenset(sinks)
+        self._deadline_s = deadline_s
+        self.requests: dict[str, Request] = {}
+        self.counts = Counts()
+        self.pace = Pace(deadline_s)
+        self.latency = Measurements()
+        self._lost: dict[str, float] = {}
+        self._epochs: dict[str, int] = {}
+        self._next_due = inf
+
+    @property
+    def in_flight(self) -> int:
+        """Requests accepted and not confirmed."""
+        return len(self.requests)
+
+    @property
+    def may_accept(self) -> bool:
+        """Whether one more request may be accepted; false is backpressure."""
+        return len(self.requests) < self.pace.window
+
+    def restore(self, requests: Iterable[Request], counts: Counts) -> None:
+        """Go on from what the spool kept; all that was in flight is due at once."""
+        self.counts = counts
+        for request in requests:
+            request.unconfirmed = set(self._sinks)
+            self.requests[request.id] = request
+            self._put(request, 0.0)
+
+    def accept(self, index: int, request_id: str, file: str, now: float) -> Request:
+        """A request is accepted; `record` it before it is injected."""
+        deadline = now + self._deadline_s
+        request = Request(index, request_id, file, now, deadline, set(self._sinks))
+        self.requests[request_id] = request
+        self.counts.accepted += 1
+        return request
+
+    def recorded(self, request_id: str, now: float) -> None:
+        """The request is on disk: it may be injected."""
+        if request_id in self.requests:
+            self._put(self.requests[request_id], now)
+
+    def due(self, now: float) -> Due:
+        """Take what is due; the caller injects or fails it and says so."""
+        found = Due()
+        if now < self._next_due:
+            return found
+        for request in self.requests.values():
+            if request.due > now:
+                continue
+            request.due = inf
+            request.reading = True
+            late = now > request.deadline + (GRACE_S if request.attempt else 0.0)
+            request.attempt += 1
+            (found.fail if late or request.failed else found.inject).append(request)
+        self._next_due = min((r.due for r in self.requests.values()), default=inf)
+        return found
+
+    @property
+    def next_due(self) -> float:
+        """When `due` should be asked next."""
+        return self._next_due
+
+    def injected(self, request: Request, devices: frozenset[str], now: float) -> None:
+        """The request has been sent on its way over a lane with these devices."""
+        if request.attempt > 1:
+            self.counts.retried += 1
+        request.reading = False
+        request.devices = devices
+        wait = self.pace.timeout(request.attempt)
+        self._put(request, min(now + wait, max(request.deadline, now) + GRACE_S))
+
+    def failed(self, request: Request, now: float) -> None:
+        """The request's error has been sent to the sinks; it is repeated until they confirm it."""
+        request.failed = True
+        request.reading = False
+        self._put(request, now + min(RETRY_LEAST_S * 2 ** min(request.attempt, 4), 10.0))
+
+    def confirmed(self, request_id: str, sink: str, now: float) -> Request | None:
+        """A sink has confirmed a request: the request once all have, else None."""
+        request = self.requests.get(request_id)
+        if request is None:
+            return None
+        request.unconfirmed.discard(sink)
+        if request.unconfirmed:
+            return None
+        del self.requests[request_id]
+        self.counts.confirmed += 1
+        seconds = now - request.accepted_at
+        self.latency.add(seconds, now)
+        self.pace.confirmed(seconds, retried=request.attempt > 1)
+        return request
+
+    def lost(self, request_id: str, attempt: int, device: str, why: str, now: float) -> None:
+        """A device says that it could not take on, or pass on, an attempt of a request."""
+        if device:
+            self._lost[device] = now
+        request = self.requests.get(request_id)
+        if request is None or attempt < request.attempt or request.reading:
+            return
+        request.why = why
+        wait = min(RETRY_FIRST_S * 2 ** (request.attempt - 1), self._deadline_s / 12)
+        self._put(request, min(request.due, now + wait))
+
+    def device_lost(self, device: str, epoch: int, *, gone: bool, now: float) -> int:
+        """What a device had in its care is gone: how many requests are due again because of it."""
+        since = self._lost.get(device, -inf)
+        repeated = epoch <= self._epochs.get(device, 0) and (not gone or now - since < LOST_S)
+        self._epochs[device] = max(epoch, self._epochs.get(device, 0))
+        if gone:
+            self._lost[device] = max(since, now) if repeated else now
+        if repeated:
+            return 0
+        hit = [r for r in self.requests.values() if device in r.devices and not r.reading]
+        for request in hit:
+            self._put(request, min(request.due, now))
+        return len(hit)
+
+    def lost_devices(self, now: float) -> frozenset[str]:
+        """Devices that lanes should avoid."""
+        self._lost = {device: at for device, at in self._lost.items() if now - at < LOST_S}
+        return frozenset(self._lost)
+
+    def _put(self, request: Request, due: float) -> None:
+        request.due = due
+        self._next_due = min(self._next_due, due)

@@ -1,0 +1,129 @@
+"""The loaded replicas of a device, by what they are: a generation that keeps a replica keeps it loaded.
+
+An aggregate's state goes over to the next generation with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias, TypeVar
+
+from agent.serving import runners
+from agent.serving.inference import Artifacts
+from agent.serving.runners import Runner
+from tiermesh import ids
+from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
+from tiermesh.documents.reading import to_plain
+from tiermesh.errors import TiermeshError
+
+T = TypeVar("T")
+
+Report: TypeAlias = Callable[[str, str, float], None]
+"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took."""
+
+
+@dataclass(slots=True)
+class _Loaded:
+    runner: Runner
+    users: set[tuple[str, int, str]] = field(default_factory=set[tuple[str, int, str]])
+
+
+class Replicas:
+    """Loads in a thread beside what runs. `close` is called with runners that nobody uses any more."""
+
+    def __init__(
+        self, artifacts: Artifacts, slowdown: float, close: Callable[[Runner], None]
+    ) -> None:
+        self._artifacts = artifacts
+        self._slowdown = slowdown
+        self._close = close
+        self._loaded: dict[str, _Loaded] = {}
+        self._keys: dict[tuple[str, int, str], str] = {}
+
+    def runner(self, workflow: str, generation: int, replica: str) -> Runner:
+        """The runner of a replica that was loaded."""
+        return self._loaded[self._keys[workflow, generation, replica]].runner
+
+    async def load(self, assignment: Assignment, report: Report) -> None:
+        """Load, warm and test every replica of an assignment, one after the other.
+
+        Raises:
+            TiermeshError: one cannot be served here; `replica` names it. None of the others stays, either.
+        """
+        try:
+            for spec in assignment.replicas:
+                await self._add(assignment, spec, report)
+        except BaseException:
+            self.unload(assignment.workflow, assignment.generation)
+            raise
+
+    async def _add(self, assignment: Assignment, spec: ReplicaSpec, report: Report) -> None:
+        stage = assignment.stages[spec.stage]
+        key = _key(assignment, spec, stage)
+        if key not in self._loaded:
+            runner = await self._try(spec.id, "load", report, partial(self._load, spec, stage))
+            if runner is None:
+                return
+            self._loaded[key] = _Loaded(runner)
+        user = (assignment.workflow, assignment.generation, spec.id)
+        self._loaded[key].users.add(user)
+        self._keys[user] = key
+        if len(self._loaded[key].users) == 1:
+            await self._check(self._loaded[key].runner, spec, report)
+
+    def _load(self, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
+        return runners.load(spec, stage, self._artifacts, slowdown=self._slowdown)
+
+    async def _check(self, runner: Runner, spec: ReplicaSpec, report: Report) -> None:
+        await self._try(spec.id, "warm", report, partial(runner.warm, spec.batch_size))
+        wrong = await self._try(spec.id, "self-test", report, runner.self_test)
+        if wrong is not None:
+            raise TiermeshError(f"the replica {spec.id} fails its test", why=wrong, replica=spec.id)
+
+    @staticmethod
+    async def _try(replica: str, step: str, report: Report, work: Callable[[], T]) -> T:
+        began = time.perf_counter()
+        try:
+            made = await asyncio.to_thread(work)
+        except TiermeshError as error:
+            error.fields["replica"] = replica
+            error.what = f"the replica {replica} cannot be served: {error.what}"
+            raise
+        except Exception as error:
+            raise TiermeshError(
+                f"the replica {replica} cannot be served",
+                why=f"{step}: {type(error).__name__}: {error}",
+                replica=replica,
+            ) from error
+        report(step, replica, time.perf_counter() - began)
+        return made
+
+    def unload(self, workflow: str, generation: int) -> None:
+        """Let go of a generation's replicas."""
+        for user in [u for u in self._keys if u[:2] == (workflow, generation)]:
+            key = self._keys.pop(user)
+            loaded = self._loaded[key]
+            loaded.users.discard(user)
+            if not loaded.users:
+                del self._loaded[key]
+                self._close(loaded.runner)
+
+
+def _key(assignment: Assignment, spec: ReplicaSpec, stage: StageSpec) -> str:
+    """Equal for replicas that may share what is loaded: the same work for the same stage of the same run."""
+    return ids.digest_value(
+        [
+            assignment.workflow,
+            assignment.run,
+            stage.name,
+            stage.kind,
+            to_plain(spec.variant),
+            to_plain(spec.bundle),
+            to_plain(spec.options),
+            spec.threads,
+        ]
+    )

@@ -1,0 +1,226 @@
+"""The file of a sink: one JSON line for each request that ended there. It is the sink's memory, too.
+
+A line is on the disk, past all caches, before the request is confirmed; many share one sync.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from agent.serving.instructions import Write
+from agent.serving.sink import Endings
+from tiermesh.errors import StorageFull, TiermeshError
+from tiermesh.frames import Frame, Kind, Tensor
+
+log = logging.getLogger(__name__)
+
+OUTCOMES: Final = {Kind.DATA: "result", Kind.ERROR: "error", Kind.FILTERED: "filtered"}
+_KINDS: Final = {outcome: kind for kind, outcome in OUTCOMES.items()}
+_RETRY_S: Final = 1.0
+
+Done: TypeAlias = Callable[[Sequence[Write]], None]
+Trouble: TypeAlias = Callable[[str], None]
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """One line. Times are Unix seconds: `accepted_at` by the source's clock, `finished_at` by the sink's."""
+
+    id: str
+    outcome: str
+    run: str = ""
+    name: str | None = None
+    payload: Any = None
+    error: str = ""
+    accepted_at: float = 0.0
+    finished_at: float = 0.0
+    attempts: int = 0
+    lane: int = 0
+    generation: int = 0
+
+
+class _Known(msgspec.Struct):
+    id: str
+    outcome: str
+    run: str = ""
+
+
+def line_of(frame: Frame, run: str, now: float, *, with_payload: bool = True) -> Line:
+    """The line of a request that ends with `frame`; tensors and bytes are summarised."""
+    try:
+        values = frame.payload.unpack()
+    except TiermeshError as error:
+        values = {"unreadable": str(error)}
+    name = values.get("name")
+    return Line(
+        id=frame.request_id,
+        outcome=OUTCOMES[frame.kind],
+        run=run,
+        name=name if isinstance(name, str) else None,
+        payload=summary(values) if with_payload and frame.kind is Kind.DATA else None,
+        error=frame.error,
+        accepted_at=round(frame.accepted_at, 6),
+        finished_at=round(now, 6),
+        attempts=frame.attempt,
+        lane=frame.lane,
+        generation=frame.generation,
+    )
+
+
+def summary(value: Any) -> Any:
+    """A value as JSON can say it: of tensors and bytes, their form and size."""
+    if isinstance(value, Tensor):
+        return {"tensor": value.dtype, "shape": value.shape}
+    if isinstance(value, bytes | memoryview):
+        return {"bytes": len(value)}
+    if isinstance(value, Mapping):
+        return {str(key): summary(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [summary(inner) for inner in value]
+    return value
+
+
+class ResultFile:
+    """The file itself. Methods block; one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+        except OSError as error:
+            raise TiermeshError(
+                f"a sink cannot write {path.name}", why=error.strerror or str(error)
+            ) from None
+        self._encoder = msgspec.json.Encoder()
+
+    def remembered(self, run: str) -> tuple[list[str], Endings]:
+        """The ids of all lines, and how the requests of a run ended. A line that was cut off is removed."""
+        ids: list[str] = []
+        endings = Endings()
+        decoder = msgspec.json.Decoder(_Known)
+        whole = 0
+        self._file.seek(0)
+        with open(os.dup(self._file.fileno()), "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                try:
+                    known = decoder.decode(line)
+                    bytes.fromhex(known.id)
+                except (msgspec.MsgspecError, ValueError):
+                    log.warning("line %d of a sink's file is not a result", number)
+                    continue
+                ids.append(known.id)
+                if known.run == run and known.outcome in _KINDS:
+                    endings.count(_KINDS[known.outcome])
+        self._end = whole
+        self._cut()
+        return ids, endings
+
+    def append(self, lines: Sequence[Line]) -> None:
+        """Add lines and bring them to the disk, all or none.
+
+        Raises:
+            StorageFull: they cannot be written.
+        """
+        data = b"".join(self._encoder.encode(line) + b"\n" for line in lines)
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(None, "the disk is full")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._cut()
+            raise StorageFull(
+                "a sink cannot write its results",
+                why=error.strerror or str(error),
+                fix="Free disk space on the device; nothing is lost meanwhile",
+            ) from None
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _cut(self) -> None:
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+
+class SinkWriter:
+    """Writes a sink's lines in a thread of its own; what waits when a sync ends goes with the next one.
+
+    `done` is called with what is on disk, `trouble` with why nothing can be written now; it is tried again.
+    """
+
+    def __init__(
+        self,
+        file: ResultFile,
+        *,
+        with_payload: bool,
+        clock: Callable[[], float],
+        done: Done,
+        trouble: Trouble,
+    ) -> None:
+        self._file = file
+        self._with_payload = with_payload
+        self._clock = clock
+        self._done = done
+        self._trouble = trouble
+        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="sink", daemon=True)
+        self._thread.start()
+
+    def put(self, write: Write) -> None:
+        """Queue the end of a request."""
+        self._queue.put(write)
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._closed.set()
+        self._queue.put(None)
+        self._thread.join()
+        self._file.close()
+
+    def _work(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, last = self._batch(first)
+            lines = [self._line(write) for write in batch]
+            while not self._append(lines):
+                if self._closed.wait(_RETRY_S):
+                    return
+            self._done(batch)
+            if last:
+                return
+
+    def _batch(self, first: Write) -> tuple[list[Write], bool]:
+        batch = [first]
+        while True:
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+            if more is None:
+                return batch, True
+            batch.append(more)
+
+    def _line(self, write: Write) -> Line:
+        return line_of(write.frame, write.run, self._clock(), with_payload=self._with_payload)
+
+    def _append(self, lines: Sequence[Line]) -> bool:
+        try:
+            self._file.append(lines)
+        except StorageFull as error:
+            self._trouble(str(error))
+            return False
+        return True

@@ -1,0 +1,207 @@
+"""What a replica runs: a model with its stage code, or stage code alone. Called from the compute thread only.
+
+Whatever stage code raises ends the request that it was raised for, and no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+from agent.errors import StageCodeFailed
+from agent.profiling.emulation import Dilation
+from agent.serving import stagecode
+from agent.serving.batcher import Item, Job, Step, Work
+from agent.serving.inference import Artifacts, Inference
+from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared
+from tiermesh.documents.assignment import ReplicaSpec, StageSpec
+from tiermesh.errors import TiermeshError
+from tiermesh.frames import Packed, pack
+
+Outcomes: TypeAlias = list[tuple[Work, Outcome]]
+
+_REMEMBERED_OUTPUTS: Final = 1_024
+
+
+class Runner(Protocol):
+    """Runs the jobs of one replica."""
+
+    def run(self, job: Job) -> Outcomes:
+        """Run a job; never raises for what a request holds."""
+        ...
+
+    def warm(self, batch_size: int) -> None:
+        """Make the first request as fast as the others."""
+        ...
+
+    def self_test(self) -> str | None:
+        """None, or what is wrong."""
+        ...
+
+    def close(self) -> None:
+        """Give memory back."""
+        ...
+
+
+def load(
+    spec: ReplicaSpec, stage: StageSpec, artifacts: Artifacts, *, slowdown: float
+) -> Runner | None:
+    """Load what a replica runs; None for a stage that only passes frames on.
+
+    Raises:
+        TiermeshError: it cannot be loaded on this device.
+    """
+    if spec.variant is not None:
+        inference = Inference.load(spec.variant, artifacts, threads=spec.threads, slowdown=slowdown)
+        return ModelRunner(inference)
+    if spec.bundle is None:
+        return None
+    folder: Path = artifacts.unpack(spec.bundle.artifact.digest)
+    code = stagecode.load(spec.bundle, folder, {}, spec.options, stage.kind)
+    return CodeRunner(code, stage, Dilation(slowdown))
+
+
+def _outcome(work: Callable[[], Outcome]) -> Outcome:
+    try:
+        return work()
+    except TiermeshError as error:
+        return Failed(str(error))
+    except Exception as error:  # noqa: BLE001 - stage code may raise anything
+        return Failed(str(StageCodeFailed.by(error, "the stage code failed").why))
+
+
+class ModelRunner:
+    """A loaded variant."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    def run(self, job: Job) -> Outcomes:
+        """Prepare requests, or infer a batch and finish the requests that it completes."""
+        if job.step is Step.PREPARE:
+            return [(work, _outcome(lambda work=work: self._prepare(work))) for work in job.works]
+        failed = dict(self._infer(job.items))
+        works = list(dict.fromkeys(item.work for item in job.items))
+        return [
+            (work, failed.get(work) or _outcome(lambda work=work: self._finish(work)))
+            for work in works
+            if work in failed or work.is_complete
+        ]
+
+    def _prepare(self, work: Work) -> Outcome:
+        work.state = work.frame.payload.unpack()
+        items = self._inference.prepare(work.state)
+        if not items:
+            return self._finish(work)
+        return Prepared(tuple((item.shape_key, item) for item in items))
+
+    def _infer(self, items: Sequence[Item]) -> Iterator[tuple[Work, Outcome]]:
+        """The requests that fail; where a batch fails, each of its items is tried alone."""
+        try:
+            for item, output in zip(
+                items, self._inference.infer([i.value for i in items]), strict=True
+            ):
+                item.work.outputs[item.index] = output
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            if len(items) == 1:
+                yield items[0].work, Failed(str(StageCodeFailed.by(error, "the model failed")))
+                return
+            for item in items:
+                yield from self._infer([item])
+
+    def _finish(self, work: Work) -> Outcome:
+        outputs = [work.outputs[index] for index in range(work.items)]
+        return Output(pack(self._inference.finish(work.state, outputs)))
+
+    def warm(self, batch_size: int) -> None:
+        """Run the samples once at the replica's batch size."""
+        self._inference.warm(batch_size)
+
+    def self_test(self) -> str | None:
+        """Put the samples through and let the stage code check the results."""
+        return self._inference.self_test()
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._inference.close()
+
+
+class CodeRunner:
+    """Stage code without a model. An aggregate's state by key is in memory, and lost with the worker."""
+
+    def __init__(self, code: Any, stage: StageSpec, dilation: Dilation) -> None:
+        self._code = code
+        self._stage = stage
+        self._dilation = dilation
+        self._states: dict[str, Any] = {}
+        self._outputs: OrderedDict[str, Packed] = OrderedDict()
+        self._call: Callable[[Work], Outcome] = {
+            "map": self._map,
+            "filter": self._filter,
+            "join": self._join,
+            "aggregate": self._aggregate,
+            "sink": self._deliver,
+        }[stage.kind]
+
+    def run(self, job: Job) -> Outcomes:
+        """Run the stage code over each request."""
+        with self._dilation.slowed():
+            return [(work, _outcome(lambda work=work: self._call(work))) for work in job.works]
+
+    def warm(self, batch_size: int) -> None:
+        """There is nothing to warm: stage code without a model brings no samples."""
+
+    def self_test(self) -> str | None:
+        """Nothing to test without samples; that it loads is all that can be known."""
+        return None
+
+    def close(self) -> None:
+        """Let the stage code free what it holds, if it wants to."""
+        close = getattr(self._code, "close", None)
+        if callable(close):
+            with contextlib.suppress(Exception):
+                close()
+
+    def _map(self, work: Work) -> Outcome:
+        return Output(pack(self._code.apply(_values(work.frame.payload))))
+
+    def _filter(self, work: Work) -> Outcome:
+        keeps = self._code.keep(_values(work.frame.payload))
+        return Output(work.frame.payload) if keeps else Filtered()
+
+    def _join(self, work: Work) -> Outcome:
+        parts = {name: _values(part) for name, part in (work.parts or {}).items()}
+        return Output(pack(self._code.join(parts)))
+
+    def _aggregate(self, work: Work) -> Outcome:
+        """Fold a request in once: a repeated one gets the output that it had."""
+        request = work.frame.request_id
+        if request not in self._outputs:
+            self._outputs[request] = self._fold(work)
+            if len(self._outputs) > _REMEMBERED_OUTPUTS:
+                self._outputs.popitem(last=False)
+        return Output(self._outputs[request])
+
+    def _fold(self, work: Work) -> Packed:
+        payload = _values(work.frame.payload)
+        field = self._stage.key or ""
+        if field not in payload:
+            raise TiermeshError(f"the payload has no {field!r}, the key of {self._stage.name}")
+        key = str(payload[field])
+        if key not in self._states:
+            self._states[key] = self._code.start(key)
+        state, output = self._code.fold(self._states[key], payload)
+        packed = pack(output)
+        self._states[key] = state
+        return packed
+
+    def _deliver(self, work: Work) -> Outcome:
+        self._code.deliver(work.frame.request_id, _values(work.frame.payload))
+        return Output(work.frame.payload)
+
+
+def _values(payload: Packed) -> dict[str, Any]:
+    return stagecode.arrays(payload.unpack())

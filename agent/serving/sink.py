@@ -1,0 +1,96 @@
+"""A sink's memory, as a state machine: which requests have ended here, so that none ends twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from tiermesh import limits
+from tiermesh.frames import Frame, Kind
+
+ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
+
+
+class Arrival(Enum):
+    """What to do with a frame that ends a request."""
+
+    WRITE = "write"
+    CONFIRM = "confirm"
+    """It has ended here before: say so again."""
+    WAIT = "wait"
+    """It is being written: the confirmation is to come."""
+
+
+@dataclass(slots=True)
+class Endings:
+    """How many requests have ended here, and how many frames were repetitions."""
+
+    results: int = 0
+    errors: int = 0
+    filtered: int = 0
+    duplicates: int = 0
+
+    def count(self, kind: Kind) -> None:
+        """One request has ended with such a frame."""
+        if kind is Kind.DATA:
+            self.results += 1
+        elif kind is Kind.ERROR:
+            self.errors += 1
+        else:
+            self.filtered += 1
+
+
+class Sink:
+    """Removes duplicates, and counts how the requests of a run ended. `remembered` are the ids of the requests that ended before a restart, oldest first."""
+
+    def __init__(
+        self,
+        run: str,
+        remembered: Iterable[str] = (),
+        endings: Endings | None = None,
+        *,
+        kept: int = limits.SINK_REMEMBERED_IDS,
+    ) -> None:
+        self._run = run
+        self._kept = kept
+        self._ended = dict.fromkeys(bytes.fromhex(request) for request in remembered)
+        self._writing: dict[str, Frame] = {}
+        self.endings = endings or Endings()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it keeps up with what comes."""
+        return len(self._writing) < ROOM_FRAMES
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being written."""
+        return not self._writing
+
+    def begin(self, run: str) -> None:
+        """Count the endings of this run from now on."""
+        if run != self._run:
+            self._run = run
+            self.endings = Endings()
+
+    def arrive(self, frame: Frame) -> Arrival:
+        """A frame ends a request here; WRITE: the caller writes it and calls `written`."""
+        if bytes.fromhex(frame.request_id) in self._ended:
+            self.endings.duplicates += 1
+            return Arrival.CONFIRM
+        if frame.request_id in self._writing:
+            self.endings.duplicates += 1
+            return Arrival.WAIT
+        self._writing[frame.request_id] = frame
+        return Arrival.WRITE
+
+    def written(self, request_id: str, kind: Kind, run: str) -> None:
+        """The end of a request is on disk."""
+        del self._writing[request_id]
+        self._ended[bytes.fromhex(request_id)] = None
+        if len(self._ended) > self._kept:
+            del self._ended[next(iter(self._ended))]
+        if run == self._run:
+            self.endings.count(kind)

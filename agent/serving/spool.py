@@ -1,0 +1,88 @@
+"""A source's spool on disk: what it has accepted and not yet seen confirmed, so that a killed worker goes on.
+
+The index of the next request is kept with the requests, in one transaction: after a power cut both are of one moment,
+and what is then accepted again gets the same ids as before, which the sinks know.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from math import inf
+from pathlib import Path
+from typing import Final
+
+from agent.serving.ledger import Counts, Request
+from tiermesh.errors import StorageFull
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, file TEXT NOT NULL, accepted_at REAL NOT NULL, deadline REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS source (next INTEGER NOT NULL);
+INSERT INTO source SELECT 0 WHERE NOT EXISTS (SELECT * FROM source);
+"""
+
+
+class Spool:
+    """One source's file. Files are kept by name, not by content. Methods block; one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def load(self) -> tuple[list[Request], Counts]:
+        """The requests in flight when the worker ended, and how many there were in all."""
+        rows = self._db.execute(
+            "SELECT number, id, file, accepted_at, deadline FROM requests ORDER BY number"
+        )
+        # Whether the first attempt was sent is not known, so the next one counts as a repetition.
+        requests = [Request(*row, set(), attempt=1, due=inf) for row in rows]
+        (accepted,) = self._db.execute("SELECT next FROM source").fetchone()
+        return requests, Counts(accepted=accepted, confirmed=accepted - len(requests))
+
+    def accept(self, requests: Iterable[Request]) -> None:
+        """Keep requests, in order.
+
+        Raises:
+            StorageFull: they cannot be kept.
+        """
+        rows = [(r.index, r.id, r.file, r.accepted_at, r.deadline) for r in requests]
+        try:
+            with self._transaction():
+                self._db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", rows)
+                self._db.execute("UPDATE source SET next = ?", (rows[-1][0] + 1,))
+        except sqlite3.Error as error:
+            raise StorageFull(
+                "a source cannot keep what it accepts",
+                why=str(error),
+                fix="Free disk space on the device",
+            ) from None
+
+    def forget(self, requests: Iterable[Request]) -> None:
+        """Requests have ended. Failing to forget costs a repetition after a restart, no more."""
+        with self._transaction():
+            self._db.executemany(
+                "DELETE FROM requests WHERE number = ?", [(r.index,) for r in requests]
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._db.execute("ROLLBACK" if kind is not None else "COMMIT")

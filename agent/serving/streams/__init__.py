@@ -1,0 +1,1 @@
+"""Streams of frames between two devices: the state machines, pure, and gRPC around them."""

@@ -1,0 +1,299 @@
+"""gRPC around the state machines: one bidirectional call per stream, raw messages one way, acknowledgements back.
+
+Everything here is thin: what a message means is decided in `agent.serving.flow`. Each direction of a call has one
+writer, because a second concurrent `write` of grpc.aio ends it silently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol, cast
+
+import grpc
+import grpc.aio
+
+from agent.serving.flow import Flow
+from agent.serving.streams.receiver import Fenced
+from agent.serving.streams.sender import SILENCE_S
+from agent.serving.streams.window import Window
+from tiermesh import PROTOCOL_VERSION, codec, wire
+from tiermesh.errors import TiermeshError, Unreachable
+from tiermesh.v1 import streaming_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+_METHOD: Final = "/tiermesh.v1.Streams/Stream"
+_ACK_EVERY_S: Final = SILENCE_S / 4
+_AGAIN_S: Final = 0.1
+
+
+class Driver(Protocol):
+    """What carries out a flow's instructions."""
+
+    def now(self) -> float:
+        """The worker's clock."""
+        ...
+
+    def flow(self, workflow: str) -> Flow | None:
+        """The flow of a workflow that is served here."""
+        ...
+
+    def changed(self) -> None:
+        """A flow has taken an event: carry out what it says."""
+        ...
+
+
+class Outgoing:
+    """Keeps the stream to one device going until it is closed."""
+
+    def __init__(
+        self, driver: Driver, flow: Flow, device: str, address: str, *, insecure_lan: bool
+    ) -> None:
+        self._driver = driver
+        self._flow = flow
+        self._device = device
+        self.address = address
+        self._channel = wire.channel(address, insecure_lan=insecure_lan)
+        self._stub = self._channel.stream_stream(
+            _METHOD, request_serializer=None, response_deserializer=pb.StreamReply.FromString
+        )
+        self._wake = asyncio.Event()
+        self._call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply] | None = None
+        self._task = asyncio.create_task(self._run(), name=f"stream to {device}")
+
+    def wake(self) -> None:
+        """Something waits to be sent."""
+        self._wake.set()
+
+    def hang_up(self) -> None:
+        """End the call, if there is one; another follows."""
+        if self._call is not None:
+            self._call.cancel()
+
+    async def close(self) -> None:
+        """End the stream for good."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        await self._channel.close()
+
+    async def _run(self) -> None:
+        again = _AGAIN_S
+        while True:
+            try:
+                await self._converse()
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, Unreachable) as error:
+                log.debug("the stream to %s broke: %s", self._device, error)
+                again = _AGAIN_S
+            except TiermeshError as error:
+                log.warning("the stream to %s ended: %s", self._device, error)
+                again = min(2 * again, SILENCE_S)
+            finally:
+                self._flow.disconnected(self._device)
+            await asyncio.sleep(again)
+
+    async def _converse(self) -> None:
+        flow, device = self._flow, self._device
+        sender = flow.links.sender(device, self._driver.now())
+        call = self._call = self._stub()
+        try:
+            await call.write(
+                codec.hello(
+                    pb.Hello(
+                        protocol_version=PROTOCOL_VERSION,
+                        workflow=flow.workflow,
+                        sender=flow.device,
+                        receiver=device,
+                        sender_epoch=flow.epoch,
+                        oldest=sender.oldest,
+                    )
+                )
+            )
+            async with asyncio.timeout(SILENCE_S):
+                welcome = await self._read(call)
+            if welcome is None or welcome.WhichOneof("reply") != "welcome":
+                raise Unreachable(f"{device} does not welcome a stream", why=_refusal(welcome))
+            flow.connected(device, welcome.welcome.receiver_epoch, self._driver.now())
+            self._acknowledged(welcome.welcome.ack)
+            await _first_of(self._write(call), self._listen(call))
+        except TimeoutError:
+            raise Unreachable(f"{device} is silent") from None
+        finally:
+            call.cancel()
+            self._call = None
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply]) -> None:
+        sender = self._flow.links.sender(self._device, self._driver.now())
+        while True:
+            self._wake.clear()
+            while (message := sender.next_message()) is not None:
+                first, frames = message
+                await call.write(codec.encode(first, frames, self._driver.now()))
+            await self._wake.wait()
+
+    async def _listen(self, call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply]) -> None:
+        while (reply := await self._read(call)) is not None:
+            if reply.WhichOneof("reply") != "ack":
+                raise TiermeshError(f"{self._device} ends the stream", why=_refusal(reply))
+            self._acknowledged(reply.ack)
+
+    @staticmethod
+    async def _read(
+        call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply],
+    ) -> pb.StreamReply | None:
+        reply = await call.read()
+        return None if reply is grpc.aio.EOF else cast(pb.StreamReply, reply)
+
+    def _acknowledged(self, ack: pb.Ack) -> None:
+        windows = {w.stage: Window(w.frames, w.bytes) for w in ack.windows}
+        full = Window(ack.full.frames, ack.full.bytes)
+        self._flow.acknowledged(self._device, ack.next, full, windows, self._driver.now())
+        self._driver.changed()
+
+
+def _refusal(reply: pb.StreamReply | None) -> str:
+    return reply.refusal.why if reply is not None else "it hangs up"
+
+
+class Incoming:
+    """Takes the streams of other devices: the `Streams` service."""
+
+    def __init__(self, driver: Driver, device: str) -> None:
+        self._driver = driver
+        self._device = device
+        self._acks: dict[tuple[str, str], asyncio.Event] = {}
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve on a server."""
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._stream,
+            request_deserializer=None,
+            response_serializer=pb.StreamReply.SerializeToString,
+        )
+        service, method = _METHOD[1:].split("/")
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {method: handler}),)
+        )
+
+    def acknowledge(self, workflow: str, device: str) -> None:
+        """Send an acknowledgement to a device now."""
+        event = self._acks.get((workflow, device))
+        if event is not None:
+            event.set()
+
+    async def _stream(
+        self, _: Any, context: grpc.aio.ServicerContext[bytes, pb.StreamReply]
+    ) -> None:
+        try:
+            await self._serve(context)
+        except TiermeshError as error:
+            log.debug("a stream is refused: %s", error)
+            again = not isinstance(error, Fenced)
+            await context.write(pb.StreamReply(refusal=pb.Refusal(again=again, why=str(error))))
+
+    async def _serve(self, context: grpc.aio.ServicerContext[bytes, pb.StreamReply]) -> None:
+        first = await context.read()
+        if first is grpc.aio.EOF:
+            return
+        hello = codec.decode_hello(cast(bytes, first))
+        flow = self._welcomed(hello)
+        session = flow.links.receiver(hello.sender).open(hello.sender_epoch, hello.oldest)
+        key = flow.workflow, hello.sender
+        superseded = self._acks.get(key)
+        due = self._acks[key] = asyncio.Event()
+        if superseded is not None:
+            superseded.set()
+        try:
+            await context.write(
+                pb.StreamReply(
+                    welcome=pb.Welcome(receiver_epoch=flow.epoch, ack=_ack(flow, hello.sender))
+                )
+            )
+            await _first_of(
+                self._receive(context, flow, hello.sender, session, due),
+                self._acknowledge(context, flow, hello.sender, session, due),
+            )
+        finally:
+            if self._acks.get(key) is due:
+                del self._acks[key]
+
+    def _welcomed(self, hello: pb.Hello) -> Flow:
+        """The flow that a stream is for.
+
+        Raises:
+            TiermeshError: the stream is of another protocol, or for somebody or something that is not here.
+        """
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise TiermeshError(
+                f"this worker speaks protocol {PROTOCOL_VERSION}, not {hello.protocol_version}",
+                fix="Upgrade the older of the two agents",
+            )
+        if hello.receiver != self._device:
+            raise TiermeshError(f"this is the device {self._device}, not {hello.receiver}")
+        flow = self._driver.flow(hello.workflow)
+        if flow is None or not flow.generations:
+            raise TiermeshError(f"{hello.workflow} is not served here")
+        if hello.sender not in flow.links.addresses:
+            raise TiermeshError(f"{hello.sender} has no part in {hello.workflow}")
+        return flow
+
+    async def _receive(
+        self,
+        context: grpc.aio.ServicerContext[bytes, pb.StreamReply],
+        flow: Flow,
+        sender: str,
+        session: int,
+        due: asyncio.Event,
+    ) -> None:
+        while (data := await context.read()) is not grpc.aio.EOF:
+            now = self._driver.now()
+            first, frames = codec.decode(cast(bytes, data), now)
+            flow.receive(sender, session, first, frames, now)
+            self._driver.changed()
+            due.set()
+
+    async def _acknowledge(
+        self,
+        context: grpc.aio.ServicerContext[bytes, pb.StreamReply],
+        flow: Flow,
+        sender: str,
+        session: int,
+        due: asyncio.Event,
+    ) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ACK_EVERY_S):
+                    await due.wait()
+            due.clear()
+            if not flow.links.receiver(sender).is_current(session):
+                raise Fenced("a stream is cut off", why="a newer one of the same sender took over")
+            await context.write(pb.StreamReply(ack=_ack(flow, sender)))
+
+
+def _ack(flow: Flow, device: str) -> pb.Ack:
+    upto, full, windows = flow.links.acknowledgement(device)
+    return pb.Ack(
+        next=upto,
+        full=pb.Window(frames=full.frames, bytes=full.bytes),
+        windows=[
+            pb.Window(stage=stage, frames=window.frames, bytes=window.bytes)
+            for stage, window in windows.items()
+        ],
+    )
+
+
+async def _first_of(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run several; when the first ends, cancel the others, and raise what it raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result

@@ -1,0 +1,379 @@
+"""The agent's side of the worker: starts it when there is something to serve, speaks to it, starts it again.
+
+What is committed and prepared is remembered here, so that a worker that died is replaced by one that serves the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Final, TypeAlias
+
+import msgspec
+
+from agent.serving import control
+from tiermesh import limits, wire
+from tiermesh.documents.assignment import Assignment
+from tiermesh.errors import TiermeshError
+from tiermesh.v1 import telemetry_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+Report: TypeAlias = Callable[[str, str, float], None]
+"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took."""
+
+_READY_S: Final = 30.0
+_END_S: Final = 5.0
+_BACK_OFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker of this device is started with. `data_address` stays equal across its restarts."""
+
+    device: str
+    data_address: str
+    data_folder: str
+    state_folder: str
+    store: str
+    threads: int = 1
+    slowdown: float = 1.0
+    insecure_lan: bool = False
+
+
+class WorkerDied(TiermeshError):
+    """The worker ended while it was asked for something."""
+
+    kind = "worker-died"
+
+
+class _Process:
+    """One worker process, from its start to its end. `stats` are the last it sent."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        on_event: Callable[[str, str], None],
+    ) -> None:
+        self.process = process
+        self.stats = control.Stats()
+        self._reader = reader
+        self._writer = writer
+        self._on_event = on_event
+        self._calls: dict[int, tuple[asyncio.Future[None], Report | None]] = {}
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listening = asyncio.create_task(self._listen(), name="worker's messages")
+
+    @classmethod
+    async def start(
+        cls, start: control.Start, on_event: Callable[[str, str], None]
+    ) -> _Process:
+        """Start a process and wait until it takes frames.
+
+        Raises:
+            TiermeshError: it does not start.
+        """
+        mine, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "agent.serving.worker",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        reader, writer = await asyncio.open_connection(sock=mine, limit=control.LINE_BYTES)
+        worker = cls(process, reader, writer, on_event)
+        try:
+            worker._writer.write(control.encode(start))
+            async with asyncio.timeout(_READY_S):
+                await worker._ready
+        except TimeoutError:
+            await worker.end()
+            raise TiermeshError(f"the worker does not start within {_READY_S:.0f} s") from None
+        except BaseException:
+            await worker.end()
+            raise
+        return worker
+
+    async def ask(self, call: int, message: control.ToWorker, report: Report | None = None) -> None:
+        """Send a message and wait until the worker has done it.
+
+        Raises:
+            WorkerDied: it ended meanwhile. TiermeshError: the worker's own.
+        """
+        if self._listening.done():
+            raise WorkerDied("the worker has ended")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._calls[call] = done, report
+        try:
+            self._writer.write(control.encode(message))
+            await done
+        finally:
+            del self._calls[call]
+
+    async def wait(self) -> str:
+        """Wait for its end; says how it ended."""
+        code = await self.process.wait()
+        await self._listening
+        self._writer.close()
+        return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+    async def end(self) -> None:
+        """Close its socket, upon which it ends; kill it where it does not."""
+        self._writer.close()
+        try:
+            async with asyncio.timeout(_END_S):
+                await self.process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+        self._listening.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        try:
+            while (message := await control.read_to_agent(self._reader)) is not None:
+                self._take(message)
+        except msgspec.MsgspecError as error:
+            log.error("the worker sent something that is no message: %s", error)
+            self.process.kill()
+        finally:
+            died = WorkerDied("the worker has ended", why="it died before it answered")
+            for waiting in [self._ready, *(future for future, _ in self._calls.values())]:
+                if not waiting.done():
+                    waiting.set_exception(died)
+            # Nobody may be waiting for it to be ready any more.
+            self._ready.exception()
+
+    def _take(self, message: control.ToAgent) -> None:
+        match message:
+            case control.Ready():
+                self._ready.set_result(None)
+            case control.Stats():
+                self.stats = message
+            case control.Event(kind, text):
+                self._on_event(kind, text)
+            case control.Refused(0, error):
+                self._ready.set_exception(wire.error_of(error))
+            case control.Stepped(call, step, replica, seconds):
+                _, report = self._calls.get(call, (None, None))
+                if report is not None:
+                    report(step, replica, seconds)
+            case control.Done(call) | control.Refused(call):
+                future, _ = self._calls.get(call, (None, None))
+                if future is None or future.done():
+                    return
+                if isinstance(message, control.Done):
+                    future.set_result(None)
+                else:
+                    future.set_exception(wire.error_of(message.error))
+
+
+class WorkerSupervisor:
+    """Keeps one worker serving. `next_epoch` gives a greater number at each call, across the agent's restarts, too."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        next_epoch: Callable[[], int],
+        on_event: Callable[[str, str], None],
+    ) -> None:
+        self._settings = settings
+        self._next_epoch = next_epoch
+        self._on_event = on_event
+        self._prepared: dict[tuple[str, int], Assignment] = {}
+        self._committed: dict[str, Assignment] = {}
+        self._calls = count(1)
+        self._lock = asyncio.Lock()
+        self._process: _Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._starts: deque[float] = deque()
+        self._state = pb.WorkerState.STATE_STOPPED
+        self.restarts = 0
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker that serves."""
+        return self._process.process.pid if self._process is not None else None
+
+    @property
+    def stats(self) -> control.Stats:
+        """What the worker last said of itself."""
+        return self._process.stats if self._process is not None else control.Stats()
+
+    async def prepare(self, assignment: Assignment, report: Report) -> None:
+        """Load, warm and self-test all replicas beside what runs; starts the worker where there is none.
+
+        Raises:
+            TiermeshError: a replica, which it names, cannot be served; what runs is untouched.
+        """
+        async with self._lock:
+            process = await self._running()
+        await process.ask(call := next(self._calls), control.Prepare(call, assignment), report)
+        self._prepared[assignment.workflow, assignment.generation] = assignment
+
+    async def commit(self, workflow: str, generation: int) -> None:
+        """Switch to the prepared generation.
+
+        Raises:
+            TiermeshError: it is not prepared.
+        """
+        assignment = self._prepared.get((workflow, generation))
+        if assignment is None:
+            raise TiermeshError(f"generation {generation} of {workflow} is not prepared")
+        self._committed[workflow] = assignment
+        self._prepared = {
+            key: one for key, one in self._prepared.items() if key > (workflow, generation) or key[0] != workflow
+        }
+        with contextlib.suppress(WorkerDied):
+            # A worker that dies now is replaced by one that serves this generation.
+            async with self._lock:
+                process = await self._running()
+            await process.ask(call := next(self._calls), control.Commit(call, workflow, generation))
+
+    async def abort(self, workflow: str, generation: int) -> None:
+        """Forget a prepared generation; where there is none, nothing happens."""
+        self._prepared.pop((workflow, generation), None)
+        await self._tell_if_running(
+            lambda call: control.Abort(call, workflow, generation)
+        )
+        await self._end_if_idle()
+
+    async def stop(self, workflow: str) -> None:
+        """Drain and stop a workflow; a worker with nothing left to serve ends."""
+        self._committed.pop(workflow, None)
+        await self._tell_if_running(lambda call: control.Stop(call, workflow))
+        await self._end_if_idle()
+
+    def fill(self, sample: pb.Sample) -> None:
+        """Add what the worker does to a sample."""
+        sample.worker.state = self._state
+        sample.worker.restarts = self.restarts
+        sample.worker.pid = self.pid or 0
+        stats = self.stats
+        sample.replicas.extend(pb.ReplicaSample(**_plain(one)) for one in stats.replicas)
+        sample.sources.extend(pb.SourceSample(**_plain(one)) for one in stats.sources)
+        sample.sinks.extend(pb.SinkSample(**_plain(one)) for one in stats.sinks)
+
+    async def close(self) -> None:
+        """End the worker; what is in flight goes on after the next start."""
+        self._closed = True
+        await self._end()
+
+    # The process
+
+    async def _running(self) -> _Process:
+        if self._closed:
+            raise TiermeshError("the agent is ending")
+        if self._process is None:
+            self._process = await self._start()
+            self._watching = asyncio.create_task(self._watch(self._process), name="worker's end")
+        return self._process
+
+    async def _start(self) -> _Process:
+        self._state = pb.WorkerState.STATE_STARTING
+        start = control.Start(epoch=self._next_epoch(), **msgspec.structs.asdict(self._settings))
+        try:
+            process = await _Process.start(start, self._on_event)
+        except BaseException:
+            self._state = pb.WorkerState.STATE_FAILED
+            raise
+        self._state = pb.WorkerState.STATE_SERVING
+        return process
+
+    async def _watch(self, process: _Process) -> None:
+        """Replace the worker whenever it ends by itself."""
+        while True:
+            how = await process.wait()
+            async with self._lock:
+                self._process = None
+                self._state = pb.WorkerState.STATE_FAILED
+            if self._closed:
+                return
+            self._on_event("worker-ended", f"the worker ended: {how}")
+            await asyncio.sleep(self._back_off())
+            try:
+                process = await self._replace()
+            except WorkerDied as error:
+                log.warning("the worker does not come back: %s", error)
+                # Its successor is watched, and replaced, in turn.
+                successor = self._process
+                if successor is None:
+                    return
+                process = successor
+            except TiermeshError as error:
+                self._on_event("worker-failed", f"the worker does not start again: {error}")
+                return
+
+    async def _replace(self) -> _Process:
+        """Start a worker that serves what the one before did."""
+        async with self._lock:
+            process = self._process = await self._start()
+            self.restarts += 1
+            for assignment in list(self._committed.values()):
+                await self._serve_again(process, assignment, commit=True)
+            for assignment in list(self._prepared.values()):
+                await self._serve_again(process, assignment, commit=False)
+        self._on_event("worker-restarted", f"worker {process.process.pid} serves again")
+        return process
+
+    async def _serve_again(
+        self, process: _Process, assignment: Assignment, *, commit: bool
+    ) -> None:
+        workflow, generation = assignment.workflow, assignment.generation
+        try:
+            await process.ask(call := next(self._calls), control.Prepare(call, assignment))
+            if commit:
+                call = next(self._calls)
+                await process.ask(call, control.Commit(call, workflow, generation))
+        except WorkerDied:
+            raise
+        except TiermeshError as error:
+            self._on_event("resume-failed", f"{workflow}, generation {generation}: {error}")
+
+    def _back_off(self) -> float:
+        """How long to wait before the next start: longer the more there were within the last minute."""
+        now = asyncio.get_running_loop().time()
+        while self._starts and self._starts[0] < now - 60:
+            self._starts.popleft()
+        self._starts.append(now)
+        if len(self._starts) > limits.WORKER_RESTARTS_PER_MINUTE:
+            return 60 - (now - self._starts[0])
+        return _BACK_OFF_S[min(len(self._starts), len(_BACK_OFF_S)) - 1]
+
+    async def _tell_if_running(self, message: Callable[[int], control.ToWorker]) -> None:
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(WorkerDied):
+                call = next(self._calls)
+                await process.ask(call, message(call))
+
+    async def _end_if_idle(self) -> None:
+        if not self._committed and not self._prepared:
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
+        process, self._process = self._process, None
+        if process is not None:
+            await process.end()
+        self._state = pb.WorkerState.STATE_STOPPED
+
+
+def _plain(stats: msgspec.Struct) -> dict[str, object]:
+    return msgspec.to_builtins(stats)

@@ -1,0 +1,220 @@
+"""The worker: the process of a device that serves. Started by the agent: ``python -m agent.serving.worker FD``.
+
+FD is one end of a socket pair, over which the agent says what to serve (`agent.serving.control`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from agent.serving import control
+from agent.serving.datafolder import DataFolder
+from agent.serving.flow import Flow
+from agent.serving.host import Host
+from tiermesh import wire
+from tiermesh.errors import TiermeshError
+
+log = logging.getLogger(__name__)
+
+STATS_EVERY_S: Final = 0.25
+_BIND_TRIES: Final = 50
+_BIND_AGAIN_S: Final = 0.1
+
+
+class Worker:
+    """Serves what the agent says, until the agent goes."""
+
+    def __init__(
+        self,
+        start: control.Start,
+        host: Host,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._start = start
+        self._host = host
+        self._writer = writer
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def tell(self, message: control.ToAgent) -> None:
+        """Say something to the agent."""
+        if not self._writer.is_closing():
+            self._writer.write(control.encode(message))
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Follow the agent's messages until it goes."""
+        stats = asyncio.create_task(self._send_stats())
+        try:
+            self.tell(control.Ready(os.getpid()))
+            while (message := await control.read_to_worker(reader)) is not None:
+                task = asyncio.create_task(self._answer(message))
+                self._calls.add(task)
+                task.add_done_callback(self._calls.discard)
+        finally:
+            stats.cancel()
+
+    async def _answer(self, message: control.ToWorker) -> None:
+        host = self._host
+        match message:
+            case control.Prepare(call, assignment):
+
+                def report(step: str, replica: str, seconds: float) -> None:
+                    self.tell(control.Stepped(call, step, replica, seconds))
+
+                await self._do(call, lambda: host.prepare(assignment, report))
+            case control.Commit(call, workflow, generation):
+                await self._do(call, lambda: host.commit(workflow, generation))
+            case control.Abort(call, workflow, generation):
+                host.abort(workflow, generation)
+                self.tell(control.Done(call))
+            case control.Stop(call, workflow):
+                await self._do(call, lambda: host.stop(workflow))
+            case control.Start():
+                log.error("a second start is ignored")
+
+    async def _do(self, call: int, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except TiermeshError as error:
+            self.tell(control.Refused(call, error.to_dict()))
+        except Exception as error:
+            log.exception("a call failed")
+            failed = TiermeshError("the worker failed", why=f"{type(error).__name__}: {error}")
+            self.tell(control.Refused(call, failed.to_dict()))
+        else:
+            self.tell(stats_of(self._host.flows, self._host.now()))
+            self.tell(control.Done(call))
+
+    async def _send_stats(self) -> None:
+        while True:
+            self.tell(stats_of(self._host.flows, self._host.now()))
+            await self._writer.drain()
+            await asyncio.sleep(STATS_EVERY_S)
+
+
+def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
+    """What the flows have done and have to do."""
+    stats = control.Stats()
+    for name, flow in flows.items():
+        for number, generation in flow.generations.items():
+            for replica, queue in generation.queues.items():
+                if queue.stage.kind in ("source", "sink") and not queue.computes:
+                    continue
+                stats.replicas.append(
+                    control.ReplicaStats(
+                        workflow=name,
+                        generation=number,
+                        replica=replica,
+                        requests=queue.requests,
+                        items=queue.items,
+                        batches=queue.batches,
+                        busy_seconds=queue.busy_seconds,
+                        errors=queue.errors,
+                        waiting=queue.batcher.waiting,
+                        service=queue.service.percentiles(now),
+                    )
+                )
+        for source in flow.sources.values():
+            ledger = source.ledger
+            stats.sources.append(
+                control.SourceStats(
+                    workflow=name,
+                    stage=source.stage,
+                    accepted=ledger.counts.accepted,
+                    confirmed=ledger.counts.confirmed,
+                    in_flight=ledger.in_flight,
+                    retried=ledger.counts.retried,
+                    finished=source.is_finished,
+                    latency=ledger.latency.percentiles(now),
+                    rate=ledger.latency.rate(now),
+                )
+            )
+        for stage, sink in flow.sinks.items():
+            ends = sink.endings
+            stats.sinks.append(
+                control.SinkStats(
+                    workflow=name,
+                    stage=stage,
+                    results=ends.results,
+                    errors=ends.errors,
+                    filtered=ends.filtered,
+                    duplicates=ends.duplicates,
+                )
+            )
+    return stats
+
+
+async def run(control_socket: socket.socket) -> None:
+    """Serve until the other end of the socket closes."""
+    reader, writer = await asyncio.open_connection(sock=control_socket, limit=control.LINE_BYTES)
+    start = await control.read_to_worker(reader)
+    if not isinstance(start, control.Start):
+        return
+    server = wire.server()
+    host = _host(start, lambda kind, text: writer.write(control.encode(control.Event(kind, text))))
+    host.incoming.add_to(server)
+    try:
+        await _bind(server, start)
+        await server.start()
+    except TiermeshError as error:
+        writer.write(control.encode(control.Refused(0, error.to_dict())))
+        await writer.drain()
+        return
+    await Worker(start, host, writer).serve(reader)
+    await server.stop(None)
+
+
+def _host(start: control.Start, notice: Callable[[str, str], None]) -> Host:
+    # Imported here: what the agent's own process never needs.
+    from agent.rollout.store import Store
+
+    return Host(
+        device=start.device,
+        epoch=start.epoch,
+        data=DataFolder(Path(start.data_folder)),
+        state=Path(start.state_folder),
+        artifacts=Store(Path(start.store)),
+        slowdown=start.slowdown,
+        insecure_lan=start.insecure_lan,
+        notice=notice,
+    )
+
+
+async def _bind(server: object, start: control.Start) -> None:
+    """Take the data port; the worker before this one may not have let go of it yet."""
+    host, port = wire.split_address(start.data_address)
+    for left in reversed(range(_BIND_TRIES)):
+        try:
+            wire.bind(server, host, port, insecure_lan=start.insecure_lan)  # type: ignore[arg-type]
+        except TiermeshError:
+            if not left:
+                raise
+            await asyncio.sleep(_BIND_AGAIN_S)
+        else:
+            return
+
+
+def main() -> None:
+    """Serve over the file descriptor given as the only argument."""
+    faulthandler.enable()
+    # A worker ends when its agent does, not when somebody presses Ctrl-C in the agent's terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="worker %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(run(socket.socket(fileno=int(sys.argv[1]))))
+    finally:
+        # A model that computes in the compute thread must not keep the process alive.
+        logging.shutdown()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
