@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tiermesh import PROTOCOL_VERSION, __version__
 from tiermesh.wire import is_loopback
 
 if TYPE_CHECKING:
     from zeroconf import ServiceInfo
-    from zeroconf.asyncio import AsyncZeroconf
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,8 @@ class Advertisement:
             "enrolled": "no",
             "data": data_address,
         }
-        self._zeroconf: AsyncZeroconf | None = None
+        # zeroconf's coroutines are typed without what they give.
+        self._zeroconf: Any = None
         self._sending: asyncio.Future[object] | None = None
 
     async def start(self) -> None:
@@ -134,7 +134,7 @@ def _interfaces(host: str, *, insecure_lan: bool) -> list[str]:
         return [_LOOPBACK]
     if host not in _ANY:
         return [host]
-    from zeroconf import get_all_addresses
+    from zeroconf._utils.net import get_all_addresses
 
     beyond = [address for address in get_all_addresses() if not is_loopback(address)]
     return beyond or [_LOOPBACK]

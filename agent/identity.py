@@ -32,7 +32,7 @@ class Ports(NamedTuple):
     data: int
 
 
-class _Kept(Document, kw_only=True):
+class _Kept(Document, kw_only=True, frozen=True):
     schema: Literal["tiermesh.identity/1"] = "tiermesh.identity/1"
     device_id: Annotated[str, Meta(pattern=ids.NAME_PATTERN)]
     name: Name

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.rollout.store import Store
@@ -60,16 +61,15 @@ def put(store: Store, data: bytes) -> Artifact:
 def linear_model(weights: list[list[float]], batch: int | str = "n") -> bytes:
     """An ONNX model y = x @ weights."""
     onnx = pytest.importorskip("onnx")
-    rows, columns = len(weights), len(weights[0])
+    matrix = np.array(weights, dtype=np.float32)
     value = onnx.helper.make_tensor_value_info
     real = onnx.TensorProto.FLOAT
-    flat = [number for row in weights for number in row]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
         "linear",
-        [value("x", real, [batch, rows])],
-        [value("y", real, [batch, columns])],
-        [onnx.helper.make_tensor("w", real, [rows, columns], flat)],
+        [value("x", real, [batch, matrix.shape[0]])],
+        [value("y", real, [batch, matrix.shape[1]])],
+        [onnx.numpy_helper.from_array(matrix, "w")],
     )
     opset = onnx.helper.make_opsetid("", 17)
     return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()

@@ -15,25 +15,24 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 import threading
-import zipfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from agent.rollout import bundles
 from tiermesh import ids, limits
 from tiermesh.errors import DigestMismatch, LimitExceeded, StorageFull, TiermeshError
 
 _READ_BYTES: Final = 2**20
-_MOST_BUNDLE_FILES: Final = 4_096
 
 
 class Store:
     """Artifacts of one device. One process writes; any number may read."""
 
     def __init__(self, root: Path, *, free_bytes: Callable[[Path], int] | None = None) -> None:
+        self.root = root
         self._complete = root / "complete"
         self._partial = root / "partial"
         self._unpacked = root / "unpacked"
@@ -118,10 +117,8 @@ class Store:
         bundle = self.path(digest)
         draft = self._unpacked / f".{_hex(digest)}.{os.getpid()}"
         try:
-            _unzip(bundle, draft, self.free_bytes())
+            bundles.unzip(bundle, draft, self.free_bytes())
             return _publish(draft, folder)
-        except zipfile.BadZipFile as error:
-            raise TiermeshError(f"the bundle {digest} is not a zip", why=str(error)) from None
         except OSError as error:
             raise _disk_error(digest, error) from error
         finally:
@@ -145,8 +142,10 @@ class Writer:
         self._written = offset
         self._file = partial.open("r+b" if partial.exists() else "w+b")
         self._file.truncate(offset)
-        self._hash = _hash_of(partial, offset)
-        self._file.seek(offset)
+        self._hash = hashlib.sha256()
+        self._file.seek(0)
+        while data := self._file.read(_READ_BYTES):
+            self._hash.update(data)
         # A cancelled push closes while a thread may still be writing.
         self._lock = threading.Lock()
 
@@ -223,49 +222,6 @@ class Writer:
             self._partial.unlink(missing_ok=True)
 
 
-def _unzip(bundle: Path, into: Path, free: int) -> None:
-    with zipfile.ZipFile(bundle) as archive:
-        entries = archive.infolist()
-        _check_entries(entries, free)
-        for entry in entries:
-            target = into.joinpath(*PurePosixPath(entry.filename).parts)
-            if entry.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # zipfile stops at the size that the entry declares, so the check above binds.
-            with archive.open(entry) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
-
-
-def _check_entries(entries: list[zipfile.ZipInfo], free: int) -> None:
-    total = sum(entry.file_size for entry in entries)
-    if total > limits.BUNDLE_UNPACKED_BYTES or len(entries) > _MOST_BUNDLE_FILES:
-        raise LimitExceeded(
-            f"the bundle unpacks to {len(entries)} files of {total} bytes",
-            why=f"the limits are {_MOST_BUNDLE_FILES} and {limits.BUNDLE_UNPACKED_BYTES}",
-            limit="BUNDLE_UNPACKED_BYTES",
-        )
-    if total > free:
-        raise StorageFull(
-            "there is no room to unpack the bundle", why=f"it needs {total} of {free} bytes"
-        )
-    for entry in entries:
-        _check_entry(entry)
-
-
-def _check_entry(entry: zipfile.ZipInfo) -> None:
-    parts = PurePosixPath(entry.filename).parts
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if not parts or parts[0].startswith("/") or ".." in parts or "\\" in entry.filename:
-        raise TiermeshError(
-            f"the bundle holds a path that leads out of it: {entry.filename!r}",
-            fix="Build the bundle again, with relative paths only",
-        )
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise TiermeshError(f"the bundle holds a link or a special file: {entry.filename!r}")
-
-
 def _publish(draft: Path, folder: Path) -> Path:
     draft.mkdir(exist_ok=True)
     try:
@@ -275,15 +231,6 @@ def _publish(draft: Path, folder: Path) -> Path:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     return folder
-
-
-def _hash_of(path: Path, size: int) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while size > 0 and (data := file.read(min(_READ_BYTES, size))):
-            digest.update(data)
-            size -= len(data)
-    return digest
 
 
 def _hex(digest: str) -> str:

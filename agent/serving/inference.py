@@ -54,9 +54,17 @@ class Inference:
 
     @classmethod
     def load(
-        cls, variant: Variant, store: Artifacts, *, threads: int, slowdown: float = 1.0
+        cls,
+        variant: Variant,
+        store: Artifacts,
+        *,
+        threads: int,
+        slowdown: float = 1.0,
+        dilation: Dilation | None = None,
     ) -> Inference:
         """Load the model and its stage code from the store.
+
+        `slowdown` makes an emulated device wait; a `dilation` that is given decides how, instead.
 
         Raises:
             Unsupported: the runtime, or a Python module that the stage code requires, is missing or
@@ -75,7 +83,7 @@ class Inference:
         code = stagecode.load(variant.bundle, folder, files, variant.options, "model")
         _limit_threads(threads)
         session = runtime.load(files[variant.model_file], files, threads=threads)
-        return cls(code, session, Dilation(slowdown))
+        return cls(code, session, dilation or Dilation(slowdown))
 
     def prepare(self, payload: Payload) -> list[Item]:
         """Split a request into the items that the model shall see."""

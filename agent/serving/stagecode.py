@@ -22,7 +22,7 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from agent.errors import StageCodeFailed
 from tiermesh.documents.variant import Bundle
@@ -166,13 +166,16 @@ def arrays(value: Any) -> Any:
 
 
 def _converted(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.numpy()
-    if isinstance(value, Mapping):
-        return {key: _converted(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_converted(inner) for inner in value]
-    return value
+    match value:
+        case Tensor():
+            return value.numpy()
+        case Mapping():
+            pairs = cast("Mapping[str, Any]", value).items()
+            return {key: _converted(inner) for key, inner in pairs}
+        case list() | tuple():
+            return [_converted(inner) for inner in cast("list[Any]", value)]
+        case _:
+            return value
 
 
 def _package(bundle: Bundle, folder: Path) -> str:

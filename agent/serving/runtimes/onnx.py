@@ -71,7 +71,7 @@ class OnnxSession:
     """
 
     def __init__(self, session: Any) -> None:
-        self._session = session
+        self._session: Any = session
         self._outputs = tuple(output.name for output in session.get_outputs())
         self._inputs = tuple(one.name for one in session.get_inputs())
         self._fixed_batch = _fixed_batch([one.shape for one in session.get_inputs()])
@@ -125,9 +125,11 @@ class OnnxSession:
 
 
 def _options(threads: int) -> Any:
-    import onnxruntime as ort
+    # Its stubs leave these untyped.
+    import onnxruntime
 
-    options = ort.SessionOptions()
+    library: Any = onnxruntime
+    options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY

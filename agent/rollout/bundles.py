@@ -1,0 +1,75 @@
+"""Unpacking a bundle of stage code, which comes from outside: nothing gets out of its folder."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from tiermesh import limits
+from tiermesh.errors import LimitExceeded, StorageFull, TiermeshError
+
+_MOST_BUNDLE_FILES: Final = 4_096
+
+
+def unzip(bundle: Path, into: Path, free: int) -> None:
+    """Put the bundle's content into a folder, of whose disk `free` bytes may be used.
+
+    Raises:
+        TiermeshError: it is no zip, or holds links, special files or paths that lead out of it.
+        LimitExceeded: it unpacks to more than `limits.BUNDLE_UNPACKED_BYTES`.
+        StorageFull: there is no room for it.
+    """
+    try:
+        _unzip(bundle, into, free)
+    except zipfile.BadZipFile as error:
+        raise TiermeshError(
+            "the bundle is not a zip",
+            why=str(error),
+            fix="Build the bundle again",
+        ) from None
+
+
+def _unzip(bundle: Path, into: Path, free: int) -> None:
+    with zipfile.ZipFile(bundle) as archive:
+        entries = archive.infolist()
+        _check_entries(entries, free)
+        for entry in entries:
+            target = into.joinpath(*PurePosixPath(entry.filename).parts)
+            if entry.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # zipfile stops at the size that the entry declares, so the check above binds.
+            with archive.open(entry) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], free: int) -> None:
+    total = sum(entry.file_size for entry in entries)
+    if total > limits.BUNDLE_UNPACKED_BYTES or len(entries) > _MOST_BUNDLE_FILES:
+        raise LimitExceeded(
+            f"the bundle unpacks to {len(entries)} files of {total} bytes",
+            why=f"the limits are {_MOST_BUNDLE_FILES} and {limits.BUNDLE_UNPACKED_BYTES}",
+            limit="BUNDLE_UNPACKED_BYTES",
+        )
+    if total > free:
+        raise StorageFull(
+            "there is no room to unpack the bundle", why=f"it needs {total} of {free} bytes"
+        )
+    for entry in entries:
+        _check_entry(entry)
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    parts = PurePosixPath(entry.filename).parts
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if not parts or parts[0].startswith("/") or ".." in parts or "\\" in entry.filename:
+        raise TiermeshError(
+            f"the bundle holds a path that leads out of it: {entry.filename!r}",
+            fix="Build the bundle again, with relative paths only",
+        )
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise TiermeshError(f"the bundle holds a link or a special file: {entry.filename!r}")
