@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
 _SHORTEST_WAIT_S: Final = 0.0005
 _MOST_CREDIT_S: Final = 0.005
+
+
+class CountedTime:
+    """A clock on which waits count without being waited: emulated devices are measured sooner."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+
+    def now(self) -> float:
+        """Seconds from some moment on, waits included."""
+        return time.perf_counter() + self._waited
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self._waited += seconds
 
 
 class Dilation:
@@ -41,7 +56,7 @@ class Dilation:
         self._owed = 0.0
 
     @contextmanager
-    def slowed(self) -> Iterator[None]:
+    def slowed(self) -> Generator[None]:
         """Wait, after the block, for as long as a slower device would still be computing."""
         if self.slowdown == 1:
             yield

@@ -74,7 +74,8 @@ def _arm_cores(lines: list[tuple[str, str]]) -> list[str]:
 def _features(lines: list[tuple[str, str]]) -> list[str]:
     """What every core has: on a processor of unlike cores a thread may run on any."""
     per_core = [set(value.split()) for name, value in lines if name in ("flags", "Features")]
-    return sorted(set.intersection(*per_core) & (_X86_FEATURES | _ARM_FEATURES)) if per_core else []
+    known = _X86_FEATURES | _ARM_FEATURES
+    return sorted(known.intersection(*per_core)) if per_core else []
 
 
 def _physical_cores(sys: Path) -> int:

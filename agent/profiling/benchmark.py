@@ -1,0 +1,297 @@
+"""Measure one variant on this device: `python -m agent.profiling.benchmark`, a process of its own.
+
+The request comes on standard input, the answers go to what was standard output. Stage code gets
+the standard error stream for both, so nothing that it prints can end up among the answers.
+
+The time of a batch of b items is all that the device spends on them: the model's run, and each
+item's share of preparing and finishing its request. Waits of an emulated device count, but are not
+waited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+
+from agent.errors import StageCodeFailed
+from agent.profiling import process
+from agent.profiling.emulation import CountedTime, Dilation
+from agent.profiling.messages import Answer, Ask, CannotRun, Measured, Progress
+from agent.profiling.repeating import Rule, Samples
+from agent.rollout.store import Store
+from agent.serving import runtimes, stagecode
+from agent.serving.inference import Inference, Item, by_shape
+from tiermesh.documents.profile import Point
+from tiermesh.errors import TiermeshError, Unsupported
+from tiermesh.frames import Payload, Tensor
+
+_PROGRESS_SECONDS: Final = 0.2
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A typical request, split up, and what the model made of it."""
+
+    payload: Payload
+    items: list[Item]
+    outputs: list[Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class _Budget:
+    """The time that is left, shared evenly among the measurements that are still to be made."""
+
+    ends_at: float
+    steps: int
+    taken: int = 0
+
+    def next_share(self) -> float:
+        """When the next measurement should end, on the clock of `time.perf_counter`."""
+        now = time.perf_counter()
+        share = max(self.ends_at - now, 0.0) / max(self.steps - self.taken, 1)
+        self.taken += 1
+        return now + share
+
+    @property
+    def left(self) -> float:
+        """Seconds until the limit."""
+        return self.ends_at - time.perf_counter()
+
+
+@dataclass(slots=True)
+class Benchmark:
+    """Measures what an `Ask` asks for; a TiermeshError says why the device cannot run it."""
+
+    ask: Ask
+    report: Report
+    _points: list[Point] = field(default_factory=list[Point])
+    _clock: CountedTime = field(default_factory=CountedTime)
+
+    def run(self) -> Measured:
+        """The whole measurement."""
+        ask = self.ask
+        runtime = runtimes.runtime(ask.variant.runtime)
+        runtime.start()
+        stagecode.check_requires(ask.variant.bundle)
+        _import_all(ask.variant.bundle.requires)
+        budget = _Budget(
+            time.perf_counter() + ask.time_limit_seconds,
+            len(ask.threads) * (1 + len(ask.batch_sizes)),
+        )
+        baseline = process.forget_peak()
+        loads = [self._at_threads(threads, budget) for threads in ask.threads]
+        if not self._points:
+            raise Unsupported(
+                "no batch could be measured",
+                why=f"the time limit is {ask.time_limit_seconds:g} s",
+                fix="Give more time, or measure smaller batches",
+            )
+        load_seconds, bytes_out, items = loads[0]
+        return Measured(
+            load_seconds=load_seconds,
+            peak_memory_bytes=max(process.peak_bytes() - baseline, 0),
+            bytes_out_per_request=bytes_out,
+            items_per_request=items,
+            points=self._points,
+        )
+
+    def _at_threads(self, threads: int, budget: _Budget) -> tuple[float, float, float]:
+        """All batch sizes on so many threads; load seconds, bytes out and items per request."""
+        self._say(budget, f"load, {threads} threads")
+        begun = time.perf_counter()
+        dilation = Dilation(self.ask.slowdown, wait=self._clock.wait, clock=self._clock.now)
+        inference = Inference.load(
+            self.ask.variant, Store(Path(self.ask.store)), threads=threads, dilation=dilation
+        )
+        load_seconds = time.perf_counter() - begun
+        with contextlib.closing(inference):
+            self._say(budget, "warm-up and self-test")
+            wrong = inference.self_test()
+            if wrong is not None:
+                raise Unsupported("the self-test fails on this device", why=wrong)
+            samples, bytes_out = _samples(inference)
+            self._say(budget, "stage code")
+            shares = self._item_shares(inference, samples, budget.next_share())
+            for size in self.ask.batch_sizes:
+                self._batches(inference, samples, shares, (size, threads), budget)
+        gc.collect()
+        return load_seconds, bytes_out, sum(len(s.items) for s in samples) / len(samples)
+
+    def _item_shares(
+        self, inference: Inference, samples: Sequence[_Sample], ends_at: float
+    ) -> list[float]:
+        """Seconds of stage code per item, of one request after another."""
+        per_request, shares, carried = Samples(), list[float](), 0.0
+        for sample in itertools.cycle(samples):
+            begun = self._clock.now()
+            inference.prepare(sample.payload)
+            inference.finish(sample.payload, sample.outputs)
+            seconds = self._clock.now() - begun
+            per_request.add(seconds)
+            # What a request without items costs is borne by the items of the next one.
+            carried += seconds
+            if sample.items:
+                shares += [carried / len(sample.items)] * len(sample.items)
+                carried = 0.0
+            all_seen = len(per_request.seconds) >= len(samples)
+            if all_seen and (self._enough(per_request) or time.perf_counter() > ends_at):
+                return shares
+        raise AssertionError("cycle ended")
+
+    def _batches(
+        self,
+        inference: Inference,
+        samples: Sequence[_Sample],
+        shares: Sequence[float],
+        setting: tuple[int, int],
+        budget: _Budget,
+    ) -> None:
+        """Measure one batch size, unless there is no time for it."""
+        size, threads = setting
+        what = f"batch {size}, {threads} threads"
+        ends_at = budget.next_share()
+        if self._seconds_of(size) * (1 + self.ask.min_repeats) > budget.left * self.ask.slowdown:
+            self._say(budget, f"{what}: left out, there is no time for it")
+            return
+        batches = _rotating([item for sample in samples for item in sample.items], size)
+        share_of = itertools.cycle(shares)
+        inference.infer(next(batches))
+        timed, said = Samples(), time.perf_counter()
+        while not self._enough(timed) and (not timed.seconds or time.perf_counter() < ends_at):
+            batch = next(batches)
+            begun = self._clock.now()
+            inference.infer(batch)
+            timed.add(self._clock.now() - begun + sum(itertools.islice(share_of, size)))
+            if time.perf_counter() - said > _PROGRESS_SECONDS:
+                said = time.perf_counter()
+                self._say(budget, f"{what}: {_so_far(timed)}")
+        self._say(budget, f"{what}: {_so_far(timed)}")
+        self._points.append(_point(timed, size, threads))
+
+    def _enough(self, timed: Samples) -> bool:
+        ask = self.ask
+        return timed.enough(Rule(ask.interval, ask.min_repeats, ask.max_repeats))
+
+    def _seconds_of(self, size: int) -> float:
+        """What a batch of this size will take, by the last that was measured; 0 where none was."""
+        if not self._points:
+            return 0.0
+        last = self._points[-1]
+        return last.seconds.mean * size / last.batch_size if size > last.batch_size else 0.0
+
+    def _say(self, budget: _Budget, doing: str) -> None:
+        self.report(Progress(min(budget.taken / budget.steps, 1.0), doing))
+
+
+def _samples(inference: Inference) -> tuple[list[_Sample], float]:
+    """The stage code's samples with their outputs, and the mean bytes of their results."""
+    samples: list[_Sample] = []
+    sizes: list[int] = []
+    for payload in inference.samples():
+        items = inference.prepare(payload)
+        outputs: dict[int, Mapping[str, Any]] = {}
+        for group in by_shape(items):
+            outputs.update(zip(group, inference.infer([items[i] for i in group]), strict=True))
+        in_order = [outputs[i] for i in range(len(items))]
+        sizes.append(payload_bytes(inference.finish(payload, in_order)))
+        samples.append(_Sample(payload, items, in_order))
+    if not any(sample.items for sample in samples):
+        raise StageCodeFailed(
+            "the stage code gives nothing to measure with", why="its samples have no items"
+        )
+    return samples, sum(sizes) / len(sizes)
+
+
+def _rotating(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    """Batches of one shape; each item in turn begins one, so shapes come as often as they are."""
+    group_of = {index: group for group in by_shape(items) for index in group}
+    for first in itertools.cycle(range(len(items))):
+        group = group_of[first]
+        at = group.index(first)
+        yield [items[group[(at + i) % len(group)]] for i in range(size)]
+
+
+def _point(timed: Samples, size: int, threads: int) -> Point:
+    return Point(
+        batch_size=size,
+        threads=threads,
+        samples=len(timed.seconds),
+        seconds=timed.distribution(),
+        items_per_second=size / timed.mean,
+        interval=timed.interval,
+    )
+
+
+def _so_far(timed: Samples) -> str:
+    return f"{timed.mean * 1e3:.3g} ms ± {timed.interval:.0%}"
+
+
+def payload_bytes(payload: Payload) -> int:
+    """What a payload takes in a frame: its tensors and bytes raw, the rest as JSON."""
+    raw: list[int] = []
+    plain = _without_raw(payload, raw)
+    return len(msgspec.json.encode(plain, enc_hook=str)) + sum(raw)
+
+
+def _without_raw(value: Any, sizes: list[int]) -> Any:
+    """`value` with its tensors and bytes taken out; their sizes go to the list."""
+    match value:
+        case Tensor():
+            sizes.append(len(value.data))
+        case bytes() | bytearray():
+            sizes.append(len(value))
+        case dict():
+            pairs = cast("dict[str, Any]", value).items()
+            return {key: _without_raw(inner, sizes) for key, inner in pairs}
+        case list() | tuple():
+            return [_without_raw(inner, sizes) for inner in cast("list[Any]", value)]
+        case _ if hasattr(value, "nbytes"):
+            sizes.append(value.nbytes)
+        case _:
+            return value
+    return {"$": len(sizes)}
+
+
+def _import_all(modules: Sequence[str]) -> None:
+    """What stage code imports is the process's as well, and not each variant's anew."""
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+
+
+def main() -> None:
+    """Read the request, measure, answer."""
+    process.die_with(int(sys.argv[1]))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def say(answer: Answer) -> None:
+        answers.write(msgspec.json.encode(answer) + b"\n")
+        answers.flush()
+
+    try:
+        ask = msgspec.json.decode(sys.stdin.buffer.read(), type=Ask)
+        say(Benchmark(ask, say).run())
+    except TiermeshError as error:
+        say(CannotRun(str(error)))
+    except MemoryError:
+        say(CannotRun("it does not fit into this device's memory"))
+    except Exception as error:  # noqa: BLE001 - stage code and runtimes may raise anything
+        say(CannotRun(str(StageCodeFailed.by(error, "the measurement fails"))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Have a process of its own measure a variant, so that what it breaks or takes ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from agent.profiling.messages import Answer, Ask, CannotRun, Measured, Progress
+
+_GRACE_SECONDS: Final = 10.0
+"""What starting, loading and one last batch may take beyond the time limit."""
+_ERROR_CHARS: Final = 2_000
+_LINE_BYTES: Final = 4 * 2**20
+_THREAD_SETTINGS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+async def measure(
+    ask: Ask, report: Callable[[Progress], None], *, grace_seconds: float = _GRACE_SECONDS
+) -> Measured | CannotRun:
+    """The result, or why this device cannot run the variant, whatever happens in the process.
+
+    Cancelling this kills the process and all that it started.
+    """
+    heard = _Heard(report)
+    process = await _start(ask)
+    errors = asyncio.create_task(_tail(_piped(process.stderr)))
+    try:
+        async with asyncio.timeout(ask.time_limit_seconds + grace_seconds):
+            await _hand_over(ask, process)
+            async for answer in _answers(_piped(process.stdout)):
+                heard.take(answer)
+            await process.wait()
+    except TimeoutError:
+        limit = ask.time_limit_seconds
+        return CannotRun(f"it did not come to an end within its {limit:g} s{heard.doing}")
+    finally:
+        await asyncio.shield(_end(process, errors))
+    return heard.result or _ended(process.returncode or 0, heard.doing, errors.result())
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the process has said so far."""
+
+    report: Callable[[Progress], None]
+    result: Measured | CannotRun | None = None
+    doing: str = field(default="")
+
+    def take(self, answer: Answer) -> None:
+        if isinstance(answer, Progress):
+            self.doing = f", during: {answer.doing}"
+            self.report(answer)
+        else:
+            self.result = answer
+
+
+async def _start(ask: Ask) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "agent.profiling.benchmark",
+        str(os.getpid()),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=_LINE_BYTES,
+        env=_environment(max(ask.threads)),
+        start_new_session=True,
+    )
+
+
+def _environment(threads: int) -> Mapping[str, str]:
+    """Libraries with threads of their own read how many they may use when they are imported."""
+    return {**os.environ, **dict.fromkeys(_THREAD_SETTINGS, str(threads))}
+
+
+async def _hand_over(ask: Ask, process: asyncio.subprocess.Process) -> None:
+    stdin = process.stdin
+    assert stdin is not None  # noqa: S101 - asked for as a pipe
+    # A process that is gone already says more through its exit code.
+    with contextlib.suppress(ConnectionError):
+        stdin.write(msgspec.json.encode(ask, enc_hook=float))
+        await stdin.drain()
+    stdin.close()
+
+
+async def _answers(stream: asyncio.StreamReader) -> AsyncIterator[Answer]:
+    while (line := await stream.readline()).endswith(b"\n"):
+        yield msgspec.json.decode(line, type=Answer)
+
+
+async def _tail(stream: asyncio.StreamReader) -> str:
+    """The end of what the process says on standard error."""
+    text = b""
+    while more := await stream.read(2**16):
+        text = (text + more)[-_ERROR_CHARS:]
+    return text.decode(errors="replace")
+
+
+async def _end(process: asyncio.subprocess.Process, errors: asyncio.Task[str]) -> None:
+    # The whole session: stage code may have started processes, too.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+    await errors
+
+
+def _piped(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
+    assert stream is not None  # noqa: S101 - asked for as a pipe
+    return stream
+
+
+def _ended(code: int, doing: str, errors: str) -> CannotRun:
+    """Why a process without a result ended, as far as can be told from outside."""
+    if code == -signal.SIGKILL:
+        return CannotRun(f"it was killed, probably for want of memory{doing}")
+    if code < 0:
+        return CannotRun(f"it crashed with {signal.Signals(-code).name}{doing}")
+    said = errors.strip().splitlines()
+    return CannotRun(f"it ended with code {code}{doing}{': ' + said[-1] if said else ''}")

@@ -1,0 +1,57 @@
+"""What the agent and the process that measures for it say to each other, as JSON lines."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from tiermesh.documents.profile import Point
+from tiermesh.documents.variant import Variant
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """Measure `variant` from the store in the folder `store`, each of `threads` by `batch_sizes`.
+
+    Repeats end at `interval` (see `repeating.Rule`), everything at `time_limit_seconds`.
+    """
+
+    variant: Variant
+    store: str
+    batch_sizes: list[int]
+    threads: list[int]
+    time_limit_seconds: float
+    interval: float
+    min_repeats: int
+    max_repeats: int
+    slowdown: float = 1.0
+
+
+class _Answer(msgspec.Struct, frozen=True, tag_field="answer", tag=str.lower):
+    pass
+
+
+class Progress(_Answer, frozen=True):
+    """How far it is, 0 to 1, and what is being done, for people."""
+
+    done: float
+    doing: str
+
+
+class Measured(_Answer, frozen=True, kw_only=True):
+    """The result; see `tiermesh.documents.profile.Profile`."""
+
+    load_seconds: float
+    peak_memory_bytes: int
+    bytes_out_per_request: float
+    items_per_request: float
+    points: list[Point]
+
+
+class CannotRun(_Answer, frozen=True):
+    """This device cannot run the variant."""
+
+    why: str
+
+
+Answer: TypeAlias = Progress | Measured | CannotRun

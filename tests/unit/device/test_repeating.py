@@ -1,0 +1,65 @@
+"""When to stop repeating, and what the samples say."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.profiling.repeating import Rule, Samples, quantile, t95
+
+RULE = Rule(interval=0.05, min_repeats=5, max_repeats=50)
+TIMES = st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=60)
+
+
+def taken(*seconds: float) -> Samples:
+    samples = Samples()
+    for one in seconds:
+        samples.add(one)
+    return samples
+
+
+@given(TIMES)
+def test_the_running_mean_and_interval_are_those_of_the_whole(seconds: list[float]) -> None:
+    samples = taken(*seconds)
+    mean = statistics.fmean(seconds)
+    error = statistics.stdev(seconds) / math.sqrt(len(seconds))
+    assert samples.mean == pytest.approx(mean)
+    assert samples.interval == pytest.approx(t95(len(seconds) - 1) * error / mean, abs=1e-6)
+
+
+@given(TIMES)
+def test_percentiles_rise_and_lie_between_the_extremes(seconds: list[float]) -> None:
+    found = taken(*seconds).distribution()
+    rising = [found.p50, found.p75, found.p90, found.p95, found.p99]
+    assert rising == sorted(rising)
+    assert min(seconds) <= rising[0] <= rising[-1] <= max(seconds)
+
+
+def test_quantiles_are_linear_between_samples() -> None:
+    assert quantile([1.0, 2.0, 4.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0, 4.0], 0.75) == 3.0
+    assert quantile([7.0], 0.99) == 7.0
+
+
+def test_it_stops_when_tight_but_not_before_the_fewest_repeats() -> None:
+    assert not taken(1.0, 1.0, 1.0, 1.0).enough(RULE)
+    assert taken(1.0, 1.0, 1.0, 1.0, 1.0).enough(RULE)
+
+
+def test_it_goes_on_while_loose_but_not_beyond_the_most_repeats() -> None:
+    assert not taken(*[1.0, 3.0] * 24).enough(RULE)
+    assert taken(*[1.0, 3.0] * 25).enough(RULE)
+
+
+def test_one_sample_says_nothing_of_its_spread() -> None:
+    assert taken(2.0).interval == 1.0
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 15, 30, 100, 1000])
+def test_t_is_students(freedom: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
