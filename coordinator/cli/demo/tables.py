@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rich.markup import escape
 from rich.table import Table
 
-from coordinator.demo.agents import DemoDevice
+from coordinator.cli.demo.agents import DemoDevice
 from tiermesh.documents.plan import Plan, Replica
 from tiermesh.v1 import telemetry_pb2 as pb
 

@@ -1,0 +1,98 @@
+"""The demo's input and its answer: photos of signs whose text is known, and how much of it was read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiermesh.errors import TiermeshError, Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came out. `wrong_form` lists the results that are not what the workflow promises, in words."""
+
+    results: int
+    errors: int
+    characters: int
+    wrong_characters: int
+    wrong_form: Sequence[str]
+
+    @property
+    def error_rate(self) -> float:
+        """Wrong characters over all characters of the results (an edit distance, so it may exceed 1)."""
+        return self.wrong_characters / self.characters if self.characters else 0.0
+
+
+def render(folders: Sequence[Path], count: int, seed: int) -> dict[str, list[str]]:
+    """Write photos into each device's folder, `count` in all; returns their lines of text by name."""
+    try:
+        from variants.data import render_signs
+    except ImportError as error:
+        raise Unsupported(
+            "the demo's photos cannot be rendered here",
+            why=str(error),
+            fix="Run it in a checkout of Tiermesh: make demo",
+        ) from None
+    truth: dict[str, list[str]] = {}
+    for number, folder in enumerate(folders):
+        share = count * (number + 1) // len(folders) - count * number // len(folders)
+        for old in folder.glob("*.jpg"):
+            old.unlink()
+        for sign in render_signs(folder, share, seed + number):
+            name = f"{folder.parent.parent.name}-{sign.name}"
+            (folder / sign.name).rename(folder / name)
+            truth[name] = sign.text
+    return truth
+
+
+def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) -> Reading:
+    """Compare the lines of a run in the sinks' files with what is on the photos."""
+    lines = [line for file in files if file.exists() for line in _lines(file, run)]
+    results = [line for line in lines if line.get("outcome") == "result"]
+    wrong_form = [why for line in results if (why := _wrong_form(line, truth)) is not None]
+    right = [line for line in results if line.get("name") in truth and not wrong_form]
+    texts = [("".join(truth[r["name"]]), "".join(r["payload"]["text"])) for r in right]
+    return Reading(
+        results=len(results),
+        errors=sum(line.get("outcome") == "error" for line in lines),
+        characters=sum(len(expected) for expected, _ in texts),
+        wrong_characters=sum(edit_distance(expected, found) for expected, found in texts),
+        wrong_form=wrong_form,
+    )
+
+
+def edit_distance(expected: str, found: str) -> int:
+    """Levenshtein's distance: the fewest characters to insert, delete or replace."""
+    row = list(range(len(found) + 1))
+    for i, a in enumerate(expected, 1):
+        above, row[0] = row[0], i
+        for j, b in enumerate(found, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (a != b))
+    return row[-1]
+
+
+def _lines(file: Path, run: str) -> list[dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+    except ValueError as error:
+        raise TiermeshError(f"{file} is not JSON lines", why=str(error)) from None
+    return [line for line in lines if line.get("run") == run]
+
+
+def _wrong_form(line: Mapping[str, Any], truth: Mapping[str, Sequence[str]]) -> str | None:
+    """None when a result is what the workflow promises: the photo's name and, for each line, text and score."""
+    payload = line.get("payload")
+    if line.get("name") not in truth:
+        return f"{line.get('id')}: there is no photo {line.get('name')!r}"
+    if not isinstance(payload, dict) or not {"text", "scores", "boxes"} <= payload.keys():
+        return f"{line.get('id')}: it has no text, scores and boxes"
+    text, scores, boxes = payload["text"], payload["scores"], payload["boxes"]
+    if not len(text) == len(scores) == len(boxes):
+        return f"{line.get('id')}: {len(text)} texts, {len(scores)} scores, {len(boxes)} boxes"
+    if not all(isinstance(t, str) and 0 <= s <= 1 for t, s in zip(text, scores, strict=True)):
+        return f"{line.get('id')}: a text or score is of the wrong kind"
+    return None
