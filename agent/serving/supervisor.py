@@ -72,9 +72,7 @@ class _Process:
         self._listening = asyncio.create_task(self._listen(), name="worker's messages")
 
     @classmethod
-    async def start(
-        cls, start: control.Start, on_event: Callable[[str, str], None]
-    ) -> _Process:
+    async def start(cls, start: control.Start, on_event: Callable[[str, str], None]) -> _Process:
         """Start a process and wait until it takes frames.
 
         Raises:
@@ -235,7 +233,9 @@ class WorkerSupervisor:
             raise TiermeshError(f"generation {generation} of {workflow} is not prepared")
         self._committed[workflow] = assignment
         self._prepared = {
-            key: one for key, one in self._prepared.items() if key > (workflow, generation) or key[0] != workflow
+            key: one
+            for key, one in self._prepared.items()
+            if key > (workflow, generation) or key[0] != workflow
         }
         with contextlib.suppress(WorkerDied):
             # A worker that dies now is replaced by one that serves this generation.
@@ -246,9 +246,7 @@ class WorkerSupervisor:
     async def abort(self, workflow: str, generation: int) -> None:
         """Forget a prepared generation; where there is none, nothing happens."""
         self._prepared.pop((workflow, generation), None)
-        await self._tell_if_running(
-            lambda call: control.Abort(call, workflow, generation)
-        )
+        await self._tell_if_running(lambda call: control.Abort(call, workflow, generation))
         await self._end_if_idle()
 
     async def stop(self, workflow: str) -> None:

@@ -33,16 +33,31 @@ class Kind(IntEnum):
     that it had in its care. The sources inject it again."""
 
 
-@dataclass(frozen=True, slots=True)
 class Tensor:
     """Raw values with dtype (NumPy's short form, ``<f4``) and shape; NumPy is not needed to pass one on.
 
-    An empty `dtype` stands for plain bytes.
+    Not a dataclass, because msgspec writes those as objects before it asks what to do with them.
     """
 
-    dtype: str
-    shape: tuple[int, ...]
-    data: memoryview | bytes
+    __slots__ = ("data", "dtype", "shape")
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], data: memoryview | bytes) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.data = data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tensor) and (self.dtype, self.shape, bytes(self.data)) == (
+            other.dtype,
+            other.shape,
+            bytes(other.data),
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.shape, bytes(self.data)))
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype!r}, {self.shape}, {len(self.data)} bytes)"
 
     def numpy(self) -> Any:
         """The same memory as a read-only NumPy array."""
