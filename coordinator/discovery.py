@@ -46,7 +46,7 @@ class Answer:
     description: Description
 
 
-class NoAnswer(Exception):  # noqa: N818 - it is a finding, not a failure of the coordinator
+class NoAnswer(Exception):
     """An address did not lead to a device."""
 
     def __init__(self, unreached: Unreached) -> None:

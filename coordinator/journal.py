@@ -104,7 +104,9 @@ class Journal:
             return cls(path, connection, None)
 
     def append(self, events: Sequence[Event]) -> None:
-        """Write events, all or none; they are on disk when this returns."""
+        """Write events, all or none; they are on disk when this returns. Nothing where only reading."""
+        if self._lock is None:
+            return
         rows = [
             (e.at, e.who, e.kind, e.subject, msgspec.json.encode(e, enc_hook=float)) for e in events
         ]
@@ -143,7 +145,8 @@ class Journal:
 
     def save_snapshot(self, fleet: Fleet, *, force: bool = False) -> None:
         """Keep `fleet`, what all events add up to, when enough happened since the last snapshot."""
-        if self._since_snapshot < SNAPSHOT_EVERY and not (force and self._since_snapshot):
+        due = self._since_snapshot >= SNAPSHOT_EVERY or (force and self._since_snapshot > 0)
+        if self._lock is None or not due:
             return
         body = msgspec.json.encode(fleet, enc_hook=float)
         with _explained(self._path), self._connection:

@@ -21,7 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from coordinator.catalogue import Ladders, accuracy_of, catalogue_of
 from coordinator.channels import Channels
@@ -42,6 +42,9 @@ from tiermesh.documents.problem import Problem
 from tiermesh.documents.variant import Bundle, Variant
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import DigestMismatch, TiermeshError
+
+if TYPE_CHECKING:
+    from coordinator.planning import Options
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,17 +89,20 @@ class Mesh:
         home: Path | None = None,
         network: FleetFile | None = None,
         insecure_lan: bool = False,
+        read_only: bool = False,
         who: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[Mesh]:
         """Open the journal of a state folder and take up where it ends.
 
-        `ladders` and `home`, the folder of their artifacts, are needed to profile, plan and apply.
+        `ladders` and `home`, the folder of their artifacts, are needed to profile, plan and apply. With
+        `read_only`, another coordinator may be at work meanwhile, and what is found here is not kept.
 
         Raises:
             TiermeshError: another coordinator uses the folder, or its journal cannot be used.
         """
-        journal = await asyncio.to_thread(Journal.open, state_dir)
+        opening = Journal.read_only if read_only else Journal.open
+        journal = await asyncio.to_thread(opening, state_dir)
         try:
             fleet = await asyncio.to_thread(journal.load)
             mesh = cls(
@@ -254,22 +260,31 @@ class Mesh:
 
         return bundle(folder, self._home)
 
+    async def variants(self, workflow: Workflow | None = None) -> list[Variant]:
+        """The variants of a workflow's models; of all models without one."""
+        if workflow is not None:
+            found = (await self.catalogue(workflow)).variants.values()
+            by_digest = {v.digest: v for of in found for v in of.values()}
+            return list(by_digest.values())
+        ladders = self._required_ladders()
+        return [v for m in ladders.models for v in await asyncio.to_thread(ladders.variants, m)]
+
     async def profile(
         self,
-        workflow: Workflow,
+        wanted: Workflow | Iterable[Variant],
         *,
         devices: Iterable[Device] | None = None,
         options: ProfileOptions | None = None,
         again: bool = False,
         report: Report = silent,
     ) -> None:
-        """Measure what is missing of the workflow's variants on the ready devices.
+        """Measure what is missing of a workflow's variants, or of these, on the ready devices.
 
         Devices of one host take turns, others run side by side; one device of a class is measured for
         all. A device that fails does not stop the others: see `fleet.profile_failures`.
         """
-        catalogue = await self.catalogue(workflow)
-        variants = {v.digest: v for of in catalogue.variants.values() for v in of.values()}
+        given = await self.variants(wanted) if isinstance(wanted, Workflow) else wanted
+        variants = {v.digest: v for v in given}
         chosen = list(self.fleet.ready if devices is None else devices)
         if again:
             await self._drop_profiles(chosen, variants)
@@ -315,6 +330,29 @@ class Mesh:
         )
         self._snapshots[made.problem.digest] = made
         return made.problem
+
+    async def plan(
+        self,
+        workflow: Workflow,
+        options: Options | None = None,
+        *,
+        source_bytes: dict[str, float] | None = None,
+    ) -> Plan:
+        """The best plan for a workflow on the ready devices; kept in the journal.
+
+        Raises:
+            Infeasible: no plan meets every ask of the workflow.
+        """
+        problem = await self.problem(workflow, source_bytes=source_bytes)
+        return await self.solve(problem, options)
+
+    async def solve(self, problem: Problem, options: Options | None = None) -> Plan:
+        """The best plan for a problem of this mesh; kept in the journal. Solving has a thread of its own."""
+        from coordinator.planning import Options, solve
+
+        plan = await asyncio.to_thread(solve, problem, options or Options())
+        await self.plan_made(plan)
+        return plan
 
     async def plan_made(self, plan: Plan) -> None:
         """Keep a plan for a problem of this mesh in the journal, with what it was made from."""

@@ -16,7 +16,12 @@ from tiermesh import __version__
 from tiermesh.errors import TiermeshError
 
 COMMAND_MODULES: Final = (
+    "coordinator.cli.devices",
+    "coordinator.cli.profile",
     "coordinator.cli.planning",
+    "coordinator.cli.rollout",
+    "coordinator.cli.status",
+    "coordinator.cli.events",
     "coordinator.cli.batching",
 )
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from coordinator.cli.mesh import add_mesh_options, add_variants_option
 from coordinator.cli.output import Output
+from coordinator.cli.workflows import (
+    SUFFIXES,
+    add_workflow_options,
+    plan_workflow,
+    refuse_for_problem,
+)
 from coordinator.planning.options import GAP, TIME_LIMIT_S, Objective, Options, Strategy
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.reading import decode_json, encode_json
@@ -34,18 +41,27 @@ def _register_plan(commands: Commands) -> None:
     parser = commands.add(
         "plan",
         _plan,
-        help="Compute the best plan for a planning problem",
+        help="Compute the best plan for a workflow on the devices there are, or for a problem file",
         examples=(
+            "  coordinator plan read-signs.yaml -o plan.json\n"
             "  coordinator plan problem.json -o plan.json\n"
             "  coordinator plan problem.json --exclusive --single-variant --json\n"
             "  coordinator plan problem.json --objective throughput --time-limit 10"
         ),
     )
-    parser.add_argument("problem", type=Path, metavar="PROBLEM", help="the problem file")
+    parser.add_argument(
+        "problem",
+        type=Path,
+        metavar="WORKFLOW|PROBLEM",
+        help="a workflow (.yaml), or a problem file (.json)",
+    )
     parser.add_argument(
         "-o", "--output", type=Path, help="write the plan here, its problem beside it"
     )
     add_options(parser)
+    add_workflow_options(parser)
+    add_variants_option(parser)
+    add_mesh_options(parser)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -75,14 +91,22 @@ def options_of(args: argparse.Namespace) -> Options:
 
 
 def _plan(args: argparse.Namespace, output: Output) -> int:
+    if args.problem.suffix in SUFFIXES:
+        plan, problem = plan_workflow(args, output, options_of(args))
+        return hand_over(plan, problem, output, args.output)
+    refuse_for_problem(args)
     return make_plan(read_problem(args.problem), options_of(args), output, args.output)
 
 
 def make_plan(problem: Problem, options: Options, output: Output, write_to: Path | None) -> int:
-    """Solve a problem, write the plan and its problem if asked to, and show it; returns the exit code."""
+    """Solve a problem and hand the plan over; returns the exit code."""
     from coordinator.planning import solve
 
-    plan = solve(problem, options)
+    return hand_over(solve(problem, options), problem, output, write_to)
+
+
+def hand_over(plan: Plan, problem: Problem, output: Output, write_to: Path | None) -> int:
+    """Write a plan and its problem if asked to, and show it; returns the exit code."""
     if write_to is not None:
         write_file(write_to, encode_json(plan))
         write_file(problem_beside(write_to), encode_json(problem))

@@ -16,6 +16,11 @@ from tiermesh.documents.plan import Plan
 from tiermesh.documents.profile import Profile
 
 
+def kind_of(event: type) -> str:
+    """The name of a kind of event, as the journal and the command line write it."""
+    return _kebab(event.__name__)
+
+
 def _kebab(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
@@ -29,7 +34,7 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", ta
     @property
     def kind(self) -> str:
         """The event's name, as the journal and the command line write it."""
-        return _kebab(type(self).__name__)
+        return kind_of(type(self))
 
     @property
     def subject(self) -> str:

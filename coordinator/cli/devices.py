@@ -1,0 +1,139 @@
+"""`coordinator devices`: who is there, and why others are not."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from coordinator import config
+from coordinator.cli.mesh import add_mesh_options, opened
+from coordinator.cli.output import Output
+from coordinator.cli.text import clean
+from tiermesh.errors import InvalidDocument
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from coordinator.fleet import Fleet
+    from coordinator.fleet.state import Device
+
+_STYLES = {"ready": "green", "suspect": "yellow", "failed": "red", "left": "dim"}
+
+
+def register(commands: Commands) -> None:
+    """Add `devices`."""
+    parser = commands.add(
+        "devices",
+        _devices,
+        help="Find the devices and show what they are; say why others do not answer",
+        examples=(
+            "  coordinator devices\n"
+            "  coordinator devices --expect 4 --timeout 20\n"
+            "  coordinator devices --device 127.0.0.1:7070 --json\n"
+            "  coordinator devices --forget cam-2"
+        ),
+    )
+    add_mesh_options(parser)
+    parser.add_argument("--expect", type=int, metavar="N", help="wait for N devices; fail without")
+    parser.add_argument("--offline", action="store_true", help="only what the journal knows")
+    parser.add_argument("--forget", action="append", default=[], metavar="NAME", help="take it out")
+
+
+def _devices(args: argparse.Namespace, output: Output) -> int:
+    fleet = (
+        _known(args.state or config.state_dir())
+        if args.offline
+        else asyncio.run(_found(args, output))
+    )
+    shown = [d for d in fleet.devices.values() if d.state != "left"]
+    output.console.print(_table(shown) if shown else "no devices")
+    output.document(document(fleet))
+    lacking = args.expect is not None and len(fleet.ready) < args.expect
+    silent = [a for a in args.device if fleet.sightings.get(a) and fleet.sightings[a].failures]
+    return 1 if (lacking or silent) and not args.offline else 0
+
+
+def _known(state: Path) -> Fleet:
+    from coordinator.journal import Journal
+
+    journal = Journal.read_only(state)
+    try:
+        return journal.load()
+    finally:
+        journal.close()
+
+
+async def _found(args: argparse.Namespace, output: Output) -> Fleet:
+    async with opened(args, output, expect=args.expect) as mesh:
+        for name in args.forget:
+            device = mesh.fleet.named(name)
+            if device is None:
+                known = ", ".join(d.name for d in mesh.fleet.devices.values())
+                raise InvalidDocument(f"there is no device `{name}`", fix=f"Known: {known}")
+            await mesh.forget(device)
+        return mesh.fleet
+
+
+def document(fleet: Fleet) -> dict[str, Any]:
+    """The answer for programs."""
+    devices = sorted(fleet.devices.values(), key=lambda device: device.name)
+    return {
+        "devices": [_plain(device) for device in devices],
+        "unreachable": [
+            {"address": key, "via": way.via, "addresses": way.addresses, "failures": way.failures}
+            for key, way in fleet.sightings.items()
+            if way.failures
+        ],
+    }
+
+
+def _plain(device: Device) -> dict[str, Any]:
+    said, print_ = device.description, device.description.fingerprint
+    return {
+        "name": device.name,
+        "id": device.id,
+        "state": device.state.value,
+        "why": device.why,
+        "address": device.address,
+        "data_address": said.data_address,
+        "tier": said.tier,
+        "price_per_hour": said.price_per_hour,
+        "usable_share": said.usable_share,
+        "host": print_.host,
+        "device_class": device.device_class,
+        "threads": print_.threads,
+        "cpu": print_.cpu.model,
+        "memory_bytes": print_.memory_bytes,
+        "runtimes": {r.name: r.version or r.unavailable for r in print_.runtimes},
+        "emulated_slowdown": print_.emulated.slowdown if print_.emulated else None,
+        "agent_version": said.agent_version,
+        "generations": said.generations,
+        "seen_at": device.seen_at,
+    }
+
+
+def _table(devices: list[Device]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for column in ("device", "state", "tier", "USD/h", "threads", "memory", "runtimes", "emulated"):
+        table.add_column(column)
+    table.add_column("address", overflow="fold")
+    for device in sorted(devices, key=lambda device: device.name):
+        said, print_ = device.description, device.description.fingerprint
+        style = _STYLES.get(device.state.value, "")
+        state = f"[{style}]{device.state}[/]" if style else device.state.value
+        usable = [f"{r.name} {r.version}" for r in print_.runtimes if r.unavailable is None]
+        table.add_row(
+            clean(device.name),
+            state,
+            clean(said.tier),
+            f"{said.price_per_hour:g}",
+            str(print_.threads),
+            f"{print_.memory_bytes / 1e9:.1f} GB",
+            clean(", ".join(usable) or "none"),
+            f"{print_.emulated.slowdown:g} x slower" if print_.emulated else "",
+            clean(device.address),
+        )
+    return table

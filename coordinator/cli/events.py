@@ -1,0 +1,171 @@
+"""`coordinator events`: the audit: what happened, when, and who did it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import msgspec
+from rich.table import Table
+
+from coordinator import config
+from coordinator.cli.mesh import add_state_option
+from coordinator.cli.output import Output
+from coordinator.cli.text import clean
+from coordinator.fleet import events
+from tiermesh.errors import InvalidDocument
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from coordinator.fleet import Fleet
+    from coordinator.journal import Entry, Journal
+
+POLL_S = 0.5
+KINDS = sorted(events.kind_of(kind) for kind in get_args(events.Event))
+
+
+def register(commands: Commands) -> None:
+    """Add `events`."""
+    parser = commands.add(
+        "events",
+        _events,
+        help="Show what happened, when, and who did it",
+        examples=(
+            "  coordinator events\n"
+            "  coordinator events --kind rollout-failed --kind worker-restarted\n"
+            "  coordinator events --about hub-1 --limit 500 --json\n"
+            "  coordinator events --follow"
+        ),
+    )
+    parser.add_argument(
+        "--kind", action="append", choices=KINDS, metavar="KIND", help=", ".join(KINDS)
+    )
+    parser.add_argument("--about", metavar="NAME", help="only of this device or workflow")
+    parser.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N")
+    parser.add_argument("--follow", action="store_true", help="go on as more happens")
+    add_state_option(parser)
+
+
+def _events(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.journal import Journal
+
+    if args.follow and args.json:
+        raise InvalidDocument(
+            "--follow and --json exclude each other",
+            why="--json prints one document, and --follow never ends",
+            fix="Leave one of them out",
+        )
+    journal = Journal.read_only(args.state or config.state_dir())
+    try:
+        fleet = journal.load()
+        about = _subject(fleet, args.about)
+        kinds = args.kind or []
+        entries = journal.events(kinds=kinds, about=about, limit=max(args.limit, 0))
+        output.console.print(_table(entries, fleet))
+        output.document({"events": [_plain(entry, fleet) for entry in entries]})
+        if args.follow:
+            asyncio.run(
+                _follow(journal, entries[-1].number if entries else 0, kinds, about, output)
+            )
+    finally:
+        journal.close()
+    return 0
+
+
+async def _follow(
+    journal: Journal, after: int, kinds: list[str], about: str, output: Output
+) -> None:
+    while True:
+        fresh = await asyncio.to_thread(journal.events, after=after, kinds=kinds, about=about)
+        if fresh:
+            after = fresh[-1].number
+            output.console.print(_table(fresh, await asyncio.to_thread(journal.load)))
+        await asyncio.sleep(POLL_S)
+
+
+def _subject(fleet: Fleet, about: str | None) -> str:
+    if about is None:
+        return ""
+    device = fleet.named(about)
+    return device.id if device is not None else about
+
+
+def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
+    event = entry.event
+    return {
+        "number": entry.number,
+        "at": event.at,
+        "who": event.who,
+        "event": event.kind,
+        "about": _name(fleet, event.subject),
+        "text": summary(event),
+        "details": msgspec.to_builtins(event, enc_hook=float),
+    }
+
+
+def _table(entries: list[Entry], fleet: Fleet) -> Table:
+    table = Table(box=None, show_header=False)
+    for entry in entries:
+        event = entry.event
+        when = datetime.fromtimestamp(event.at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(
+            f"[dim]{entry.number}[/]",
+            when,
+            clean(_name(fleet, event.who)),
+            f"[bold]{event.kind}[/]",
+            clean(_name(fleet, event.subject)),
+            clean(summary(event)),
+        )
+    return table
+
+
+def _name(fleet: Fleet, subject: str) -> str:
+    device = fleet.devices.get(subject)
+    return device.name if device is not None else subject
+
+
+def summary(event: events.Event) -> str:
+    """An event in a few words."""
+    return _SUMMARIES.get(type(event), _rest)(event)
+
+
+def _profile(event: events.ProfileMeasured) -> str:
+    profile = event.profile
+    what = f"{profile.model}/{profile.variant}"
+    return f"{what}: {profile.cannot_run}" if profile.cannot_run else what
+
+
+def _described(event: events.DeviceDescribed) -> str:
+    said = event.description
+    return f"{event.name} at {event.address}, tier {said.tier}, agent {said.agent_version}"
+
+
+def _rest(event: events.Event) -> str:
+    generation = getattr(event, "generation", None)
+    words = [f"generation {generation}"] if generation is not None else []
+    failure = getattr(event, "failure", None)
+    if failure is not None:
+        words.append(
+            f"{getattr(event, 'step', '')}: {failure.get('what', '')}. {failure.get('why', '')}"
+        )
+    words += [str(getattr(event, field, "")) for field in ("why", "text", "variant_digest")]
+    return ", ".join(word for word in words if word)
+
+
+_SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
+    events.DeviceDiscovered: lambda e: f"at {', '.join(e.addresses)}, by {e.via}",
+    events.DeviceUnreachable: lambda e: "; ".join(
+        f"{r.address}: {r.reach} {r.detail}".strip() for r in e.reasons
+    ),
+    events.DeviceDescribed: _described,
+    events.ProfileMeasured: _profile,
+    events.ProfileFailed: lambda e: f"{e.model}/{e.variant}: {e.why}",
+    events.WorkflowRecorded: lambda e: e.digest,
+    events.PlanMade: lambda e: f"{e.plan.digest}, {e.plan.cost.total_per_hour:.4g} USD/h",
+    events.RolloutStarted: lambda e: (
+        f"generation {e.generation} to {len(e.devices)} devices ({e.purpose})"
+    ),
+}

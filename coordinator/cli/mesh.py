@@ -1,0 +1,127 @@
+"""What the commands that speak to devices share: their options, and the mesh that they open."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordinator import config
+from coordinator.cli.output import Output
+from coordinator.cli.text import clean
+from tiermesh import wire
+
+if TYPE_CHECKING:
+    from coordinator.runner import Mesh
+
+
+def add_state_option(parser: argparse.ArgumentParser) -> None:
+    """`--state`, for the commands that only read the journal, too."""
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="the coordinator's folder (default: $TIERMESH_HOME/coordinator)",
+    )
+
+
+def add_mesh_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `opened` reads."""
+    add_state_option(parser)
+    group = parser.add_argument_group("finding devices")
+    group.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="an agent's address, beside those that announce themselves; may be repeated",
+    )
+    group.add_argument(
+        "--fleet",
+        type=Path,
+        metavar="FILE",
+        help="YAML with addresses, the tiers' order, and links",
+    )
+    group.add_argument("--no-browse", action="store_true", help="do not look for announcements")
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds to wait for a device (default: %(default)g)",
+    )
+    group.add_argument(
+        "--insecure-lan",
+        action="store_true",
+        help="reach beyond this machine, unencrypted: only where everyone may control the devices",
+    )
+
+
+def add_variants_option(parser: argparse.ArgumentParser) -> None:
+    """`--variants`, for the commands that need models."""
+    parser.add_argument(
+        "--variants",
+        type=Path,
+        default=Path("variants"),
+        metavar="DIR",
+        help="the folder of the ladders (default: %(default)s)",
+    )
+
+
+def run_with_mesh(
+    args: argparse.Namespace, output: Output, work: Callable[[Mesh], Awaitable[int]]
+) -> int:
+    """Open the mesh that the options describe, find its devices, and do the work."""
+
+    async def run() -> int:
+        async with opened(args, output) as mesh:
+            return await work(mesh)
+
+    return asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    args: argparse.Namespace, output: Output, *, expect: int | None = None
+) -> AsyncIterator[Mesh]:
+    """The mesh, with its devices found as far as they answer."""
+    from coordinator.files import read_fleet_file
+    from coordinator.runner import Mesh
+
+    if args.insecure_lan:
+        output.progress.print(f"[yellow]{wire.INSECURE_NOTICE}[/]")
+    async with Mesh.open(
+        args.state or config.state_dir(),
+        ladders=_ladders(args),
+        home=config.home(),
+        network=read_fleet_file(args.fleet) if args.fleet else None,
+        insecure_lan=args.insecure_lan,
+    ) as mesh:
+        with output.progress.status("finding devices"):
+            await mesh.discover(
+                args.device, expect=expect, browse=not args.no_browse, timeout_s=args.timeout
+            )
+        warn_unreached(mesh, args.device, output)
+        yield mesh
+
+
+def _ladders(args: argparse.Namespace):  # noqa: ANN202 - imported only where it is needed
+    if not hasattr(args, "variants"):
+        return None
+    from coordinator.variants import Ladders
+
+    return Ladders.open(args.variants, config.home())
+
+
+def warn_unreached(mesh: Mesh, named: list[str], output: Output) -> None:
+    """Say which of the named addresses and known devices do not answer, and why."""
+    for key, way in mesh.fleet.sightings.items():
+        if way.failures and (way.device is not None or key in named):
+            device = mesh.fleet.devices.get(way.device or "")
+            who = device.name if device is not None else key
+            output.progress.print(
+                f"[yellow]{clean(who)} does not answer:[/] {clean('; '.join(way.failures))}"
+            )

@@ -1,0 +1,175 @@
+"""`coordinator apply`: bring a plan to the devices, all of it or nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.table import Table
+
+from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
+from coordinator.cli.output import Output
+from coordinator.cli.progress import bars
+from coordinator.cli.text import clean, megabytes
+from tiermesh import ids
+from tiermesh.documents.plan import Plan
+from tiermesh.documents.reading import decode_json
+from tiermesh.errors import InvalidDocument
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from coordinator.rollout.applying import Applied, Applying, Part
+    from coordinator.runner import Mesh
+    from coordinator.status import Ledger
+    from tiermesh.documents.workflow import Workflow
+
+_SAID = {
+    "committed": "[green]serves[/]",
+    "aborted": "[yellow]failed before any device switched: what ran before runs on[/]",
+    "broken": "[red]failed while devices switched[/]",
+    "restored": "[yellow]what ran before runs again[/]",
+}
+
+
+def register(commands: Commands) -> None:
+    """Add `apply`."""
+    parser = commands.add(
+        "apply",
+        _apply,
+        help="Push, prepare and switch on every device of a plan; go back when one fails",
+        examples=(
+            "  coordinator apply plan.json\n"
+            "  coordinator apply plan.json --dry-run\n"
+            "  coordinator apply plan.json --run evening --wait --json\n"
+            "exit code 4: a device failed, and what ran before runs (again)"
+        ),
+    )
+    parser.add_argument(
+        "plan", metavar="PLAN", help="a plan file, or the digest of a plan made here"
+    )
+    parser.add_argument(
+        "--workflow",
+        type=Path,
+        metavar="FILE",
+        help="the workflow, where this coordinator never saw it",
+    )
+    parser.add_argument(
+        "--run", metavar="NAME", help="begin a run of that name (default: what runs goes on)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done")
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="return when the sources are finished and all is confirmed",
+    )
+    add_variants_option(parser)
+    add_mesh_options(parser)
+
+
+def _apply(args: argparse.Namespace, output: Output) -> int:
+    return run_with_mesh(args, output, lambda mesh: _work(args, output, mesh))
+
+
+async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
+    plan = _plan(args.plan, mesh)
+    workflow: Workflow | None = None
+    if args.workflow is not None:
+        workflow = await mesh.read_workflow(args.workflow)
+    if args.dry_run:
+        return await _preview(await mesh.applying(plan, workflow=workflow), args, output)
+    with bars(output) as report:
+        applied = await mesh.apply(plan, workflow=workflow, run=args.run, report=report)
+    _show(applied, output)
+    document = _document(applied)
+    if args.wait and applied.exit_code == 0:
+        document["ledger"] = await _wait(mesh, applied, output)
+    output.document(document)
+    return applied.exit_code
+
+
+def _plan(given: str, mesh: Mesh) -> Plan:
+    if ids.is_digest(given):
+        record = mesh.fleet.plans.get(given)
+        if record is None:
+            raise InvalidDocument(f"no plan {given} was made here", fix="Give the plan's file")
+        return record.plan
+    path = Path(given)
+    try:
+        return decode_json(path.read_bytes(), Plan, f"the plan {path.name}")
+    except OSError as error:
+        raise InvalidDocument(f"cannot read {path}", why=error.strerror or str(error)) from None
+
+
+async def _preview(applying: Applying, args: argparse.Namespace, output: Output) -> int:
+    parts = await applying.preview(args.run)
+    table = Table("device", "replicas", "to push", box=None, header_style="bold")
+    for part in sorted(parts, key=lambda part: part.device):
+        replicas = ", ".join(r.id for r in part.assignment.replicas)
+        table.add_row(clean(part.device), clean(replicas), megabytes(part.lacking_bytes))
+    output.console.print(table)
+    unable = [part for part in parts if part.lacking_bytes is None]
+    for part in unable:
+        output.progress.print(f"[red]{clean(part.device)}[/]: {clean(part.why)}")
+    output.document({"dry_run": True, "parts": [_part(part) for part in parts]})
+    return 1 if unable else 0
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {
+        "device": part.device,
+        "generation": part.assignment.generation,
+        "run": part.assignment.run,
+        "replicas": [replica.id for replica in part.assignment.replicas],
+        "artifacts": sorted(part.assignment.artifacts),
+        "lacking_bytes": part.lacking_bytes,
+        "why": part.why,
+    }
+
+
+def _document(applied: Applied) -> dict[str, Any]:
+    return {
+        "workflow": applied.workflow,
+        "plan": applied.plan,
+        "generation": applied.generation,
+        "run": applied.run,
+        "outcome": applied.outcome.value,
+        "unchanged": applied.unchanged,
+        "devices": {name: phase.value for name, phase in applied.phases.items()},
+        "failures": dict(applied.failures),
+        "sent_bytes": dict(applied.sent_bytes),
+        "restored": _document(applied.restored) if applied.restored is not None else None,
+    }
+
+
+def _show(applied: Applied, output: Output) -> None:
+    said = "[green]serves already[/]" if applied.unchanged else _SAID[applied.outcome.value]
+    where = f"generation {applied.generation}, run {clean(applied.run)}"
+    output.console.print(f"{clean(applied.workflow)}, {where}: {said}")
+    for device, why in applied.failures.items():
+        output.progress.print(f"[red]{clean(device)}[/]: {clean(why)}")
+    if applied.restored is not None:
+        _show(applied.restored, output)
+
+
+async def _wait(mesh: Mesh, applied: Applied, output: Output) -> Mapping[str, Any]:
+    from coordinator.status import ledger_of
+
+    newest: dict[str, Any] = {}
+    ledger: Ledger = ledger_of([], applied.workflow)
+    devices = [d for d in mesh.fleet.ready if d.name in applied.phases]
+    with output.progress.status("waiting for results") as shown:
+        async for observed in mesh.watch(devices=devices, interval_s=0.5):
+            if observed.sample is not None:
+                newest[observed.device.id] = observed.sample
+            ledger = ledger_of(newest.values(), applied.workflow)
+            shown.update(f"{ledger.accepted} accepted, {ledger.confirmed} confirmed")
+            if ledger.finished and ledger.balanced and not ledger.in_flight:
+                break
+    output.console.print(
+        f"{ledger.accepted} accepted = {ledger.results} results + {ledger.errors} errors"
+        f" + {ledger.filtered} filtered"
+    )
+    return msgspec.to_builtins(ledger)

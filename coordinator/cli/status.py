@@ -1,0 +1,140 @@
+"""`coordinator status`: what runs where, measured against predicted."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.table import Table
+
+from coordinator import config
+from coordinator.cli.mesh import add_state_option
+from coordinator.cli.output import Output
+from coordinator.cli.text import clean
+from tiermesh.errors import InvalidDocument
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from coordinator.fleet.state import Device
+    from coordinator.runner import Mesh
+    from coordinator.status import WorkflowStatus
+    from tiermesh.v1 import telemetry_pb2
+
+SAMPLES = 2
+SILENT_S = 3.0
+
+
+def register(commands: Commands) -> None:
+    """Add `status`."""
+    parser = commands.add(
+        "status",
+        _status,
+        help="Show what runs where, and what is measured against what was predicted",
+        examples="  coordinator status\n  coordinator status read-signs --interval 5 --json",
+    )
+    parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="only this workflow's name")
+    parser.add_argument(
+        "--interval", type=float, default=1.0, metavar="S", help="measure over so many seconds"
+    )
+    parser.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
+    add_state_option(parser)
+
+
+def _status(args: argparse.Namespace, output: Output) -> int:
+    found = asyncio.run(_measured(args))
+    for status in found:
+        _show(status, output)
+    if not found:
+        output.console.print("nothing runs")
+    output.document({"workflows": [msgspec.to_builtins(status) for status in found]})
+    return 1 if any(_serves_badly(status) for status in found) else 0
+
+
+def _serves_badly(status: WorkflowStatus) -> bool:
+    return any(device.generation != status.generation for device in status.devices)
+
+
+async def _measured(args: argparse.Namespace) -> list[WorkflowStatus]:
+    from coordinator.runner import Mesh
+    from coordinator.status import status_of
+
+    state = args.state or config.state_dir()
+    async with Mesh.open(state, read_only=True, insecure_lan=args.insecure_lan) as mesh:
+        names = sorted(mesh.fleet.running)
+        if args.workflow is not None:
+            if args.workflow not in names:
+                known = ", ".join(names) or "nothing"
+                raise InvalidDocument(f"`{args.workflow}` does not run", fix=f"Running: {known}")
+            names = [args.workflow]
+        await mesh.discover(browse=False)
+        used = {d for name in names for d in mesh.fleet.running[name].devices}
+        devices = [mesh.fleet.devices[d] for d in sorted(used)]
+        samples, silent = await _sampled(mesh, devices, args.interval)
+        return [status_of(name, mesh.fleet, samples, silent) for name in names]
+
+
+async def _sampled(
+    mesh: Mesh, devices: list[Device], interval_s: float
+) -> tuple[dict[str, list[telemetry_pb2.Sample]], dict[str, str]]:
+    """Two samples of each device, or why a device gave none."""
+    samples: dict[str, list[telemetry_pb2.Sample]] = defaultdict(list)
+    silent: dict[str, str] = {}
+    watching = mesh.watch(devices=devices, interval_s=interval_s)
+    try:
+        async with asyncio.timeout(SAMPLES * interval_s + SILENT_S):
+            async for observed in watching:
+                if observed.sample is not None:
+                    samples[observed.device.id].append(observed.sample)
+                    silent.pop(observed.device.id, None)
+                else:
+                    silent[observed.device.id] = observed.why
+                enough = {d for d, of in samples.items() if len(of) >= SAMPLES} | silent.keys()
+                if len(enough) == len(devices):
+                    break
+    except TimeoutError:
+        missing = {d.id for d in devices} - samples.keys() - silent.keys()
+        silent |= dict.fromkeys(missing, "no sample")
+    return samples, silent
+
+
+def _show(status: WorkflowStatus, output: Output) -> None:
+    say, predicted = output.console.print, status.predicted
+    say(
+        f"[bold]{clean(status.workflow)}[/], generation {status.generation}, run {clean(status.run)}"
+    )
+    rate = "?" if status.throughput_rps is None else f"{status.throughput_rps:.2f}"
+    say(f"  throughput {rate}/s (predicted {predicted.throughput_rps:.2f}/s)")
+    for name, promised in predicted.latency_ms.items():
+        measured = status.latency_ms.get(name)
+        shown = "?" if measured is None else f"{measured:.0f} ms"
+        say(f"  latency {name} {shown} (predicted {promised:.0f} ms)")
+    ledger = status.ledger
+    say(
+        f"  {ledger.accepted} accepted, {ledger.in_flight} in flight, {ledger.results} results,"
+        f" {ledger.errors} errors, {ledger.filtered} filtered, {ledger.retried} retried"
+    )
+    say(_replicas(status))
+    for device in status.devices:
+        if device.generation != status.generation:
+            why = device.why or f"it serves generation {device.generation}"
+            say(f"[red]{clean(device.name)} does not serve it:[/] {clean(why)}")
+
+
+def _replicas(status: WorkflowStatus) -> Table:
+    table = Table(box=None, header_style="bold")
+    for column in ("replica", "items/s", "predicted", "busy", "predicted", "waiting", "errors"):
+        table.add_column(column)
+    for replica in status.replicas:
+        table.add_row(
+            clean(replica.id),
+            "?" if replica.rate_rps is None else f"{replica.rate_rps:.2f}",
+            f"{replica.predicted_rate_rps:.2f}",
+            "?" if replica.busy is None else f"{replica.busy:.0%}",
+            f"{replica.predicted_busy:.0%}",
+            str(replica.waiting if replica.waiting is not None else ""),
+            str(replica.errors if replica.errors is not None else ""),
+        )
+    return table

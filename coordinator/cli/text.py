@@ -1,0 +1,18 @@
+"""Text from outside, made safe to print: no markup, no control characters, not too long."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+
+SHOWN_CHARS = 300
+
+
+def clean(text: object) -> str:
+    """`text` as one printable line that rich prints as it is."""
+    shown = "".join(c if c.isprintable() else " " for c in str(text)).strip()
+    return escape(shown if len(shown) <= SHOWN_CHARS else shown[: SHOWN_CHARS - 1] + "…")
+
+
+def megabytes(size: float | None) -> str:
+    """A size in MB, for people."""
+    return "" if size is None else f"{size / 1e6:.1f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"

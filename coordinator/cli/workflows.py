@@ -1,0 +1,80 @@
+"""`coordinator plan WORKFLOW`: from a workflow file and the devices that are there to a plan."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from coordinator.cli.mesh import run_with_mesh
+from coordinator.cli.output import Output
+from coordinator.cli.text import clean
+from tiermesh.errors import Unsupported
+from tiermesh.units import Size
+
+if TYPE_CHECKING:
+    from coordinator.planning import Options
+    from coordinator.runner import Mesh
+    from tiermesh.documents.plan import Plan
+    from tiermesh.documents.problem import Problem
+    from tiermesh.documents.workflow import Workflow
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def add_workflow_options(parser: argparse.ArgumentParser) -> None:
+    """The options of planning that only a workflow has."""
+    parser.add_argument(
+        "--source-bytes",
+        action="append",
+        type=_source_bytes,
+        default=[],
+        metavar="STAGE=SIZE",
+        help="what a source sends per request, such as photos=120kB (default: 0)",
+    )
+
+
+def _source_bytes(text: str) -> tuple[str, float]:
+    stage, _, size = text.partition("=")
+    try:
+        return stage, float(Size.parse(size))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def plan_workflow(
+    args: argparse.Namespace, output: Output, options: Options
+) -> tuple[Plan, Problem]:
+    """Plan the workflow of `args.problem` on the devices that answer, and keep the plan in the journal."""
+    made: list[tuple[Plan, Problem]] = []
+
+    async def work(mesh: Mesh) -> int:
+        workflow = await mesh.read_workflow(args.problem)
+        await _warn_unmeasured(mesh, workflow, output)
+        problem = await mesh.problem(workflow, source_bytes=dict(args.source_bytes))
+        with output.progress.status("planning"):
+            made.append((await mesh.solve(problem, options), problem))
+        return 0
+
+    run_with_mesh(args, output, work)
+    return made[0]
+
+
+async def _warn_unmeasured(mesh: Mesh, workflow: Workflow, output: Output) -> None:
+    fleet, missing = mesh.fleet, 0
+    for variant in await mesh.variants(workflow):
+        digest = variant.digest
+        missing += sum(fleet.profile(device, digest) is None for device in fleet.ready)
+    if missing:
+        output.progress.print(
+            f"[yellow]{missing} profiles are missing[/] and left out of the plan; "
+            f"measure them with: coordinator profile {clean(workflow.workflow)}.yaml"
+        )
+
+
+def refuse_for_problem(args: argparse.Namespace) -> None:
+    """Say so when options of the fleet are given for a problem file, which has its own."""
+    if args.device or args.fleet:
+        raise Unsupported(
+            "a problem file has its own devices",
+            fix="Leave --device and --fleet out, or plan a workflow (.yaml)",
+        )
