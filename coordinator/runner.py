@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import getpass
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -403,7 +403,7 @@ class Mesh:
 
     def watch(
         self, *, interval_s: float = 1.0, devices: Iterable[Device] | None = None
-    ) -> AsyncIterator[Observed]:
+    ) -> AsyncGenerator[Observed, None]:
         """Telemetry of the devices, as it comes, for ever; what they report is recorded."""
         chosen = self.fleet.ready if devices is None else list(devices)
         return Watching(self, self.channels, chosen, now=self.now, interval_s=interval_s).stream()

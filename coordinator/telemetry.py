@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,7 +58,7 @@ class Watching:
         self._newest: dict[str, Observed] = {}
         self._arrived = asyncio.Event()
 
-    async def stream(self) -> AsyncIterator[Observed]:
+    async def stream(self) -> AsyncGenerator[Observed, None]:
         """What is observed, until the reader stops."""
         tasks = [asyncio.ensure_future(self._follow(device)) for device in self._devices]
         try:

@@ -57,7 +57,10 @@ def register(commands: Commands) -> None:
         help="the workflow, where this coordinator never saw it",
     )
     parser.add_argument(
-        "--run", metavar="NAME", help="begin a run of that name (default: what runs goes on)"
+        "--run",
+        dest="new_run",
+        metavar="NAME",
+        help="begin a run of that name (default: what runs goes on)",
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be done")
     parser.add_argument(
@@ -81,7 +84,7 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     if args.dry_run:
         return await _preview(await mesh.applying(plan, workflow=workflow), args, output)
     with bars(output) as report:
-        applied = await mesh.apply(plan, workflow=workflow, run=args.run, report=report)
+        applied = await mesh.apply(plan, workflow=workflow, run=args.new_run, report=report)
     _show(applied, output)
     document = _document(applied)
     if args.wait and applied.exit_code == 0:
@@ -104,7 +107,7 @@ def _plan(given: str, mesh: Mesh) -> Plan:
 
 
 async def _preview(applying: Applying, args: argparse.Namespace, output: Output) -> int:
-    parts = await applying.preview(args.run)
+    parts = await applying.preview(args.new_run)
     table = Table("device", "replicas", "to push", box=None, header_style="bold")
     for part in sorted(parts, key=lambda part: part.device):
         replicas = ", ".join(r.id for r in part.assignment.replicas)

@@ -1,0 +1,363 @@
+"""The commands as scripts use them: one JSON document, progress elsewhere, exit codes that mean something."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.cli import main
+from tiermesh import wire
+from tiermesh.errors import StorageFull, Unsupported
+from tiermesh.v1 import telemetry_pb2 as pb
+
+ROOT = Path(__file__).parents[3]
+LADDER = """
+model = "ocr-detect"
+stage = "stage"
+model_file = "model.onnx"
+{variants}
+"""
+VARIANT = """
+[variants.{name}]
+runtime = "onnx"
+precision = "fp32"
+licence = "Apache-2.0"
+[variants.{name}.files."model.onnx"]
+registry = "pypi"
+package = "none"
+version = "1"
+package_bytes = 1
+path = "model.onnx"
+sha256 = "{sha256}"
+size_bytes = {size}
+"""
+WORKFLOW = """
+workflow: read
+slo: {rate: 4/s}
+stages:
+  photos: {source: files, path: signs/, rate: 4/s}
+  detect: {model: ocr-detect, from: photos}
+  text: {sink: jsonl, path: out/text.jsonl, from: detect}
+"""
+
+
+class Finished:
+    """A command that ended."""
+
+    def __init__(self, code, out, err):
+        self.code = code
+        self.out = out
+        self.err = err
+
+    @property
+    def document(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A ladder with two variants whose files are in the cache, and a workflow."""
+    variants = []
+    cache = tmp_path / "home" / "artifacts" / "sha256"
+    cache.mkdir(parents=True)
+    for name in ("v3", "v4"):
+        content = name.encode() * 1_000
+        sha256 = hashlib.sha256(content).hexdigest()
+        (cache / sha256).write_bytes(content)
+        variants.append(VARIANT.format(name=name, sha256=sha256, size=len(content)))
+    stage = tmp_path / "variants" / "ocr-detect" / "stage"
+    stage.mkdir(parents=True)
+    (stage / "stage.toml").write_text('entry = "code:Stage"\n')
+    (stage / "code.py").write_text("class Stage: ...\n")
+    (stage.parent / "ladder.toml").write_text(LADDER.format(variants="".join(variants)))
+    (tmp_path / "read.yaml").write_text(WORKFLOW)
+    return tmp_path
+
+
+@pytest.fixture
+def coordinator(folder):
+    """Runs the command in a process of its own."""
+
+    async def run(*arguments):
+        environment = {
+            **os.environ,
+            "TIERMESH_HOME": str(folder / "home"),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]),
+            "COLUMNS": "200",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "coordinator.cli", *map(str, arguments)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=folder,
+            env=environment,
+        )
+        out, err = await process.communicate()
+        return Finished(process.returncode, out.decode(), err.decode())
+
+    return run
+
+
+@pytest.fixture
+async def two(serve, fake_agent):
+    """A cheap camera and a hub that is fast enough."""
+    slow, fast = (
+        fake_agent("cam-1", host="a", price=0.01, threads=1),
+        fake_agent("hub-1", host="b", tier="hub"),
+    )
+    slow.mean_s, fast.mean_s = 0.4, 0.02
+    return await serve.start(slow, fast)
+
+
+@pytest.fixture
+async def planned(two, folder):
+    """The two, discovered and profiled, and a plan in plan.json."""
+    from coordinator.profiling import ProfileOptions
+    from coordinator.runner import Mesh
+    from coordinator.variants import Ladders
+    from tiermesh.documents.reading import encode_json
+
+    ladders = Ladders.open(folder / "variants", folder / "home")
+    async with Mesh.open(folder / "home" / "coordinator", ladders=ladders) as mesh:
+        await mesh.discover([agent.address for agent in two], browse=False)
+        workflow = await mesh.read_workflow(folder / "read.yaml")
+        await mesh.profile(workflow, options=ProfileOptions(batch_sizes=(1,)))
+        plan = await mesh.plan(workflow)
+        (folder / "plan.json").write_bytes(encode_json(plan))
+    return two
+
+
+def named(agents):
+    return [word for agent in agents for word in ("--device", agent.address)]
+
+
+async def test_a_script_goes_from_devices_to_a_served_plan(coordinator, two, folder):
+    found = await coordinator("devices", *named(two), "--no-browse", "--expect", 2, "--json")
+    assert found.code == 0, found.err
+    assert [d["name"] for d in found.document["devices"]] == ["cam-1", "hub-1"]
+
+    profiled = await coordinator("profile", "read.yaml", "--no-browse", "--json")
+    assert profiled.code == 0, profiled.err
+    assert len(profiled.document["profiles"]) == 4
+    assert "cam-1 ocr-detect/v3: measured" in profiled.err
+
+    planned = await coordinator("plan", "read.yaml", "-o", "plan.json", "--no-browse", "--json")
+    assert planned.code == 0, planned.err
+    assert planned.document["workflow"] == "read"
+
+    tried = await coordinator("apply", "plan.json", "--dry-run", "--no-browse", "--json")
+    assert tried.code == 0, tried.err
+    assert all(part["lacking_bytes"] == 0 for part in tried.document["parts"])
+    assert "prepare" not in two[0].calls + two[1].calls
+
+    applied = await coordinator("apply", "plan.json", "--no-browse", "--json")
+    assert applied.code == 0, applied.err
+    assert applied.document["outcome"] == "committed"
+    assert applied.document["generation"] == 1
+
+    again = await coordinator("apply", "plan.json", "--no-browse", "--json")
+    assert again.document["unchanged"] is True
+
+    told = await coordinator("events", "--json", "--kind", "rollout-committed")
+    assert told.code == 0, told.err
+    assert {e["about"] for e in told.document["events"]} <= {"cam-1", "hub-1"}
+    started = (await coordinator("events", "--json", "--kind", "rollout-started")).document
+    assert started["events"][0]["who"]
+    assert started["events"][0]["details"]["generation"] == 1
+
+
+async def test_a_failed_rollout_exits_with_4_and_says_why(coordinator, planned):
+    planned[0].fail["prepare"] = StorageFull("the disk is full", fix="Free some space")
+    failed = await coordinator("apply", "plan.json", "--no-browse", "--json")
+    assert failed.code == 4
+    assert failed.document["outcome"] == "aborted"
+    assert "the disk is full" in failed.document["failures"]["cam-1"]
+    assert "the disk is full" in failed.err
+    events = await coordinator("events", "--kind", "rollout-failed")
+    assert "the disk is full" in events.out
+
+
+async def test_a_plan_for_another_fleet_is_refused_with_the_change(coordinator, planned):
+    planned[1].price = 9.0
+    refused = await coordinator("apply", "plan.json", "--no-browse", "--json")
+    assert refused.code == 1
+    assert refused.document["error"]["kind"] == "digest-mismatch"
+    assert "device hub-1: price_per_hour was 0.1, is 9.0" in refused.document["error"]["why"]
+    assert "prepare" not in planned[0].calls + planned[1].calls
+
+
+async def test_an_edited_workflow_makes_the_plan_stale(coordinator, planned, folder):
+    (folder / "read.yaml").write_text(WORKFLOW.replace("slo: {rate: 4/s}", "slo: {rate: 3/s}"))
+    refused = await coordinator(
+        "apply", "plan.json", "--workflow", "read.yaml", "--no-browse", "--json"
+    )
+    assert refused.code == 1
+    assert "another version of the workflow" in refused.document["error"]["what"]
+
+
+async def test_what_cannot_be_met_exits_with_3(coordinator, planned, folder):
+    (folder / "read.yaml").write_text(WORKFLOW.replace("4/s", "4000/s"))
+    infeasible = await coordinator("plan", "read.yaml", "--no-browse", "--json")
+    assert infeasible.code == 3, infeasible.err
+    assert infeasible.document["error"]["kind"] == "infeasible"
+
+
+async def test_an_unreachable_device_is_named_with_its_reason(coordinator, two):
+    closed = f"127.0.0.1:{wire.free_port()}"
+    found = await coordinator("devices", *named(two), "--device", closed, "--no-browse", "--json")
+    assert found.code == 1
+    (unreachable,) = found.document["unreachable"]
+    assert unreachable["address"] == closed
+    assert "refused" in unreachable["failures"][0]
+    assert "does not answer" in found.err
+
+
+async def test_hostile_names_are_printed_as_they_are(coordinator, serve, fake_agent):
+    await serve.start(evil := fake_agent("dev-1", name="[red]\x1b[31m;rm -rf[/red]", tier="hub"))
+    found = await coordinator("devices", "--device", evil.address, "--no-browse")
+    assert found.code == 0
+    assert "\x1b[31m" not in found.out
+    assert "red" in found.out
+
+
+@pytest.mark.parametrize(
+    ("workflow", "field"),
+    [
+        (WORKFLOW.replace("model: ocr-detect", "modle: ocr-detect"), "$.stages.detect"),
+        (WORKFLOW.replace("from: photos", "from: text"), "$.stages"),
+        (WORKFLOW.replace("rate: 4/s}", "rate: 4}"), "rate"),
+        ("workflow: [", "$"),
+    ],
+)
+async def test_a_wrong_workflow_exits_with_2(coordinator, two, folder, workflow, field):
+    (folder / "bad.yaml").write_text(workflow)
+    refused = await coordinator("plan", "bad.yaml", *named(two), "--no-browse", "--json")
+    assert refused.code == 2
+    assert refused.document["error"]["kind"] == "invalid-document"
+    assert field in refused.document["error"]["path"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "apply",
+        "events --kind no-such-kind",
+        "profile --batch-sizes none",
+        "plan x --source-bytes y",
+    ],
+)
+def test_misuse_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_following_and_json_exclude_each_other(capsys):
+    assert main(["events", "--follow", "--json"]) == 2
+    assert "exclude each other" in json.loads(capsys.readouterr().out)["error"]["what"]
+
+
+@pytest.mark.parametrize("command", ["devices", "profile", "plan", "apply", "status", "events"])
+def test_each_command_has_help_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"  coordinator {command}" in capsys.readouterr().out
+
+
+async def test_status_tells_measured_against_predicted(coordinator, planned):
+    applied = (await coordinator("apply", "plan.json", "--no-browse", "--json")).document
+    assert applied["outcome"] == "committed"
+    replicas = json.loads((await coordinator("events", "--json", "--kind", "plan-made")).out)[
+        "events"
+    ][-1]["details"]["plan"]["replicas"]
+    for agent in planned:
+        agent.samples = [sample(agent, replicas, n) for n in (1, 2)]
+    told = await coordinator("status", "--json")
+    assert told.code == 0, told.err
+    (status,) = told.document["workflows"]
+    detect = [r for r in status["replicas"] if r["stage"] == "detect"]
+    assert all(r["rate_rps"] == 10.0 and r["busy"] == 0.5 for r in detect)
+    assert all(r["predicted_rate_rps"] > 0 for r in detect)
+    assert status["ledger"]["accepted"] > 0
+    planned[0].samples[-1].generations["read"] = 7
+    assert (await coordinator("status")).code == 1, "a device serves another generation"
+
+
+def sample(agent, replicas, number):
+    made = pb.Sample(number=number, at=float(number), generations=agent.generations)
+    for replica in replicas:
+        if replica["device"] == agent.name:
+            made.replicas.append(
+                pb.ReplicaSample(
+                    workflow="read",
+                    generation=1,
+                    replica=replica["id"],
+                    items=10 * number,
+                    busy_seconds=0.5 * number,
+                )
+            )
+    if agent.name == "cam-1":
+        made.sources.append(
+            pb.SourceSample(workflow="read", stage="photos", accepted=10 * number, rate=4.0)
+        )
+    return made
+
+
+async def test_waiting_ends_when_the_ledger_balances(coordinator, planned):
+    source = pb.SourceSample(
+        workflow="read", stage="photos", accepted=9, confirmed=9, finished=True
+    )
+    sink = pb.SinkSample(workflow="read", stage="text", results=8, errors=1)
+    planned[0].samples = [pb.Sample(number=1, at=1.0, sources=[source], sinks=[sink])]
+    waited = await coordinator("apply", "plan.json", "--wait", "--no-browse", "--json")
+    assert waited.code == 0, waited.err
+    assert waited.document["ledger"]["accepted"] == 9
+
+
+async def test_two_coordinators_on_one_folder_are_told_apart(coordinator, two, folder):
+    from coordinator.journal import Journal
+
+    journal = await asyncio.to_thread(Journal.open, folder / "home" / "coordinator")
+    try:
+        refused = await coordinator("devices", *named(two), "--no-browse", "--json")
+        assert refused.code == 1
+        assert "another coordinator" in refused.document["error"]["what"]
+        assert (await coordinator("events", "--json")).code == 0, "reading goes on"
+    finally:
+        await asyncio.to_thread(journal.close)
+
+
+async def test_a_forgotten_device_is_gone_from_plans(coordinator, planned):
+    gone = await coordinator("devices", "--forget", "hub-1", "--no-browse", "--json")
+    assert gone.code == 0
+    states = {d["name"]: d["state"] for d in gone.document["devices"]}
+    assert states == {"cam-1": "ready", "hub-1": "left"}
+    unknown = await coordinator("devices", "--forget", "moon", "--no-browse", "--json")
+    assert unknown.code == 2
+
+
+async def test_offline_shows_the_journal(coordinator, two):
+    nothing = await coordinator("devices", "--offline", "--json")
+    assert nothing.code == 1
+    assert "no journal" in nothing.document["error"]["what"]
+    await coordinator("devices", *named(two), "--no-browse")
+    calls = len(two[0].calls)
+    known = await coordinator("devices", "--offline", "--json")
+    assert [d["name"] for d in known.document["devices"]] == ["cam-1", "hub-1"]
+    assert len(two[0].calls) == calls
+
+
+async def test_a_device_that_cannot_measure_exits_with_1(coordinator, two):
+    two[0].fail["profile"] = Unsupported("too hot")
+    failed = await coordinator("profile", "read.yaml", *named(two), "--no-browse", "--json")
+    assert failed.code == 1
+    assert {f["device"] for f in failed.document["failed"]} == {"cam-1"}
+    assert len(failed.document["profiles"]) == 2
