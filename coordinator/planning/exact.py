@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Final
 
-from coordinator.planning import lanes
+from coordinator.planning import exhaustive, greedy, lanes
 from coordinator.planning.assemble import Draft
 from coordinator.planning.formulation import Formulation
-from coordinator.planning.instance import Instance
+from coordinator.planning.instance import Instance, build
 from coordinator.planning.options import Options
+from coordinator.planning.relaxation import Relaxation, applies
 from coordinator.planning.solver import Effort, Solution, Termination, solve
+from tiermesh.documents.problem import Problem
+
+PROVED: Final = 1e-6
+GREEDY_S: Final = 5.0
+"""Seconds for each linear program of the greedy plan that an early stop falls back on."""
+MANY: Final = 64
+"""With more combinations than this, those worth the full program are found by the relaxation first."""
 
 
 @dataclass(frozen=True)
@@ -17,20 +27,117 @@ class Found:
     """A draft with its proof: a bound on the objective (minimised) and why the search ended."""
 
     draft: Draft
+    objective: float
     bound: float | None
     termination: Termination
+
+    @property
+    def gap(self) -> float:
+        """The relative gap; infinite without a bound."""
+        if self.bound is None:
+            return math.inf
+        return (self.objective - self.bound) / max(abs(self.objective), PROVED)
+
+    @property
+    def proved(self) -> bool:
+        """Whether nothing better can be left."""
+        tolerance = PROVED * (1 + abs(self.objective))
+        return self.bound is not None and self.objective - self.bound <= tolerance
 
 
 def search(instance: Instance, options: Options) -> Found | None:
     """The best plan within the time limit; None where there is none, or none was found."""
-    formulation = Formulation(instance, options)
-    if not formulation.strands:
+    if not instance.branches:
         return None
     effort = Effort(options.time_limit_s, options.gap, options.threads)
-    solution = solve(formulation.program, effort)
+    if len(instance.branches) > MANY and applies(instance):
+        found = _narrow(instance, options, effort)
+    else:
+        formulation = Formulation(instance, options)
+        solution = solve(formulation.program, effort)
+        found = _found(formulation, solution, solution.bound, solution.termination)
+    if found is not None and found.proved:
+        return found
+    return _no_worse_than_greedy(instance, options, found)
+
+
+def _no_worse_than_greedy(
+    instance: Instance, options: Options, found: Found | None
+) -> Found | None:
+    """What was found when the search was stopped, unless the greedy plan is better."""
+    greedily = greedy.search(instance, options, Effort(GREEDY_S, 0.0, options.threads))
+    if greedily is None:
+        return found
+    formulation, solution = greedily
+    if found is None:
+        return Found(
+            read_off(formulation, solution), solution.objective, None, Termination.FEASIBLE
+        )
+    if solution.objective >= found.objective:
+        return found
+    return replace(found, draft=read_off(formulation, solution), objective=solution.objective)
+
+
+def search_greedily(instance: Instance, options: Options) -> Found | None:
+    """The greedy plan, with the bound of the program without integers."""
+    if not instance.branches:
+        return None
+    effort = Effort(options.time_limit_s, 0.0, options.threads)
+    greedily = greedy.search(instance, options, effort)
+    if greedily is None:
+        return None
+    program = Relaxation if len(instance.branches) > MANY and applies(instance) else Formulation
+    relaxed = solve(program(instance, options).program.relax(), effort)
+    bound = relaxed.objective if relaxed.found else None
+    formulation, solution = greedily
+    draft = read_off(formulation, solution)
+    return Found(draft, solution.objective, bound, Termination.FEASIBLE)
+
+
+def search_exhaustively(problem: Problem, options: Options) -> Found | None:
+    """The best of all cases, devices kept apart."""
+    best = exhaustive.search(build(problem, exclusive=options.exclusive, apart=True), options)
+    if best is None:
+        return None
+    formulation, solution = best
+    draft = read_off(formulation, solution)
+    return Found(draft, solution.objective, solution.objective, Termination.OPTIMAL)
+
+
+def _found(
+    formulation: Formulation, solution: Solution, bound: float | None, termination: Termination
+) -> Found | None:
     if not solution.found:
         return None
-    return Found(read_off(formulation, solution), solution.bound, solution.termination)
+    return Found(read_off(formulation, solution), solution.objective, bound, termination)
+
+
+def _narrow(instance: Instance, options: Options, effort: Effort) -> Found | None:
+    """Bound by the relaxation, then solve for the combinations that it uses; all of them where that falls short."""
+    relaxation = Relaxation(instance, options)
+    part = Effort(effort.time_limit_s / 3, effort.gap / 2, effort.threads)
+    loose = solve(relaxation.program, part)
+    if loose.termination is Termination.INFEASIBLE:
+        return None
+    found = None
+    if loose.found:
+        formulation = Formulation(instance, options, relaxation.used(loose.values))
+        solution = solve(formulation.program, part)
+        found = _found(formulation, solution, loose.bound, solution.termination)
+    if found is not None and found.gap <= max(effort.gap, PROVED):
+        return found
+    return _widen(instance, options, part, found)
+
+
+def _widen(instance: Instance, options: Options, part: Effort, found: Found | None) -> Found | None:
+    """Solve the full program for what time is left, and keep the better plan and the better bound."""
+    formulation = Formulation(instance, options)
+    solution = solve(formulation.program, part)
+    bounds = [b for b in (solution.bound, found.bound if found else None) if b is not None]
+    bound = max(bounds, default=None)
+    if found is not None and not (solution.found and solution.objective < found.objective):
+        return replace(found, bound=bound)
+    return _found(formulation, solution, bound, solution.termination)
 
 
 def read_off(formulation: Formulation, solution: Solution) -> Draft:

@@ -29,6 +29,8 @@ SHARED: Final = ""
 """The slot of a class whose devices may serve every stage; under `exclusive` each stage has its own."""
 
 THETA_LIMIT: Final = 1e6
+THETA_LEAST: Final = 1e-4
+"""A plan that serves less than this part of what is asked serves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,7 @@ class Formulation:
         self._add_shares()
         self._add_devices()
         self._add_rates()
-        for number, strand in enumerate(self.strands):
-            self._add_strand(number, strand)
+        self._add_requests()
         self._tie_rates_to_sites()
         self._pin()
         self._add_memory()
@@ -155,7 +156,7 @@ class Formulation:
         self.theta_max = self._theta_max()
         free = self.options.objective is Objective.THROUGHPUT
         columns.theta = program.column(
-            lower=0.0 if free else 1.0, upper=self.theta_max if free else 1.0
+            lower=THETA_LEAST if free else 1.0, upper=self.theta_max if free else 1.0
         )
         columns.share = [program.column(upper=self.theta_max) for _ in self.strands]
         program.equal([*((c, 1.0) for c in columns.share), (columns.theta, -1.0)])
@@ -241,6 +242,10 @@ class Formulation:
         if top > 0:
             self.program.row([(rate, 1.0), *((c, -top) for c in slots)], upper=0.0)
 
+    def _add_requests(self) -> None:
+        for number, strand in enumerate(self.strands):
+            self._add_strand(number, strand)
+
     def _add_strand(self, number: int, strand: Strand) -> None:
         columns, program = self.columns, self.program
         for stage in self.instance.placed:
@@ -273,11 +278,15 @@ class Formulation:
 
     def _add_outside(self, number: int, rate: float, edge: ProblemEdge) -> None:
         entering = edge.target in self.instance.by_stage
-        inside, outside = (edge.target, edge.source) if entering else (edge.source, edge.target)
-        if inside not in self.instance.by_stage:
-            return
-        network = self.instance.network
-        for site, column in self.stage_sites(number, inside):
+        inside = edge.target if entering else edge.source
+        if inside in self.instance.by_stage:
+            self._cross_border(edge, rate, self.stage_sites(number, inside))
+
+    def _cross_border(self, edge: ProblemEdge, rate: float, columns: list[tuple[int, int]]) -> None:
+        """Traffic between a stage outside the fleet and the sites (site, column) of one inside."""
+        network, entering = self.instance.network, edge.target in self.instance.by_stage
+        outside = edge.source if entering else edge.target
+        for site, column in columns:
             like = self.instance.sites[site].like
             link = network.entering(outside, like) if entering else network.leaving(like, outside)
             self._use_link(link, column, rate, *((None, site) if entering else (site, None)))
@@ -353,18 +362,23 @@ class Formulation:
 
     def _tie_rates_to_sites(self) -> None:
         """What the strands serve of a stage (and variant) at a site is done by the classes of that site."""
-        served: defaultdict[tuple[str, str | None, int], Terms] = defaultdict(list)
-        for (number, stage, site), column in self.columns.at_site.items():
-            branch = self.strands[number].branch
-            variant = self._variant_key(stage, branch)
-            served[stage, variant, site].append((column, -branch.rates[stage]))
+        served = self._served_terms()
         done: defaultdict[tuple[str, str | None, int], Terms] = defaultdict(list)
         for candidate, rate in zip(self.instance.candidates, self.columns.rate, strict=True):
             site = self.instance.classes[candidate.device_class].site
             key = candidate.variant if self.instance.deciding(candidate.stage) else None
             done[candidate.stage, key, site].append((rate, 1.0))
         for key in dict.fromkeys([*served, *done]):
-            self.program.equal([*done[key], *served[key]])
+            self.program.equal([*done[key], *served.get(key, [])])
+
+    def _served_terms(self) -> dict[tuple[str, str | None, int], Terms]:
+        """Per stage, variant and site: minus the items per second that the strands serve there."""
+        served: defaultdict[tuple[str, str | None, int], Terms] = defaultdict(list)
+        for (number, stage, site), column in self.columns.at_site.items():
+            branch = self.strands[number].branch
+            variant = self._variant_key(stage, branch)
+            served[stage, variant, site].append((column, -branch.rates[stage]))
+        return served
 
     def _variant_key(self, stage: str, branch: Branch) -> str | None:
         return branch.combo.variants[stage] if self.instance.deciding(stage) else None

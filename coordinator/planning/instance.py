@@ -172,8 +172,11 @@ def carried(
     return ratio, size
 
 
-def build(problem: Problem, *, exclusive: bool = False) -> Instance:
-    """Check and index a problem. `exclusive`: no two stages share a device, so nothing stays on one.
+def build(problem: Problem, *, exclusive: bool = False, apart: bool = False) -> Instance:
+    """Check and index a problem.
+
+    `exclusive`: no two stages share a device, so nothing stays on one. `apart`: every device is a class and a site
+    of its own, which is slow and trusts nothing.
 
     Raises:
         InvalidDocument: the problem makes no sense.
@@ -182,7 +185,7 @@ def build(problem: Problem, *, exclusive: bool = False) -> Instance:
     network = Network(problem)
     stages = {stage.name: stage for stage in problem.stages}
     order = _order(problem)
-    classes, sites = _group(problem, network, exclusive=exclusive)
+    classes, sites = _group(problem, network, exclusive=exclusive, apart=apart)
     instance = Instance(
         problem=problem,
         network=network,
@@ -206,7 +209,7 @@ def _order(problem: Problem) -> list[str]:
 
 
 def _group(
-    problem: Problem, network: Network, *, exclusive: bool
+    problem: Problem, network: Network, *, exclusive: bool, apart: bool
 ) -> tuple[tuple[DeviceClass, ...], tuple[Site, ...]]:
     marks = signatures(problem)
     keys = _device_keys(problem, marks)
@@ -214,9 +217,12 @@ def _group(
     for device in problem.devices:
         grouped[keys[device.name]].append(device)
     parts = [part for group in grouped.values() for part in _parts(problem, group)]
+    if apart:
+        parts = [(like, (name,)) for like, names in parts for name in names]
     by_place: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, (like, _) in enumerate(parts):
-        by_place[_place(network, like, i, marks)].append(i)
+        place = ("apart", i) if apart else _place(network, like, i, marks)
+        by_place[place].append(i)
     classes: list[DeviceClass] = []
     sites: list[Site] = []
     site_of: dict[int, int] = {}

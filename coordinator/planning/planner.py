@@ -6,10 +6,10 @@ import time
 from typing import Final
 
 from coordinator.planning import assemble
-from coordinator.planning.exact import Found, search
+from coordinator.planning.exact import Found, search, search_exhaustively, search_greedily
 from coordinator.planning.instance import Instance, build
 from coordinator.planning.latency import SATURATED
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination
 from tiermesh.documents.plan import MadeFor, Plan, Solver
 from tiermesh.documents.problem import Problem
@@ -27,11 +27,19 @@ def solve(problem: Problem, options: Options | None = None) -> Plan:
     """
     options = options or Options()
     started = time.perf_counter()
-    instance = build(problem, exclusive=options.exclusive)
-    found = search(instance, options)
+    found = _search(problem, options)
     if found is None:
         raise Infeasible("no plan meets every ask")
     return _plan(found, options, time.perf_counter() - started)
+
+
+def _search(problem: Problem, options: Options) -> Found | None:
+    if options.strategy is Strategy.EXHAUSTIVE:
+        return search_exhaustively(problem, options)
+    instance = build(problem, exclusive=options.exclusive)
+    if options.strategy is Strategy.GREEDY:
+        return search_greedily(instance, options)
+    return search(instance, options)
 
 
 def _plan(found: Found, options: Options, seconds: float) -> Plan:
@@ -75,8 +83,10 @@ def _proof(found: Found, options: Options, seconds: float) -> Solver:
     gap = None if bound is None else abs(objective - bound) / max(abs(objective), 1e-12)
     proved = gap is not None and gap <= options.gap * (1 + 1e-6) + 1e-9
     stopped = "time-limit" if found.termination is not Termination.OPTIMAL else "gap-limit"
+    if options.strategy is Strategy.GREEDY:
+        proved, stopped = False, "heuristic"
     return Solver(
-        name="highs",
+        name="greedy" if options.strategy is Strategy.GREEDY else "highs",
         status="ok" if proved else "warning",
         termination="optimal" if proved else stopped,
         objective=objective,

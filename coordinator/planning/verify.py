@@ -1,0 +1,326 @@
+"""Whether a plan keeps every rule of its problem, recomputed from the two documents alone.
+
+Nothing here is shared with the code that makes plans: rates, loads, traffic, accuracy and cost are worked out again,
+lane by lane and device by device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Final
+
+from coordinator.planning.options import Options
+from tiermesh.documents.plan import Lane, Plan, Replica
+from tiermesh.documents.problem import (
+    DefaultLink,
+    Problem,
+    ProblemDevice,
+    ProblemEdge,
+    ProblemLink,
+    ProblemProfile,
+)
+
+TOLERANCE: Final = 1e-6
+
+
+def violations(problem: Problem, plan: Plan, options: Options | None = None) -> list[str]:
+    """Every rule that the plan breaks, in words; empty for a plan that keeps them all."""
+    check = _Check(problem, plan, options or Options())
+    return [
+        *check.replicas(),
+        *check.lanes(),
+        *check.rates(),
+        *check.devices(),
+        *check.traffic(),
+        *check.accuracy(),
+        *check.cost(),
+        *check.rules(),
+    ]
+
+
+def _more(value: float, limit: float) -> bool:
+    return value > limit + TOLERANCE * (1 + abs(limit))
+
+
+def _differs(a: float, b: float) -> bool:
+    return abs(a - b) > TOLERANCE * (1 + abs(b))
+
+
+class _Check:
+    def __init__(self, problem: Problem, plan: Plan, options: Options) -> None:
+        self.problem, self.plan, self.options = problem, plan, options
+        self.stages = {s.name: s for s in problem.stages}
+        self.replica = {r.id: r for r in plan.replicas}
+        self.entry: dict[str, ProblemDevice] = {}
+        for device in problem.devices:
+            names = [f"{device.name}.{i + 1}" for i in range(device.count)]
+            for name in names if device.count > 1 else [device.name]:
+                self.entry[name] = device
+
+    # --- form ----------------------------------------------------------------------------------------------------
+
+    def replicas(self) -> Iterator[str]:
+        """Known devices, offered variants, allowed places."""
+        if len(self.replica) != len(self.plan.replicas):
+            yield "two replicas have one id"
+        for replica in self.plan.replicas:
+            stage, entry = self.stages.get(replica.stage), self.entry.get(replica.device)
+            if stage is None or stage.external or entry is None:
+                yield f"{replica.id} is of no stage or device of the problem"
+                continue
+            if stage.tiers and entry.tier not in stage.tiers:
+                yield f"{replica.id} is in tier {entry.tier}, which is not allowed"
+            if stage.devices and entry.name not in stage.devices:
+                yield f"{replica.id} is on a device that is not allowed"
+            if stage.pinned and not stage.pinned.get(entry.name):
+                yield f"{replica.id} is not where its stage is pinned"
+            if self._timed(replica.stage) and self._profile(replica) is None:
+                yield f"{replica.id} has no profile"
+
+    def _timed(self, stage: str) -> bool:
+        return any(p.stage == stage for p in self.problem.profiles)
+
+    @cached_property
+    def _profiles(self) -> dict[tuple[str, str | None, str], ProblemProfile]:
+        return {(p.stage, p.variant, p.device): p for p in self.problem.profiles}
+
+    def _profile(self, replica: Replica) -> ProblemProfile | None:
+        entry = self.entry[replica.device].name
+        return self._profiles.get((replica.stage, replica.variant, entry))
+
+    def seconds(self, replica: Replica) -> float:
+        """Device time per item at the replica's batch size."""
+        profile = self._profile(replica)
+        if profile is None:
+            return 0.0
+        times = {b.batch_size: b.mean / b.batch_size for b in profile.batches}
+        return times.get(replica.batch_size, math.inf)
+
+    def lanes(self) -> Iterator[str]:
+        """Each lane has one replica for each stage, and the shares sum to 1."""
+        total = math.fsum(lane.share for lane in self.plan.lanes)
+        if _differs(total, 1.0):
+            yield f"the lanes' shares sum to {total}"
+        placed = {name for name, stage in self.stages.items() if not stage.external}
+        for i, lane in enumerate(self.plan.lanes):
+            if set(lane.path) != placed:
+                yield f"lane {i} does not pass every stage"
+            for stage, name in (*lane.path.items(), *lane.backup.items()):
+                if name not in self.replica or self.replica[name].stage != stage:
+                    yield f"lane {i} names {name}, which is no replica of {stage}"
+            for stage, name in lane.backup.items():
+                if self.replica[name].device == self.replica[lane.path[stage]].device:
+                    yield f"lane {i} backs {stage} up on the same device"
+
+    # --- rates ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def scale(self) -> float:
+        """The served part of the asked rate."""
+        asked = max(s.rate_rps or 0.0 for s in self.problem.stages if s.kind == "source")
+        return self.plan.predicted.throughput_rps / asked
+
+    def variant(self, lane: Lane, stage: str) -> str | None:
+        """The variant that a lane runs a stage with."""
+        return self.replica[lane.path[stage]].variant if stage in lane.path else None
+
+    def carried(self, edge: ProblemEdge, lane: Lane) -> tuple[float, float]:
+        """(ratio, bytes) of an edge for the lane's variants."""
+        here, there = self.variant(lane, edge.source), self.variant(lane, edge.target)
+        ratio, size = edge.ratio, edge.bytes_per_item
+        if here is not None:
+            ratio = edge.ratio_by_variant.get(here, ratio)
+            size = edge.bytes_by_variant.get(here, size)
+        for row in reversed(edge.by_variants):
+            if row.source_variant in {None, here} and row.target_variant in {None, there}:
+                ratio = ratio if row.ratio is None else row.ratio
+                size = size if row.bytes_per_item is None else row.bytes_per_item
+        return ratio, size
+
+    def stage_rate(self, lane: Lane, stage: str) -> float:
+        """Items per second of a stage if the lane took every request."""
+        inputs = [e for e in self.problem.edges if e.target == stage]
+        if not inputs:
+            return self.stages[stage].rate_rps or 0.0
+        rates = [self.stage_rate(lane, e.source) * self.carried(e, lane)[0] for e in inputs]
+        return sum(rates) if self.stages[stage].kind == "union" else min(rates)
+
+    def rates(self) -> Iterator[str]:
+        """Each replica's rate is what its lanes bring; pinned stages get their shares."""
+        brought: defaultdict[str, float] = defaultdict(float)
+        entered: defaultdict[tuple[str, str], float] = defaultdict(float)
+        totals: defaultdict[str, float] = defaultdict(float)
+        for lane in self.plan.lanes:
+            for stage, name in lane.path.items():
+                rate = lane.share * self.stage_rate(lane, stage) * self.scale
+                brought[name] += rate
+                entered[stage, self.entry[self.replica[name].device].name] += rate
+                totals[stage] += rate
+        for replica in self.plan.replicas:
+            if _differs(replica.rate_rps, brought[replica.id]):
+                yield f"{replica.id} says {replica.rate_rps}/s; its lanes bring {brought[replica.id]}/s"
+        for stage in self.problem.stages:
+            for device, share in stage.pinned.items():
+                if _differs(entered[stage.name, device], share * totals[stage.name]):
+                    yield f"{stage.name} gets {entered[stage.name, device]}/s on {device}"
+
+    def devices(self) -> Iterator[str]:
+        """Device time and memory."""
+        busy: defaultdict[str, float] = defaultdict(float)
+        memory: defaultdict[str, float] = defaultdict(float)
+        for replica in self.plan.replicas:
+            part = replica.rate_rps * self.seconds(replica)
+            if _differs(replica.utilization, part):
+                yield f"{replica.id} says it is busy {replica.utilization}, and is {part}"
+            busy[replica.device] += part
+            profile = self._profile(replica)
+            memory[replica.device] += profile.memory_mb if profile else 0.0
+        for name in busy:
+            entry = self.entry[name]
+            if _more(busy[name], entry.usable_share):
+                yield f"{name} is busy {busy[name]} of {entry.usable_share}"
+            if entry.memory_mb is not None and _more(memory[name], entry.memory_mb):
+                yield f"{name} holds {memory[name]} MB of {entry.memory_mb}"
+
+    # --- traffic -------------------------------------------------------------------------------------------------
+
+    def link(self, source: str, target: str) -> tuple[int | None, ProblemLink | DefaultLink]:
+        """(index of the entry, the link) from a device or outside stage to another."""
+        here, there = self._names(source), self._names(target)
+        best: tuple[int, int, ProblemLink] | None = None
+        for i, entry in enumerate(self.problem.links):
+            if entry.source in here and entry.target in there:
+                weight = here.index(entry.source) + there.index(entry.target)
+                if best is None or weight < best[0]:
+                    best = (weight, i, entry)
+        if best is not None:
+            return best[1], best[2]
+        inside = source in self.entry and target in self.entry
+        return None, self.problem.default_link if inside else DefaultLink()
+
+    def _names(self, place: str) -> list[str]:
+        entry = self.entry.get(place)
+        return [place] if entry is None else [entry.name, entry.tier]
+
+    def flows(self) -> Iterator[tuple[str, str, float]]:
+        """(from, to, bytes per second) of every lane and edge that leaves a device."""
+        for lane in self.plan.lanes:
+            for edge in self.problem.edges:
+                here, there = (
+                    self.replica[lane.path[s]].device if s in lane.path else s
+                    for s in (edge.source, edge.target)
+                )
+                outside = here not in self.entry and there not in self.entry
+                if here != there and not outside:
+                    rate = self.stage_rate(lane, edge.source) * self.carried(edge, lane)[1]
+                    yield here, there, rate * lane.share * self.scale
+
+    def traffic(self) -> Iterator[str]:
+        """Links that are allowed, within their capacity; radios within theirs."""
+        over: Counter[int | None] = Counter()
+        sent: Counter[str] = Counter()
+        taken: Counter[str] = Counter()
+        level = {tier: i for i, tier in enumerate(self.problem.tiers)}
+        for here, there, rate in self.flows():
+            entry, link = self.link(here, there)
+            if not link.allowed:
+                yield f"traffic from {here} to {there} is forbidden"
+            inside = here in self.entry and there in self.entry
+            tiers = [level[self.entry[d].tier] for d in (here, there) if inside]
+            if self.problem.upward_only and tiers != sorted(tiers):
+                yield f"traffic from {here} to {there} goes down"
+            over[entry] += rate  # pyright: ignore[reportArgumentType]
+            sent[here] += rate  # pyright: ignore[reportArgumentType]
+            taken[there] += rate  # pyright: ignore[reportArgumentType]
+        yield from self._capacities(over, sent, taken)
+
+    def _capacities(
+        self, over: Counter[int | None], sent: Counter[str], taken: Counter[str]
+    ) -> Iterator[str]:
+        for entry, rate in over.items():
+            link = self.problem.default_link if entry is None else self.problem.links[entry]
+            if link.capacity_mbps is not None and _more(rate * 8e-6, link.capacity_mbps):
+                yield f"link {entry} carries {rate * 8e-6} Mbit/s of {link.capacity_mbps}"
+        for name, device in self.entry.items():
+            if device.uplink_mbps is not None and _more(sent[name] * 8e-6, device.uplink_mbps):
+                yield f"{name} sends {sent[name] * 8e-6} Mbit/s of {device.uplink_mbps}"
+            if device.downlink_mbps is not None and _more(taken[name] * 8e-6, device.downlink_mbps):
+                yield f"{name} takes {taken[name] * 8e-6} Mbit/s of {device.downlink_mbps}"
+
+    # --- asks ----------------------------------------------------------------------------------------------------
+
+    def lane_accuracy(self, lane: Lane) -> float | None:
+        """The accuracy of a lane's variants in the problem's table; None where there is no table."""
+        table = self.problem.accuracy.table if self.problem.accuracy else []
+        for row in table:
+            if all(self.variant(lane, s) == v for s, v in row.variants.items()):
+                return row.accuracy
+        return -math.inf if table else None
+
+    def accuracy(self) -> Iterator[str]:
+        """The mean is what the plan says and at least what is asked; or every lane's is."""
+        values = [self.lane_accuracy(lane) for lane in self.plan.lanes]
+        asked = self.problem.asks.accuracy_at_least
+        if any(v is None for v in values):
+            return
+        known = [v for v in values if v is not None]
+        mean = math.fsum(v * lane.share for v, lane in zip(known, self.plan.lanes, strict=True))
+        if _differs(mean, self.plan.predicted.accuracy or math.inf):
+            yield f"the accuracy is {mean}, not {self.plan.predicted.accuracy}"
+        least = min(known) if self.problem.asks.every_request else mean
+        if asked is not None and _more(asked, least):
+            yield f"the accuracy is {least}, below {asked}"
+
+    def cost(self) -> Iterator[str]:
+        """Devices and traffic cost what the plan says, within the ceiling; so does the power."""
+        asks, used = self.problem.asks, {r.device for r in self.plan.replicas}
+        compute = math.fsum(self.entry[d].price_per_hour for d in used)
+        network = math.fsum(
+            self.link(here, there)[1].price_per_gib * rate * 3600 / 2**30
+            for here, there, rate in self.flows()
+        )
+        said = self.plan.cost
+        for what, mine, theirs in (
+            ("compute", compute, said.compute_per_hour),
+            ("network", network, said.network_per_hour),
+            ("total", compute + network, said.total_per_hour),
+        ):
+            if _differs(mine, theirs):
+                yield f"{what} costs {mine}, not {theirs}"
+        if asks.cost_per_hour_at_most is not None and _more(
+            compute + network, asks.cost_per_hour_at_most
+        ):
+            yield f"it costs {compute + network} of {asks.cost_per_hour_at_most}"
+        if asks.watts_at_most is not None and _more(self.watts(), asks.watts_at_most):
+            yield f"it draws {self.watts()} W of {asks.watts_at_most}"
+
+    def watts(self) -> float:
+        """The power of the devices used."""
+        busy: Counter[str] = Counter()
+        for replica in self.plan.replicas:
+            busy[replica.device] += replica.utilization  # pyright: ignore[reportArgumentType]
+        return math.fsum(
+            self.entry[d].watts_idle
+            + max(self.entry[d].watts_busy - self.entry[d].watts_idle, 0.0) * share
+            for d, share in busy.items()
+        )
+
+    def rules(self) -> Iterator[str]:
+        """Stateful stages, exclusive devices, single variants."""
+        by_stage: defaultdict[str, list[Replica]] = defaultdict(list)
+        timed: defaultdict[str, set[str]] = defaultdict(set)
+        for replica in self.plan.replicas:
+            by_stage[replica.stage].append(replica)
+            if self._timed(replica.stage):
+                timed[replica.device].add(replica.stage)
+        for name, replicas in by_stage.items():
+            if self.stages[name].stateful and len(replicas) > 1:
+                yield f"{name} keeps state and has {len(replicas)} replicas"
+            if self.options.single_variant and len({r.variant for r in replicas}) > 1:
+                yield f"{name} runs several variants"
+        for device, names in timed.items():
+            if self.options.exclusive and len(names) > 1:
+                yield f"{device} serves {', '.join(sorted(names))}"
