@@ -1,0 +1,385 @@
+"""A plan played through, event by event, from profiles: what its requests would see.
+
+One compute lane per device, shared by its replicas. A replica's batch may start when the device is free and either
+`batch_size` items wait or the oldest has waited `batch_timeout`; among replicas that may start, the one whose oldest
+item came first goes. A request carries as many items to a stage as the edges' ratios say; none ends it there. Chance
+is a seeded generator: the same plan, load and seed give the same figures.
+"""
+
+from __future__ import annotations
+
+import bisect
+import graphlib
+import heapq
+import itertools
+import math
+import random
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from coordinator.planning.checking import members
+from coordinator.planning.instance import carried
+from coordinator.planning.network import Network
+from tiermesh.documents.plan import Lane, Plan, Replica
+from tiermesh.documents.problem import BatchTime, Problem, ProblemEdge
+from tiermesh.documents.workflow import PERCENTILES
+from tiermesh.errors import InvalidDocument
+
+WARM_UP: Final = 0.1
+"""The part of the requests, at the beginning, that does not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is offered: `scale` times the plan's rate, for so many requests. `fail` is lost at `fail_at` (0 to 1)."""
+
+    requests: int = 4000
+    scale: float = 1.0
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    seed: int = 1
+    fail: str | None = None
+    fail_at: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of it. Latencies in milliseconds; `busy` is the share of its time that each device worked."""
+
+    offered_rps: float
+    throughput_rps: float
+    latency_ms: dict[str, float]
+    busy: dict[str, float]
+    completed: int
+    lost: int
+    moved_to_backup: int
+    accuracy: float | None
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request on its way; `due` counts inputs a stage still waits for, `open` stages that are not done."""
+
+    index: int
+    born: float
+    lane: Lane
+    items: dict[str, int]
+    due: dict[str, int]
+    left: dict[str, int]
+    open: int
+    path: dict[str, str]
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class _Server:
+    """A device: when it is free, its replicas' queues of (arrived, request), and the work it has done."""
+
+    free_at: float = 0.0
+    busy_s: float = 0.0
+    down: bool = False
+    queues: dict[str, deque[tuple[float, _Request]]] = field(default_factory=dict)
+    serving: list[_Request] = field(default_factory=list["_Request"])
+
+
+def simulate(problem: Problem, plan: Plan, load: Load | None = None) -> Outcome:
+    """Play a plan through.
+
+    Raises:
+        InvalidDocument: the device to fail is not in the plan, or the plan is not of this problem.
+    """
+    return _Simulation(problem, plan, load or Load()).run()
+
+
+class _Simulation:
+    def __init__(self, problem: Problem, plan: Plan, load: Load) -> None:
+        self.plan, self.load = plan, load
+        self.stages = {s.name: s for s in problem.stages}
+        self.placed = [s.name for s in problem.stages if not s.external]
+        self.edges = problem.edges
+        self.replicas = {r.id: r for r in plan.replicas}
+        self.network = Network(problem)
+        self.entry = _entries(problem)
+        self.times = _batch_times(problem)
+        self.random = random.Random(load.seed)  # noqa: S311 - a model of traffic, not a secret
+        self.servers: dict[str, _Server] = defaultdict(_Server)
+        self.events: list[tuple[float, int, str, object]] = []
+        self.count = 0
+        self.done: list[tuple[float, float]] = []
+        self.lost = self.moved = 0
+        if load.fail is not None and load.fail not in {r.device for r in plan.replicas}:
+            raise InvalidDocument(f"the plan has no device `{load.fail}`", path=load.fail)
+        for replica in plan.replicas:
+            if replica.device not in self.entry:
+                raise InvalidDocument("the plan is not of this problem", path=replica.device)
+
+    def run(self) -> Outcome:
+        """All requests, from the first arrival to the last departure."""
+        rate = self.plan.predicted.throughput_rps * self.load.scale
+        births = self._births(rate)
+        if self.load.fail is not None:
+            self._at(births[int(self.load.fail_at * (len(births) - 1))], "fail", self.load.fail)
+        ends = self._lane_ends()
+        for index, born in enumerate(births):
+            self._at(born, "born", (index, ends))
+        clock = 0.0
+        while self.events:
+            clock, _, kind, what = heapq.heappop(self.events)
+            getattr(self, f"_on_{kind}")(clock, what)
+        return self._outcome(rate, clock)
+
+    def _births(self, rate: float) -> list[float]:
+        clock, births = 0.0, list[float]()
+        for _ in range(self.load.requests):
+            poisson = self.load.arrivals == "poisson"
+            clock += self.random.expovariate(rate) if poisson else 1 / rate
+            births.append(clock)
+        return births
+
+    def _lane_ends(self) -> list[float]:
+        total, ends = 0.0, list[float]()
+        for lane in self.plan.lanes:
+            total += lane.share
+            ends.append(total)
+        return ends
+
+    def _at(self, time: float, kind: str, what: object) -> None:
+        self.count += 1
+        heapq.heappush(self.events, (time, self.count, kind, what))
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def _on_born(self, clock: float, what: tuple[int, list[float]]) -> None:
+        index, ends = what
+        at = bisect.bisect_left(ends, self.random.random() * ends[-1])
+        lane = self.plan.lanes[min(at, len(ends) - 1)]
+        request = self._request(index, clock, lane)
+        if request is None:
+            self.lost += 1
+            return
+        for name, stage in self.stages.items():
+            if stage.kind == "source":
+                if stage.external:
+                    self._pass_on(clock, request, name)
+                else:
+                    self._arrive(clock, request, name)
+        self._close_if_done(clock, request)
+
+    def _request(self, index: int, clock: float, lane: Lane) -> _Request | None:
+        path = dict(lane.path)
+        for stage, name in lane.path.items():
+            if self._down(name):
+                backup = lane.backup.get(stage)
+                if backup is None or self._down(backup):
+                    return None
+                path[stage] = backup
+        self.moved += path != lane.path
+        items = self._items(path)
+        due: dict[str, int] = defaultdict(int)
+        for edge in self.edges:
+            if items.get(edge.source, 1) > 0 and items.get(edge.target, 1) > 0:
+                due[edge.target] += 1
+        for name, stage in self.stages.items():
+            if stage.kind == "union" and due[name]:
+                items[name] = max(items[name], 1)
+        live = sum(items[name] > 0 for name in self.placed)
+        return _Request(index, clock, lane, items, dict(due), dict(items), live, path)
+
+    def _down(self, replica: str) -> bool:
+        return self.servers[self.replicas[replica].device].down
+
+    def _items(self, path: dict[str, str]) -> dict[str, int]:
+        """How many items the request is at each stage: the mean that the ratios give, rounded by chance."""
+        mean: dict[str, float] = {}
+        items: dict[str, int] = {}
+        for name in self._order():
+            inputs = [e for e in self.edges if e.target == name]
+            parts = [mean[e.source] * self._carried(e, path)[0] for e in inputs]
+            union = self.stages[name].kind == "union"
+            mean[name] = (sum(parts) if union else min(parts)) if parts else 1.0
+            whole = math.floor(mean[name])
+            rounded = whole + (self.random.random() < mean[name] - whole)
+            dead = bool(inputs) and all(items[e.source] == 0 for e in inputs)
+            items[name] = 0 if dead else rounded
+        return items
+
+    def _order(self) -> list[str]:
+        if not hasattr(self, "_ordered"):
+            graph = {n: [e.source for e in self.edges if e.target == n] for n in self.stages}
+            self._ordered = list(graphlib.TopologicalSorter(graph).static_order())
+        return self._ordered
+
+    def _carried(self, edge: ProblemEdge, path: dict[str, str]) -> tuple[float, float]:
+        here, there = (
+            self.replicas[path[s]].variant if s in path else None
+            for s in (edge.source, edge.target)
+        )
+        return carried(edge, here, there)
+
+    def _pass_on(self, clock: float, request: _Request, stage: str) -> None:
+        """A stage of the request is done: its frames go to the stages that read it."""
+        for edge in self.edges:
+            if edge.source != stage or self.stages[edge.target].external:
+                continue
+            if request.items.get(edge.target, 0) == 0:
+                continue
+            self._at(clock + self._delay(edge, request), "frame", (request, edge.target))
+
+    def _delay(self, edge: ProblemEdge, request: _Request) -> float:
+        if edge.source not in request.path:
+            target = self.replicas[request.path[edge.target]].device
+            return self.network.entering(edge.source, self.entry[target]).rtt_ms / 2e3
+        source, target = (self.replicas[request.path[s]].device for s in (edge.source, edge.target))
+        if source == target:
+            return 0.0
+        link = self.network.between(self.entry[source], self.entry[target])
+        size = self._carried(edge, request.path)[1] * request.items[edge.source]
+        wire = size * 8e-6 / link.capacity_mbps if link.capacity_mbps else 0.0
+        return link.rtt_ms / 2e3 + wire
+
+    def _on_frame(self, clock: float, what: tuple[_Request, str]) -> None:
+        request, stage = what
+        request.due[stage] -= 1
+        if request.due[stage] <= 0 and not request.lost:
+            self._arrive(clock, request, stage)
+
+    def _arrive(self, clock: float, request: _Request, stage: str) -> None:
+        replica = self.replicas[request.path[stage]]
+        if self.servers[replica.device].down:
+            self._lose(request)
+        elif self._times(replica) is None:
+            self._finish(clock, request, stage)
+        else:
+            queue = self.servers[replica.device].queues.setdefault(replica.id, deque())
+            queue.extend([(clock, request)] * request.items[stage])
+            if replica.batch_timeout_ms > 0:
+                self._at(clock + replica.batch_timeout_ms / 1e3, "check", replica.device)
+            self._start(clock, replica.device)
+
+    def _finish(self, clock: float, request: _Request, stage: str) -> None:
+        request.open -= 1
+        self._pass_on(clock, request, stage)
+        self._close_if_done(clock, request)
+
+    def _close_if_done(self, clock: float, request: _Request) -> None:
+        if request.open <= 0 and not request.lost:
+            request.lost = True
+            self.done.append((request.born, clock))
+
+    def _lose(self, request: _Request) -> None:
+        if not request.lost:
+            request.lost = True
+            self.lost += 1
+
+    # --- devices -------------------------------------------------------------------------------------------------
+
+    def _times(self, replica: Replica) -> Sequence[BatchTime] | None:
+        return self.times.get((replica.stage, replica.variant, self.entry[replica.device]))
+
+    def _on_check(self, clock: float, device: str) -> None:
+        self._start(clock, device)
+
+    def _start(self, clock: float, device: str) -> None:
+        server = self.servers[device]
+        if server.down or server.serving:
+            return
+        ready = [
+            (queue[0][0], name)
+            for name, queue in server.queues.items()
+            if queue and self._may_start(clock, name, queue)
+        ]
+        if not ready:
+            return
+        replica = self.replicas[min(ready)[1]]
+        queue = server.queues[replica.id]
+        size = min(replica.batch_size, len(queue))
+        server.serving = [queue.popleft()[1] for _ in range(size)]
+        seconds = self._service(replica, size)
+        server.busy_s += seconds
+        self._at(clock + seconds, "served", (device, replica.stage))
+
+    def _may_start(self, clock: float, name: str, queue: deque[tuple[float, _Request]]) -> bool:
+        replica = self.replicas[name]
+        waited = clock - queue[0][0]
+        return len(queue) >= replica.batch_size or waited >= replica.batch_timeout_ms / 1e3 - 1e-9
+
+    def _service(self, replica: Replica, size: int) -> float:
+        """A batch's device time: that of the smallest measured size that holds it, at a drawn quantile."""
+        times = self._times(replica) or ()
+        fitting = [t for t in times if t.batch_size >= size]
+        time = (
+            min(fitting, key=lambda t: t.batch_size)
+            if fitting
+            else max(times, key=lambda t: t.batch_size)
+        )
+        return _quantile(time, self.random.random())
+
+    def _on_served(self, clock: float, what: tuple[str, str]) -> None:
+        device, stage = what
+        server = self.servers[device]
+        if server.down:
+            return
+        served, server.serving = server.serving, []
+        for request in served:
+            request.left[stage] -= 1
+            if request.left[stage] == 0 and not request.lost:
+                self._finish(clock, request, stage)
+        self._start(clock, device)
+
+    def _on_fail(self, clock: float, device: str) -> None:
+        del clock
+        server = self.servers[device]
+        server.down = True
+        for request in server.serving:
+            self._lose(request)
+        for queue in server.queues.values():
+            for _, request in queue:
+                self._lose(request)
+            queue.clear()
+
+    # --- figures -------------------------------------------------------------------------------------------------
+
+    def _outcome(self, rate: float, clock: float) -> Outcome:
+        self.done.sort()
+        counted = self.done[int(len(self.done) * WARM_UP) :]
+        latencies = sorted(end - born for born, end in counted)
+        ends = sorted(end for _, end in counted)
+        span = ends[-1] - ends[0] if len(ends) > 1 else 0.0
+        return Outcome(
+            offered_rps=rate,
+            throughput_rps=(len(ends) - 1) / span if span > 0 else 0.0,
+            latency_ms={name: _pick(latencies, q) * 1e3 for name, q in PERCENTILES.items()}
+            if latencies
+            else {},
+            busy={d: s.busy_s / clock if clock else 0.0 for d, s in sorted(self.servers.items())},
+            completed=len(self.done),
+            lost=self.lost,
+            moved_to_backup=self.moved,
+            accuracy=self.plan.predicted.accuracy,
+        )
+
+
+def _pick(ordered: Sequence[float], level: float) -> float:
+    return ordered[min(int(level * len(ordered)), len(ordered) - 1)]
+
+
+def _quantile(time: BatchTime, level: float) -> float:
+    """A batch's time at a quantile, linear between measured percentiles, its mean where none is."""
+    known = sorted((PERCENTILES[name], value) for name, value in time.percentiles.items())
+    if not known:
+        return time.mean
+    if level <= known[0][0]:
+        return known[0][1]
+    for (low, a), (high, b) in itertools.pairwise(known):
+        if level <= high:
+            return a + (b - a) * (level - low) / (high - low)
+    return known[-1][1]
+
+
+def _entries(problem: Problem) -> dict[str, str]:
+    return {name: d.name for d in problem.devices for name in members(d)}
+
+
+def _batch_times(problem: Problem) -> dict[tuple[str, str | None, str], Sequence[BatchTime]]:
+    return {(p.stage, p.variant, p.device): p.batches for p in problem.profiles}
