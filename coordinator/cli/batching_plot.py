@@ -65,6 +65,10 @@ def _draw_hour(panel: Any, row: Row, question: Question) -> None:
             )
     line = panel.axvline if question.ask.of == "latency" else panel.axhline
     line(question.ask.limit, color="0.4", linestyle=":", label="SLO")
+    seen = [p[1] for p in best]
+    if question.ask.of == "latency":
+        seen.append(question.ask.limit)
+    panel.set_xlim(0, 1.5 * max(seen, default=1.0))  # saturated settings would squeeze the rest
     panel.set_title(f"{row.hour.name}: {row.hour.process.rate:.3g} requests/s", fontsize="medium")
     panel.set_xlabel(f"p{question.ask.quantile * 100:.0f} latency (s)")
     panel.set_ylabel("device s per request" if free else "USD per request")
