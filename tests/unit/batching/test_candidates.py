@@ -1,0 +1,158 @@
+import ast
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.planning.batching import policy, tuning
+from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.candidates import (
+    candidates,
+    draw,
+    estimate_shared,
+    serverless_candidates,
+)
+from coordinator.planning.batching.chain import SingleServer
+from coordinator.planning.batching.policy import Queue, follow, follow_shared
+from coordinator.planning.batching.service import AWS_LAMBDA, ServiceGrid, ServiceTimes
+from coordinator.planning.batching.tuning import Bounds, Reason, Tuned, retune
+
+DEVICE = ServiceTimes(0.004 + 0.001 * np.arange(1, 17))
+SECONDS = DEVICE.seconds.tolist()
+
+
+def test_candidates_trade_device_time_for_latency():
+    found = candidates(draw(Map.poisson(300.0)), DEVICE)
+    device = [c.estimate.device_seconds for c in found]
+    latency = [c.estimate.p95 for c in found]
+    assert device == sorted(device)
+    assert latency == sorted(latency, reverse=True)
+    assert len(found) >= 3
+    best = found[0]
+    exact = SingleServer(Map.poisson(300.0), DEVICE, best.batch_size, best.timeout_s).estimate
+    assert best.estimate.p95 == pytest.approx(exact.p95, rel=0.02)
+
+
+def test_candidates_are_the_same_every_time():
+    assert candidates(draw(Map.poisson(100.0)), DEVICE) == candidates(
+        draw(Map.poisson(100.0)), DEVICE
+    )
+
+
+def test_what_cannot_keep_up_is_no_candidate():
+    found = candidates(draw(Map.poisson(250.0)), DEVICE)
+    assert all(c.batch_size > 1 for c in found), "a batch of one serves 200/s"
+    assert candidates(draw(Map.poisson(2000.0)), DEVICE) == []
+
+
+def test_a_replica_sees_its_share():
+    whole = candidates(draw(Map.poisson(300.0)), DEVICE, batch_sizes=[4], timeouts_s=[0.004])
+    share = candidates(
+        draw(Map.poisson(300.0).thinned(0.3)), DEVICE, batch_sizes=[4], timeouts_s=[0.004]
+    )
+    assert share[0].estimate.utilization < 0.6 * whole[0].estimate.utilization
+
+
+def test_a_device_alone_is_shared_with_nobody():
+    arrivals = draw(Map.poisson(200.0), 2_000).tolist()
+    assert follow_shared([Queue(arrivals, SECONDS, 4, 0.01)])[0] == follow(
+        arrivals, SECONDS, 4, 0.01
+    )
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(1, 6), st.floats(0, 0.1)
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_replicas_on_one_device_never_run_at_once_and_serve_all(shapes):
+    queues = [Queue(sorted(times), SECONDS, size, wait) for times, size, wait in shapes]
+    runs = follow_shared(queues)
+    spans = sorted(
+        (start, start + SECONDS[size - 1])
+        for starts, sizes in runs
+        for start, size in zip(starts, sizes, strict=True)
+    )
+    assert all(end <= start + 1e-12 for (_, end), (start, _) in pairwise(spans))
+    assert [sum(sizes) for _, sizes in runs] == [len(queue.arrivals) for queue in queues]
+    assert all(
+        max(sizes) <= queue.batch_size for queue, (_, sizes) in zip(queues, runs, strict=True)
+    )
+
+
+def test_a_neighbour_costs_latency_and_the_shares_add_up():
+    arrivals = draw(Map.poisson(150.0), 5_000).tolist()
+    other = (np.array(arrivals) + 0.0013).tolist()
+    alone = estimate_shared([Queue(arrivals, SECONDS, 4, 0.004)])[0]
+    both = estimate_shared([Queue(arrivals, SECONDS, 4, 0.004), Queue(other, SECONDS, 2, 0.0)])
+    assert both[0].p95 > 1.1 * alone.p95
+    assert 0.5 < both[0].utilization + both[1].utilization <= 1
+
+
+def test_a_function_has_its_frontier():
+    memories = (1024.0, 2048.0)
+    grid = ServiceGrid(
+        np.array([0.4 + 0.1 * np.arange(1, 9)] * 2) / [[1], [1.6]], memories, AWS_LAMBDA
+    )
+    points = serverless_candidates(Map.poisson(40.0), grid, range(1, 9), [0.05, 0.2], most=6)
+    costs = [p.cost_per_request_usd for p in points]
+    assert costs == sorted(costs)
+    assert 2 <= len(points) <= 6
+    assert {p.memory_mb for p in points} <= set(memories)
+    assert all(p.estimate.utilization is None for p in points)
+
+
+class TestRetune:
+    BOUNDS = Bounds(16, 0.02, latency_s=0.05)
+    CALM = Map.poisson(50.0).sample(1_000, np.random.default_rng(1)).tolist()
+    BUSY = Map.poisson(500.0).sample(1_000, np.random.default_rng(1)).tolist()
+
+    def test_a_setting_that_misses_is_left(self):
+        decision = retune(self.BUSY, SECONDS, Tuned(1, 0.0), self.BOUNDS)
+        assert decision.reason is Reason.MISSES
+        assert decision.setting.batch_size > 2
+        assert retune(self.BUSY, SECONDS, decision.setting, self.BOUNDS).reason is Reason.FITS
+
+    def test_device_time_is_saved_where_there_is_time(self):
+        decision = retune(self.CALM, SECONDS, Tuned(1, 0.0), self.BOUNDS)
+        assert decision.reason is Reason.SAVES
+        assert retune(self.CALM, SECONDS, decision.setting, self.BOUNDS).reason is Reason.FITS
+
+    def test_where_nothing_meets_the_latency_the_nearest_is_taken(self):
+        flood = (np.arange(1_000) / 5_000).tolist()
+        decision = retune(flood, SECONDS, Tuned(1, 0.0), self.BOUNDS)
+        assert decision.reason is Reason.OVERLOAD
+        assert decision.setting.batch_size == 16
+
+    def test_a_handful_of_arrivals_changes_nothing(self):
+        assert retune([0.0, 1.0], SECONDS, Tuned(4, 0.01), self.BOUNDS).setting == Tuned(4, 0.01)
+
+    @settings(max_examples=20, deadline=None)
+    @given(
+        st.lists(st.floats(0, 10), min_size=50, max_size=120),
+        st.integers(1, 16),
+        st.floats(0.001, 0.2),
+    )
+    def test_it_stays_within_the_bounds(self, times, largest, latency):
+        bounds = Bounds(largest, 0.02, latency)
+        setting = retune(sorted(times), SECONDS, Tuned(1, 0.0), bounds).setting
+        assert 1 <= setting.batch_size <= largest
+        assert 0 <= setting.timeout_s <= 0.02
+
+    @pytest.mark.parametrize("module", [policy, tuning])
+    def test_it_needs_nothing_but_the_standard_library(self, module):
+        """An agent's worker runs it, without NumPy."""
+        tree = ast.parse(Path(module.__file__).read_text())
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
+        assert foreign <= {policy.__name__}
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
