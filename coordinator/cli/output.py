@@ -19,8 +19,8 @@ class Output:
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self.console = Console(highlight=False, quiet=json)
-        self.progress = Console(stderr=True, highlight=False)
+        self.console = Console(highlight=False, emoji=False, quiet=json)
+        self.progress = Console(stderr=True, highlight=False, emoji=False)
 
     def document(self, value: Any) -> None:
         """Print the command's one JSON document; without `--json`, nothing."""
