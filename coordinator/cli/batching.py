@@ -98,6 +98,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     from coordinator.cli.batching_tables import show
 
     began = perf_counter()
+    plot = _plot_path(args.plot)
     ask = _ask(args)
     service = _service(args.service)
     servers = _servers(args.servers, service)
@@ -106,10 +107,10 @@ def run(args: argparse.Namespace, output: Output) -> int:
     rows = answer.answer_hours(question, hours, forecast=args.forecast)
     output.document(answer.to_document(rows, question, perf_counter() - began, several=several))
     show(rows, question, output)
-    if args.plot:
+    if plot is not None:
         from coordinator.cli.batching_plot import draw
 
-        draw(rows, question, _plot_path(args.plot))
+        draw(rows, question, plot)
     return Infeasible.exit_code if any(row.infeasible for row in rows) else 0
 
 
@@ -253,7 +254,9 @@ def _read(path: Path) -> bytes:
         raise TiermeshError(f"{path} cannot be read", why=error.strerror or str(error)) from None
 
 
-def _plot_path(argument: str) -> Path:
+def _plot_path(argument: str | None) -> Path | None:
+    if argument is None:
+        return None
     path = Path(argument)
     if path.suffix.lower() not in {".png", ".svg"}:
         raise _misused(f"--plot {argument} ends in neither .png nor .svg")

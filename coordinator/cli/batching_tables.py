@@ -47,8 +47,10 @@ def _choices(rows: Sequence[Row], question: Question) -> Table:
         of_hour = row.hour.name, f"{row.hour.process.rate:.4g}"
         if row.choice is None:
             table.add_row(*of_hour, "skipped" if row.skipped else "infeasible")
+        nearest = row.infeasible.fields["nearest"] if row.infeasible else None
         named = (
             ("chosen", row.choice.point if row.choice else None),
+            ("nearest", nearest if isinstance(nearest, Point) else None),
             ("actual", row.actual),
             ("BATCH", row.baseline),
         )
