@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
-from agent.serving.batcher import Batcher, Work
+from agent.serving.batcher import Batcher, Job, Step, Work
+from agent.serving.links import Links
 from agent.serving.meetings import Gathering, Join
 from agent.serving.percentiles import Measurements
 from agent.serving.router import Router
@@ -13,6 +14,20 @@ from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 
 QUIET_S: Final = 5.0
 """An older generation goes when nothing of it has come for so long. What still comes is injected again as the newer."""
+
+
+class Outlook(Protocol):
+    """What a device knows of the others."""
+
+    @property
+    def device(self) -> str:
+        """This device."""
+        ...
+
+    @property
+    def links(self) -> Links:
+        """The streams to the others."""
+        ...
 
 
 class ReplicaQueue:
@@ -41,8 +56,22 @@ class ReplicaQueue:
         """Whether its requests go through the compute lane."""
         return self.spec.variant is not None or self.spec.bundle is not None
 
-    def note_batch(self, size: int, seconds: float, now: float) -> None:
-        """A batch has run."""
+    def note(self, job: Job, seconds: float, now: float) -> None:
+        """A job has run. What preparing took counts with the batch that a request's first item is in."""
+        self.busy_seconds += seconds
+        if job.step is Step.PREPARE:
+            for work in job.works:
+                work.prepare_s = seconds / len(job.works)
+        elif job.step is Step.APPLY:
+            for _ in job.works:
+                self._note_batch(1, seconds / len(job.works), now)
+        else:
+            works = {item.work for item in job.items}
+            self._note_batch(len(job.items), seconds + sum(w.prepare_s for w in works), now)
+            for work in works:
+                work.prepare_s = 0.0
+
+    def _note_batch(self, size: int, seconds: float, now: float) -> None:
         self.batches += 1
         self.items += size
         self.batch_sizes[size] = self.batch_sizes.get(size, 0) + 1
@@ -88,10 +117,20 @@ class Generation:
             if stages[stage].kind == "source"
         )
 
-    def expired(self, now: float) -> Iterator[tuple[str, Work]]:
-        """Requests whose deadline has passed while they waited here, with their stage."""
+    def has_room(self, lane: int, stage: str, post: Outlook) -> bool:
+        """Whether more should be made for a lane's stage; false is backpressure."""
+        hop = self.router.hop(lane, stage, post.links.is_lost)
+        if hop is None:
+            # What cannot be sent goes back to its source, at once.
+            return True
+        if hop.device != post.device:
+            return post.links.has_room(hop.device, stage)
+        return self.queues[hop.replica].batcher.has_room
+
+    def expired(self, now: float) -> Iterator[tuple[ReplicaQueue, Work]]:
+        """Requests whose deadline has passed while they waited here."""
         for queue in self.queues.values():
             if queue.join is not None:
                 queue.join.expire(now)
             for work in queue.batcher.expired(now):
-                yield queue.spec.stage, work
+                yield queue, work

@@ -155,7 +155,7 @@ class Host:
         for spec, stage in generation.sources_and_sinks():
             if stage.source is not None:
                 keys.add(await self._start_source(flow, generation, spec, stage, stage.source))
-        for key, source in flow.sources.items():
+        for key, source in flow.sources.by_key.items():
             if key not in keys:
                 source.retire()
         self.changed()
@@ -222,14 +222,14 @@ class Host:
         key = f"{assignment.run}.{stage.name}"
         files, trace = await self._on_disk(partial(self._offered, source))
         arrivals = Arrivals(source, len(files), router.share(spec.id, stage.name), trace)
-        if key in flow.sources:
-            flow.sources[key].adopt(spec.id, arrivals, files, self.now())
+        if key in flow.sources.by_key:
+            flow.sources.by_key[key].adopt(spec.id, arrivals, files, self.now())
             return key
         ledger = Ledger(router.graph.sinks_below(stage.name), assignment.deadline_seconds)
         path = self._state / "spool" / assignment.workflow / f"{key}.db"
         spool = self._spools[flow.workflow, key] = await self._on_disk(partial(Spool, path))
         ledger.restore(*await self._on_disk(spool.load))
-        flow.sources[key] = Source(
+        flow.sources.by_key[key] = Source(
             key,
             stage.name,
             spec.id,

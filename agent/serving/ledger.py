@@ -135,7 +135,7 @@ class Ledger:
         for request in requests:
             request.unconfirmed = set(self._sinks)
             self.requests[request.id] = request
-            self._put(request, 0.0)
+            self._put(request, -inf)
 
     def accept(self, index: int, request_id: str, file: str, now: float) -> Request:
         """A request is accepted; `record` it before it is injected."""

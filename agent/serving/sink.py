@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
 from tiermesh import limits
 from tiermesh.frames import Frame, Kind
-
-ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
 
 
 class Arrival(Enum):
@@ -43,7 +40,9 @@ class Endings:
 
 
 class Sink:
-    """Removes duplicates, and counts how the requests of a run ended. `remembered` are the ids of the requests that ended before a restart, oldest first."""
+    """Removes duplicates, and counts how the requests of a run ended.
+
+    `remembered` are the ids of the requests that ended before a restart, oldest first."""
 
     def __init__(
         self,
@@ -58,11 +57,6 @@ class Sink:
         self._ended = dict.fromkeys(bytes.fromhex(request) for request in remembered)
         self._writing: dict[str, Frame] = {}
         self.endings = endings or Endings()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it keeps up with what comes."""
-        return len(self._writing) < ROOM_FRAMES
 
     @property
     def is_idle(self) -> bool:

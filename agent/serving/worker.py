@@ -122,7 +122,7 @@ def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
                         service=queue.service.percentiles(now),
                     )
                 )
-        for source in flow.sources.values():
+        for source in flow.sources.by_key.values():
             ledger = source.ledger
             stats.sources.append(
                 control.SourceStats(

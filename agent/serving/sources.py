@@ -1,0 +1,115 @@
+"""The sources of a workflow on one device: they inject requests and hear what became of them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agent.serving.generation import Generation
+from agent.serving.instructions import Forget
+from agent.serving.ledger import Request
+from agent.serving.post import Generations, Post
+from agent.serving.source import Source
+from tiermesh.errors import TiermeshError
+from tiermesh.frames import Frame, Kind, Packed, pack
+
+_LANES_ASKED = 64
+
+
+class Sources:
+    """All sources here, by key: a run and a stage."""
+
+    def __init__(self, post: Post, generations: Generations) -> None:
+        self.by_key: dict[str, Source] = {}
+        self._post = post
+        self._generations = generations
+
+    def run(self, now: float) -> None:
+        """Accept what is due, and see to what is due of the accepted ones."""
+        generation = self._generations.running
+        for source in self.by_key.values():
+            if generation is not None and self._may_accept(generation, source):
+                self._post.do(*source.accept(now))
+            instructions, failed = source.due(now)
+            self._post.do(*instructions)
+            for request in failed:
+                self.fail(source, source.ledger.requests[request], now)
+
+    def _may_accept(self, generation: Generation, source: Source) -> bool:
+        """Whether the first stages take more: backpressure ends here, where it delays acceptance."""
+        stage = generation.assignment.stages.get(source.stage)
+        lanes = range(min(len(generation.assignment.lanes), _LANES_ASKED))
+        return stage is not None and any(
+            all(generation.has_room(lane, output, self._post) for output in stage.outputs)
+            for lane in lanes
+        )
+
+    def inject(self, key: str, request: Request, payload: Packed, now: float) -> None:
+        """Send an accepted request on its way, under the generation that is current now."""
+        source, generation = self.by_key[key], self._generations.running
+        if generation is None or request.id not in source.ledger.requests:
+            return
+        links = self._post.links
+        lost = source.ledger.lost_devices(now) | {d for d in links.senders if links.is_lost(d)}
+        lane = generation.router.lane_of(
+            request.id, source.replica, source.stage, request.attempt, lost
+        )
+        source.ledger.injected(request, generation.router.devices_of(lane), now)
+        frame = self._frame(source, request, generation, lane)
+        for output in generation.assignment.stages[source.stage].outputs:
+            self._post.send(replace(frame, stage=output, payload=payload), now)
+
+    def fail(self, source: Source, request: Request, now: float, why: str = "") -> None:
+        """End a request in an error at the sinks that have not confirmed it yet."""
+        generation = self._generations.running
+        source.ledger.failed(request, now)
+        if generation is None:
+            return
+        if not why:
+            why = "not done by its deadline" + (f": {request.why}" if request.why else "")
+        lane = generation.router.lane_of(request.id, source.replica, source.stage, 1, ())
+        error = replace(
+            self._frame(source, request, generation, lane),
+            kind=Kind.ERROR,
+            payload=pack({"name": request.file}),
+            error=f"{source.stage}: {why}",
+        )
+        for sink in sorted(request.unconfirmed):
+            self._post.send(replace(error, stage=sink), now)
+
+    def _frame(self, source: Source, request: Request, generation: Generation, lane: int) -> Frame:
+        return Frame(
+            Kind.DATA,
+            generation.number,
+            lane,
+            request.id,
+            request.attempt,
+            source.stage,
+            "",
+            (self._post.device,),
+            request.accepted_at,
+            request.deadline,
+        )
+
+    def hear(self, frame: Frame, now: float) -> None:
+        """A sink confirms a request, or a device has lost one, or all that it had."""
+        for source in self.by_key.values():
+            ledger = source.ledger
+            if frame.kind is Kind.CONFIRM:
+                ended = ledger.confirmed(frame.request_id, frame.origin, now)
+                if ended is not None:
+                    self._post.do(Forget(source.key, ended))
+            elif frame.request_id:
+                ledger.lost(frame.request_id, frame.attempt, frame.origin, frame.error, now)
+            else:
+                epoch, gone = _told(frame)
+                ledger.device_lost(frame.origin, epoch, gone=gone, now=now)
+
+
+def _told(frame: Frame) -> tuple[int, bool]:
+    """The epoch of a device that lost what it had, and whether the device is out of reach."""
+    try:
+        told = frame.payload.unpack()
+    except TiermeshError:
+        return 0, True
+    epoch = told.get("epoch")
+    return (epoch if isinstance(epoch, int) else 0), bool(told.get("gone"))

@@ -1,0 +1,509 @@
+"""A mesh without sockets, threads or a clock of its own: the worker's state machines, driven by a seed.
+
+Each device runs the real `Flow`. What is around it is simulated: links with delays that break or go silent, a compute
+lane whose jobs take random times, disks that keep what they confirmed, workers that are killed and stopped. Messages
+pass through the real codec, between devices whose clocks differ. After each event the promises are checked.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from agent.serving.arrivals import Arrivals
+from agent.serving.batcher import Job, Step, Work
+from agent.serving.flow import Flow
+from agent.serving.generation import Generation
+from agent.serving.instructions import (
+    Acknowledge,
+    Failed,
+    Filtered,
+    Forget,
+    Hangup,
+    Instruction,
+    Outcome,
+    Output,
+    Prepared,
+    Read,
+    Record,
+    Unload,
+    Wake,
+    Write,
+)
+from agent.serving.ledger import Counts, Ledger, Request
+from agent.serving.sink import Sink
+from agent.serving.source import Source
+from agent.serving.streams.receiver import Fenced
+from tiermesh import codec
+from tiermesh.documents.assignment import Assignment
+from tiermesh.frames import Frame, Kind, pack
+
+FILES = 1_000_000
+
+
+@dataclass
+class Disk:
+    """What survives a kill: the spool of each source, and the lines of each sink."""
+
+    accepted: dict[str, int] = field(default_factory=dict[str, int])
+    spool: dict[str, dict[str, tuple[int, str, float, float]]] = field(default_factory=dict)
+    lines: dict[str, list[tuple[str, Kind]]] = field(default_factory=dict)
+
+
+@dataclass
+class Direction:
+    """What is on its way in a call, in order."""
+
+    events: deque[Callable[[], None]] = field(default_factory=deque[Callable[[], None]])
+    last: float = 0.0
+
+
+@dataclass
+class Call:
+    """One attempt at a stream, from a device to another."""
+
+    sender: SimDevice
+    receiver: SimDevice
+    alive: bool = True
+    session: int = 0
+    welcomed: bool = False
+    forth: Direction = field(default_factory=lambda: Direction())
+    back: Direction = field(default_factory=lambda: Direction())
+
+
+class SimDevice:
+    """A device: its flow, while its worker lives, and its disk."""
+
+    def __init__(self, mesh: SimMesh, name: str, skew: float) -> None:
+        self.mesh = mesh
+        self.name = name
+        self.skew = skew
+        self.disk = Disk()
+        self.assignments: list[Assignment] = []
+        self.epoch = 0
+        self.flow: Flow | None = None
+        self.stopped = False
+        self.busy = False
+        self.calls: dict[str, Call] = {}
+
+    @property
+    def now(self) -> float:
+        return self.mesh.time + self.skew
+
+    @property
+    def runs(self) -> bool:
+        return self.flow is not None and not self.stopped
+
+    def start(self) -> None:
+        self.epoch += 1
+        self.busy = False
+        self.flow = Flow("w", self.name, self.epoch)
+        for assignment in self.assignments:
+            self.prepare(assignment)
+        if self.assignments:
+            self.commit(self.assignments[-1])
+
+    def prepare(self, assignment: Assignment) -> None:
+        assert self.flow is not None
+        generation = Generation(assignment, self.now)
+        for _, stage in generation.sources_and_sinks():
+            if stage.kind == "sink" and stage.name not in self.flow.sinks:
+                lines = self.disk.lines.setdefault(stage.name, [])
+                sink = self.flow.sinks[stage.name] = Sink(assignment.run, [i for i, _ in lines])
+                for _, kind in lines:
+                    sink.endings.count(kind)
+        self.flow.prepare(generation)
+
+    def commit(self, assignment: Assignment) -> None:
+        flow = self.flow
+        assert flow is not None
+        flow.commit(assignment.generation, self.now)
+        generation = flow.generations[assignment.generation]
+        for spec, stage in generation.sources_and_sinks():
+            if stage.source is None:
+                continue
+            key = stage.name
+            arrivals = Arrivals(stage.source, FILES)
+            files = _Names()
+            if key in flow.sources.by_key:
+                flow.sources.by_key[key].adopt(spec.id, arrivals, files, self.now)
+                continue
+            ledger = Ledger(generation.graph.sinks_below(key), assignment.deadline_seconds)
+            kept = self.disk.spool.setdefault(key, {})
+            requests = [Request(*row[:1], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
+            accepted = self.disk.accepted.get(key, 0)
+            ledger.restore(requests, Counts(accepted, accepted - len(requests)))
+            flow.sources.by_key[key] = Source(
+                key, key, spec.id, workflow="w", run=assignment.run, arrivals=arrivals,
+                files=files, ledger=ledger, now=self.now,
+            )  # fmt: skip
+
+    def kill(self) -> None:
+        self.flow = None
+        self.stopped = False
+        for call in self.mesh.calls:
+            if self in (call.sender, call.receiver):
+                self.mesh.break_call(call)
+
+    # Driving the flow
+
+    def pump(self) -> None:
+        if not self.runs:
+            return
+        flow = self.flow
+        assert flow is not None
+        while instructions := flow.take_instructions():
+            for instruction in instructions:
+                self.carry_out(instruction)
+        if not self.busy:
+            job = flow.next_job(self.now)
+            if job is not None:
+                self.busy = True
+                self.later(self.mesh.draw(0.001, 0.02), lambda f: self.finish(f, job))
+
+    def later(self, seconds: float, event: Callable[[Flow], None]) -> None:
+        """Run an event of this worker, unless it has been killed by then."""
+        flow = self.flow
+
+        def run() -> None:
+            if self.flow is not flow or flow is None:
+                return
+            if self.stopped:
+                self.mesh.after(0.05, run)
+                return
+            event(flow)
+            flow.tick(self.now)
+            self.pump()
+
+        self.mesh.after(seconds, run)
+
+    def finish(self, flow: Flow, job: Job) -> None:
+        self.busy = False
+        outcomes = [(w, o) for w, o in self.mesh.compute(job) if o is not None]
+        flow.computed(job, outcomes, 0.01, self.now)
+
+    def carry_out(self, instruction: Instruction) -> None:
+        disk = self.mesh.draw(0.0, 0.01)
+        match instruction:
+            case Wake(device):
+                self.mesh.converse(self, self.mesh.devices[device])
+            case Acknowledge(device):
+                for call in self.mesh.calls:
+                    if call.sender.name == device and call.receiver is self and call.welcomed:
+                        self.mesh.acknowledge(call)
+            case Hangup(device):
+                if device in self.calls:
+                    self.mesh.break_call(self.calls[device])
+            case Record(source, requests):
+                self.record(source, requests)
+                self.later(disk, lambda f: f.recorded(source, requests, self.now))
+            case Read(source, request):
+                self.later(disk, lambda f: self.inject(f, source, request))
+            case Forget(source, request):
+                self.later(disk, lambda _: self.forget(source, request))
+            case Write():
+                self.later(disk, lambda f: self.write(f, instruction))
+            case Unload(_):
+                pass
+            case _:
+                pass
+
+    def record(self, source: str, requests: tuple[Request, ...]) -> None:
+        for r in requests:
+            self.disk.spool[source][r.id] = (r.index, r.file, r.accepted_at, r.deadline)
+            self.disk.accepted[source] = r.index + 1
+            self.mesh.accepted.setdefault(source, set()).add(r.id)
+
+    def forget(self, source: str, request: Request) -> None:
+        self.disk.spool[source].pop(request.id, None)
+
+    def inject(self, flow: Flow, source: str, request: Request) -> None:
+        payload = pack({"name": request.file, "number": request.index})
+        flow.inject(source, request, payload, self.now)
+
+    def write(self, flow: Flow, write: Write) -> None:
+        self.disk.lines[write.sink].append((write.frame.request_id, write.frame.kind))
+        self.mesh.ended(write.sink, write.frame)
+        if self.mesh.time < self.mesh.chaos_until and self.mesh.random.random() < 0.01:
+            # Killed between the sync and the confirmation: the line is there, and nobody knows.
+            self.mesh.kill(self, self.mesh.draw(0.05, 1.0))
+            return
+        flow.written(write, self.now)
+
+
+class _Names:
+    def __len__(self) -> int:
+        return FILES
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"{index}.jpg"
+
+
+class SimMesh:
+    """Devices, links and time. `faults` a second are injected while `chaos` runs."""
+
+    def __init__(self, seed: int, names: str, compute: Mapping[str, Callable[..., Any]]) -> None:
+        self.random = random.Random(seed)
+        self.time = 0.0
+        self.chaos_until = 0.0
+        self._order = count()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._compute = compute
+        self.calls: list[Call] = []
+        self.silent: set[frozenset[str]] = set()
+        self.cut: set[frozenset[str]] = set()
+        self.accepted: dict[str, set[str]] = {}
+        self.endings: dict[str, dict[str, Kind]] = {}
+        self.errors: list[str] = []
+        self.devices = {n: SimDevice(self, n, self.draw(1_000.0, 9_000.0)) for n in names}
+        self.after(0.0, self._tick)
+
+    def draw(self, low: float, high: float) -> float:
+        return self.random.uniform(low, high)
+
+    def after(self, seconds: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.time + seconds, next(self._order), event))
+
+    def run(self, until: Callable[[], bool], seconds: float) -> None:
+        """Run until a condition holds; fails when it does not within simulated seconds."""
+        end = self.time + seconds
+        while not until():
+            assert self.time < end, f"not done after {seconds} simulated seconds"
+            self.time, _, event = heapq.heappop(self._events)
+            event()
+            self.check()
+
+    def _tick(self) -> None:
+        for device in self.devices.values():
+            if device.runs and device.flow is not None:
+                device.flow.tick(device.now)
+                device.pump()
+        for call in self.calls:
+            if call.welcomed and self.random.random() < 0.1:
+                self.acknowledge(call)
+        self.calls = [call for call in self.calls if call.alive]
+        self.after(0.02, self._tick)
+
+    # Promises
+
+    def ended(self, sink: str, frame: Frame) -> None:
+        seen = self.endings.setdefault(sink, {})
+        assert frame.request_id not in seen, f"{frame.request_id} ends twice at {sink}"
+        seen[frame.request_id] = frame.kind
+        if frame.kind is Kind.ERROR:
+            self.errors.append(frame.error)
+
+    def check(self) -> None:
+        for device in self.devices.values():
+            if device.flow is None:
+                continue
+            for source in device.flow.sources.by_key.values():
+                counts, ledger = source.ledger.counts, source.ledger
+                assert counts.accepted == counts.confirmed + ledger.in_flight
+            for sender in device.flow.links.senders.values():
+                assert sender.unacknowledged <= 5_000
+
+    def check_ledger(self, sinks: list[str]) -> None:
+        """At the end: everything that was accepted has ended at every sink, once."""
+        accepted = set().union(*self.accepted.values())
+        for sink in sinks:
+            assert self.endings[sink].keys() == accepted
+
+    # Computing
+
+    def compute(self, job: Job) -> list[tuple[Work, Outcome | None]]:
+        if job.step is Step.PREPARE:
+            return [(w, self._prepare(w)) for w in job.works]
+        if job.step is Step.INFER:
+            for item in job.items:
+                item.work.outputs[item.index] = item.value
+            works = dict.fromkeys(item.work for item in job.items)
+            return [(w, Output(w.frame.payload)) for w in works if w.is_complete]
+        return [(w, self._apply(w)) for w in job.works]
+
+    def _prepare(self, work: Work) -> Outcome:
+        items = work.frame.payload.unpack()["number"] % 4
+        if not items:
+            return Output(work.frame.payload)
+        return Prepared(tuple((i % 2, i) for i in range(items)))
+
+    def _apply(self, work: Work) -> Outcome:
+        number = next(iter(work.parts.values())) if work.parts else work.frame.payload
+        made = self._compute.get(work.frame.stage, lambda n: "pass")(number.unpack()["number"])
+        if made == "fail":
+            return Failed("it fails on purpose")
+        return Filtered() if made == "drop" else Output(number)
+
+    # Links
+
+    def _pair(self, call: Call) -> frozenset[str]:
+        return frozenset((call.sender.name, call.receiver.name))
+
+    def converse(self, sender: SimDevice, receiver: SimDevice) -> None:
+        call = sender.calls.get(receiver.name)
+        if call is None or not call.alive:
+            call = sender.calls[receiver.name] = Call(sender, receiver)
+            self.calls.append(call)
+            self._hello(call)
+        elif call.welcomed:
+            self._transmit(call)
+
+    def _hello(self, call: Call) -> None:
+        flow = call.sender.flow
+        assert flow is not None
+        epoch = flow.epoch
+        oldest = flow.links.sender(call.receiver.name, call.sender.now).oldest
+
+        def arrive() -> None:
+            other = call.receiver.flow
+            if other is None or not other.generations:
+                self.break_call(call)
+                return
+            try:
+                receiver = other.links.receiver(call.sender.name)
+                call.session = receiver.open(epoch, oldest)
+            except Fenced:
+                self.break_call(call)
+                return
+            for former in self.calls:
+                same = former.sender is call.sender and former.receiver is call.receiver
+                if same and former is not call:
+                    former.alive = False
+            upto, full, windows = other.links.acknowledgement(call.sender.name)
+
+            def welcome() -> None:
+                mine = call.sender.flow
+                assert mine is flow
+                mine.connected(call.receiver.name, other.epoch, call.sender.now)
+                mine.acknowledged(call.receiver.name, upto, full, windows, call.sender.now)
+                call.welcomed = True
+                self._transmit(call)
+
+            self._back(call, welcome)
+
+        self._forth(call, arrive)
+
+    def _transmit(self, call: Call) -> None:
+        flow = call.sender.flow
+        if flow is None or not call.alive:
+            return
+        sender = flow.links.sender(call.receiver.name, call.sender.now)
+        while (message := sender.next_message()) is not None:
+            data = codec.encode(message[0], message[1], call.sender.now)
+            self._forth(call, lambda data=data: self._arrive(call, data))
+
+    def _arrive(self, call: Call, data: bytes) -> None:
+        flow = call.receiver.flow
+        assert flow is not None
+        first, frames = codec.decode(data, call.receiver.now)
+        try:
+            flow.receive(call.sender.name, call.session, first, frames, call.receiver.now)
+        except Fenced:
+            self.break_call(call)
+            return
+        self.acknowledge(call)
+
+    def acknowledge(self, call: Call) -> None:
+        flow = call.receiver.flow
+        if flow is None or not call.alive or call.receiver.stopped:
+            return
+        upto, full, windows = flow.links.acknowledgement(call.sender.name)
+
+        def arrive() -> None:
+            mine = call.sender.flow
+            if mine is not None:
+                mine.acknowledged(call.receiver.name, upto, full, windows, call.sender.now)
+
+        self._back(call, arrive)
+
+    def _forth(self, call: Call, event: Callable[[], None]) -> None:
+        self._carry(call, call.receiver, call.forth, event)
+
+    def _back(self, call: Call, event: Callable[[], None]) -> None:
+        self._carry(call, call.sender, call.back, event)
+
+    def _carry(
+        self, call: Call, device: SimDevice, direction: Direction, event: Callable[[], None]
+    ) -> None:
+        direction.last = max(direction.last, self.time + self.draw(0.0002, 0.005))
+        direction.events.append(event)
+        flow = device.flow
+
+        def deliver() -> None:
+            if not call.alive or (flow is not None and device.flow is not flow):
+                return
+            if self._pair(call) in self.cut:
+                self.break_call(call)
+            elif self._pair(call) in self.silent or device.stopped:
+                # TCP keeps it; it arrives, in order, when the link or the process is back.
+                self.after(0.05, deliver)
+            else:
+                direction.events.popleft()()
+                device.pump()
+
+        self.after(direction.last - self.time, deliver)
+
+    def break_call(self, call: Call) -> None:
+        if not call.alive:
+            return
+        call.alive = False
+        sender = call.sender
+        if sender.flow is None:
+            return
+        sender.flow.disconnected(call.receiver.name)
+
+        def again(flow: Flow) -> None:
+            if not sender.calls[call.receiver.name].alive:
+                self.converse(sender, call.receiver)
+
+        sender.later(0.1, again)
+
+    # Faults
+
+    def chaos(self, seconds: float, faults: int, victims: str) -> None:
+        """Inject faults at random times, each healed after a while."""
+        self.chaos_until = self.time + seconds
+        for _ in range(faults):
+            self.after(self.draw(0, seconds), self._fault(self.random.choice(victims)))
+
+    def kill(self, device: SimDevice, seconds: float) -> None:
+        """Kill a worker, and start it again after a while."""
+
+        def restart() -> None:
+            if device.flow is None:
+                device.start()
+                device.pump()
+
+        if device.flow is not None:
+            device.kill()
+            self.after(seconds, restart)
+
+    def _fault(self, victim: str) -> Callable[[], None]:
+        device = self.devices[victim]
+        other = self.random.choice([n for n in self.devices if n != victim])
+        pair = frozenset((victim, other))
+        heal = self.draw(0.05, 4.0)
+
+        def kill() -> None:
+            self.kill(device, heal)
+
+        def stop() -> None:
+            if device.runs:
+                device.stopped = True
+                self.after(heal, lambda: setattr(device, "stopped", False))
+
+        def sever() -> None:
+            self.cut.add(pair)
+            self.after(heal, lambda: self.cut.discard(pair))
+
+        def hush() -> None:
+            self.silent.add(pair)
+            self.after(heal, lambda: self.silent.discard(pair))
+
+        return self.random.choice([kill, stop, sever, hush])
+

@@ -1,0 +1,199 @@
+"""Whole workflows through random faults: what was accepted ends exactly once, whatever happens. A seed replays a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.serving.mesh import SimMesh
+from tiermesh.documents.assignment import (
+    Assignment,
+    Peer,
+    ReplicaSpec,
+    SinkSpec,
+    SourceSpec,
+    StageSpec,
+)
+from tiermesh.documents.plan import Lane
+from tiermesh.documents.variant import Artifact, Bundle, Variant
+from tiermesh.frames import Kind
+
+DIGEST = "sha256:" + "0" * 64
+BUNDLE = Bundle(artifact=Artifact(digest=DIGEST, size_bytes=1), entry="code:Class")
+VARIANT = Variant(
+    model="m", name="v", runtime="onnx", precision="fp32", model_file="m", files={}, bundle=BUNDLE
+)
+
+CHAIN = {
+    "photos": ("source", []),
+    "detect": ("model", ["photos"]),
+    "read": ("map", ["detect"]),
+    "out": ("sink", ["read"]),
+}
+FORK = {
+    "photos": ("source", []),
+    "left": ("model", ["photos"]),
+    "right": ("map", ["photos"]),
+    "both": ("join", ["left", "right"]),
+    "keep": ("filter", ["both"]),
+    "out": ("sink", ["keep"]),
+    "raw": ("sink", ["right"]),
+}
+ROUTES = {
+    "photos": ("source", []),
+    "easy": ("filter", ["photos"]),
+    "hard": ("filter", ["photos"]),
+    "any": ("union", ["easy", "hard"]),
+    "out": ("sink", ["any"]),
+}
+
+
+def assign(
+    stages: dict[str, tuple[str, list[str]]],
+    lanes: list[tuple[float, str, str]],
+    devices: str,
+    *,
+    count: int,
+    generation: int = 1,
+    deadline: float = 120.0,
+) -> dict[str, Assignment]:
+    """Assignments by device; a lane is its share and the devices of its stages and of their backups, in order."""
+    specs = {
+        name: StageSpec(
+            name=name,
+            kind=kind,  # type: ignore[arg-type]
+            inputs=inputs,
+            outputs=[n for n, (_, i) in stages.items() if name in i],
+            source=SourceSpec(path="in", rate_rps=100.0, count=count, repeat=True)
+            if kind == "source"
+            else None,
+            sink=SinkSpec(kind="jsonl", path="out") if kind == "sink" else None,
+        )
+        for name, (kind, inputs) in stages.items()
+    }
+    made = [
+        Lane(
+            share=share,
+            path={s: f"{s}@{d}" for s, d in zip(stages, path, strict=True)},
+            backup={s: f"{s}@{d}" for s, d in zip(stages, backup, strict=True) if d != "-"},
+        )
+        for share, path, backup in lanes
+    ]
+    where = {r: s for lane in made for s, r in (*lane.path.items(), *lane.backup.items())}
+    peers = {d: Peer(device=d, name=d, address=f"{d}:1") for d in devices}
+    return {
+        device: Assignment(
+            workflow="w",
+            generation=generation,
+            plan=DIGEST,
+            run="run",
+            device=device,
+            stages=specs,
+            replicas=[
+                ReplicaSpec(
+                    id=replica,
+                    stage=stage,
+                    variant=VARIANT if specs[stage].kind == "model" else None,
+                    bundle=BUNDLE if specs[stage].kind in ("map", "filter", "join") else None,
+                    batch_size=4,
+                    batch_timeout_ms=10.0,
+                )
+                for replica, stage in where.items()
+                if replica.endswith("@" + device)
+            ],
+            lanes=made,
+            replica_devices={replica: replica.split("@")[1] for replica in where},
+            peers=peers,
+            deadline_seconds=deadline,
+        )
+        for device in devices
+    }
+
+
+def serve(mesh: SimMesh, assignments: dict[str, Assignment]) -> None:
+    for name, device in mesh.devices.items():
+        device.assignments.append(assignments[name])
+        if device.flow is not None:
+            device.prepare(assignments[name])
+    for name, device in mesh.devices.items():
+        if device.flow is None:
+            device.start()
+        else:
+            device.commit(assignments[name])
+        device.pump()
+
+
+def finished(mesh: SimMesh, count: int) -> bool:
+    """Whether every source has accepted and seen confirmed all its requests."""
+    sources = [
+        source
+        for device in mesh.devices.values()
+        if device.flow is not None
+        for source in device.flow.sources.by_key.values()
+    ]
+    return bool(sources) and all(s.is_finished for s in sources) and bool(mesh.accepted)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_chain_survives_kills_stops_cuts_and_silence(seed: int) -> None:
+    mesh = SimMesh(seed, "abc", {})
+    lanes = [(0.7, "abca", "-c--"), (0.3, "acba", "-b--")]
+    serve(mesh, assign(CHAIN, lanes, "abc", count=400))
+    mesh.chaos(8.0, 14, "abc")
+    mesh.run(lambda: finished(mesh, 400), 400.0)
+    mesh.check_ledger(["out"])
+    assert len(mesh.endings["out"]) == 400
+    assert mesh.errors == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_fork_and_join_survives_them_too(seed: int) -> None:
+    compute = {
+        "keep": lambda n: "drop" if n % 5 == 0 else "pass",
+        "right": lambda n: "fail" if n % 7 == 0 else "pass",
+    }
+    mesh = SimMesh(seed, "abcd", compute)
+    lanes = [(0.5, "abcdbad", "-cbc---"), (0.5, "acbcdad", "--c----")]
+    serve(mesh, assign(FORK, lanes, "abcd", count=300))
+    mesh.chaos(6.0, 12, "abcd")
+    mesh.run(lambda: finished(mesh, 300), 400.0)
+    mesh.check_ledger(["out", "raw"])
+    kinds = list(mesh.endings["out"].values())
+    assert kinds.count(Kind.ERROR) == len(range(0, 300, 7))
+    assert kinds.count(Kind.FILTERED) == sum(1 for n in range(300) if n % 5 == 0 and n % 7)
+    assert list(mesh.endings["raw"].values()).count(Kind.ERROR) == len(range(0, 300, 7))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_request_is_filtered_only_where_every_route_filters_it(seed: int) -> None:
+    compute = {
+        "easy": lambda n: "pass" if n % 2 == 0 else "drop",
+        "hard": lambda n: "pass" if n % 3 == 0 and n % 2 else "drop",
+    }
+    mesh = SimMesh(seed, "ab", compute)
+    serve(mesh, assign(ROUTES, [(1.0, "aabba", "-----")], "ab", count=200))
+    mesh.chaos(3.0, 6, "ab")
+    mesh.run(lambda: finished(mesh, 200), 400.0)
+    mesh.check_ledger(["out"])
+    kinds = list(mesh.endings["out"].values())
+    assert kinds.count(Kind.FILTERED) == sum(1 for n in range(200) if n % 2 and n % 3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_new_generation_in_the_middle_of_chaos_loses_nothing(seed: int) -> None:
+    mesh = SimMesh(seed, "abc", {})
+    serve(mesh, assign(CHAIN, [(1.0, "abca", "----")], "abc", count=400))
+    mesh.chaos(6.0, 8, "bc")
+    mesh.run(lambda: len(mesh.endings.get("out", {})) > 100, 100.0)
+    serve(mesh, assign(CHAIN, [(1.0, "acba", "----")], "abc", count=400, generation=2))
+    mesh.run(lambda: finished(mesh, 400), 400.0)
+    mesh.check_ledger(["out"])
+    assert mesh.errors == []
+
+
+def test_without_a_reachable_replica_requests_end_in_errors_at_their_deadline() -> None:
+    mesh = SimMesh(1, "abc", {})
+    serve(mesh, assign(CHAIN, [(1.0, "abca", "----")], "abc", count=50, deadline=4.0))
+    mesh.devices["b"].kill()
+    mesh.run(lambda: finished(mesh, 50), 60.0)
+    mesh.check_ledger(["out"])
+    assert set(mesh.endings["out"].values()) == {Kind.ERROR}
