@@ -1,12 +1,21 @@
-"""One channel per address, made when it is first needed and closed together."""
+"""Channels to agents, one per address, made when first needed and closed together."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any, TypeVar, cast
 
 import grpc.aio
 
 from tiermesh import wire
+
+T = TypeVar("T")
+
+
+async def next_of(call: grpc.aio.UnaryStreamCall[Any, T], timeout_s: float) -> T | None:
+    """The next message of a stream, None at its end; TimeoutError when none comes in time."""
+    message = await asyncio.wait_for(call.read(), timeout_s)
+    return None if message is grpc.aio.EOF else cast("T", message)
 
 
 class Channels:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,7 +55,7 @@ class NoAnswer(Exception):
 
 
 @contextlib.asynccontextmanager
-async def browsing(*, insecure_lan: bool = False) -> AsyncIterator[asyncio.Queue[Seen]]:
+async def browsing(*, insecure_lan: bool = False) -> AsyncGenerator[asyncio.Queue[Seen]]:
     """Browse zeroconf while the context is open; what announces itself goes to the queue.
 
     Without `insecure_lan` only the loopback interface is browsed. OSError where there is no multicast.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Final
 
 from coordinator.channels import Channels
@@ -88,7 +88,7 @@ def _passing(reasons: list[Unreached]) -> bool:
 @contextlib.asynccontextmanager
 async def watching_zeroconf(
     keeper: Recording, now: Callable[[], float], *, insecure_lan: bool
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Record what announces itself while the context is open.
 
     OSError where there is no multicast.

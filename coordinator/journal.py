@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
@@ -133,7 +133,8 @@ class Journal:
         limit: int | None = None,
     ) -> list[Entry]:
         """Events with a number above `after`, oldest first; with `limit`, the newest that many."""
-        where, values = "number > ?", [after]
+        where = "number > ?"
+        values: list[object] = [after]
         if kinds:
             where += f" AND kind IN ({','.join('?' * len(kinds))})"
             values += kinds
@@ -257,7 +258,7 @@ def _take_lock(folder: Path) -> int:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Generator[None]:
     """Turn what SQLite and the file system say into one clear error."""
     try:
         yield

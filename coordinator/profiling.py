@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from coordinator.channels import Channels
+from coordinator.channels import Channels, next_of
 from coordinator.fleet.events import Event, ProfileFailed, ProfileMeasured
 from coordinator.fleet.instructions import Instruction, Measure
 from coordinator.fleet.state import Device
@@ -26,6 +25,8 @@ from tiermesh.v1 import profiling_pb2, profiling_pb2_grpc
 
 SILENCE_S: Final = 120.0
 """A device that measures says something at least this often; one slow batch may take a while."""
+_NEARLY: Final = 0.99
+"""Only the profile itself is the end of a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +127,12 @@ async def measure(
     )
     try:
         while True:
-            event = await asyncio.wait_for(call.read(), SILENCE_S)
-            if event is grpc.aio.EOF:
+            event = await next_of(call, SILENCE_S)
+            if event is None:
                 raise Unreachable(f"{device.name} ended without a profile", peer=device.name)
             if event.WhichOneof("event") == "profile":
                 return _checked(decode_json(event.profile, Profile, "a profile"), device, variant)
-            progress(min(max(event.progress.done, 0.0), 1.0), event.progress.doing)
+            progress(min(max(event.progress.done, 0.0), _NEARLY), event.progress.doing)
     except TimeoutError:
         raise Unreachable(
             f"{device.name} said nothing for {SILENCE_S:g} s while it measured",

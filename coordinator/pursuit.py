@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from coordinator.fleet import Desired, Fleet, decide, obsolete
 from coordinator.fleet.events import Event
@@ -88,14 +88,13 @@ class Pursuit:
     async def _wait(self, change: asyncio.Event, timeout_s: float | None) -> None:
         """Until an instruction has been carried out, or something else was recorded."""
         changed = asyncio.ensure_future(change.wait())
+        waited: set[asyncio.Task[Any]] = {changed, *self._under_way}
         try:
-            done, _ = await asyncio.wait(
-                {changed, *self._under_way}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
         happened: list[Event] = []
-        for task in [task for task in done if task in self._under_way]:
+        for task in [task for task in self._under_way if task.done()]:
             del self._under_way[task]
             if not task.cancelled():
                 happened += task.result()

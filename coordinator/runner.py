@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import getpass
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -92,7 +92,7 @@ class Mesh:
         read_only: bool = False,
         who: str | None = None,
         clock: Callable[[], float] = time.time,
-    ) -> AsyncIterator[Mesh]:
+    ) -> AsyncGenerator[Mesh]:
         """Open the journal of a state folder and take up where it ends.
 
         `ladders` and `home`, the folder of their artifacts, are needed to profile, plan and apply. With
@@ -403,7 +403,7 @@ class Mesh:
 
     def watch(
         self, *, interval_s: float = 1.0, devices: Iterable[Device] | None = None
-    ) -> AsyncGenerator[Observed, None]:
+    ) -> AsyncGenerator[Observed]:
         """Telemetry of the devices, as it comes, for ever; what they report is recorded."""
         chosen = self.fleet.ready if devices is None else list(devices)
         return Watching(self, self.channels, chosen, now=self.now, interval_s=interval_s).stream()

@@ -9,7 +9,7 @@ from typing import Final
 
 import grpc.aio
 
-from coordinator.channels import Channels
+from coordinator.channels import Channels, next_of
 from coordinator.discovery import NoAnswer, describe
 from coordinator.fleet import events
 from coordinator.fleet.lifecycle import DeviceState
@@ -58,7 +58,7 @@ class Watching:
         self._newest: dict[str, Observed] = {}
         self._arrived = asyncio.Event()
 
-    async def stream(self) -> AsyncGenerator[Observed, None]:
+    async def stream(self) -> AsyncGenerator[Observed]:
         """What is observed, until the reader stops."""
         tasks = [asyncio.ensure_future(self._follow(device)) for device in self._devices]
         try:
@@ -92,8 +92,8 @@ class Watching:
             call = stub.Watch(telemetry_pb2.WatchRequest(interval_ms=self._interval_ms))
             try:
                 while True:
-                    sample = await asyncio.wait_for(call.read(), silence_s)
-                    if sample is grpc.aio.EOF:
+                    sample = await next_of(call, silence_s)
+                    if sample is None:
                         return "it ended the stream"
                     await self._note(device, sample)
                     self._tell(Observed(device, sample))

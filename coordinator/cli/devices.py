@@ -117,14 +117,14 @@ def _plain(device: Device) -> dict[str, Any]:
 
 def _table(devices: list[Device]) -> Table:
     table = Table(box=None, header_style="bold")
-    for column in ("device", "state", "tier", "USD/h", "threads", "memory", "runtimes", "emulated"):
-        table.add_column(column)
-    table.add_column("address", overflow="fold")
+    for column in ("device", "state", "tier", "USD/h", "threads", "memory", "address", "emulated"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("runtimes", no_wrap=True)
     for device in sorted(devices, key=lambda device: device.name):
         said, print_ = device.description, device.description.fingerprint
         style = _STYLES.get(device.state.value, "")
         state = f"[{style}]{device.state}[/]" if style else device.state.value
-        usable = [f"{r.name} {r.version}" for r in print_.runtimes if r.unavailable is None]
+        usable = [r.name for r in print_.runtimes if r.unavailable is None]
         table.add_row(
             clean(device.name),
             state,
@@ -132,8 +132,8 @@ def _table(devices: list[Device]) -> Table:
             f"{said.price_per_hour:g}",
             str(print_.threads),
             f"{print_.memory_bytes / 1e9:.1f} GB",
-            clean(", ".join(usable) or "none"),
-            f"{print_.emulated.slowdown:g} x slower" if print_.emulated else "",
             clean(device.address),
+            f"x{print_.emulated.slowdown:g}" if print_.emulated else "",
+            clean(", ".join(usable) or "none"),
         )
     return table

@@ -62,7 +62,7 @@ def _events(args: argparse.Namespace, output: Output) -> int:
     try:
         fleet = journal.load()
         about = _subject(fleet, args.about)
-        kinds = args.kind or []
+        kinds: list[str] = args.kind or []
         entries = journal.events(kinds=kinds, about=about, limit=max(args.limit, 0))
         output.console.print(_table(entries, fleet))
         output.document({"events": [_plain(entry, fleet) for entry in entries]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,7 +86,7 @@ def run_with_mesh(
 @contextlib.asynccontextmanager
 async def opened(
     args: argparse.Namespace, output: Output, *, expect: int | None = None
-) -> AsyncIterator[Mesh]:
+) -> AsyncGenerator[Mesh]:
     """The mesh, with its devices found as far as they answer."""
     from coordinator.files import read_fleet_file
     from coordinator.runner import Mesh

@@ -147,13 +147,14 @@ def _plain(device: Device, variant: Variant, profile: Profile) -> dict[str, Any]
 
 def _table(profiles: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold")
-    for column in ("device", "variant", "p50", "p95", "items/s", "at batch", "memory", ""):
-        table.add_column(column)
+    for column in ("device", "variant", "p50", "p95", "items/s", "batch", "memory"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("", overflow="fold")
     for p in profiles:
         times = [f"{p[k]:.1f} ms" if p[k] is not None else "" for k in ("one_p50_ms", "one_p95_ms")]
         note = f"cannot run: {clean(p['cannot_run'])}" if p["cannot_run"] else ""
         if p["emulated_slowdown"]:
-            note = f"emulated, {p['emulated_slowdown']:g} x slower" + (f"; {note}" if note else "")
+            note = f"emulated x{p['emulated_slowdown']:g}" + (f"; {note}" if note else "")
         table.add_row(
             clean(p["device"]),
             clean(f"{p['model']}/{p['variant']}"),

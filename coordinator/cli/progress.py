@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -16,7 +16,7 @@ SHOWN_BARS = 24
 
 
 @contextlib.contextmanager
-def bars(output: Output) -> Iterator[Report]:
+def bars(output: Output) -> Generator[Report]:
     """A report that draws bars where standard error is a terminal, and writes a line per end elsewhere."""
     if not output.progress.is_terminal:
         yield lambda step: _line(output, step)

@@ -25,7 +25,7 @@ TIERS: Final = ("edge", "hub", "datacenter", "cloud")
 """The order of the tiers where a fleet file does not say."""
 
 
-class FleetFile(Document, kw_only=True):
+class FleetFile(Document, frozen=True, kw_only=True):
     """The fleet file's content. `tiers` are ordered, lowest first; `devices` are ``host:port``."""
 
     tiers: list[Name] = msgspec.field(default_factory=lambda: list(TIERS))

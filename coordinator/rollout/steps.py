@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import msgspec
 
+from coordinator.channels import next_of
 from tiermesh import wire
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import encode_json
@@ -45,8 +46,8 @@ async def prepare(
     )
     try:
         while True:
-            event = await asyncio.wait_for(call.read(), SILENCE_S)
-            if event is grpc.aio.EOF:
+            event = await next_of(call, SILENCE_S)
+            if event is None:
                 raise Unreachable(f"{peer} stopped preparing without saying why", peer=peer)
             if event.step == rollout_pb2.PrepareEvent.STEP_PREPARED:
                 return
