@@ -64,6 +64,7 @@ def _add_run(commands: Any) -> None:
     settings = run.add_argument_group("settings")
     add = settings.add_argument
     add("--name", help="the device's name (default: the host's)")
+    add("--mesh", help="which mesh to announce this device to (default: default)")
     add("--tier", help="edge, hub, datacenter, cloud, or the fleet's own (default: edge)")
     add("--price", dest="price_per_hour", type=float, metavar="USD", help="price per hour in use")
     add("--usable-share", type=float, help="share of its time that stages may take (default: 0.8)")

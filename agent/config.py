@@ -11,11 +11,13 @@ from msgspec import Meta
 from tiermesh.documents.reading import Document, convert
 from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument
+from tiermesh.ids import DEFAULT_MESH
 
 
 class Config(Document, frozen=True, kw_only=True):
     """The settings of `agent run`; a TOML file has the same keys.
 
+    `mesh` is which of the meshes that share a network this device announces itself to.
     `state` is the agent's own folder, `data` the folder its sources may read and its sinks may write.
     `threads` is how many threads a batch may use (None: all cores). `slowdown` makes this device pretend to be
     that many times slower. Ports: 0 takes a free one at the first start and keeps it.
@@ -24,6 +26,7 @@ class Config(Document, frozen=True, kw_only=True):
     state: str
     data: str | None = None
     name: Name | None = None
+    mesh: Name = DEFAULT_MESH
     tier: Name = "edge"
     price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
     usable_share: Annotated[float, Meta(gt=0, le=1)] = 0.8

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tiermesh import PROTOCOL_VERSION, __version__
+from tiermesh.ids import DEFAULT_MESH
 from tiermesh.wire import is_loopback
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Advertisement:
         identity: Named,
         *,
         tier: str,
+        mesh: str = DEFAULT_MESH,
         host: str,
         port: int,
         data_address: str,
@@ -60,6 +62,7 @@ class Advertisement:
             "id": identity.device_id,
             "name": identity.name,
             "tier": tier,
+            "mesh": mesh,
             "protocol": str(PROTOCOL_VERSION),
             "version": __version__,
             "enrolled": "no",

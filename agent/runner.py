@@ -165,6 +165,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         advertisement = discovery.Advertisement(
             identity,
             tier=config.tier,
+            mesh=config.mesh,
             host=config.host,
             port=port,
             data_address=data_address,

@@ -21,6 +21,7 @@ from tiermesh import PROTOCOL_VERSION, __version__, ids, limits, wire
 from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.reading import decode_json
 from tiermesh.errors import InvalidDocument, TiermeshError, Unsupported
+from tiermesh.ids import DEFAULT_MESH
 from tiermesh.v1 import device_pb2, device_pb2_grpc
 
 SERVICE: Final = "_tiermesh._tcp.local."
@@ -55,7 +56,9 @@ class NoAnswer(Exception):
 
 
 @contextlib.asynccontextmanager
-async def browsing(*, insecure_lan: bool = False) -> AsyncGenerator[asyncio.Queue[Seen]]:
+async def browsing(
+    *, mesh: str = DEFAULT_MESH, insecure_lan: bool = False
+) -> AsyncGenerator[asyncio.Queue[Seen]]:
     """Browse zeroconf while the context is open; what announces itself goes to the queue.
 
     Without `insecure_lan` only the loopback interface is browsed. OSError where there is no multicast.
@@ -70,7 +73,7 @@ async def browsing(*, insecure_lan: bool = False) -> AsyncGenerator[asyncio.Queu
 
     def changed(name: str, state_change: ServiceStateChange, **_: Any) -> None:
         if state_change is not ServiceStateChange.Removed and len(resolving) < limits.DEVICES:
-            task = asyncio.ensure_future(_resolve(zeroconf, name, found))
+            task = asyncio.ensure_future(_resolve(zeroconf, name, mesh, found))
             resolving.add(task)
             task.add_done_callback(resolving.discard)
 
@@ -93,11 +96,13 @@ def _handler(changed: Callable[..., None]) -> Callable[..., None]:
     return handle
 
 
-async def _resolve(zeroconf: Any, name: str, found: asyncio.Queue[Seen]) -> None:
+async def _resolve(zeroconf: Any, name: str, mesh: str, found: asyncio.Queue[Seen]) -> None:
     from zeroconf.asyncio import AsyncServiceInfo
 
     info = AsyncServiceInfo(SERVICE, name)
     if not await info.async_request(zeroconf.zeroconf, RESOLVE_MS) or info.port is None:
+        return
+    if (info.decoded_properties.get("mesh") or DEFAULT_MESH) != mesh:
         return
     advertised = (info.decoded_properties.get("id") or name.removesuffix("." + SERVICE))[:64]
     addresses = tuple(wire.join_address(host, info.port) for host in info.parsed_addresses())

@@ -87,13 +87,13 @@ def _passing(reasons: list[Unreached]) -> bool:
 
 @contextlib.asynccontextmanager
 async def watching_zeroconf(
-    keeper: Recording, now: Callable[[], float], *, insecure_lan: bool
+    keeper: Recording, now: Callable[[], float], *, mesh: str, insecure_lan: bool
 ) -> AsyncGenerator[None]:
-    """Record what announces itself while the context is open.
+    """Record what announces itself to `mesh` while the context is open.
 
     OSError where there is no multicast.
     """
-    async with browsing(insecure_lan=insecure_lan) as queue:
+    async with browsing(mesh=mesh, insecure_lan=insecure_lan) as queue:
         pump = asyncio.ensure_future(_pump(queue, keeper, now))
         try:
             yield

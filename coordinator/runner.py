@@ -42,6 +42,7 @@ from tiermesh.documents.problem import Problem
 from tiermesh.documents.variant import Bundle, Variant
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import DigestMismatch, TiermeshError
+from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
     from coordinator.planning import Options
@@ -61,6 +62,7 @@ class Mesh:
         *,
         ladders: Ladders | None,
         home: Path,
+        name: str,
         network: FleetFile,
         who: str,
         clock: Callable[[], float],
@@ -68,6 +70,7 @@ class Mesh:
         self.fleet = fleet
         self.change = asyncio.Event()
         self.channels = channels
+        self.name = name
         self.network = network
         self.who = who
         self.now = clock
@@ -87,6 +90,7 @@ class Mesh:
         *,
         ladders: Ladders | None = None,
         home: Path | None = None,
+        name: str = DEFAULT_MESH,
         network: FleetFile | None = None,
         insecure_lan: bool = False,
         read_only: bool = False,
@@ -95,8 +99,8 @@ class Mesh:
     ) -> AsyncGenerator[Mesh]:
         """Open the journal of a state folder and take up where it ends.
 
-        `ladders` and `home`, the folder of their artifacts, are needed to profile, plan and apply. With
-        `read_only`, another coordinator may be at work meanwhile, and what is found here is not kept.
+        `name` is the mesh whose announcements are heard. `ladders` and `home`, the folder of their
+        artifacts, are needed to profile, plan and apply. With `read_only`, another coordinator may be at work meanwhile, and what is found here is not kept.
 
         Raises:
             TiermeshError: another coordinator uses the folder, or its journal cannot be used.
@@ -111,6 +115,7 @@ class Mesh:
                 Channels(insecure_lan=insecure_lan),
                 ladders=ladders,
                 home=home or state_dir,
+                name=name,
                 network=network or FleetFile(),
                 who=who or getpass.getuser(),
                 clock=clock,
@@ -198,7 +203,9 @@ class Mesh:
     async def _browse(self, stack: contextlib.AsyncExitStack) -> None:
         lan = self.channels.insecure_lan
         try:
-            await stack.enter_async_context(watching_zeroconf(self, self.now, insecure_lan=lan))
+            await stack.enter_async_context(
+                watching_zeroconf(self, self.now, mesh=self.name, insecure_lan=lan)
+            )
         except OSError as error:
             await self.note(f"cannot browse for devices here: {error}")
 

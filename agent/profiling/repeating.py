@@ -43,7 +43,7 @@ class Samples:
     def interval(self) -> float:
         """Half the width of the mean's 95 % interval, over the mean; 1 for a single sample."""
         n = len(self.seconds)
-        if n < 2:  # noqa: PLR2004 - one sample has no spread
+        if n < 2:
             return 1.0
         if self.mean <= 0:
             return 0.0

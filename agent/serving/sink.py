@@ -42,7 +42,8 @@ class Endings:
 class Sink:
     """Removes duplicates, and counts how the requests of a run ended.
 
-    `remembered` are the ids of the requests that ended before a restart, oldest first."""
+    `remembered` are the ids of the requests that ended before a restart, oldest first.
+    """
 
     def __init__(
         self,

@@ -7,8 +7,8 @@ from math import inf
 from typing import Final
 
 from agent.serving.arrivals import Arrivals
-from agent.serving.ledger import Ledger
 from agent.serving.instructions import Instruction, Read, Record
+from agent.serving.ledger import Ledger
 from tiermesh import ids
 
 ACCEPTED_AT_ONCE: Final = 32

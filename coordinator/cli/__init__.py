@@ -16,6 +16,7 @@ from tiermesh import __version__
 from tiermesh.errors import TiermeshError
 
 COMMAND_MODULES: Final = (
+    "coordinator.cli.demo",
     "coordinator.cli.devices",
     "coordinator.cli.profile",
     "coordinator.cli.planning",

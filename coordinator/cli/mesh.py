@@ -13,6 +13,7 @@ from coordinator import config
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from tiermesh import wire
+from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
     from coordinator.runner import Mesh
@@ -44,6 +45,12 @@ def add_mesh_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="YAML with addresses, the tiers' order, and links",
+    )
+    group.add_argument(
+        "--mesh",
+        default=DEFAULT_MESH,
+        metavar="NAME",
+        help="the mesh whose announcements to hear (default: %(default)s)",
     )
     group.add_argument("--no-browse", action="store_true", help="do not look for announcements")
     group.add_argument(
@@ -97,6 +104,7 @@ async def opened(
         args.state or config.state_dir(),
         ladders=_ladders(args),
         home=config.home(),
+        name=args.mesh,
         network=read_fleet_file(args.fleet) if args.fleet else None,
         insecure_lan=args.insecure_lan,
     ) as mesh:

@@ -12,6 +12,9 @@ import msgspec
 from tiermesh import limits
 
 DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
+DEFAULT_MESH: Final = "default"
+"""The mesh of agents and coordinators that name none; several meshes may share a network."""
+
 NAME_PATTERN: Final = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.NAME_CHARS - 1}}}$"
 
 _CANONICAL = msgspec.json.Encoder(order="sorted")

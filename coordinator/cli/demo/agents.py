@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 from tiermesh.errors import TiermeshError
 
 STOP_SECONDS: Final = 10.0
+MESH: Final = "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class DemoDevice:
             "run",
             *("--state", str(folder / self.name)),
             *("--name", self.name),
+            *("--mesh", MESH),
             *("--tier", self.tier),
             *("--price", f"{self.price_per_hour:g}"),
             *("--threads", str(self.threads)),

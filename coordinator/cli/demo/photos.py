@@ -46,6 +46,7 @@ def render(folders: Sequence[Path], count: int, seed: int) -> dict[str, list[str
             name = f"{folder.parent.parent.name}-{sign.name}"
             (folder / sign.name).rename(folder / name)
             truth[name] = sign.text
+        (folder / "truth.json").unlink()
     return truth
 
 

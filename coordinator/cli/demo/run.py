@@ -91,7 +91,12 @@ class Demo:
         async with contextlib.AsyncExitStack() as stack:
             processes = await stack.enter_async_context(agents.running(self._agents))
             mesh = await stack.enter_async_context(
-                Mesh.open(options.folder / "coordinator", ladders=ladders, home=options.home)
+                Mesh.open(
+                    options.folder / "coordinator",
+                    ladders=ladders,
+                    home=options.home,
+                    name=agents.MESH,
+                )
             )
             return await self._loop(mesh, processes, truth)
 
@@ -333,13 +338,16 @@ class Demo:
 
     def _by_hand(self) -> str:
         first = " ".join(DEVICES[0].arguments(self._agents))
-        state = self._options.folder / "coordinator"
+        options = f"--state {self._options.folder / 'coordinator'} --mesh {agents.MESH}"
+        workflow = self._options.variants / "read-signs" / "read-signs.yaml"
         return (
-            f"agent {first} &      # and so on for {', '.join(d.name for d in DEVICES[1:])}\n"
-            f"coordinator devices --state {state}\n"
-            f"coordinator plan {self._options.variants}/read-signs/read-signs.yaml --state {state} -o plan.json\n"
-            f"coordinator apply plan.json --state {state} --wait\n"
-            f"coordinator status --state {state}"
+            f"agent {first} &\n"
+            f"    # and so on for {', '.join(d.name for d in DEVICES[1:])};"
+            " or: coordinator demo --hold, and then in another terminal\n"
+            f"coordinator devices {options}\n"
+            f"coordinator plan {workflow} {options} -o plan.json\n"
+            f"coordinator apply plan.json {options} --wait\n"
+            f"coordinator status {options}"
         )
 
     @property

@@ -178,7 +178,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def pid_in(file: Path) -> int:
     await until(lambda: file.exists() and file.read_text())
-    return int(file.read_text())  # noqa: ASYNC240 - a few bytes
+    return int(file.read_text())
 
 
 async def test_cancelling_kills_the_process(

@@ -506,4 +506,3 @@ class SimMesh:
             self.after(heal, lambda: self.silent.discard(pair))
 
         return self.random.choice([kill, stop, sever, hush])
-
