@@ -18,19 +18,19 @@ def degrade(picture: np.ndarray, random: np.random.Generator, strength: float) -
     degraded = _shade(degraded, random, strength)
     degraded = _contrast(degraded, random, strength)
     if random.random() < 0.6:
-        degraded = _coarsen(degraded, 1 + strength * random.uniform(0.3, 1.6))
+        degraded = _coarsen(degraded, 1 + strength * random.uniform(0.4, 2.2))
     degraded = (
         _shake(degraded, random, strength)
         if random.random() < 0.4
-        else cv2.GaussianBlur(degraded, (0, 0), 0.3 + strength * random.uniform(0.3, 1.6))
+        else cv2.GaussianBlur(degraded, (0, 0), 0.3 + strength * random.uniform(0.4, 2.0))
     )
     noise = random.standard_normal(degraded.shape, dtype=np.float32)
-    degraded += noise * np.float32(2 + strength * random.uniform(4, 26))
+    degraded += noise * np.float32(2 + strength * random.uniform(5, 30))
     return np.clip(degraded, 0, 255).astype(np.uint8)
 
 
 def _contrast(picture: np.ndarray, random: np.random.Generator, strength: float) -> np.ndarray:
-    kept = 1 - strength * random.uniform(0.2, 0.75)
+    kept = 1 - strength * random.uniform(0.3, 0.88)
     grey = random.uniform(70, 185)
     return picture * np.float32(kept) + np.float32(grey * (1 - kept))
 
@@ -53,7 +53,7 @@ def _coarsen(picture: np.ndarray, factor: float) -> np.ndarray:
 
 def _shake(picture: np.ndarray, random: np.random.Generator, strength: float) -> np.ndarray:
     """Blur along a line, as when the camera moves."""
-    length = 1 + 2 * round(strength * random.uniform(0.5, 4))
+    length = 1 + 2 * round(strength * random.uniform(0.5, 5))
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1
     center = ((length - 1) / 2, (length - 1) / 2)

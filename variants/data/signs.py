@@ -78,7 +78,7 @@ def _signs(count: int, seed: int) -> Iterator[tuple[Sign, bytes]]:
 
 def _plate(random: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
     """A sign seen from the front, and its lines with their corners (4 x 2)."""
-    typeface, height = str(random.choice(TYPEFACES)), int(random.integers(24, 54))
+    typeface, height = str(random.choice(TYPEFACES)), int(random.integers(14, 46))
     rows = [(text, _fitted(text, typeface, height)) for text in _texts(random)]
     margin, gap = int(height * random.uniform(0.5, 0.9)), int(height * random.uniform(0.35, 0.7))
     width = max(mask.shape[1] for _, mask in rows) + 2 * margin
@@ -115,7 +115,7 @@ def _photograph(
     condition: Literal["clean", "degraded"],
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The plate in front of a wall, seen by a camera; the boxes in pixels of the photo."""
-    strength = random.uniform(0.15, 1) if condition == "degraded" else 0.0
+    strength = random.uniform(0.2, 0.95) if condition == "degraded" else 0.0
     view = _view(plate.shape[1], plate.shape[0], random, 0.25 + 0.75 * strength)
     if random.random() < UPSIDE_DOWN:
         view = np.array([[-1, 0, WIDTH - 1], [0, -1, HEIGHT - 1], [0, 0, 1]], np.float64) @ view
@@ -131,7 +131,7 @@ def _photograph(
 
 def _view(width: int, height: int, random: np.random.Generator, strength: float) -> np.ndarray:
     """The camera's 3 x 3 matrix: turned, from the side, and with the whole plate in the photo."""
-    turn = np.radians(random.uniform(-12, 12) * strength)
+    turn = np.radians(random.uniform(-16, 16) * strength)
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
     centred = corners - corners.mean(axis=0)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -145,10 +145,22 @@ def _view(width: int, height: int, random: np.random.Generator, strength: float)
 
 
 def _wall(random: np.random.Generator) -> np.ndarray:
-    """A wall with stains of several sizes."""
+    """A wall with stains of several sizes; every third is of bricks."""
     wall = np.full((HEIGHT, WIDTH, 3), random.uniform(50, 200, 3), np.float32)
     for cells in (4, 12, 40):
         stains = random.uniform(-1, 1, (cells * 3 // 4, cells)).astype(np.float32)
         size = (WIDTH, HEIGHT)
         wall += cv2.resize(stains, size, interpolation=cv2.INTER_CUBIC)[..., None] * 14
+    if random.random() < 1 / 3:
+        _lay_bricks(wall, random)
     return np.clip(wall, 0, 255).astype(np.uint8)
+
+
+def _lay_bricks(wall: np.ndarray, random: np.random.Generator) -> None:
+    """Draw joints, every second course shifted by half a brick."""
+    height, joint = int(random.integers(16, 44)), random.uniform(60, 220)
+    width, thick = int(height * random.uniform(2, 3.2)), int(random.integers(1, 4))
+    for course, top in enumerate(range(0, HEIGHT, height)):
+        cv2.line(wall, (0, top), (WIDTH, top), (joint, joint, joint), thick)
+        for left in range(-(course % 2) * width // 2, WIDTH, width):
+            cv2.line(wall, (left, top), (left, top + height), (joint, joint, joint), thick)

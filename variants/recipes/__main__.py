@@ -9,7 +9,7 @@ from pathlib import Path
 def main() -> None:
     """Read the request, build, and say how far it is."""
     request = json.load(sys.stdin)
-    recipe = importlib.import_module(f"variants.recipes.{request['recipe']}")
+    recipe = importlib.import_module(f"{__package__}.{request['recipe']}")
     recipe.build(
         {name: Path(path) for name, path in request["inputs"].items()},
         Path(request["output"]),

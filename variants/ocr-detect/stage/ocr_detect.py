@@ -13,14 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-LONG_SIDE = 640
-SHORT_SIDE = 480
+LONG_SIDE = 512
+SHORT_SIDE = 384
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 TEXT_PROBABILITY = 0.3
 BOX_PROBABILITY = 0.5
-GROWTH = 1.6
+GROWTH = 1.4
 SMALLEST_SIDE = 3
 LINES = 64
 LINE_HEIGHT = 48
