@@ -58,10 +58,11 @@ class ModelAccuracy(Document, kw_only=True):
 
 
 class Combined(Document, kw_only=True):
-    """One choice of variants, by model, and its end-to-end accuracy."""
+    """One choice of variants, by model, and its end-to-end accuracy: the mean, give or take `interval` (95 %)."""
 
     variants: dict[Name, Name]
     accuracy: Fraction
+    interval: Fraction
 
 
 class WorkflowAccuracy(Document, kw_only=True):

@@ -22,6 +22,7 @@ _NO_NETWORK: Final = re.compile(
     r"connection|connect|network|resol|timed? ?out|ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|proxy|unreachable",
     re.IGNORECASE,
 )
+_RETRIES: Final = 2
 _PIP_WITH_RAW_PROGRESS: Final = (24, 1)
 _PIP_PROGRESS: Final = re.compile(r"Progress (\d+) of (\d+)")
 
@@ -48,7 +49,7 @@ class Pypi:
         command = [
             *(sys.executable, "-m", "pip", "download", f"{package.name}=={package.version}"),
             *("--no-deps", "--only-binary", ":all:", "--dest", str(folder)),
-            *("--retries", "2", "--timeout", "20", "--disable-pip-version-check", "--no-input"),
+            *("--retries", str(_RETRIES), "--timeout", "20", "--disable-pip-version-check", "--no-input"),
             *("--progress-bar", "raw" if _pip_version() >= _PIP_WITH_RAW_PROGRESS else "off"),
         ]
 
@@ -67,7 +68,7 @@ class Npm:
         """See `Registry`."""
         command = [
             *(_client("npm", package), "pack", f"{package.name}@{package.version}"),
-            *("--pack-destination", str(folder), "--ignore-scripts", "--fetch-retries", "2"),
+            *("--pack-destination", str(folder), "--ignore-scripts", "--fetch-retries", str(_RETRIES)),
         ]
         _run(command, package, folder)
         return _only_file(folder, package)
