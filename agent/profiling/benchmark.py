@@ -135,12 +135,12 @@ class Benchmark:
     ) -> list[float]:
         """Seconds of stage code per item, of one request after another."""
         per_request, shares, carried = Samples(), list[float](), 0.0
-        for sample in itertools.cycle(samples):
+        for which, sample in itertools.cycle(enumerate(samples)):
             begun = self._clock.now()
             inference.prepare(sample.payload)
             inference.finish(sample.payload, sample.outputs)
             seconds = self._clock.now() - begun
-            per_request.add(seconds)
+            per_request.add(seconds, which)
             # What a request without items costs is borne by the items of the next one.
             carried += seconds
             if sample.items:
@@ -168,13 +168,14 @@ class Benchmark:
             return
         batches = _rotating([item for sample in samples for item in sample.items], size)
         share_of = itertools.cycle(shares)
-        inference.infer(next(batches))
+        inference.infer(next(batches)[1])
         timed, said = Samples(), time.perf_counter()
         while not self._enough(timed) and (not timed.seconds or time.perf_counter() < ends_at):
-            batch = next(batches)
+            stratum, batch = next(batches)
             begun = self._clock.now()
             inference.infer(batch)
-            timed.add(self._clock.now() - begun + sum(itertools.islice(share_of, size)))
+            seconds = self._clock.now() - begun
+            timed.add(seconds + sum(itertools.islice(share_of, size)), stratum)
             if time.perf_counter() - said > _PROGRESS_SECONDS:
                 said = time.perf_counter()
                 self._say(budget, f"{what}: {_so_far(timed)}")
@@ -215,13 +216,18 @@ def _samples(inference: Inference) -> tuple[list[_Sample], float]:
     return samples, sum(sizes) / len(sizes)
 
 
-def _rotating(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Batches of one shape; each item in turn begins one, so shapes come as often as they are."""
-    group_of = {index: group for group in by_shape(items) for index in group}
+def _rotating(items: Sequence[Item], size: int) -> Iterator[tuple[int, list[Item]]]:
+    """Batches of one shape each, with the number of the shape.
+
+    Each item in turn begins one, so shapes come as often as they are.
+    """
+    groups = list(by_shape(items))
+    shape_of = {index: shape for shape, group in enumerate(groups) for index in group}
     for first in itertools.cycle(range(len(items))):
-        group = group_of[first]
+        shape = shape_of[first]
+        group = groups[shape]
         at = group.index(first)
-        yield [items[group[(at + i) % len(group)]] for i in range(size)]
+        yield shape, [items[group[(at + i) % len(group)]] for i in range(size)]
 
 
 def _point(timed: Samples, size: int, threads: int) -> Point:

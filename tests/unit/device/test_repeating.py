@@ -55,6 +55,22 @@ def test_it_goes_on_while_loose_but_not_beyond_the_most_repeats() -> None:
     assert taken(*[1.0, 3.0] * 25).enough(RULE)
 
 
+def test_what_differs_between_strata_is_no_chance() -> None:
+    samples = Samples()
+    for i in range(10):
+        samples.add([1.0, 10.0][i % 2] + i / 1000, stratum=i % 2)
+    assert samples.mean == pytest.approx(5.5045)
+    assert samples.interval < 0.001
+    assert taken(*samples.seconds).interval > 0.5
+
+
+def test_a_sample_of_each_stratum_says_nothing_of_the_spread() -> None:
+    samples = Samples()
+    samples.add(1.0, stratum=0)
+    samples.add(2.0, stratum=1)
+    assert samples.interval == 1.0
+
+
 def test_one_sample_says_nothing_of_its_spread() -> None:
     assert taken(2.0).interval == 1.0
 
