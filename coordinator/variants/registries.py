@@ -49,7 +49,14 @@ class Pypi:
         command = [
             *(sys.executable, "-m", "pip", "download", f"{package.name}=={package.version}"),
             *("--no-deps", "--only-binary", ":all:", "--dest", str(folder)),
-            *("--retries", str(_RETRIES), "--timeout", "20", "--disable-pip-version-check", "--no-input"),
+            *(
+                "--retries",
+                str(_RETRIES),
+                "--timeout",
+                "20",
+                "--disable-pip-version-check",
+                "--no-input",
+            ),
             *("--progress-bar", "raw" if _pip_version() >= _PIP_WITH_RAW_PROGRESS else "off"),
         ]
 
@@ -68,7 +75,13 @@ class Npm:
         """See `Registry`."""
         command = [
             *(_client("npm", package), "pack", f"{package.name}@{package.version}"),
-            *("--pack-destination", str(folder), "--ignore-scripts", "--fetch-retries", str(_RETRIES)),
+            *(
+                "--pack-destination",
+                str(folder),
+                "--ignore-scripts",
+                "--fetch-retries",
+                str(_RETRIES),
+            ),
         ]
         _run(command, package, folder)
         return _only_file(folder, package)

@@ -55,8 +55,8 @@ def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) ->
     lines = [line for file in files if file.exists() for line in _lines(file, run)]
     results = [line for line in lines if line.get("outcome") == "result"]
     wrong_form = [why for line in results if (why := _wrong_form(line, truth)) is not None]
-    right = [line for line in results if line.get("name") in truth and not wrong_form]
-    texts = [("".join(truth[r["name"]]), "".join(r["payload"]["text"])) for r in right]
+    right = [line for line in results if not wrong_form]
+    texts = [("".join(truth[_photo(r)]), "".join(r["payload"]["text"])) for r in right]
     return Reading(
         results=len(results),
         errors=sum(line.get("outcome") == "error" for line in lines),
@@ -84,10 +84,14 @@ def _lines(file: Path, run: str) -> list[dict[str, Any]]:
     return [line for line in lines if line.get("run") == run]
 
 
+def _photo(line: Mapping[str, Any]) -> str:
+    return str(line.get("name", "")).rsplit("/", 1)[-1]
+
+
 def _wrong_form(line: Mapping[str, Any], truth: Mapping[str, Sequence[str]]) -> str | None:
     """None when a result is what the workflow promises: the photo's name and, for each line, text and score."""
     payload = line.get("payload")
-    if line.get("name") not in truth:
+    if _photo(line) not in truth:
         return f"{line.get('id')}: there is no photo {line.get('name')!r}"
     if not isinstance(payload, dict) or not {"text", "scores", "boxes"} <= payload.keys():
         return f"{line.get('id')}: it has no text, scores and boxes"

@@ -38,8 +38,9 @@ SETTLE_S: Final = 15.0
 SERVE_FACTOR: Final = 6.0
 """A run that takes this many times as long as its requests' arrivals has failed."""
 PROFILE: Final = ProfileOptions(
-    batch_sizes=(1, 2, 4), time_limit_s=12.0, interval=0.05, min_repeats=5, max_repeats=40
+    batch_sizes=(1, 2, 4), time_limit_s=2.5, interval=0.05, min_repeats=5, max_repeats=40
 )
+PLAN_GAP: Final = 1e-4
 KILL_AFTER: Final = 0.3
 """With `kill_worker`, the share of the requests after which a worker is killed."""
 
@@ -159,7 +160,7 @@ class Demo:
         self._say(tables.fleet_table(DEVICES))
 
     async def _profile(self, mesh: Mesh, workflow: Workflow) -> None:
-        self._step("profile", "what is not measured yet, one device at a time (they share a host)")
+        self._step("profile", "what is not measured yet; devices of one host take turns")
         with bars(self._output) as report:
             await mesh.profile(workflow, options=PROFILE, report=report)
         for failure in mesh.fleet.profile_failures:
@@ -170,7 +171,7 @@ class Demo:
         sizes = [p.stat().st_size for p in self._agents.glob("*/data/signs/*.jpg")]
         source_bytes = {name: sum(sizes) / len(truth) for name in ("photos",)}
         problem = await mesh.problem(workflow, source_bytes=source_bytes)
-        plan = await asyncio.to_thread(solve, problem, Options(gap=1e-4))
+        plan = await asyncio.to_thread(solve, problem, Options(gap=PLAN_GAP))
         await mesh.plan_made(plan)
         self._say(tables.plan_table(plan, self._emulated))
         await self._compare(problem, plan)
@@ -179,18 +180,22 @@ class Demo:
     async def _compare(self, problem: Any, plan: Plan) -> None:
         """What a plan that may not mix variants would cost: the gain of splitting requests."""
         try:
-            single = await asyncio.to_thread(solve, problem, Options(single_variant=True, gap=1e-4))
+            single = await asyncio.to_thread(
+                solve, problem, Options(single_variant=True, gap=PLAN_GAP)
+            )
         except TiermeshError as error:
             self._say(f"one variant per stage for all requests: {error.what}")
             return
         saved = 1 - plan.cost.total_per_hour / single.cost.total_per_hour
         self._say(
-            f"one variant per stage for all requests would cost {single.cost.total_per_hour:.4f}"
-            f" USD/h; splitting requests over variants saves {saved:.0%}"
+            f"splitting requests over variants saves {saved:.0%}: one variant per stage would cost"
+            f" {single.cost.total_per_hour:.4f} USD/h"
+            if saved > PLAN_GAP
+            else "one variant per stage costs the same here: splitting requests saves nothing"
         )
 
     async def _apply(self, mesh: Mesh, plan: Plan, run: str) -> None:
-        self._step("roll out", "push, load, warm up, self-test, then switch all devices at once")
+        self._step("roll out", "push, load, warm up, self-test; then switch all devices")
         with bars(self._output) as report:
             applied = await mesh.apply(plan, run=run, report=report)
         if applied.failures:
