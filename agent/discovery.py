@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from agent.profiling.fingerprint import network
 from tiermesh import PROTOCOL_VERSION, __version__
 from tiermesh.ids import DEFAULT_MESH
 from tiermesh.wire import is_loopback
@@ -132,12 +133,10 @@ class Advertisement:
 
 
 def _interfaces(host: str, *, insecure_lan: bool) -> list[str]:
-    """The addresses to announce, each on its own interface."""
+    """The IPv4 addresses to announce, each on its own interface."""
     if not insecure_lan:
         return [_LOOPBACK]
     if host not in _ANY:
         return [host]
-    from zeroconf._utils.net import get_all_addresses
-
-    beyond = [address for address in get_all_addresses() if not is_loopback(address)]
-    return beyond or [_LOOPBACK]
+    found = [address for each in network.addresses().values() for address in each]
+    return [one for one in found if ":" not in one and not is_loopback(one)] or [_LOOPBACK]

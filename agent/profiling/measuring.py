@@ -87,7 +87,7 @@ async def _hand_over(ask: Ask, process: asyncio.subprocess.Process) -> None:
     assert stdin is not None  # noqa: S101 - asked for as a pipe
     # A process that is gone already says more through its exit code.
     with contextlib.suppress(ConnectionError):
-        stdin.write(msgspec.json.encode(ask, enc_hook=float))
+        stdin.write(msgspec.json.encode(ask))
         await stdin.drain()
     stdin.close()
 

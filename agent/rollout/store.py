@@ -95,7 +95,11 @@ class Store:
             )
         if size - offset > (free := self.free_bytes()):
             raise _full(digest, f"{size - offset} bytes are needed and {free} may be used")
-        return Writer(self._partial_path(digest), self._complete_path(digest), digest, size, offset)
+        partial, complete = self._partial_path(digest), self._complete_path(digest)
+        try:
+            return Writer(partial, complete, digest, size, offset)
+        except OSError as error:
+            raise _disk_error(digest, error) from error
 
     def remove(self, digest: str) -> None:
         """Forget an artifact, whole or partial, and what was unpacked of it."""
@@ -202,11 +206,11 @@ class Writer:
             )
         try:
             os.fsync(self._file.fileno())
+            self.close()
+            self._partial.replace(self._complete)
+            _sync_folder(self._complete.parent)
         except OSError as error:
             raise _disk_error(self._digest, error) from error
-        self.close()
-        self._partial.replace(self._complete)
-        _sync_folder(self._complete.parent)
         return True
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
@@ -70,7 +70,7 @@ def resident_bytes(pid: int) -> int:
 @contextlib.asynccontextmanager
 async def running(
     *command: str | Path, fd: int | None = None
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AsyncGenerator[asyncio.subprocess.Process]:
     """A process while the context lasts. It sees the environment's packages only, not this checkout."""
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -116,9 +116,10 @@ class OnnxSession:
     def _checked(self, values: Sequence[Any], size: int) -> Mapping[str, Any]:
         outputs = dict(zip(self._outputs, values, strict=True))
         for name, value in outputs.items():
-            if value.shape[:1] != (size,):
+            shape = getattr(value, "shape", ())
+            if shape[:1] != (size,):
                 raise TiermeshError(
-                    f"the model's output {name!r} has the shape {value.shape}",
+                    f"the model's output {name!r} has the shape {shape}",
                     why=f"its first axis should be the {size} items of the batch",
                 )
         return outputs

@@ -13,6 +13,7 @@ from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from agent.discovery import SERVICE, Advertisement
+from tiermesh.ids import new_device_id
 
 SOON_S = 10.0
 
@@ -71,8 +72,8 @@ def advertisement(device: Device, port: int, host: str = "127.0.0.1") -> Adverti
 
 
 async def test_two_devices_of_one_name_are_seen_changed_and_gone(browser: Browser) -> None:
-    one, two = (advertisement(Device(f"test-{n}-{id(browser):x}"), 7000 + n) for n in (1, 2))
-    ids = [f"test-{n}-{id(browser):x}" for n in (1, 2)]
+    ids = [new_device_id(), new_device_id()]
+    one, two = (advertisement(Device(device), 7001 + n) for n, device in enumerate(ids))
     await one.start()
     await two.start()
     await browser.until(lambda: all(device in browser.seen for device in ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,12 +96,11 @@ async def test_an_emulated_device_is_slower_and_not_waited_for(
     store: Store, make_variant: MakeVariant
 ) -> None:
     code = CODE.replace('return {"rows"', 'sum(range(40_000)); return {"rows"')
-    ask = asked(store, make_variant(code), batch_sizes=[1])
-    own = await measured(ask)
-    slow = await measured(msgspec.structs.replace(ask, slowdown=1000.0, time_limit_seconds=5.0))
+    begun = time.perf_counter()
+    slow = await measured(asked(store, make_variant(code), batch_sizes=[1], slowdown=100_000.0))
+    took = time.perf_counter() - begun
     assert slow.points[0].samples >= 5
-    ratio = slow.points[0].seconds.p50 / own.points[0].seconds.p50
-    assert 400 < ratio < 2500
+    assert slow.points[0].samples * slow.points[0].seconds.mean > 10 * took
 
 
 async def test_what_stage_code_prints_stays_out_of_the_answers(
@@ -147,10 +147,7 @@ async def test_a_missing_runtime_or_module_says_so(store: Store, make_variant: M
 
 async def test_what_never_ends_is_ended(store: Store, make_variant: MakeVariant) -> None:
     ask = asked(store, make_variant(HANGS), time_limit_seconds=1.0)
-    assert (
-        await refused(ask, grace_seconds=1.0)
-        == "it did not come to an end within its 1 s, during: warm-up and self-test"
-    )
+    assert "did not come to an end within its 1 s" in await refused(ask, grace_seconds=1.0)
 
 
 def gone(pid: int) -> bool:

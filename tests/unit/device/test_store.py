@@ -166,3 +166,14 @@ def test_a_bundle_that_lies_about_its_size_is_refused(store: Store) -> None:
     artifact = put(store, honest.replace(size, (10).to_bytes(4, "little")))
     with pytest.raises(TiermeshError, match="is not a zip"):
         store.unpack(artifact.digest)
+
+
+def test_a_folder_that_refuses_is_an_error_in_words(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(TiermeshError, match=r"refuses the artifact .* Read-only file system"):
+        begin(store)
