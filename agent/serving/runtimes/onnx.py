@@ -135,11 +135,8 @@ def _options(threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Weights stay outside the arena: inside, its doubling growth rounds them up to the next power
-    # of two.
-    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    # Shapes differ between batches, so the memory pattern of one would be kept for a shape not seen
-    # again.
+    # A memory pattern is kept for every shape seen, and shapes differ between batches: without, PP-OCRv3
+    # detection takes 91 instead of 141 MB and is as fast. Without the arena it would be a third slower.
     options.enable_mem_pattern = False
     return options
 
