@@ -12,6 +12,7 @@ from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance, build
 from coordinator.planning.options import Options
 from coordinator.planning.relaxation import Relaxation, applies
+from coordinator.planning.settle import settle
 from coordinator.planning.solver import Effort, Solution, Termination, solve
 from tiermesh.documents.problem import Problem
 
@@ -24,12 +25,16 @@ MANY: Final = 64
 
 @dataclass(frozen=True)
 class Found:
-    """A draft with its proof: a bound on the objective (minimised) and why the search ended."""
+    """A draft with its proof: a bound on the objective (minimised) and why the search ended.
+
+    `longest_s` is the mean time of the longest way, where the search counted it.
+    """
 
     draft: Draft
     objective: float
     bound: float | None
     termination: Termination
+    longest_s: float | None = None
 
     @property
     def gap(self) -> float:
@@ -141,12 +146,7 @@ def _widen(instance: Instance, options: Options, part: Effort, found: Found | No
 
 
 def read_off(formulation: Formulation, solution: Solution) -> Draft:
-    """The draft of a solution.
-
-    Integers are rounded first and the rest solved again, so that nothing is a solver's tolerance off.
-    """
-    program = formulation.program
-    settled = solve(program.fix(program.integers(solution.values)), Effort())
-    values = (settled if settled.found else solution).values
+    """The draft of a solution."""
+    values = settle(formulation, solution)
     scale = values[formulation.columns.theta]
     return Draft(formulation.instance, lanes.cut(formulation, values), scale)

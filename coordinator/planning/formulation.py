@@ -62,7 +62,7 @@ class Columns:
 class Formulation:
     """Builds the program of an instance under options; `columns` says where each variable is.
 
-    `branches` restricts the combinations (all of them when None).
+    `branches` restricts the combinations (all of them when None), `busy_at_most` the usable share of every device.
     """
 
     def __init__(
@@ -71,11 +71,13 @@ class Formulation:
         options: Options,
         branches: Sequence[Branch] | None = None,
         asks: Asks | None = None,
+        busy_at_most: float = 1.0,
     ) -> None:
         self.instance = instance
         self.options = options
         self.asks = asks or instance.problem.asks
         self.branches = _allowed(instance.branches if branches is None else branches, self.asks)
+        self.busy_at_most = busy_at_most
         self.program = Program()
         self.columns = Columns()
         self.cost: Terms = []
@@ -144,7 +146,9 @@ class Formulation:
         if edge.source not in instance.by_stage or edge.target not in instance.by_stage:
             return False
         return all(
-            instance.link(a, b).plain and not _radio(instance, a) and not _radio(instance, b)
+            instance.plain(instance.link(a, b))
+            and not _radio(instance, a)
+            and not _radio(instance, b)
             for a in instance.sites_of(edge.source, None)
             for b in instance.sites_of(edge.target, None)
         )
@@ -231,7 +235,7 @@ class Formulation:
             else:
                 self._hold(rate, candidate)
         for key, terms in loads.items():
-            share = self.instance.classes[key[0]].like.usable_share
+            share = min(self.instance.classes[key[0]].like.usable_share, self.busy_at_most)
             row = program.row([*terms, (columns.used[key], -share)], upper=0.0)
             self.named_rows["device time", f"{key[0]} {key[1]}"] = row
 

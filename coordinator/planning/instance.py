@@ -11,6 +11,7 @@ from __future__ import annotations
 import graphlib
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -75,7 +76,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Instance:
-    """The problem, indexed. `placed` are the stages to place, inputs first."""
+    """The problem, indexed. `placed` are the stages to place, inputs first; `delays`: time on links matters."""
 
     problem: Problem
     network: Network
@@ -86,6 +87,7 @@ class Instance:
     sites: tuple[Site, ...]
     candidates: tuple[Candidate, ...]
     branches: tuple[Branch, ...]
+    delays: bool = False
 
     @cached_property
     def by_stage(self) -> dict[str, list[Candidate]]:
@@ -145,6 +147,10 @@ class Instance:
             return FREE
         return self.network.between(source.like, target.like)
 
+    def plain(self, link: Link) -> bool:
+        """Whether a link is free, unbounded and, where that matters, without delay."""
+        return link.plain and not (self.delays and link.rtt_ms)
+
     def sites_of(self, stage: str, variant: str | None) -> list[Site]:
         """The sites with a candidate for the stage (and variant, where one is given)."""
         found = {
@@ -172,11 +178,14 @@ def carried(
     return ratio, size
 
 
-def build(problem: Problem, *, exclusive: bool = False, apart: bool = False) -> Instance:
+def build(
+    problem: Problem, *, exclusive: bool = False, apart: bool = False, delays: bool = False
+) -> Instance:
     """Check and index a problem.
 
     `exclusive`: no two stages share a device, so nothing stays on one. `apart`: every device is a class and a site
-    of its own, which is slow and trusts nothing.
+    of its own, which is slow and trusts nothing. `delays`: time matters, so links with a delay are told apart, and
+    each batch size measured is a candidate.
 
     Raises:
         InvalidDocument: the problem makes no sense.
@@ -185,7 +194,8 @@ def build(problem: Problem, *, exclusive: bool = False, apart: bool = False) -> 
     network = Network(problem)
     stages = {stage.name: stage for stage in problem.stages}
     order = _order(problem)
-    classes, sites = _group(problem, network, exclusive=exclusive, apart=apart)
+    grouping = Grouping(exclusive=exclusive, apart=apart, delays=delays)
+    classes, sites = _group(problem, network, grouping)
     instance = Instance(
         problem=problem,
         network=network,
@@ -196,6 +206,7 @@ def build(problem: Problem, *, exclusive: bool = False, apart: bool = False) -> 
         sites=sites,
         candidates=(),
         branches=(),
+        delays=delays,
     )
     instance = replace(instance, candidates=tuple(_candidates(instance)))
     return replace(instance, branches=tuple(_branches(instance, order)))
@@ -208,8 +219,23 @@ def _order(problem: Problem) -> list[str]:
     return list(graphlib.TopologicalSorter(inputs).static_order())
 
 
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """What tells devices apart; see `build`."""
+
+    exclusive: bool
+    apart: bool
+    delays: bool
+
+    def closes(self, network: Network, device: ProblemDevice) -> bool:
+        """Whether traffic among devices like this one is not free, so that their class is a site of its own."""
+        inside = network.between(device.name, device.name)
+        capped = device.uplink_mbps is not None or device.downlink_mbps is not None
+        return capped or not inside.plain or (self.delays and inside.rtt_ms > 0)
+
+
 def _group(
-    problem: Problem, network: Network, *, exclusive: bool, apart: bool
+    problem: Problem, network: Network, grouping: Grouping
 ) -> tuple[tuple[DeviceClass, ...], tuple[Site, ...]]:
     marks = signatures(problem)
     keys = _device_keys(problem, marks)
@@ -217,38 +243,25 @@ def _group(
     for device in problem.devices:
         grouped[keys[device.name]].append(device)
     parts = [part for group in grouped.values() for part in _parts(problem, group)]
-    if apart:
+    if grouping.apart:
         parts = [(like, (name,)) for like, names in parts for name in names]
     by_place: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, (like, _) in enumerate(parts):
-        place = ("apart", i) if apart else _place(network, like, i, marks)
-        by_place[place].append(i)
+        closed = grouping.apart or grouping.closes(network, like)
+        by_place[("alone", i) if closed else ("among", like.tier, marks[like.name])].append(i)
     classes: list[DeviceClass] = []
     sites: list[Site] = []
     site_of: dict[int, int] = {}
     for index, group in enumerate(by_place.values()):
         like, names = parts[group[0]]
-        closed = not network.between(like.name, like.name).plain or _capped(like)
-        alike = not exclusive and not _memory_binds(problem, like)
+        closed = grouping.closes(network, like)
+        alike = not grouping.exclusive and not _memory_binds(problem, like)
         local = len(group) == 1 and (len(names) == 1 or (closed and alike))
         sites.append(Site(index, tuple(group), like.name, local=local))
         site_of |= dict.fromkeys(group, index)
     for i, (like, names) in enumerate(parts):
         classes.append(DeviceClass(i, like, names, site_of[i]))
     return tuple(classes), tuple(sites)
-
-
-def _capped(device: ProblemDevice) -> bool:
-    return device.uplink_mbps is not None or device.downlink_mbps is not None
-
-
-def _place(
-    network: Network, like: ProblemDevice, index: int, marks: dict[str, tuple[object, ...]]
-) -> tuple[object, ...]:
-    """Equal for classes of one site; a class whose inner traffic is not free is on its own."""
-    if _capped(like) or not network.between(like.name, like.name).plain:
-        return ("alone", index)
-    return ("among", like.tier, marks[like.name])
 
 
 def _device_keys(
@@ -322,19 +335,28 @@ def _candidates(instance: Instance) -> list[Candidate]:
             if timeless:
                 found.append(Candidate(name, None, c.index, 0.0, 0.0, None))
             found += [
-                _candidate(p, c.index)
+                candidate
                 for p in profiles[name, c.like.name]
                 if c.like.memory_mb is None or p.memory_mb <= c.like.memory_mb
+                for candidate in _of_profile(p, c, every_batch=instance.delays and c.count == 1)
             ]
     return found
 
 
-def _candidate(profile: ProblemProfile, device_class: int) -> Candidate:
-    batch = min(profile.batches, key=lambda b: (b.mean / b.batch_size, b.batch_size))
-    seconds = batch.mean / batch.batch_size
-    return Candidate(
-        profile.stage, profile.variant, device_class, seconds, profile.memory_mb, batch
-    )
+def _of_profile(
+    profile: ProblemProfile, device_class: DeviceClass, *, every_batch: bool
+) -> Iterator[Candidate]:
+    """A candidate for each batch size, or for the one that needs the least time per item."""
+    best = min(profile.batches, key=lambda b: (b.mean / b.batch_size, b.batch_size))
+    for batch in profile.batches if every_batch else [best]:
+        yield Candidate(
+            stage=profile.stage,
+            variant=profile.variant,
+            device_class=device_class.index,
+            seconds=batch.mean / batch.batch_size,
+            memory_mb=profile.memory_mb,
+            batch=batch,
+        )
 
 
 def _may_run(stage: ProblemStage, device: ProblemDevice) -> bool:

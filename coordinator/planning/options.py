@@ -45,3 +45,8 @@ class Options:
     time_limit_s: float = TIME_LIMIT_S
     gap: float = GAP
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Take the names of objective and strategy for them."""
+        object.__setattr__(self, "objective", Objective(self.objective))
+        object.__setattr__(self, "strategy", Strategy(self.strategy))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Final
 
-from coordinator.planning import assemble
+import msgspec
+
+from coordinator.planning import assemble, conflict, slo
 from coordinator.planning.exact import Found, search, search_exhaustively, search_greedily
 from coordinator.planning.instance import Instance, build
 from coordinator.planning.latency import SATURATED
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination
-from tiermesh.documents.plan import MadeFor, Plan, Solver
+from tiermesh.documents.plan import MadeFor, Plan, Predicted, Rules, Solver
 from tiermesh.documents.problem import Problem
-from tiermesh.errors import Infeasible
 
 SHOWN_DEVICES: Final = 8
+SMALL: Final = 32
+"""Up to this many devices, links' delays are told apart even where no latency is asked."""
 
 
 def solve(problem: Problem, options: Options | None = None) -> Plan:
@@ -27,40 +31,66 @@ def solve(problem: Problem, options: Options | None = None) -> Plan:
     """
     options = options or Options()
     started = time.perf_counter()
-    found = _search(problem, options)
+    found, latency_s = _search(problem, options)
     if found is None:
-        raise Infeasible("no plan meets every ask")
-    return _plan(found, options, time.perf_counter() - started)
+        raise conflict.explain(problem, options)
+    return _plan(found, latency_s, options, time.perf_counter() - started)
 
 
-def _search(problem: Problem, options: Options) -> Found | None:
+def _search(problem: Problem, options: Options) -> tuple[Found | None, Mapping[str, float]]:
+    """What was found, and the percentiles (seconds) that it was checked to have."""
     if options.strategy is Strategy.EXHAUSTIVE:
-        return search_exhaustively(problem, options)
-    instance = build(problem, exclusive=options.exclusive)
+        return search_exhaustively(problem, options), {}
     if options.strategy is Strategy.GREEDY:
-        return search_greedily(instance, options)
-    return search(instance, options)
+        return search_greedily(build(problem, exclusive=options.exclusive), options), {}
+    if problem.asks.latency_s or options.objective is Objective.LATENCY:
+        checked = slo.search(problem, options)
+        return (checked.found, checked.latency_s) if checked is not None else (None, {})
+    delays = not _priced(problem) and len(problem.devices) <= SMALL
+    return search(build(problem, exclusive=options.exclusive, delays=delays), options), {}
 
 
-def _plan(found: Found, options: Options, seconds: float) -> Plan:
+def _priced(problem: Problem) -> bool:
+    links = (*problem.links, problem.default_link)
+    return any(d.price_per_hour for d in problem.devices) or any(x.price_per_gib for x in links)
+
+
+def _plan(found: Found, latency_s: Mapping[str, float], options: Options, seconds: float) -> Plan:
     draft, problem = found.draft, found.draft.instance.problem
     return Plan(
         workflow=problem.name,
         made_for=MadeFor(
             problem=problem.digest, workflow=problem.workflow_digest, fleet=problem.fleet_digest
         ),
+        rules=Rules(
+            objective=options.objective.value,
+            strategy=options.strategy.value,
+            exclusive=options.exclusive,
+            single_variant=options.single_variant,
+        ),
         solver=_proof(found, options, seconds),
         cost=assemble.cost(draft),
-        predicted=assemble.predicted(draft),
+        predicted=_predicted(draft, latency_s),
         replicas=assemble.replicas(draft),
         lanes=assemble.lanes(draft),
         warnings=_warnings(draft),
     )
 
 
-def objective_value(draft: assemble.Draft, options: Options) -> float:
+def _predicted(draft: assemble.Draft, latency_s: Mapping[str, float]) -> Predicted:
+    predicted = assemble.predicted(draft)
+    if not latency_s:
+        return predicted
+    latency_ms = {name: seconds * 1e3 for name, seconds in latency_s.items()}
+    return msgspec.structs.replace(predicted, latency_ms=latency_ms)
+
+
+def objective_value(found: Found, options: Options) -> float:
     """The objective of a draft, computed from its replicas and lanes."""
+    draft = found.draft
     match options.objective:
+        case Objective.LATENCY:
+            return found.objective
         case Objective.THROUGHPUT:
             return draft.instance.request_rate * draft.scale
         case Objective.ACCURACY:
@@ -74,7 +104,7 @@ def objective_value(draft: assemble.Draft, options: Options) -> float:
 
 
 def _proof(found: Found, options: Options, seconds: float) -> Solver:
-    objective = objective_value(found.draft, options)
+    objective = objective_value(found, options)
     bound = found.bound
     if bound is not None and options.objective in (Objective.THROUGHPUT, Objective.ACCURACY):
         bound = max(-bound, objective)
@@ -83,7 +113,7 @@ def _proof(found: Found, options: Options, seconds: float) -> Solver:
     gap = None if bound is None else abs(objective - bound) / max(abs(objective), 1e-12)
     proved = gap is not None and gap <= options.gap * (1 + 1e-6) + 1e-9
     stopped = "time-limit" if found.termination is not Termination.OPTIMAL else "gap-limit"
-    if options.strategy is Strategy.GREEDY:
+    if options.strategy is Strategy.GREEDY or found.longest_s is not None:
         proved, stopped = False, "heuristic"
     return Solver(
         name="greedy" if options.strategy is Strategy.GREEDY else "highs",

@@ -83,17 +83,35 @@ class _Server:
     serving: list[_Request] = field(default_factory=list["_Request"])
 
 
-def simulate(problem: Problem, plan: Plan, load: Load | None = None) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The part of a plan that is played."""
+
+    replicas: Sequence[Replica]
+    lanes: Sequence[Lane]
+    rate_rps: float
+    accuracy: float | None = None
+
+
+def simulate(problem: Problem, plan: Plan | Served, load: Load | None = None) -> Outcome:
     """Play a plan through.
 
     Raises:
         InvalidDocument: the device to fail is not in the plan, or the plan is not of this problem.
     """
+    if isinstance(plan, Plan):
+        promised = plan.predicted
+        plan = Served(
+            replicas=plan.replicas,
+            lanes=plan.lanes,
+            rate_rps=promised.throughput_rps,
+            accuracy=promised.accuracy,
+        )
     return _Simulation(problem, plan, load or Load()).run()
 
 
 class _Simulation:
-    def __init__(self, problem: Problem, plan: Plan, load: Load) -> None:
+    def __init__(self, problem: Problem, plan: Served, load: Load) -> None:
         self.plan, self.load = plan, load
         self.stages = {s.name: s for s in problem.stages}
         self.placed = [s.name for s in problem.stages if not s.external]
@@ -116,7 +134,7 @@ class _Simulation:
 
     def run(self) -> Outcome:
         """All requests, from the first arrival to the last departure."""
-        rate = self.plan.predicted.throughput_rps * self.load.scale
+        rate = self.plan.rate_rps * self.load.scale
         births = self._births(rate)
         if self.load.fail is not None:
             self._at(births[int(self.load.fail_at * (len(births) - 1))], "fail", self.load.fail)
@@ -356,7 +374,7 @@ class _Simulation:
             completed=len(self.done),
             lost=self.lost,
             moved_to_backup=self.moved,
-            accuracy=self.plan.predicted.accuracy,
+            accuracy=self.plan.accuracy,
         )
 
 

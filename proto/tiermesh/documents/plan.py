@@ -70,12 +70,22 @@ class Lane(Document, kw_only=True):
     accuracy: float | None = None
 
 
+class Rules(Document, kw_only=True):
+    """The options that the plan was made with, by their names on the command line."""
+
+    objective: str = "cost"
+    strategy: str = "exact"
+    exclusive: bool = False
+    single_variant: bool = False
+
+
 class Plan(Document, kw_only=True):
     """A plan for one workflow on one fleet."""
 
     schema: Literal["tiermesh.plan/1"] = "tiermesh.plan/1"
     workflow: Name
     made_for: MadeFor
+    rules: Rules = Rules()
     solver: Solver
     cost: Cost
     predicted: Predicted
