@@ -19,7 +19,7 @@ from coordinator.planning.batching.service import ServiceGrid
 from tiermesh.errors import Infeasible
 
 _DOUBT: Final = 0.01
-"""How far beyond its limit a point of the surface may lie and still be worth an exact look."""
+"""How far beyond its limit a point of the surface may lie and still be worth an exact look, if none within holds."""
 _MOST_LOOKS: Final = 64
 
 
@@ -128,11 +128,13 @@ def choose(law: Law, surface: Surface, ask: Ask) -> Choice:
     """
     bounded, minimised = _bounded_and_minimised(surface, ask)
     feasible = int((bounded <= ask.limit).sum())
-    worth_a_look = bounded <= ask.limit * (1 + _DOUBT)
-    for index in _in_order(worth_a_look, minimised, bounded):
-        point = _point(law, surface.grid, index)
-        if point is not None and ask.value(point) <= ask.limit:
-            return Choice(point, surface.grid.size, max(feasible, 1))
+    within = bounded <= ask.limit
+    in_doubt = (bounded <= ask.limit * (1 + _DOUBT)) & ~within
+    for allowed in (within, in_doubt):
+        for index in _in_order(allowed, minimised, bounded):
+            point = _point(law, surface.grid, index)
+            if point is not None and ask.value(point) <= ask.limit:
+                return Choice(point, surface.grid.size, max(feasible, 1))
     raise _infeasible(law, surface, ask, bounded, minimised)
 
 

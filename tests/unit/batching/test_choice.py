@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.batching import published_solver
 from coordinator.planning.batching.arrivals import Map
 from coordinator.planning.batching.choice import (
     Ask,
@@ -14,7 +15,7 @@ from coordinator.planning.batching.choice import (
     steps_between,
 )
 from coordinator.planning.batching.laws import TraceLaw, law_for
-from coordinator.planning.batching.published import published_choice
+from coordinator.planning.batching.published import published_choice, published_figures
 from coordinator.planning.batching.service import AWS_LAMBDA, Price, ServiceGrid, ServiceTimes
 from tiermesh.errors import Infeasible, InvalidDocument, Unsupported
 
@@ -136,6 +137,15 @@ class TestPublished:
         assert exact.cost_per_request_usd > 8e-6 * 1.1, (
             "its mean cost exceeds the budget it was given"
         )
+
+    def test_its_figures_are_those_of_its_solver_loop_by_loop(self):
+        small = Grid((20,), (0.05, 0.35), FUNCTION)
+        rows = dict(zip(MEMORIES, FUNCTION.seconds.tolist(), strict=True))
+        latency, cost = published_solver.solve(BURSTY, rows.__getitem__, MEMORIES, small.timeouts_s)
+        timeouts = np.array(small.timeouts_s)
+        ours = published_figures(BURSTY, timeouts, FUNCTION.seconds, small, 0.95)
+        assert ours[0] == pytest.approx(latency, abs=1e-9)
+        assert ours[1] == pytest.approx(cost)
 
     @pytest.mark.parametrize(
         ("process", "grid", "why"),
