@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -258,7 +258,7 @@ def _megabytes(size: int) -> str:
 
 
 @contextmanager
-def _bars(output: Output) -> Iterator[Any]:
+def _bars(output: Output) -> Generator[Any]:
     """A bar for each piece of work, on standard error; gone when it is done."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars

@@ -23,14 +23,14 @@ COLLAPSED_BELOW: Final = 0.5
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Measured(Document, kw_only=True):
+class Measured(Document, frozen=True, kw_only=True):
     """When, and with which versions of what decides the numbers."""
 
     date: str
     versions: dict[str, str]
 
 
-class DatasetUsed(Document, kw_only=True):
+class DatasetUsed(Document, frozen=True, kw_only=True):
     """A rendered data set: `count` inputs from `seed`, scored by `metric` (mean over inputs, 1 is best)."""
 
     metric: Name
@@ -38,7 +38,7 @@ class DatasetUsed(Document, kw_only=True):
     seed: int
 
 
-class VariantAccuracy(Document, kw_only=True):
+class VariantAccuracy(Document, frozen=True, kw_only=True):
     """A variant's accuracy by data set. `model_file` is the digest of the weights that were measured."""
 
     model_file: str
@@ -46,7 +46,7 @@ class VariantAccuracy(Document, kw_only=True):
     dropped: str | None = None
 
 
-class ModelAccuracy(Document, kw_only=True):
+class ModelAccuracy(Document, frozen=True, kw_only=True):
     """How right each variant of a model is by itself."""
 
     schema: Literal["tiermesh.model-accuracy/1"] = "tiermesh.model-accuracy/1"
@@ -57,7 +57,7 @@ class ModelAccuracy(Document, kw_only=True):
     variants: dict[Name, VariantAccuracy]
 
 
-class Combined(Document, kw_only=True):
+class Combined(Document, frozen=True, kw_only=True):
     """One choice of variants, by model, and its end-to-end accuracy: the mean, give or take `interval` (95 %)."""
 
     variants: dict[Name, Name]
@@ -65,7 +65,7 @@ class Combined(Document, kw_only=True):
     interval: Fraction
 
 
-class WorkflowAccuracy(Document, kw_only=True):
+class WorkflowAccuracy(Document, frozen=True, kw_only=True):
     """End-to-end accuracy of combinations of variants. `stage_code` is its digest, by model."""
 
     schema: Literal["tiermesh.workflow-accuracy/1"] = "tiermesh.workflow-accuracy/1"

@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -17,7 +17,7 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplem
 
 
 @contextmanager
-def member(archive: Path, path: str) -> Iterator[IO[bytes]]:
+def member(archive: Path, path: str) -> Generator[IO[bytes]]:
     """The file at `path` inside `archive`, opened for reading.
 
     Raises:
@@ -41,7 +41,7 @@ def member(archive: Path, path: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _opened(archive: Path, path: str) -> Iterator[IO[bytes]]:
+def _opened(archive: Path, path: str) -> Generator[IO[bytes]]:
     if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as wheel, wheel.open(path) as content:
             yield content
@@ -59,7 +59,7 @@ def _opened(archive: Path, path: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _debian(archive: Path) -> Iterator[IO[bytes]]:
+def _debian(archive: Path) -> Generator[IO[bytes]]:
     """The files of a Debian package as a stream of tar."""
     try:
         process = subprocess.Popen(  # noqa: S603 - the path is ours

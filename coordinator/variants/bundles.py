@@ -23,7 +23,7 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _READ_WRITE: Final = 0o100644 << 16
 
 
-class Manifest(Document, kw_only=True):
+class Manifest(Document, frozen=True, kw_only=True):
     """The content of `stage.toml`."""
 
     entry: str

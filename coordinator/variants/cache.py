@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -22,7 +22,7 @@ from tiermesh.errors import DigestMismatch, InvalidDocument, StorageFull
 _CHUNK_BYTES = 1 << 20
 
 
-class Build(Document, kw_only=True):
+class Build(Document, frozen=True, kw_only=True):
     """What a recipe made. `note` says how it was accepted where its bytes are not the recorded ones."""
 
     artifact: Artifact
@@ -71,7 +71,7 @@ class Cache:
         return Artifact(digest=digest, size_bytes=size)
 
     @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self) -> Generator[Path]:
         """A folder on the cache's disk that is gone afterwards."""
         self.home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.home, prefix="scratch-") as folder:

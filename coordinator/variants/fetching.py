@@ -88,7 +88,7 @@ class Fetcher:
     def _wanted(self, model: str, *, dropped: bool) -> list[_Wanted]:
         """The files of a model that are not in the cache, with those that they are built from."""
         ladder = self._ladders.ladder(model)
-        skipped = set() if dropped else set(self._ladders.dropped(model))
+        skipped: dict[str, str] = {} if dropped else self._ladders.dropped(model)
         found: dict[str, _Wanted] = {}
         queue = [f"{n}/{f}" for n, r in ladder.rungs.items() if n not in skipped for f in r.files]
         while queue:
@@ -139,7 +139,7 @@ class Fetcher:
         with ThreadPoolExecutor(_BUILDS_AT_ONCE) as pool:
             while waiting:
                 fetched.extend(pool.map(self._build, self._round(waiting)))
-                waiting = [w for w in waiting if self._artifact(w) is None]
+                waiting[:] = (w for w in waiting if self._artifact(w) is None)
         return fetched
 
     def _round(self, waiting: list[_Wanted]) -> list[_Wanted]:

@@ -35,7 +35,7 @@ class Package(NamedTuple):
         return f"{self.name} {self.version}"
 
 
-class Packaged(Document, kw_only=True):
+class Packaged(Document, frozen=True, kw_only=True):
     """A file inside a package. `package_bytes` is how much the whole package weighs to download."""
 
     registry: Literal["pypi", "npm", "apt"]
@@ -52,7 +52,7 @@ class Packaged(Document, kw_only=True):
         return Package(self.registry, self.package, self.version)
 
 
-class Built(Document, kw_only=True):
+class Built(Document, frozen=True, kw_only=True):
     """A file that `recipe` (a module of `variants.recipes`) makes of `inputs`.
 
     `inputs` maps the recipe's names to ``variant/file`` of this ladder. With `exact` the bytes must be those of
@@ -93,7 +93,7 @@ class Ladder(NamedTuple):
         return self.rungs[variant].files[name]
 
 
-class _RungFile(Document, kw_only=True):
+class _RungFile(Document, frozen=True, kw_only=True):
     runtime: Name
     precision: str
     licence: str
@@ -102,7 +102,7 @@ class _RungFile(Document, kw_only=True):
     files: Annotated[dict[FileName, dict[str, Any]], Meta(min_length=1)]
 
 
-class _LadderFile(Document, kw_only=True):
+class _LadderFile(Document, frozen=True, kw_only=True):
     model: Name
     stage: str
     model_file: FileName

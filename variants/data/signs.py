@@ -24,7 +24,7 @@ TRUTH: Final = "truth.json"
 Corners = list[list[float]]
 
 
-class Sign(Document, kw_only=True):
+class Sign(Document, frozen=True, kw_only=True):
     """What is on a photo: its lines from top to bottom, and the corners of each, in pixels, clockwise."""
 
     name: str
@@ -33,7 +33,7 @@ class Sign(Document, kw_only=True):
     condition: Literal["clean", "degraded"]
 
 
-class Truth(Document, kw_only=True):
+class Truth(Document, frozen=True, kw_only=True):
     """What was rendered, and from which seed."""
 
     seed: int

@@ -46,7 +46,7 @@ def test_clean_text_has_contrast_where_the_truth_says(tmp_path: Path) -> None:
             grey = cv2.imread(str(tmp_path / sign.name), cv2.IMREAD_GRAYSCALE)
             for box in sign.boxes:
                 mask = np.zeros_like(grey)
-                cv2.fillPoly(mask, [np.array(box, np.int32)], 1)
+                cv2.fillPoly(mask, [np.array(box, np.int32)], (1,))
                 assert grey[mask > 0].std() > 15
 
 

@@ -123,7 +123,7 @@ def test_what_combinations_begin_with_alike_is_run_once(ladders: Ladders) -> Non
         {"other": {"sink": "jsonl", "path": "other", "from": "first"}},
     ],
 )
-def test_only_a_chain_of_models_is_measured(stages: dict) -> None:
+def test_only_a_chain_of_models_is_measured(stages: dict[str, object]) -> None:
     with pytest.raises(InvalidDocument, match="not one chain of model stages"):
         chain(workflow(**stages))
 

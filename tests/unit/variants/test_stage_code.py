@@ -8,15 +8,18 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 VARIANTS = Path(__file__).parents[3] / "variants"
 MODELS = ("ocr-detect", "ocr-rotate", "ocr-recognise")
+Picture: TypeAlias = NDArray[Any]
 BOX = [[0, 0], [9, 0], [9, 4], [0, 4]]
 
 
@@ -53,7 +56,7 @@ def test_photos_of_every_size_become_one_of_two_shapes(size: tuple[int, int]) ->
     assert (item["x"].shape, item["x"].dtype) == (shape, np.float32)
 
 
-def photo(picture: np.ndarray) -> dict:
+def photo(picture: Picture) -> dict[str, Any]:
     return {"name": "p", "image": cv2.imencode(".png", picture)[1].tobytes()}
 
 
@@ -68,13 +71,13 @@ def test_a_box_of_probability_is_found_and_grown(
     rectangle = ((left + width / 2, top + height / 2), (width, height), angle)
     probability = np.zeros((1, 384, 512), np.float32)
     corners = cv2.boxPoints(rectangle)
-    cv2.fillPoly(probability[0], [np.rint(corners).astype(np.int32)], 1.0)
+    cv2.fillPoly(probability[0], [np.rint(corners).astype(np.int32)], (1.0,))
     if corners.min() < 2 or corners[:, 1].max() > 380:
         return
     payload = photo(np.full((384, 512, 3), 128, np.uint8))
     result = DETECT.Detect({}, {}).result(payload, [{"out": probability}])
     (box,) = result["boxes"]
-    (found_w, found_h) = sorted(cv2.minAreaRect(np.float32(box))[1], reverse=True)
+    (found_w, found_h) = sorted(cv2.minAreaRect(np.array(box, np.float32))[1], reverse=True)
     growth = DETECT.GROWTH * width * height / (width + height)
     assert found_w == pytest.approx(width + growth, abs=8)
     assert found_h == pytest.approx(height + growth, abs=8)
@@ -133,7 +136,7 @@ def reader(characters: str, path: Path, **options: float):
     return RECOGNISE.Recognise({"characters.txt": path}, options)
 
 
-def steps(indices: list[int], known: int, probability: float = 0.9) -> np.ndarray:
+def steps(indices: list[int], known: int, probability: float = 0.9) -> Picture:
     """Probabilities in which step i is sure of `indices[i]` (0 is blank)."""
     one_hot = np.full((len(indices), known + 2), 0.0, np.float32)
     one_hot[np.arange(len(indices)), indices] = probability
