@@ -100,7 +100,8 @@ class Mesh:
         """Open the journal of a state folder and take up where it ends.
 
         `name` is the mesh whose announcements are heard. `ladders` and `home`, the folder of their
-        artifacts, are needed to profile, plan and apply. With `read_only`, another coordinator may be at work meanwhile, and what is found here is not kept.
+        artifacts, are needed to profile, plan and apply. With `read_only`, another coordinator may
+        be at work meanwhile, and what is found here is not kept.
 
         Raises:
             TiermeshError: another coordinator uses the folder, or its journal cannot be used.

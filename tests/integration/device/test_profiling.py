@@ -169,7 +169,7 @@ def noting(pid_file: Path) -> str:
 async def until(condition: Callable[[], object]) -> None:
     """Another process has no event to wait on."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -11,7 +11,7 @@ from tiermesh.v1 import device_pb2, device_pb2_grpc
 
 
 class Refusing(device_pb2_grpc.DeviceServicer):
-    async def Describe(self, request, context):  # noqa: N802
+    async def Describe(self, request, context):
         await wire.abort(
             context, StaleGeneration("too old", why="it is 3", fix="plan again", generation=3)
         )
