@@ -23,6 +23,7 @@ COMMAND_MODULES: Final = (
     "coordinator.cli.rollout",
     "coordinator.cli.status",
     "coordinator.cli.events",
+    "coordinator.cli.variants",
     "coordinator.cli.batching",
 )
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator import config
 from coordinator.cli import Commands
+from coordinator.cli.mesh import add_variants_option
 from coordinator.cli.output import Output
-from tiermesh.documents.workflow import Workflow, parse
+from coordinator.cli.progress import bars
+from coordinator.cli.text import clean, megabytes
+from coordinator.progress import Progress as Step
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
-    from coordinator.variants import Fetched, Ladders, Progress
+    from coordinator.variants import Fetched, Ladders, Progress, Watch
     from coordinator.variants.accuracy import ModelAccuracy, WorkflowAccuracy
-
-HOME_VARIABLE: Final = "TIERMESH_HOME"
-DEFAULT_HOME: Final = "~/.local/state/tiermesh"
 
 
 def register(commands: Commands) -> None:
@@ -80,16 +79,12 @@ def _add_list(actions: Commands) -> None:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    home = os.environ.get(HOME_VARIABLE, DEFAULT_HOME)
-    parser.add_argument(
-        "--variants", type=Path, default=Path("variants"), metavar="DIR", help="default: variants"
-    )
+    add_variants_option(parser)
     parser.add_argument(
         "--home",
         type=Path,
-        default=Path(home).expanduser(),
         metavar="DIR",
-        help=f"the cache; default: ${HOME_VARIABLE}, or {DEFAULT_HOME}",
+        help="where artifacts are kept (default: $TIERMESH_HOME)",
     )
 
 
@@ -102,13 +97,15 @@ def _fetch(args: argparse.Namespace, output: Output) -> int:
     ladders = _open(args)
     fetched = _fetched(ladders, args.models or ladders.models, args.dropped, output)
     for one in fetched:
-        output.console.print(
-            f"{one.model}/{one.variant} {one.file} [dim]{_megabytes(one.artifact.size_bytes)}[/]"
-            + (f"\n  [yellow]{one.note}[/]" if one.note else "")
-        )
+        size = megabytes(one.artifact.size_bytes)
+        output.console.print(f"{one.model}/{one.variant} {one.file} [dim]{size}[/]")
+        if one.note:
+            output.console.print(f"  [yellow]{clean(one.note)}[/]")
     if not fetched:
         output.console.print("Everything is here.")
-    output.document({"fetched": [_described(one) for one in fetched], "home": str(args.home)})
+    output.document(
+        {"fetched": [_described(one) for one in fetched], "home": str(ladders.cache.home)}
+    )
     return 0
 
 
@@ -117,7 +114,7 @@ def _fetched(
 ) -> list[Fetched]:
     from coordinator.variants import Fetcher
 
-    with _bars(output) as watch:
+    with _watched(output, "fetch") as watch:
         return Fetcher(ladders, watch=watch).fetch(models, dropped=dropped)
 
 
@@ -127,17 +124,18 @@ def _described(fetched: Fetched) -> dict[str, Any]:
 
 
 def _measure(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.files import read_workflow
     from coordinator.variants import building
     from coordinator.variants.accuracy import Measured
     from coordinator.variants.measuring import Measuring, chain, load_datasets
 
     ladders = _open(args)
-    workflow = _read_workflow(ladders.directory, args.workflow)
     datasets = _chosen(load_datasets(ladders.directory, args.workflow), args.dataset)
+    workflow, _ = read_workflow(ladders.directory / args.workflow / f"{args.workflow}.yaml")
     _fetched(ladders, list(dict.fromkeys(chain(workflow))), True, output)
     today = datetime.now(UTC).date().isoformat()  # noqa: TID251 - a date for people
     measured = Measured(date=today, versions=building.tool_versions())
-    with _bars(output) as watch:
+    with _watched(output, "measure") as watch:
         run = Measuring(ladders, workflow, measured, count=args.count, watch=watch)
         found = run.run(datasets)
     stored = [] if args.dry_run or args.dataset else found.store(ladders)
@@ -165,35 +163,25 @@ def _chosen(datasets: Sequence[Any], names: Sequence[str] | None) -> list[Any]:
     return [dataset for dataset in datasets if not names or dataset.name in names]
 
 
-def _read_workflow(directory: Path, name: str) -> Workflow:
-    import yaml
-
-    path = directory / name / f"{name}.yaml"
-    try:
-        return parse(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
-        raise InvalidDocument(
-            f"the workflow {name} cannot be read", why=str(error), path="$"
-        ) from None
-
-
 def _list(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.variants.accuracy import read_workflow_accuracies
+
     ladders = _open(args)
     rows = [row for model in ladders.models for row in _rows(ladders, model)]
+    whole = [_summary(found) for found in read_workflow_accuracies(ladders.directory)]
     output.console.print(_table("Variants", _COLUMNS, [_cells(row) for row in rows]))
-    output.document({"variants": rows})
+    for text in _remarks(rows, whole):
+        output.console.print(text)
+    output.document({"variants": rows, "end_to_end": whole})
     return 0
 
 
-_COLUMNS: Final = ("model", "variant", "precision", "MB", "state", "accuracy alone")
+_COLUMNS: Final = ("model", "variant", "precision", "size", "state", "accuracy alone")
 
 
 def _rows(ladders: Ladders, model: str) -> Iterator[dict[str, Any]]:
-    ladder, dropped, measured = (
-        ladders.ladder(model),
-        ladders.dropped(model),
-        ladders.measured(model),
-    )
+    ladder, dropped = ladders.ladder(model), ladders.dropped(model)
+    measured = ladders.measured(model)
     for name, rung in ladder.rungs.items():
         found = measured.variants.get(name) if measured is not None else None
         fetched = ladders.is_fetched(model, name)
@@ -208,14 +196,42 @@ def _rows(ladders: Ladders, model: str) -> Iterator[dict[str, Any]]:
             "state": "dropped" if name in dropped else "here" if fetched else "not fetched",
             "dropped": dropped.get(name),
             "accuracy": dict(found.accuracy) if found is not None else {},
+            "stale": found is not None and ladders.is_stale(model, name),
         }
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    accuracy = ", ".join(f"{name} {value:.3f}" for name, value in row["accuracy"].items())
-    state = f"dropped: {row['dropped']}" if row["dropped"] else row["state"]
-    megabytes = f"{row['size_bytes'] / 1e6:.1f}"
-    return row["model"], row["variant"], row["precision"], megabytes, state, accuracy or "unknown"
+    accuracy = "\n".join(f"{value:.3f} {name}" for name, value in row["accuracy"].items())
+    size = megabytes(row["size_bytes"])
+    return row["model"], row["variant"], row["precision"], size, row["state"], accuracy or "unknown"
+
+
+def _summary(found: WorkflowAccuracy) -> dict[str, Any]:
+    accuracies = [combined.accuracy for combined in found.combinations]
+    return {
+        "workflow": found.workflow,
+        "metric": found.used.metric,
+        "dataset": found.dataset,
+        "count": found.used.count,
+        "combinations": len(accuracies),
+        "least": min(accuracies),
+        "most": max(accuracies),
+        "measured": found.measured.date,
+    }
+
+
+def _remarks(rows: Sequence[dict[str, Any]], whole: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        name = f"{row['model']}/{row['variant']}"
+        if row["dropped"]:
+            yield f"[yellow]{name} is dropped:[/] {clean(row['dropped'])}"
+        if row["stale"]:
+            yield f"[yellow]{name} was measured with other weights or other stage code[/]"
+    for one in whole:
+        yield (
+            f"{one['workflow']}: {one['metric']} on {one['dataset']}, end to end, is"
+            f" {one['least']:.3f} to {one['most']:.3f} over {one['combinations']} combinations"
+        )
 
 
 def _show_model(model: ModelAccuracy, output: Output) -> None:
@@ -250,45 +266,22 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def _open(args: argparse.Namespace) -> Ladders:
     from coordinator.variants import Ladders
 
-    return Ladders.open(args.variants, args.home)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+    return Ladders.open(args.variants, args.home or config.home())
 
 
 @contextmanager
-def _bars(output: Output) -> Generator[Any]:
-    """A bar for each piece of work, on standard error; gone when it is done."""
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[amount]}"),
-        TimeElapsedColumn(),
-    )
-    with Bars(*columns, console=output.progress, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-        lock = threading.Lock()
+def _watched(output: Output, doing: str) -> Generator[Watch]:
+    """Progress of fetching or measuring as bars on standard error."""
+    with bars(output) as report:
 
         def watch(progress: Progress) -> None:
-            with lock:
-                if progress.task not in tasks:
-                    tasks[progress.task] = bars.add_task(progress.task, amount="")
-            bars.update(
-                tasks[progress.task],
-                completed=progress.done,
-                total=progress.total,
-                amount=_amount(progress),
-                visible=progress.done < progress.total,
-            )
+            done = progress.done / max(progress.total, 1)
+            report(Step(doing, progress.task, done, _amount(progress)))
 
         yield watch
 
 
 def _amount(progress: Progress) -> str:
     if progress.unit == "bytes":
-        return f"{_megabytes(progress.done)} of {_megabytes(progress.total)}"
+        return f"{megabytes(progress.done)} of {megabytes(progress.total)}"
     return f"{progress.done} of {progress.total}"

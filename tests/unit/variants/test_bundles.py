@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.variants import bundle
@@ -26,6 +26,7 @@ def stage(folder: Path, files: dict[str, bytes], manifest: str = 'entry = "stage
     return folder
 
 
+@settings(max_examples=25)
 @given(files=FILES, seconds=st.integers(0, 2**31))
 def test_equal_files_give_equal_bytes(files: dict[str, bytes], seconds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -38,6 +39,7 @@ def test_equal_files_give_equal_bytes(files: dict[str, bytes], seconds: int) -> 
         assert bundle(first, root / "home") == bundle(second, root / "home")
 
 
+@settings(max_examples=25)
 @given(files=FILES, name=NAMES, extra=st.binary(min_size=1, max_size=5))
 def test_another_byte_gives_another_digest(
     files: dict[str, bytes], name: str, extra: bytes

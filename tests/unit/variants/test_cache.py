@@ -16,6 +16,7 @@ from tiermesh.errors import DigestMismatch, StorageFull
 
 CONTENT = b"weights" * 1000
 DIGEST = ids.digest_bytes(CONTENT)
+ARTIFACT = Artifact(digest=DIGEST, size_bytes=len(CONTENT))
 
 
 def kept(home: Path) -> list[Path]:
@@ -24,15 +25,15 @@ def kept(home: Path) -> list[Path]:
 
 def test_content_lies_under_its_digest(home: Path) -> None:
     cache = Cache(home)
-    artifact = cache.add(io.BytesIO(CONTENT), DIGEST)
-    assert artifact == Artifact(digest=DIGEST, size_bytes=len(CONTENT))
+    artifact = cache.add(io.BytesIO(CONTENT), ARTIFACT)
+    assert artifact == ARTIFACT
     assert cache.has(artifact)
     assert kept(home) == [home / "artifacts" / "sha256" / DIGEST.removeprefix("sha256:")]
 
 
 def test_other_bytes_are_refused_and_not_kept(home: Path) -> None:
     with pytest.raises(DigestMismatch) as caught:
-        Cache(home).add(io.BytesIO(CONTENT + b"!"), DIGEST, "model.onnx of p-1.whl")
+        Cache(home).add(io.BytesIO(CONTENT + b"!"), ARTIFACT, "model.onnx of p-1.whl")
     assert "model.onnx of p-1.whl" in caught.value.what
     assert caught.value.fields["expected"] == DIGEST
     assert kept(home) == []

@@ -29,7 +29,7 @@ def test_the_seed_decides_every_photo(tmp_path: Path) -> None:
 
 
 def test_photos_hold_what_the_truth_says(tmp_path: Path) -> None:
-    signs = render_signs(tmp_path, 20, seed=5)
+    signs = render_signs(tmp_path, 8, seed=5)
     assert {s.condition for s in signs} == {"clean", "degraded"}
     for sign in signs:
         picture = cv2.imread(str(tmp_path / sign.name))
@@ -41,7 +41,7 @@ def test_photos_hold_what_the_truth_says(tmp_path: Path) -> None:
 
 
 def test_clean_text_has_contrast_where_the_truth_says(tmp_path: Path) -> None:
-    for sign in render_signs(tmp_path, 12, seed=8):
+    for sign in render_signs(tmp_path, 6, seed=8):
         if sign.condition == "clean":
             grey = cv2.imread(str(tmp_path / sign.name), cv2.IMREAD_GRAYSCALE)
             for box in sign.boxes:

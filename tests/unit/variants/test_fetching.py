@@ -71,6 +71,14 @@ def test_a_wrong_digest_is_refused_and_nothing_kept(folder: VariantsFolder, home
     assert Ladders.open(folder.path, home).missing("scale") == ["v1"]
 
 
+def test_a_wrong_size_is_refused_too(folder: VariantsFolder, home: Path) -> None:
+    body = folder.packaged("one", TWO).replace(f"size_bytes = {len(TWO)} }}", "size_bytes = 7 }")
+    folder.model("scale", {"v1": body})
+    with pytest.raises(DigestMismatch, match="of 7 bytes was expected"):
+        fetch(folder, home)
+    assert artifacts(home) == set()
+
+
 def test_a_damaged_package_is_refused_and_nothing_kept(folder: VariantsFolder, home: Path) -> None:
     folder.model("scale", {"v1": folder.packaged("one", TWO)})
     folder.registry.archives["one"] = folder.registry.archives["one"][:50]

@@ -97,6 +97,10 @@ def test_what_is_stored_is_what_is_answered(ladders: Ladders, home: Path) -> Non
     again = Ladders.open(ladders.directory, home)
     assert again.dropped("second").keys() == {"broken"}
     assert [v.name for v in again.variants("second")] == ["right", "near"]
+    assert not any(again.is_stale("second", name) for name in ("right", "near", "broken"))
+    code = again.ladder("second").stage / "scale.py"
+    code.write_text(code.read_text() + "# another byte\n")
+    assert again.is_stale("second", "right")
     table = again.accuracy(["first", "second"], "products", "closeness")
     assert ({"first": "near", "second": "near"}, 0.5625) in table
     assert len(table) == 4

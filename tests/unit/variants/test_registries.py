@@ -76,7 +76,7 @@ def test_an_index_that_does_not_answer(
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setattr(registries, "_RETRIES", 1)
-    with pytest.raises(Unreachable, match="does not answer"):
+    with pytest.raises(Unreachable, match="does not answer: WARNING"):
         Pypi().download(Package("pypi", "tiny", "1.0"), into, ignored)
 
 
