@@ -113,41 +113,47 @@ class Activation:
     async def resume(self) -> list[str]:
         """Serve what was committed before a restart; returns what could not be resumed, in words."""
         failures: list[str] = []
-        for workflow, assignment in self._folder.load().items():
-            try:
-                await self.prepare(assignment, _unreported)
-                await self.commit(workflow, assignment.generation)
-            except TiermeshError as error:
-                failures.append(f"{workflow}, generation {assignment.generation}: {error}")
+        # One lock around both steps: a newer generation may be offered meanwhile, and must wait.
+        async with self._lock:
+            for workflow, assignment in self._folder.load().items():
+                try:
+                    await self._prepare(assignment, _unreported)
+                    await self._commit(workflow, assignment.generation)
+                except TiermeshError as error:
+                    failures.append(f"{workflow}, generation {assignment.generation}: {error}")
         return failures
 
     async def prepare(self, assignment: Assignment, report: Report) -> None:
         """Prepare a generation beside what runs; on any error what runs is untouched."""
         async with self._lock:
-            nodes.check_prepare(self.node, assignment, self._has_artifact)
-            replaced = self.node.prepared.get(assignment.workflow)
-            if replaced is not None:
-                await self._serving.abort(replaced.workflow, replaced.generation)
-                self.node = nodes.abort(self.node, replaced.workflow, replaced.generation)
-            try:
-                await self._serving.prepare(assignment, report)
-            except BaseException:
-                # Half a generation must not stay in the worker, also when the caller hangs up.
-                await asyncio.shield(
-                    self._serving.abort(assignment.workflow, assignment.generation)
-                )
-                raise
-            self.node = nodes.prepared(self.node, assignment)
+            await self._prepare(assignment, report)
 
     async def commit(self, workflow: str, generation: int) -> None:
         """Serve the prepared generation. It is on disk before the worker switches."""
         async with self._lock:
-            after = nodes.commit(self.node, workflow, generation)
-            if after is self.node:
-                return
-            await asyncio.to_thread(self._folder.keep, after.committed[workflow])
-            await self._serving.commit(workflow, generation)
-            self.node = after
+            await self._commit(workflow, generation)
+
+    async def _prepare(self, assignment: Assignment, report: Report) -> None:
+        nodes.check_prepare(self.node, assignment, self._has_artifact)
+        replaced = self.node.prepared.get(assignment.workflow)
+        if replaced is not None:
+            await self._serving.abort(replaced.workflow, replaced.generation)
+            self.node = nodes.abort(self.node, replaced.workflow, replaced.generation)
+        try:
+            await self._serving.prepare(assignment, report)
+        except BaseException:
+            # Half a generation must not stay in the worker, also when the caller hangs up.
+            await asyncio.shield(self._serving.abort(assignment.workflow, assignment.generation))
+            raise
+        self.node = nodes.prepared(self.node, assignment)
+
+    async def _commit(self, workflow: str, generation: int) -> None:
+        after = nodes.commit(self.node, workflow, generation)
+        if after is self.node:
+            return
+        await asyncio.to_thread(self._folder.keep, after.committed[workflow])
+        await self._serving.commit(workflow, generation)
+        self.node = after
 
     async def abort(self, workflow: str, generation: int) -> None:
         """Forget a prepared generation."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tiermesh.errors import TiermeshError, Unsupported
@@ -13,18 +14,18 @@ from tiermesh.errors import TiermeshError, Unsupported
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What came out. `wrong_form` lists the results that are not what the workflow promises, in words."""
+    """What came out.
+
+    `accuracy` is the mean over photos of the share of characters read right, as the variants' accuracy was measured;
+    `characters` are those on the photos. `wrong_form` lists, in words, the results that are not what the workflow
+    promises.
+    """
 
     results: int
     errors: int
     characters: int
-    wrong_characters: int
+    accuracy: float
     wrong_form: Sequence[str]
-
-    @property
-    def error_rate(self) -> float:
-        """Wrong characters over all characters of the results (an edit distance, so it may exceed 1)."""
-        return self.wrong_characters / self.characters if self.characters else 0.0
 
 
 def render(folders: Sequence[Path], count: int, seed: int) -> dict[str, list[str]]:
@@ -52,28 +53,20 @@ def render(folders: Sequence[Path], count: int, seed: int) -> dict[str, list[str
 
 def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) -> Reading:
     """Compare the lines of a run in the sinks' files with what is on the photos."""
+    from variants.data.scoring import character_accuracy
+
     lines = [line for file in files if file.exists() for line in _lines(file, run)]
     results = [line for line in lines if line.get("outcome") == "result"]
     wrong_form = [why for line in results if (why := _wrong_form(line, truth)) is not None]
     right = [line for line in results if not wrong_form]
-    texts = [("".join(truth[_photo(r)]), "".join(r["payload"]["text"])) for r in right]
+    scores = [character_accuracy(truth[_photo(r)], r["payload"]["text"]) for r in right]
     return Reading(
         results=len(results),
         errors=sum(line.get("outcome") == "error" for line in lines),
-        characters=sum(len(expected) for expected, _ in texts),
-        wrong_characters=sum(edit_distance(expected, found) for expected, found in texts),
+        characters=sum(len("".join(truth[_photo(r)])) for r in right),
+        accuracy=fmean(scores) if scores else 0.0,
         wrong_form=wrong_form,
     )
-
-
-def edit_distance(expected: str, found: str) -> int:
-    """Levenshtein's distance: the fewest characters to insert, delete or replace."""
-    row = list(range(len(found) + 1))
-    for i, a in enumerate(expected, 1):
-        above, row[0] = row[0], i
-        for j, b in enumerate(found, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (a != b))
-    return row[-1]
 
 
 def _lines(file: Path, run: str) -> list[dict[str, Any]]:

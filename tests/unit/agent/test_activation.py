@@ -1,5 +1,6 @@
 """Activation: what runs is on disk first, survives a restart, and a failure leaves it untouched."""
 
+import asyncio
 import errno
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class RecordingServing:
             raise TiermeshError(self.fails)
         report("load", "in@dev", 0.1)
         self.told.append(f"prepare {assignment.generation}")
+        await asyncio.sleep(0)
 
     async def commit(self, workflow: str, generation: int) -> None:
         self.told.append(f"commit {generation}")
@@ -105,3 +107,16 @@ async def test_a_stopped_workflow_is_not_resumed(tmp_path: Path) -> None:
     again = activation(tmp_path, RecordingServing())
     await again.resume()
     assert again.node.generations == {}
+
+
+async def test_a_newer_generation_waits_until_the_old_one_is_resumed(tmp_path: Path) -> None:
+    first = activation(tmp_path, RecordingServing())
+    await first.prepare(an_assignment(1), lambda *_: None)
+    await first.commit("w", 1)
+    serving = RecordingServing()
+    again = activation(tmp_path, serving)
+    failures, _ = await asyncio.gather(
+        again.resume(), again.prepare(an_assignment(2), lambda *_: None)
+    )
+    assert failures == []
+    assert serving.told == ["prepare 1", "commit 1", "prepare 2"]
