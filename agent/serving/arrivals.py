@@ -33,7 +33,7 @@ class Arrivals:
     ) -> None:
         self._spec = spec
         self._share = share[1] - share[0]
-        self._trace = _check_trace(trace) if spec.arrivals == "trace" else ()
+        self._trace: tuple[float, ...] = _check_trace(trace) if spec.arrivals == "trace" else ()
         self.count = self._count(files, share)
 
     def _count(self, files: int, share: tuple[float, float]) -> int | None:

@@ -19,8 +19,9 @@ from tiermesh.frames import Frame, Packed
 
 ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
 ROOM_BYTES: Final = limits.STREAM_CREDIT_BYTES
-PREPARED_AT_ONCE: Final = 16
-"""Requests that are prepared, or run through stage code, in one job at most: others on the device wait for it."""
+AT_ONCE: Final = 16
+AT_ONCE_S: Final = 0.005
+"""Requests that one job prepares, or runs through stage code, and how long that may take: others on the device wait."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +91,8 @@ class Batcher:
         self._groups: dict[Hashable, deque[Item]] = {}
         self._items = 0
         self._bytes = 0
+        self._here: dict[str, Work] = {}
+        self._seconds = AT_ONCE_S
         self.running = 0
 
     @property
@@ -108,9 +111,24 @@ class Batcher:
         return not self._waiting and not self._items and not self.running
 
     def add(self, work: Work) -> None:
-        """A request has come."""
-        self._waiting.append(work)
-        self._bytes += work.frame.size
+        """A request has come. Of one that is here already it is another attempt: that one goes on in its stead."""
+        present = self._here.setdefault(work.frame.request_id, work)
+        if present is work:
+            self._waiting.append(work)
+            self._bytes += work.frame.size
+            return
+        self._bytes += work.frame.size - present.frame.size if present in self._waiting else 0
+        present.frame = work.frame
+        if work.release is not None:
+            work.release()
+
+    def done(self, work: Work) -> None:
+        """A request has left this replica."""
+        self._here.pop(work.frame.request_id, None)
+
+    def took(self, seconds: float, requests: int) -> None:
+        """Preparing, or stage code, took so long for so many requests."""
+        self._seconds += (seconds / requests - self._seconds) / 4
 
     def prepared(self, work: Work, items: Sequence[tuple[Hashable, Any]]) -> None:
         """A request has been split into items, each with the key that those of its batch share."""
@@ -160,9 +178,8 @@ class Batcher:
         return None
 
     def _take_waiting(self, has_room: Callable[[Frame], bool]) -> Iterator[Work]:
-        most = (
-            min(PREPARED_AT_ONCE, self._size - self._items) if self._batches else PREPARED_AT_ONCE
-        )
+        most = max(min(AT_ONCE, int(AT_ONCE_S / max(self._seconds, 1e-9))), 1)
+        most = min(most, self._size - self._items) if self._batches else most
         skipped: list[Work] = []
         taken = 0
         while self._waiting and taken < most:

@@ -52,6 +52,7 @@ class ComputeLane:
 
     def _run(self, runner: Runner, job: Job, done: Done) -> None:
         began = time.perf_counter()
+        outcomes: Outcomes
         try:
             outcomes = runner.run(job)
         except Exception as error:  # noqa: BLE001 - a request must not stop the lane

@@ -19,7 +19,7 @@ class _Message(msgspec.Struct, tag_field="message", tag=str.lower, frozen=True):
     """Base of all messages."""
 
 
-class Start(_Message, kw_only=True):
+class Start(_Message, frozen=True, kw_only=True):
     """The first message. `epoch` grows with each start of a worker of this device."""
 
     device: str
@@ -33,14 +33,14 @@ class Start(_Message, kw_only=True):
     insecure_lan: bool = False
 
 
-class Prepare(_Message):
+class Prepare(_Message, frozen=True):
     """Load, warm and test an assignment."""
 
     call: int
     assignment: Assignment
 
 
-class Commit(_Message):
+class Commit(_Message, frozen=True):
     """Switch new requests to a prepared generation."""
 
     call: int
@@ -48,7 +48,7 @@ class Commit(_Message):
     generation: int
 
 
-class Abort(_Message):
+class Abort(_Message, frozen=True):
     """Forget a prepared generation."""
 
     call: int
@@ -56,20 +56,20 @@ class Abort(_Message):
     generation: int
 
 
-class Stop(_Message):
+class Stop(_Message, frozen=True):
     """Drain a workflow and forget it."""
 
     call: int
     workflow: str
 
 
-class Ready(_Message):
+class Ready(_Message, frozen=True):
     """The worker takes frames."""
 
     pid: int
 
 
-class Stepped(_Message):
+class Stepped(_Message, frozen=True):
     """A step of preparing a replica is done."""
 
     call: int
@@ -78,20 +78,20 @@ class Stepped(_Message):
     seconds: float
 
 
-class Done(_Message):
+class Done(_Message, frozen=True):
     """A call has succeeded."""
 
     call: int
 
 
-class Refused(_Message):
+class Refused(_Message, frozen=True):
     """A call, or with `call` 0 the start, has failed; `error` is a TiermeshError's `to_dict`."""
 
     call: int
     error: dict[str, Any]
 
 
-class Event(_Message):
+class Event(_Message, frozen=True):
     """Something that people should see."""
 
     kind: str
@@ -138,7 +138,7 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
 
 
-class Stats(_Message):
+class Stats(_Message, frozen=True):
     """All that a worker does, as of now. Sent by itself, several times a second."""
 
     replicas: list[ReplicaStats] = []

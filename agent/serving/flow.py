@@ -9,7 +9,7 @@ has, and the sink drops what it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Final, TypeAlias
@@ -249,12 +249,13 @@ class Flow:
             case Arrival.WRITE:
                 self.post.do(Write(queue.spec.stage, queue.run, frame, release))
 
-    def written(self, write: Write, now: float) -> None:
-        """The end of a request is on disk at a sink: its sources may forget it."""
-        frame = write.frame
-        self.sinks[write.sink].written(frame.request_id, frame.kind, write.run)
-        _call(write.release)
-        self._confirm(frame, now)
+    def written(self, writes: Sequence[Write], now: float) -> None:
+        """The ends of requests are on disk at a sink: their sources may forget them."""
+        for write in writes:
+            frame = write.frame
+            self.sinks[write.sink].written(frame.request_id, frame.kind, write.run)
+            _call(write.release)
+            self._confirm(frame, now)
         self._settle(now)
 
     def _confirm(self, frame: Frame, now: float) -> None:
@@ -315,6 +316,7 @@ class Flow:
             at.queue.batcher.prepared(work, outcome.items)
             return
         at.queue.requests += 1
+        at.queue.batcher.done(work)
         if at.queue.stage.kind == "sink":
             self._delivered(at.queue, work, outcome)
             return

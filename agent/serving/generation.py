@@ -59,6 +59,8 @@ class ReplicaQueue:
     def note(self, job: Job, seconds: float, now: float) -> None:
         """A job has run. What preparing took counts with the batch that a request's first item is in."""
         self.busy_seconds += seconds
+        if job.works:
+            self.batcher.took(seconds, len(job.works))
         if job.step is Step.PREPARE:
             for work in job.works:
                 work.prepare_s = seconds / len(job.works)

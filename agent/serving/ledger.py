@@ -16,7 +16,8 @@ from agent.serving.percentiles import Measurements
 from tiermesh import limits
 
 RETRY_FIRST_S: Final = 0.1
-RETRY_LEAST_S: Final = 1.0
+RETRY_LEAST_S: Final = 2.0
+"""Losses are told, as a rule; waiting is for those of which nobody is left to tell."""
 GRACE_S: Final = 0.5
 """How long after the deadline the source waits for the error of the stage that noticed: it knows more."""
 LOST_S: Final = 3.0
@@ -44,7 +45,7 @@ class Request:
 
 
 class Pace:
-    """How long requests take, smoothed (RFC 6298), and how many may be in flight.
+    """How long requests take, smoothed as in RFC 6298, and how many may be in flight.
 
     The window grows by one with each confirmed request and shrinks when requests take more than a quarter of their
     deadline: a source that offers more than the mesh can do is slowed, instead of all its requests being late.
@@ -67,8 +68,8 @@ class Pace:
             self._window = max(self._window - 0.5, _LEAST_WINDOW)
         else:
             self._window = min(self._window + 1, limits.SOURCE_INFLIGHT_REQUESTS)
-        if retried:
-            # Which attempt was confirmed is not known (Karn's rule).
+        if retried and seconds < (self._mean or 0.0):
+            # Which attempt was confirmed is not known (Karn's rule), so it says only how slow things may be.
             return
         if self._mean is None:
             self._mean, self._variation = seconds, seconds / 2
@@ -80,7 +81,7 @@ class Pace:
         """How long to wait for a confirmation before the next attempt."""
         if self._mean is None:
             return self._deadline / 4
-        once = max(RETRY_LEAST_S, 2 * self._mean + 4 * self._variation)
+        once = max(RETRY_LEAST_S, 4 * (self._mean + self._variation))
         return min(once * 2 ** (attempt - 1), self._deadline)
 
 
@@ -158,9 +159,13 @@ class Ledger:
         for request in self.requests.values():
             if request.due > now:
                 continue
+            end = request.deadline + (GRACE_S if request.attempt else 0.0)
+            late = now >= end
+            if request.deadline <= now < end and not request.failed:
+                request.due = end
+                continue
             request.due = inf
             request.reading = True
-            late = now > request.deadline + (GRACE_S if request.attempt else 0.0)
             request.attempt += 1
             (found.fail if late or request.failed else found.inject).append(request)
         self._next_due = min((r.due for r in self.requests.values()), default=inf)

@@ -12,6 +12,7 @@ from agent.serving.generation import Generation
 from agent.serving.instructions import Acknowledge, Hangup, Instruction, Notice, Wake
 from agent.serving.links import Links
 from agent.serving.streams.receiver import Receiver
+from agent.serving.streams.window import UNBOUNDED
 from tiermesh.frames import Frame, Kind, pack
 
 _NOTICE_EVERY_S: Final = 5.0
@@ -102,10 +103,10 @@ class Post:
             self._offer(hop.device, frame, now)
 
     def send_to(self, device: str, frame: Frame, now: float) -> None:
-        """Straight to a device; to one that cannot be reached, nothing: it will ask again."""
+        """Straight to a device; it waits, within bounds, for one that cannot be reached now."""
         if device == self.device:
             self._here.append(frame)
-        elif device in self.links.addresses and not self.links.is_lost(device):
+        elif device in self.links.addresses and self.links.has_room(device, UNBOUNDED):
             self._offer(device, frame, now)
 
     def give_back(self, frame: Frame, device: str, why: str, now: float) -> None:
@@ -170,7 +171,9 @@ class Post:
         self.notice("peer-lost", f"{name} does not answer; lanes through it use their backup", now)
         self._announce(device, sender.receiver_epoch, now, gone=True)
         for frame in withdrawn:
-            if frame.kind not in (Kind.CONFIRM, Kind.LOST):
+            if frame.kind in (Kind.CONFIRM, Kind.LOST):
+                self.send_to(device, frame, now)
+            else:
                 self.send(frame, now)
 
     def _announce(self, device: str, epoch: int, now: float, *, gone: bool) -> None:
@@ -191,5 +194,4 @@ class Post:
         """Take out the frames whose deadline has passed while they waited to be sent, with their device's name."""
         for device, sender in self.links.senders.items():
             for frame in sender.expired(now):
-                if frame.kind is Kind.DATA:
-                    yield self._generations.name(device), frame
+                yield self._generations.name(device), frame

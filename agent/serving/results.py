@@ -9,9 +9,9 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -78,12 +78,12 @@ def summary(value: Any) -> Any:
     """A value as JSON can say it: of tensors and bytes, their form and size."""
     if isinstance(value, Tensor):
         return {"tensor": value.dtype, "shape": value.shape}
-    if isinstance(value, bytes | memoryview):
+    if isinstance(value, bytes):
         return {"bytes": len(value)}
-    if isinstance(value, Mapping):
-        return {str(key): summary(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [summary(inner) for inner in value]
+    if isinstance(value, dict):
+        return {str(key): summary(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [summary(inner) for inner in cast("list[Any]", value)]
     return value
 
 
@@ -108,7 +108,7 @@ class ResultFile:
         decoder = msgspec.json.Decoder(_Known)
         whole = 0
         self._file.seek(0)
-        with open(os.dup(self._file.fileno()), "rb") as lines:
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
                     break
@@ -133,19 +133,25 @@ class ResultFile:
             StorageFull: they cannot be written.
         """
         data = b"".join(self._encoder.encode(line) + b"\n" for line in lines)
-        try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(None, "the disk is full")
-            os.fsync(self._file.fileno())
-        except OSError as error:
+        why = self._write(data)
+        if why is not None:
             self._cut()
             raise StorageFull(
                 "a sink cannot write its results",
-                why=error.strerror or str(error),
+                why=why,
                 fix="Free disk space on the device; nothing is lost meanwhile",
-            ) from None
+            )
         self._end += len(data)
+
+    def _write(self, data: bytes) -> str | None:
+        """Write and sync; why it failed, or None."""
+        try:
+            if self._file.write(data) != len(data):
+                return "no space left on the disk"
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
 
     def close(self) -> None:
         """Close the file."""

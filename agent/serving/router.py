@@ -72,9 +72,14 @@ class Router:
         end = ends.get(source_replica, 0.0)
         return (end - shares.get(source_replica, 0.0)) / total, end / total
 
-    def is_split(self, stage: str) -> bool:
-        """Whether several replicas make the requests of a source."""
-        return len({lane.path[stage] for lane in self.assignment.lanes}) > 1
+    def run_of(self, stage: str, device: str) -> str:
+        """The run that a source's request ids follow from: equal for sources whose requests meet in a join.
+
+        Sources that never meet in one, or that make a part of the requests each, must not make equal ids.
+        """
+        run = self.assignment.run + self.graph.run_suffix(stage)
+        is_split = len({lane.path[stage] for lane in self.assignment.lanes}) > 1
+        return f"{run}@{device}" if is_split else run
 
     def lane_of(
         self, request: str, source_replica: str, stage: str, attempt: int, lost: Collection[str]

@@ -8,7 +8,7 @@ from typing import Final
 
 from agent.serving.arrivals import Arrivals
 from agent.serving.instructions import Instruction, Read, Record
-from agent.serving.ledger import Ledger
+from agent.serving.ledger import Ledger, Request
 from tiermesh import ids
 
 ACCEPTED_AT_ONCE: Final = 32
@@ -76,7 +76,7 @@ class Source:
 
     def accept(self, now: float) -> list[Instruction]:
         """Accept what is due, as far as the window allows."""
-        accepted = []
+        accepted: list[Request] = []
         while (
             not self._is_over
             and self._next_at <= now

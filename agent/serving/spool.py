@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +39,10 @@ class Spool:
             "SELECT number, id, file, accepted_at, deadline FROM requests ORDER BY number"
         )
         # Whether the first attempt was sent is not known, so the next one counts as a repetition.
-        requests = [Request(*row, set(), attempt=1, due=inf) for row in rows]
+        requests = [
+            Request(index, request, file, accepted_at, deadline, set(), attempt=1)
+            for index, request, file, accepted_at, deadline in rows
+        ]
         (accepted,) = self._db.execute("SELECT next FROM source").fetchone()
         return requests, Counts(accepted=accepted, confirmed=accepted - len(requests))
 

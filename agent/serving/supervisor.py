@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -373,5 +373,5 @@ class WorkerSupervisor:
         self._state = pb.WorkerState.STATE_STOPPED
 
 
-def _plain(stats: msgspec.Struct) -> dict[str, object]:
+def _plain(stats: msgspec.Struct) -> dict[str, Any]:
     return msgspec.to_builtins(stats)

@@ -14,7 +14,9 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import grpc.aio
 
 from agent.serving import control
 from agent.serving.datafolder import DataFolder
@@ -28,18 +30,14 @@ log = logging.getLogger(__name__)
 STATS_EVERY_S: Final = 0.25
 _BIND_TRIES: Final = 50
 _BIND_AGAIN_S: Final = 0.1
+_STOP_S: Final = 0.2
+_FAILED: Final = 70
 
 
 class Worker:
     """Serves what the agent says, until the agent goes."""
 
-    def __init__(
-        self,
-        start: control.Start,
-        host: Host,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._start = start
+    def __init__(self, host: Host, writer: asyncio.StreamWriter) -> None:
         self._host = host
         self._writer = writer
         self._calls: set[asyncio.Task[None]] = set()
@@ -154,6 +152,7 @@ def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
 
 async def run(control_socket: socket.socket) -> None:
     """Serve until the other end of the socket closes."""
+    asyncio.get_running_loop().set_exception_handler(_end_on_failure)
     reader, writer = await asyncio.open_connection(sock=control_socket, limit=control.LINE_BYTES)
     start = await control.read_to_worker(reader)
     if not isinstance(start, control.Start):
@@ -168,8 +167,17 @@ async def run(control_socket: socket.socket) -> None:
         writer.write(control.encode(control.Refused(0, error.to_dict())))
         await writer.drain()
         return
-    await Worker(start, host, writer).serve(reader)
-    await server.stop(None)
+    await Worker(host, writer).serve(reader)
+    host.incoming.close()
+    await server.stop(_STOP_S)
+
+
+def _end_on_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """State that failed half way through an event is not to be trusted: end, and be started again."""
+    loop.default_exception_handler(context)
+    if isinstance(context.get("exception"), Exception):
+        logging.shutdown()
+        os._exit(_FAILED)
 
 
 def _host(start: control.Start, notice: Callable[[str, str], None]) -> Host:
@@ -188,12 +196,12 @@ def _host(start: control.Start, notice: Callable[[str, str], None]) -> Host:
     )
 
 
-async def _bind(server: object, start: control.Start) -> None:
+async def _bind(server: grpc.aio.Server, start: control.Start) -> None:
     """Take the data port; the worker before this one may not have let go of it yet."""
     host, port = wire.split_address(start.data_address)
     for left in reversed(range(_BIND_TRIES)):
         try:
-            wire.bind(server, host, port, insecure_lan=start.insecure_lan)  # type: ignore[arg-type]
+            wire.bind(server, host, port, insecure_lan=start.insecure_lan)
         except TiermeshError:
             if not left:
                 raise

@@ -66,9 +66,9 @@ class Tensor:
         return np.frombuffer(self.data, dtype=self.dtype).reshape(self.shape)
 
 
-Value: TypeAlias = "Tensor | bytes | str | int | float | bool | None | list[Any] | dict[str, Any]"
 Payload: TypeAlias = Mapping[str, Any]
-"""What stages exchange: named values. Tensors and bytes at any depth of lists and dicts; NumPy arrays count as tensors."""
+"""What stages exchange: named values. A value is a Tensor or NumPy array, bytes, str, int, float, bool, None, or a list
+or dict of values."""
 
 _TENSOR_CODE: Final = 1
 _INDEX_BYTES: Final = 4
@@ -116,8 +116,6 @@ def pack(payload: Payload) -> Packed:
     Raises:
         TiermeshError: it is not a mapping, holds something that frames do not carry, or is too large.
     """
-    if not isinstance(payload, Mapping):
-        raise TiermeshError(f"a payload is a mapping of names to values, not {type(payload)}")
     tensors: list[Tensor] = []
 
     def place(tensor: Tensor) -> msgspec.msgpack.Ext:
@@ -133,13 +131,8 @@ def pack(payload: Payload) -> Packed:
             return place(tensor_of(value)) if getattr(value, "ndim", 0) else value.item()
         raise TypeError(f"frames do not carry a {type(value).__name__}")
 
-    apart = {
-        name: Tensor("", (), value)
-        if isinstance(value, bytes | memoryview) and len(value) >= _APART_BYTES
-        else value
-        for name, value in payload.items()
-    }
     try:
+        apart = {name: _apart(value) for name, value in payload.items()}
         packed = Packed(msgspec.msgpack.encode(apart, enc_hook=replace), tuple(tensors))
     except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         raise TiermeshError("a payload cannot be packed", why=str(error)) from None
@@ -148,6 +141,12 @@ def pack(payload: Payload) -> Packed:
             f"a payload is {packed.size} bytes long", why=f"the limit is {limits.FRAME_BYTES} bytes"
         )
     return packed
+
+
+def _apart(value: Any) -> Any:
+    """Bytes that are long enough as a tensor of no type, which is not copied."""
+    is_long = isinstance(value, bytes) and len(value) >= _APART_BYTES
+    return Tensor("", (), value) if is_long else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +187,8 @@ def tensor_of(array: Any) -> Tensor:
     packed = np.ascontiguousarray(array)
     if packed.dtype.kind not in "biufc":
         raise TypeError(f"frames do not carry arrays of {packed.dtype}")
-    flat = packed.reshape(-1).view(np.uint8) if packed.size else b""
-    return Tensor(packed.dtype.str, packed.shape, memoryview(flat))
+    data = packed.reshape(-1).view(np.uint8).data if packed.size else b""
+    return Tensor(packed.dtype.str, packed.shape, data)
 
 
 def check_tensor(dtype: str, shape: Sequence[int], size: int) -> None:

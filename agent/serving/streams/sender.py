@@ -21,6 +21,7 @@ from tiermesh.frames import Frame
 SILENCE_S: Final = 1.0
 """A peer that has said nothing for so long is lost. Receivers repeat their acknowledgement four times as often."""
 ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
+ROOM_ENDS: Final = 4 * limits.SOURCE_INFLIGHT_REQUESTS
 ROOM_BYTES: Final = limits.STREAM_CREDIT_BYTES // 4
 
 
@@ -85,9 +86,8 @@ class Sender:
     def has_room(self, stage: str) -> bool:
         """Whether more frames for a stage should be made: false is backpressure."""
         queue = self._channels.get(stage)
-        return queue is None or (
-            len(queue.waiting) < ROOM_FRAMES and queue.waiting_bytes < ROOM_BYTES
-        )
+        most = ROOM_FRAMES if stage != UNBOUNDED else ROOM_ENDS
+        return queue is None or (len(queue.waiting) < most and queue.waiting_bytes < ROOM_BYTES)
 
     def connected(self, receiver_epoch: int, now: float) -> bool:
         """The receiver has answered; its first acknowledgement follows. True: it is another one than before."""
@@ -210,10 +210,10 @@ class Sender:
         return frames
 
     def expired(self, now: float) -> list[Frame]:
-        """Take out the frames that wait and whose deadline has passed."""
+        """Take out the frames to stages that wait and whose deadline has passed."""
         found: list[Frame] = []
-        for queue in self._channels.values():
-            while queue.waiting and queue.waiting[0].deadline < now:
+        for name, queue in self._channels.items():
+            while name != UNBOUNDED and queue.waiting and queue.waiting[0].deadline < now:
                 frame = queue.waiting.popleft()
                 queue.waiting_bytes -= frame.size
                 found.append(frame)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -24,6 +24,9 @@ from tiermesh.errors import TiermeshError, Unreachable
 from tiermesh.v1 import streaming_pb2 as pb
 
 log = logging.getLogger(__name__)
+
+_Stub: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, pb.StreamReply]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, pb.StreamReply]"
 
 _METHOD: Final = "/tiermesh.v1.Streams/Stream"
 _ACK_EVERY_S: Final = SILENCE_S / 4
@@ -57,7 +60,7 @@ class Outgoing:
         self._device = device
         self.address = address
         self._channel = wire.channel(address, insecure_lan=insecure_lan)
-        self._stub = self._channel.stream_stream(
+        self._stub: _Stub = self._channel.stream_stream(
             _METHOD, request_serializer=None, response_deserializer=pb.StreamReply.FromString
         )
         self._wake = asyncio.Event()
@@ -165,10 +168,15 @@ class Incoming:
         self._driver = driver
         self._device = device
         self._acks: dict[tuple[str, str], asyncio.Event] = {}
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """End all streams; the senders keep what was not acknowledged."""
+        self._closing.set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve on a server."""
-        handler = grpc.stream_stream_rpc_method_handler(
+        handler: _Handler = grpc.stream_stream_rpc_method_handler(
             self._stream,
             request_deserializer=None,
             response_serializer=pb.StreamReply.SerializeToString,
@@ -198,7 +206,7 @@ class Incoming:
         first = await context.read()
         if first is grpc.aio.EOF:
             return
-        hello = codec.decode_hello(cast(bytes, first))
+        hello = codec.decode_hello(first)
         flow = self._welcomed(hello)
         session = flow.links.receiver(hello.sender).open(hello.sender_epoch, hello.oldest)
         key = flow.workflow, hello.sender
@@ -215,10 +223,14 @@ class Incoming:
             await _first_of(
                 self._receive(context, flow, hello.sender, session, due),
                 self._acknowledge(context, flow, hello.sender, session, due),
+                self._until_closed(),
             )
         finally:
             if self._acks.get(key) is due:
                 del self._acks[key]
+
+    async def _until_closed(self) -> None:
+        await self._closing.wait()
 
     def _welcomed(self, hello: pb.Hello) -> Flow:
         """The flow that a stream is for.
@@ -250,7 +262,7 @@ class Incoming:
     ) -> None:
         while (data := await context.read()) is not grpc.aio.EOF:
             now = self._driver.now()
-            first, frames = codec.decode(cast(bytes, data), now)
+            first, frames = codec.decode(data, now)
             flow.receive(sender, session, first, frames, now)
             self._driver.changed()
             due.set()

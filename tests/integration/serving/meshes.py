@@ -28,6 +28,8 @@ from tiermesh.documents.plan import Lane
 from tiermesh.documents.variant import Artifact, Bundle
 
 CODE = """
+    import os
+    import pathlib
     import time
 
     class Upper:
@@ -52,11 +54,25 @@ CODE = """
         def join(self, payloads):
             return {**payloads["upper"], **payloads["length"]}
 
-    class NoVowelFirst:
+    class OddLength:
         def __init__(self, files, options):
             pass
         def keep(self, payload):
-            return payload["text"][0] not in "AEIOU"
+            return payload["length"] % 2 == 1
+
+    class Loud:
+        def __init__(self, files, options):
+            pass
+        def apply(self, payload):
+            print('{"message": "done", "call": 1}', flush=True)
+            return payload
+
+    class Deadly:
+        def __init__(self, files, options):
+            if pathlib.Path("DATA/die").exists():
+                os._exit(3)
+        def apply(self, payload):
+            return payload
 """
 
 
@@ -106,7 +122,7 @@ class Mesh:
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.devices = {name: Device(root, name) for name in names}
-        self.bundle = _zip(textwrap.dedent(CODE))
+        self.code = textwrap.dedent(CODE)
 
     def __getitem__(self, name: str) -> Device:
         return self.devices[name]
@@ -123,6 +139,11 @@ class Mesh:
         for name, assignment in assignments.items():
             await self[name].supervisor.commit(assignment.workflow, assignment.generation)
 
+    def is_finished(self, name: str) -> bool:
+        """Whether all that a device's sources offer has ended."""
+        sources = self[name].supervisor.stats.sources
+        return bool(sources) and all(source.finished for source in sources)
+
     async def close(self) -> None:
         for device in self.devices.values():
             await device.supervisor.close()
@@ -136,7 +157,7 @@ class Mesh:
         generation: int = 1,
         deadline: float = 30.0,
         options: dict[str, Any] | None = None,
-        count: int | None = None,
+        sink_path: str = "out.jsonl",
     ) -> dict[str, Assignment]:
         """Assignments by device. Stages: name to (kind, inputs, class); lanes: (share, stage to device, backup)."""
         specs = {
@@ -145,10 +166,8 @@ class Mesh:
                 kind=kind,  # type: ignore[arg-type]
                 inputs=inputs,
                 outputs=[n for n, (_, i, _) in stages.items() if name in i],
-                source=SourceSpec(path="in", rate_rps=rate, count=count, repeat=count is not None)
-                if kind == "source"
-                else None,
-                sink=SinkSpec(kind="jsonl", path="out.jsonl") if kind == "sink" else None,
+                source=SourceSpec(path="in", rate_rps=rate) if kind == "source" else None,
+                sink=SinkSpec(kind="jsonl", path=sink_path) if kind == "sink" else None,
             )
             for name, (kind, inputs, _) in stages.items()
         }
@@ -189,7 +208,8 @@ class Mesh:
     ) -> ReplicaSpec:
         if not entry:
             return ReplicaSpec(id=replica, stage=stage)
-        artifact = self[device].put(self.bundle)
+        code = self.code.replace("DATA", str(self[device].data))
+        artifact = self[device].put(_zip(code))
         return ReplicaSpec(
             id=replica,
             stage=stage,

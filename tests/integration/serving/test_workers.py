@@ -1,7 +1,8 @@
-"""Real workers on loopback: chains, faults, and the ledger after each."""
+"""Real workers on loopback: workflows, faults, rollouts; the ledger is checked after each."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,43 +11,212 @@ from pathlib import Path
 import pytest
 
 from tests.integration.serving.meshes import CHAIN, Mesh, check_ledger, until
+from tiermesh.errors import TiermeshError
+from tiermesh.v1 import telemetry_pb2 as pb
+
+FORK = {
+    "photos": ("source", [], ""),
+    "upper": ("map", ["photos"], "Upper"),
+    "length": ("map", ["photos"], "Length"),
+    "both": ("join", ["upper", "length"], "Both"),
+    "keep": ("filter", ["both"], "OddLength"),
+    "out": ("sink", ["keep"], ""),
+}
 
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    made = Mesh(tmp_path, ["a", "b"])
+    made = Mesh(tmp_path, ["a", "b", "c"])
     try:
         yield made
     finally:
         await made.close()
 
 
+def kill(mesh: Mesh, device: str, how: signal.Signals) -> int:
+    pid = mesh[device].supervisor.pid
+    assert pid is not None
+    os.kill(pid, how)
+    return pid
+
+
 async def test_a_chain_over_two_devices(mesh: Mesh) -> None:
     mesh.offer("a", 60)
-    lane = {"photos": "a", "upper": "b", "out": "a"}
-    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})]))
-    source = lambda: mesh["a"].supervisor.stats.sources
-    await until(lambda: bool(source()) and source()[0].finished, "the run finishes")
-    outcomes = check_ledger(mesh["a"].results(), accepted=60)
-    assert outcomes == {"result": 60}
-    line = mesh["a"].results()[0]
-    assert line["payload"]["text"].startswith("FILE ")
-    assert source()[0].accepted == source()[0].confirmed == 60
-    assert source()[0].latency.samples == 60
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, {"photos": "a", "upper": "b", "out": "a"}, {})]))
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=60) == {"result": 60}
+    assert min(line["payload"]["text"] for line in mesh["a"].results()) == "FILE 0"
+    sample = pb.Sample()
+    mesh["a"].supervisor.fill(sample)
+    assert sample.worker.state == pb.WorkerState.STATE_SERVING
+    assert sample.worker.pid == mesh["a"].supervisor.pid
+    (source,), (sink,) = sample.sources, sample.sinks
+    assert (source.accepted, source.confirmed, source.in_flight) == (60, 60, 0)
+    assert source.finished
+    assert source.latency.samples == 60
+    assert 0 < source.latency.p50 <= source.latency.p99
+    assert (sink.results, sink.errors, sink.duplicates) == (60, 0, 0)
+    (replica,) = mesh["b"].supervisor.stats.replicas
+    assert (replica.replica, replica.requests, replica.waiting) == ("upper@b", 60, 0)
 
 
-async def test_a_killed_worker_goes_on_where_it_was(mesh: Mesh) -> None:
+async def test_branches_meet_and_stage_errors_end_one_request_each(mesh: Mesh) -> None:
+    mesh.offer("a", 40)
+    (mesh["a"].data / "in" / "00007bad.txt").write_text("xyz")
+    lanes = [
+        (0.5, dict(zip(FORK, "abcbca", strict=True)), {}),
+        (0.5, dict(zip(FORK, "acbcba", strict=True)), {}),
+    ]
+    await mesh.serve(mesh.assign(FORK, lanes))
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    outcomes = check_ledger(mesh["a"].results(), accepted=41)
+    assert outcomes == {"result": 30, "filtered": 10, "error": 1}
+    (error,) = [line for line in mesh["a"].results() if line["outcome"] == "error"]
+    assert error["name"] == "in/00007bad.txt"
+    assert error["error"].startswith("upper: ValueError: a bad file (code.py:")
+    result = next(line for line in mesh["a"].results() if line["outcome"] == "result")
+    assert result["payload"].keys() == {"name", "text", "length"}
+
+
+async def test_killed_workers_go_on_where_they_were(mesh: Mesh) -> None:
     mesh.offer("a", 200)
-    lane = {"photos": "a", "upper": "b", "out": "b"}
-    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0))
-    for victim, results in (("b", 30), ("a", 80)):
-        await until(lambda: len(mesh["b"].results()) >= results, "results come")  # noqa: B023
-        pid = mesh[victim].supervisor.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-    stats = mesh["a"].supervisor
+    lanes = [(1.0, dict(zip(FORK, "abcbcb", strict=True)), {})]
+    await mesh.serve(mesh.assign(FORK, lanes, rate=100.0))
+    for victim, results in (("b", 20), ("a", 70), ("c", 100)):
+        await until(lambda n=results: len(mesh["b"].results()) >= n, "results come")
+        kill(mesh, victim, signal.SIGKILL)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    outcomes = check_ledger(mesh["b"].results(), accepted=200)
+    assert outcomes == {"result": 90, "filtered": 110}
+    for device in mesh.devices.values():
+        assert [kind for kind, _ in device.events if kind.startswith("worker")] == [
+            "worker-ended",
+            "worker-restarted",
+        ]
+        assert "killed by signal 9" in device.events[0][1] or device.name == "a"
 
-    await until(lambda: any(s.finished for s in stats.stats.sources), "the run finishes")
-    print(stats.stats.sources, mesh["b"].supervisor.stats.sinks, mesh["a"].events, mesh["b"].events)
-    assert check_ledger(mesh["b"].results(), accepted=200) == {"result": 200}
-    assert stats.restarts == 1
+
+async def test_a_stopped_worker_is_passed_by_through_the_backup(mesh: Mesh) -> None:
+    mesh.offer("a", 300)
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {"upper": "c"})], rate=100.0))
+    await until(lambda: len(mesh["a"].results()) >= 50, "results come")
+    kill(mesh, "b", signal.SIGSTOP)
+    await until(lambda: len(mesh["a"].results()) >= 200, "results come past the stopped worker", 6)
+    kill(mesh, "b", signal.SIGCONT)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=300) == {"result": 300}
+    assert ("peer-lost", "b does not answer; lanes through it use their backup") in mesh["a"].events
+
+
+async def test_a_new_generation_takes_over_between_two_requests(mesh: Mesh) -> None:
+    mesh.offer("a", 250)
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0))
+    await until(lambda: len(mesh["a"].results()) >= 60, "results come")
+    moved = mesh.assign(CHAIN, [(1.0, {**lane, "upper": "c"}, {})], rate=100.0, generation=2)
+    await mesh.serve(moved)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=250) == {"result": 250}
+    generations = [line["generation"] for line in mesh["a"].results()]
+    assert set(generations) == {1, 2}
+    assert all(line["attempts"] == 1 for line in mesh["a"].results())
+    await until(
+        lambda: {r.generation for r in mesh["b"].supervisor.stats.replicas} == set(),
+        "the old generation goes once it has drained",
+    )
+
+
+async def test_what_cannot_be_prepared_is_named_and_changes_nothing(mesh: Mesh) -> None:
+    mesh.offer("a", 150)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0))
+    wrong = {**CHAIN, "upper": ("map", ["photos"], "NoSuchClass")}
+    with pytest.raises(TiermeshError, match="upper@a") as refused:
+        await mesh["a"].supervisor.prepare(
+            mesh.assign(wrong, [(1.0, lane, {})], generation=2)["a"], lambda *_: None
+        )
+    assert refused.value.fields["replica"] == "upper@a"
+    with pytest.raises(TiermeshError, match="not prepared"):
+        await mesh["a"].supervisor.commit("w", 2)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=150) == {"result": 150}
+
+
+async def test_requests_that_cannot_be_done_in_time_end_in_errors_that_say_where(
+    mesh: Mesh,
+) -> None:
+    mesh.offer("a", 12)
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    slow = {"wait": 0.5}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0, deadline=2.0, options=slow))
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    outcomes = check_ledger(mesh["a"].results(), accepted=12)
+    assert outcomes["result"] >= 1
+    assert outcomes["error"] >= 4
+    errors = [line["error"] for line in mesh["a"].results() if line["outcome"] == "error"]
+    assert "upper: the deadline has passed" in errors
+
+
+async def test_a_worker_ends_with_its_agent_and_serves_again_with_the_next(mesh: Mesh) -> None:
+    mesh.offer("a", 200)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    assignments = mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0)
+    await mesh.serve(assignments)
+    await until(lambda: len(mesh["a"].results()) >= 20, "results come")
+    pid = mesh["a"].supervisor.pid
+    assert pid is not None
+    await mesh["a"].supervisor.close()
+    assert not Path(f"/proc/{pid}").exists()
+    mesh["a"].supervisor = mesh["a"].new_supervisor()
+    await mesh.serve({"a": assignments["a"]})
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=200) == {"result": 200}
+
+
+async def test_stopping_drains_and_the_worker_ends(mesh: Mesh) -> None:
+    mesh.offer("a", 500)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    await mesh.serve({"a": mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0)["a"]})
+    await until(lambda: len(mesh["a"].results()) >= 20, "results come")
+    pid = mesh["a"].supervisor.pid
+    await mesh["a"].supervisor.stop("w")
+    assert mesh["a"].supervisor.pid is None
+    assert not Path(f"/proc/{pid}").exists()
+    results = mesh["a"].results()
+    assert 20 <= len(results) < 500
+    check_ledger(results, accepted=len(results))
+
+
+@pytest.mark.parametrize("path", ["../out.jsonl", "/tmp/out.jsonl", "link/out.jsonl"])  # noqa: S108
+async def test_a_sink_stays_in_the_data_folder(mesh: Mesh, path: str, tmp_path: Path) -> None:
+    mesh.offer("a", 1)
+    (mesh["a"].data / "link").symlink_to(tmp_path)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    assignment = mesh.assign(CHAIN, [(1.0, lane, {})], sink_path=path)["a"]
+    with pytest.raises(TiermeshError, match="outside the data folder") as refused:
+        await mesh["a"].supervisor.prepare(assignment, lambda *_: None)
+    assert refused.value.fields["replica"] == "out@a"
+
+
+async def test_what_stage_code_prints_does_not_disturb_the_control_channel(mesh: Mesh) -> None:
+    mesh.offer("a", 5)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    loud = {**CHAIN, "upper": ("map", ["photos"], "Loud")}
+    await mesh.serve({"a": mesh.assign(loud, [(1.0, lane, {})])["a"]})
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=5) == {"result": 5}
+
+
+async def test_a_worker_that_dies_again_and_again_is_started_ever_later(mesh: Mesh) -> None:
+    mesh.offer("a", 1)
+    deadly = {**CHAIN, "upper": ("map", ["photos"], "Deadly")}
+    lane = {"photos": "b", "upper": "a", "out": "a"}
+    await mesh["a"].supervisor.prepare(mesh.assign(deadly, [(1.0, lane, {})])["a"], lambda *_: None)
+    (mesh["a"].data / "die").touch()
+    began = asyncio.get_running_loop().time()
+    kill(mesh, "a", signal.SIGKILL)
+    ends = lambda: [text for kind, text in mesh["a"].events if kind == "worker-ended"]  # noqa: E731
+    await until(lambda: len(ends()) >= 4, "it is tried again")
+    assert asyncio.get_running_loop().time() - began > 0.6
+    assert "exit status 3" in ends()[-1]

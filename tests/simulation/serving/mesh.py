@@ -26,6 +26,7 @@ from agent.serving.instructions import (
     Forget,
     Hangup,
     Instruction,
+    Notice,
     Outcome,
     Output,
     Prepared,
@@ -72,8 +73,8 @@ class Call:
     alive: bool = True
     session: int = 0
     welcomed: bool = False
-    forth: Direction = field(default_factory=lambda: Direction())
-    back: Direction = field(default_factory=lambda: Direction())
+    forth: Direction = field(default_factory=Direction)
+    back: Direction = field(default_factory=Direction)
 
 
 class SimDevice:
@@ -135,7 +136,7 @@ class SimDevice:
                 continue
             ledger = Ledger(generation.graph.sinks_below(key), assignment.deadline_seconds)
             kept = self.disk.spool.setdefault(key, {})
-            requests = [Request(*row[:1], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
+            requests = [Request(row[0], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
             accepted = self.disk.accepted.get(key, 0)
             ledger.restore(requests, Counts(accepted, accepted - len(requests)))
             flow.sources.by_key[key] = Source(
@@ -190,15 +191,8 @@ class SimDevice:
     def carry_out(self, instruction: Instruction) -> None:
         disk = self.mesh.draw(0.0, 0.01)
         match instruction:
-            case Wake(device):
-                self.mesh.converse(self, self.mesh.devices[device])
-            case Acknowledge(device):
-                for call in self.mesh.calls:
-                    if call.sender.name == device and call.receiver is self and call.welcomed:
-                        self.mesh.acknowledge(call)
-            case Hangup(device):
-                if device in self.calls:
-                    self.mesh.break_call(self.calls[device])
+            case Wake() | Acknowledge() | Hangup():
+                self.speak(instruction)
             case Record(source, requests):
                 self.record(source, requests)
                 self.later(disk, lambda f: f.recorded(source, requests, self.now))
@@ -208,10 +202,20 @@ class SimDevice:
                 self.later(disk, lambda _: self.forget(source, request))
             case Write():
                 self.later(disk, lambda f: self.write(f, instruction))
-            case Unload(_):
+            case Unload() | Notice():
                 pass
-            case _:
-                pass
+
+    def speak(self, instruction: Wake | Acknowledge | Hangup) -> None:
+        match instruction:
+            case Wake(device):
+                self.mesh.converse(self, self.mesh.devices[device])
+            case Acknowledge(device):
+                for call in self.mesh.calls:
+                    if call.sender.name == device and call.receiver is self and call.welcomed:
+                        self.mesh.acknowledge(call)
+            case Hangup(device):
+                if device in self.calls:
+                    self.mesh.break_call(self.calls[device])
 
     def record(self, source: str, requests: tuple[Request, ...]) -> None:
         for r in requests:
@@ -233,7 +237,7 @@ class SimDevice:
             # Killed between the sync and the confirmation: the line is there, and nobody knows.
             self.mesh.kill(self, self.mesh.draw(0.05, 1.0))
             return
-        flow.written(write, self.now)
+        flow.written([write], self.now)
 
 
 class _Names:
@@ -248,7 +252,7 @@ class SimMesh:
     """Devices, links and time. `faults` a second are injected while `chaos` runs."""
 
     def __init__(self, seed: int, names: str, compute: Mapping[str, Callable[..., Any]]) -> None:
-        self.random = random.Random(seed)
+        self.random = random.Random(seed)  # noqa: S311 - a seed replays a run
         self.time = 0.0
         self.chaos_until = 0.0
         self._order = count()

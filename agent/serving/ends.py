@@ -1,0 +1,189 @@
+"""The files at the ends of a device's workflows: what sources read and keep, and what sinks write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from agent.serving.arrivals import Arrivals
+from agent.serving.datafolder import DataFolder
+from agent.serving.flow import Flow
+from agent.serving.generation import Generation
+from agent.serving.instructions import Forget, Read, Record, Write
+from agent.serving.ledger import Ledger
+from agent.serving.results import ResultFile, SinkWriter
+from agent.serving.sink import Sink
+from agent.serving.source import Source
+from agent.serving.spool import Spool
+from tiermesh.documents.assignment import Assignment, ReplicaSpec, SourceSpec, StageSpec
+from tiermesh.errors import StorageFull, TiermeshError
+from tiermesh.frames import pack
+
+T = TypeVar("T")
+
+_AGAIN_S: Final = 1.0
+
+
+class Driver(Protocol):
+    """What carries out a flow's instructions; these may be called from any thread."""
+
+    def now(self) -> float:
+        """The worker's clock."""
+        ...
+
+    def event(self, flow: Flow, event: Callable[[Flow, float], None]) -> None:
+        """Give a flow an event, in the event loop, and carry out what it then says."""
+        ...
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call something in the event loop, later."""
+        ...
+
+    def notice(self, kind: str, text: str) -> None:
+        """Tell the agent something that people should see."""
+        ...
+
+
+class Ends:
+    """Spools and files of sources share one thread; each sink's file has its own."""
+
+    def __init__(self, driver: Driver, data: DataFolder, state: Path) -> None:
+        self._driver = driver
+        self._data = data
+        self._state = state
+        self._disk = ThreadPoolExecutor(1, "disk")
+        self._spools: dict[tuple[str, str], Spool] = {}
+        self._writers: dict[tuple[str, str], SinkWriter] = {}
+
+    async def prepare(
+        self, flow: Flow, assignment: Assignment, spec: ReplicaSpec, stage: StageSpec
+    ) -> None:
+        """Check a source's files, or open a sink's.
+
+        Raises:
+            TiermeshError: it cannot be served here; names the replica.
+        """
+        try:
+            if stage.sink is not None:
+                await self._open_sink(flow, assignment, stage)
+            elif stage.source is not None:
+                await self._on_disk(partial(self._offered, stage.source))
+        except TiermeshError as error:
+            error.what = f"the replica {spec.id} cannot be served: {error.what}"
+            error.fields["replica"] = spec.id
+            raise
+
+    async def start_source(
+        self, flow: Flow, generation: Generation, spec: ReplicaSpec, stage: StageSpec
+    ) -> str:
+        """Let a source go on where its run stopped; returns its key."""
+        assignment, router = generation.assignment, generation.router
+        key = f"{assignment.run}.{stage.name}"
+        if stage.source is None:
+            return key
+        files, trace = await self._on_disk(partial(self._offered, stage.source))
+        arrivals = Arrivals(stage.source, len(files), router.share(spec.id, stage.name), trace)
+        if key in flow.sources.by_key:
+            flow.sources.by_key[key].adopt(spec.id, arrivals, files, self._driver.now())
+            return key
+        ledger = Ledger(router.graph.sinks_below(stage.name), assignment.deadline_seconds)
+        path = self._state / "spool" / assignment.workflow / f"{key}.db"
+        spool = self._spools[flow.workflow, key] = await self._on_disk(partial(Spool, path))
+        ledger.restore(*await self._on_disk(spool.load))
+        flow.sources.by_key[key] = Source(
+            key,
+            stage.name,
+            spec.id,
+            workflow=assignment.workflow,
+            run=router.run_of(stage.name, flow.device),
+            arrivals=arrivals,
+            files=files,
+            ledger=ledger,
+            now=self._driver.now(),
+        )
+        return key
+
+    def _offered(self, spec: SourceSpec) -> tuple[list[str], list[float]]:
+        times = self._data.times(spec.trace) if spec.trace is not None else []
+        return self._data.files(spec.path), times
+
+    async def _open_sink(self, flow: Flow, assignment: Assignment, stage: StageSpec) -> None:
+        if stage.name in flow.sinks or stage.sink is None:
+            return
+        if stage.sink.path is not None:
+            path = self._data.path(stage.sink.path)
+        else:
+            path = self._state / "sinks" / assignment.workflow / f"{stage.name}.jsonl"
+        file = await asyncio.to_thread(ResultFile, path)
+        remembered, endings = await asyncio.to_thread(file.remembered, assignment.run)
+        flow.sinks[stage.name] = Sink(assignment.run, remembered, endings)
+        label = f"{flow.workflow}, {stage.name}"
+        self._writers[flow.workflow, stage.name] = SinkWriter(
+            file,
+            with_payload=stage.sink.kind == "jsonl",
+            clock=self._driver.now,
+            done=lambda writes: self._driver.event(flow, lambda f, now: f.written(writes, now)),
+            trouble=lambda why: self._driver.notice("sink-blocked", f"{label}: {why}"),
+        )
+
+    # Instructions
+
+    def write(self, flow: Flow, write: Write) -> None:
+        """Write the end of a request."""
+        self._writers[flow.workflow, write.sink].put(write)
+
+    def record(self, flow: Flow, record: Record) -> None:
+        """Keep accepted requests."""
+        self._disk.submit(self._record, flow, record)
+
+    def read(self, flow: Flow, read: Read) -> None:
+        """Read a request's file."""
+        self._disk.submit(self._read, flow, read)
+
+    def forget(self, flow: Flow, forget: Forget) -> None:
+        """Take a request out of the spool."""
+        self._disk.submit(self._forget, flow, forget)
+
+    def _record(self, flow: Flow, record: Record) -> None:
+        try:
+            self._spools[flow.workflow, record.source].accept(record.requests)
+        except StorageFull as error:
+            self._driver.notice("source-blocked", f"{flow.workflow}, {record.source}: {error}")
+            self._driver.later(_AGAIN_S, lambda: self.record(flow, record))
+            return
+        self._driver.event(flow, lambda f, now: f.recorded(record.source, record.requests, now))
+
+    def _read(self, flow: Flow, read: Read) -> None:
+        source, request = read.source, read.request
+        try:
+            payload = pack({"name": request.file, "image": self._data.read(request.file)})
+        except TiermeshError as error:
+            why = str(error)
+            self._driver.event(flow, lambda f, now: f.unreadable(source, request, why, now))
+            return
+        self._driver.event(flow, lambda f, now: f.inject(source, request, payload, now))
+
+    def _forget(self, flow: Flow, forget: Forget) -> None:
+        spool = self._spools.get((flow.workflow, forget.source))
+        if spool is not None:
+            spool.forget([forget.request])
+
+    async def _on_disk(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work)
+
+    # The end
+
+    async def close_workflow(self, workflow: str) -> None:
+        """Bring what waits to the disk, and close a workflow's files."""
+        for key in [k for k in self._writers if k[0] == workflow]:
+            await asyncio.to_thread(self._writers.pop(key).close)
+        for key in [k for k in self._spools if k[0] == workflow]:
+            await self._on_disk(self._spools.pop(key).close)
+
+    def close(self) -> None:
+        """End the disk's thread."""
+        self._disk.shutdown()
