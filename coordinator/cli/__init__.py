@@ -20,6 +20,7 @@ COMMAND_MODULES: Final = (
     "coordinator.cli.devices",
     "coordinator.cli.profile",
     "coordinator.cli.planning",
+    "coordinator.cli.plans",
     "coordinator.cli.rollout",
     "coordinator.cli.status",
     "coordinator.cli.events",

@@ -1,8 +1,9 @@
 """Why there is no plan: the smallest set of asks that clash, and how near to each a plan can come.
 
 An ask is anything of the problem that could be given up: a target, a ceiling, the rates, a restriction of where
-stages run or data flows, a rule of the options. Sets of asks are tried by size, everything else given up, so the
-first one without a plan is a smallest one. Then each of its asks is given up alone, and made as good as the rest allow.
+stages run or data flows, a rule of the options. Giving asks up one by one leaves a set of which every one is
+needed for the clash; smaller sets are then tried by size. Last, each ask of the set is given up alone, and made as
+good as the rest allow.
 """
 
 from __future__ import annotations
@@ -200,11 +201,16 @@ def _smallest(problem: Problem, options: Options, asks: list[Ask]) -> list[Ask]:
     """The smallest set of asks that clash; empty where nothing helps."""
     if not _only(problem, options, [], asks):
         return []
-    for size in range(1, len(asks) + 1):
+    clash = list(asks)
+    for ask in asks:
+        fewer = [kept for kept in clash if kept is not ask]
+        if not _only(problem, options, fewer, asks):
+            clash = fewer
+    for size in range(1, len(clash)):
         for kept in itertools.combinations(asks, size):
             if not _only(problem, options, kept, asks):
                 return list(kept)
-    return asks
+    return clash
 
 
 def _unplaced(problem: Problem) -> Infeasible:

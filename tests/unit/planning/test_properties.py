@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning import Objective, Options, Strategy, exhaustive, solve
+from coordinator.planning import Objective, Options, Strategy, conflict, exhaustive, solve
 from coordinator.planning.verify import violations
 from tiermesh.documents import problem as doc
 from tiermesh.errors import Infeasible, LimitExceeded
@@ -157,6 +157,14 @@ def _profiles(draw, stage, device):
         for variant in stage.variants
         if draw(st.integers(0, 5)) or stage.name != "b"
     ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_reasons():
+    """Why a problem has no plan is another test's subject, and costs many plans."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conflict, "explain", lambda *_: Infeasible("no plan"))
+        yield
 
 
 def plan_of(problem, options=None):

@@ -1,0 +1,239 @@
+"""`coordinator explain | diff | simulate`: questions about a plan."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from coordinator import config
+from coordinator.cli.output import Output
+from coordinator.cli.planning import problem_beside, read_file, read_problem
+from tiermesh.documents.plan import Plan
+from tiermesh.documents.reading import decode_json
+from tiermesh.errors import DigestMismatch, InvalidDocument
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from coordinator.planning.diff import Difference
+    from coordinator.planning.explain import Explanation
+    from coordinator.planning.simulate import Outcome
+    from tiermesh.documents.problem import Problem
+
+
+def register(commands: Commands) -> None:
+    """Add the commands."""
+    _register_explain(commands)
+    _register_diff(commands)
+    _register_simulate(commands)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan file."""
+    return decode_json(read_file(path), Plan, f"the plan {path.name}")
+
+
+def read_with_problem(args: argparse.Namespace) -> tuple[Plan, Problem]:
+    """A plan and the problem that it was made for.
+
+    Raises:
+        DigestMismatch: the problem is another one.
+    """
+    plan = read_plan(args.plan)
+    beside = args.problem or problem_beside(args.plan)
+    if args.problem is None and not beside.is_file():
+        raise InvalidDocument(
+            f"the problem of {args.plan} is not beside it",
+            why=f"there is no {beside.name}",
+            fix="Name it with --problem FILE",
+        )
+    problem = read_problem(beside)
+    if problem.digest != plan.made_for.problem:
+        raise DigestMismatch(
+            f"{args.plan} was not made for {beside.name}",
+            why="the digests differ",
+            fix="Plan again, or name the plan's own problem with --problem FILE",
+        )
+    return plan, problem
+
+
+def _add_problem(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", type=Path, metavar="PLAN", help="a plan file")
+    parser.add_argument(
+        "--problem",
+        type=Path,
+        metavar="FILE",
+        help="its problem (default: the one beside the plan)",
+    )
+
+
+# --- explain -----------------------------------------------------------------------------------------------------
+
+
+def _register_explain(commands: Commands) -> None:
+    parser = commands.add(
+        "explain",
+        _explain,
+        help="Say why a plan is as it is, and what binds it",
+        examples="  coordinator explain plan.json",
+    )
+    _add_problem(parser)
+
+
+def _explain(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.planning.explain import explain
+
+    plan, problem = read_with_problem(args)
+    explanation = explain(problem, plan)
+    _show_explanation(explanation, output)
+    output.document(explanation)
+    return 0
+
+
+def _show_explanation(explanation: Explanation, output: Output) -> None:
+    output.console.print(f"{explanation.objective} {explanation.value:.5g}")
+    table = Table("replica", "why", box=None, header_style="bold")
+    for why in explanation.replicas:
+        table.add_row(why.replica, why.reason)
+    output.console.print(table)
+    binding = Table("what binds", "relaxed by", "saves", box=None, header_style="bold")
+    for row in explanation.binding:
+        binding.add_row(row.constraint, row.relaxed_by, f"{row.saves:.5g}")
+    if explanation.binding:
+        output.console.print(binding)
+    else:
+        output.console.print("nothing that is asked binds")
+
+
+# --- diff --------------------------------------------------------------------------------------------------------
+
+
+def _register_diff(commands: Commands) -> None:
+    parser = commands.add(
+        "diff",
+        _diff,
+        help="Say what a plan would change: what moves, starts and stops",
+        examples="  coordinator diff plan.json\n  coordinator diff plan.json other.json",
+    )
+    parser.add_argument("plan", type=Path, metavar="PLAN", help="the plan that would be applied")
+    parser.add_argument(
+        "before", type=Path, nargs="?", metavar="OTHER", help="the plan before (default: what runs)"
+    )
+    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's folder")
+    parser.add_argument(
+        "--price-per-start", type=float, default=0.0, metavar="USD", help="per hour, of each start"
+    )
+
+
+def _diff(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.planning.diff import difference
+
+    after = read_plan(args.plan)
+    before = read_plan(args.before) if args.before else _running(after.workflow, args.state)
+    found = difference(before, after, churn_per_start=args.price_per_start)
+    _show_difference(found, output)
+    output.document(found)
+    return 0
+
+
+def _running(workflow: str, state: Path | None) -> Plan:
+    """The plan that runs, from the coordinator's journal."""
+    from coordinator.journal import Journal
+
+    journal = Journal.read_only(state or config.state_dir())
+    try:
+        fleet = journal.load()
+    finally:
+        journal.close()
+    running = fleet.running.get(workflow)
+    record = fleet.plans.get(running.plan) if running is not None else None
+    if record is None:
+        raise InvalidDocument(
+            f"no plan of `{workflow}` runs", fix="Name the plan to compare with: diff PLAN OTHER"
+        )
+    return record.plan
+
+
+def _show_difference(found: Difference, output: Output) -> None:
+    say = output.console.print
+    if found.empty:
+        say("nothing would change")
+        return
+    for name in found.started:
+        say(f"[green]+ {name}[/]")
+    for name in found.stopped:
+        say(f"[red]- {name}[/]")
+    for stage, variant, source, target in found.moved:
+        say(f"[yellow]> {stage} {variant or ''}[/] from {source} to {target}")
+    for replica in found.retuned:
+        (rate, rate_now), (batch, batch_now) = replica.rate_rps, replica.batch_size
+        say(f"~ {replica.id}: {rate:.3g} to {rate_now:.3g}/s, batch {batch} to {batch_now}")
+    say(
+        f"{found.rerouted_share:.0%} of the requests take another way; "
+        f"{found.loads_mb:.0f} MB to load; {found.cost_per_hour:+.4f} USD/h"
+    )
+
+
+# --- simulate ----------------------------------------------------------------------------------------------------
+
+
+def _register_simulate(commands: Commands) -> None:
+    parser = commands.add(
+        "simulate",
+        _simulate,
+        help="Play a plan through from its profiles: throughput, percentiles, what is lost",
+        examples=(
+            "  coordinator simulate plan.json --load 1.2\n"
+            "  coordinator simulate plan.json --fail hub-1 --json"
+        ),
+    )
+    _add_problem(parser)
+    parser.add_argument(
+        "--load", type=float, default=1.0, metavar="X", help="times the planned rate (default: 1)"
+    )
+    parser.add_argument("--requests", type=int, default=4000, metavar="N")
+    parser.add_argument("--arrivals", choices=["poisson", "constant"], default="poisson")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fail", metavar="DEVICE", help="lose this device half way")
+
+
+def _simulate(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.planning.simulate import Load, simulate
+
+    plan, problem = read_with_problem(args)
+    if args.load <= 0 or not 1 <= args.requests <= MOST_REQUESTS:
+        raise InvalidDocument(
+            "there is nothing to simulate",
+            why=f"--load must be above 0 and --requests 1 to {MOST_REQUESTS}",
+        )
+    load = Load(
+        requests=args.requests,
+        scale=args.load,
+        arrivals=args.arrivals,
+        seed=args.seed,
+        fail=args.fail,
+    )
+    outcome = simulate(problem, plan, load)
+    _show_outcome(outcome, plan, output)
+    output.document(outcome)
+    return 0
+
+
+MOST_REQUESTS = 1_000_000
+
+
+def _show_outcome(outcome: Outcome, plan: Plan, output: Output) -> None:
+    say = output.console.print
+    say(f"offered {outcome.offered_rps:.4g}/s, served {outcome.throughput_rps:.4g}/s")
+    table = Table("", "simulated", "promised", box=None, header_style="bold")
+    for name, ms in outcome.latency_ms.items():
+        promised = plan.predicted.latency_ms.get(name)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        table.add_row(name, f"{ms:.0f} ms", f"{promised:.0f} ms" if promised is not None else "")
+    say(table)
+    say(
+        f"{outcome.completed} done, {outcome.lost} lost, {outcome.moved_to_backup} moved to backups"
+    )
+    fullest = sorted(outcome.busy.items(), key=lambda item: -item[1])[:12]
+    say("busy: " + ", ".join(f"{device} {share:.0%}" for device, share in fullest))

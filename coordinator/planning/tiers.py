@@ -1,0 +1,133 @@
+"""Tiers from what links cost: devices that talk cheaply among themselves are one tier.
+
+Three ways: communities of cheap links (Louvain), the spectrum of the affinity matrix, and repeated minimum cuts.
+They need networkx and scikit-learn, which the extra `tiers` brings; groups of equal link costs need neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
+
+from tiermesh.errors import Unsupported
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+Method = Literal["equal-costs", "louvain", "spectral", "min-cut"]
+Prices = Mapping[tuple[str, str], float]
+
+SEED: Final = 1
+
+
+def detect(
+    devices: Sequence[str],
+    prices: Prices,
+    costs: Mapping[str, float],
+    *,
+    method: Method = "equal-costs",
+    count: int = 2,
+) -> list[list[str]]:
+    """Group devices into tiers, lowest first: a tier costs less per device than those above it.
+
+    `prices` are those of links by (from, to), 0 where absent; `costs` per hour by device. `count` is how many tiers
+    there are, for the methods that must be told.
+
+    Raises:
+        Unsupported: the method's library is not installed.
+    """
+    groups = {
+        "equal-costs": _equal_costs,
+        "louvain": _louvain,
+        "spectral": lambda d, p: _spectral(d, p, count),
+        "min-cut": lambda d, p: _min_cut(d, p, count),
+    }[method](devices, prices)
+    return sorted(
+        (sorted(group) for group in groups),
+        key=lambda group: (sum(costs.get(d, 0.0) for d in group) / len(group), group),
+    )
+
+
+def _price(prices: Prices, a: str, b: str) -> float:
+    """What traffic between two devices costs at least, in either direction."""
+    return min(prices.get((a, b), 0.0), prices.get((b, a), 0.0))
+
+
+def _equal_costs(devices: Sequence[str], prices: Prices) -> list[set[str]]:
+    """The connected groups of devices between which traffic is free."""
+    groups: list[set[str]] = []
+    left = set(devices)
+    while left:
+        group, waiting = set[str](), [min(left)]
+        while waiting:
+            device = waiting.pop()
+            group.add(device)
+            near = {d for d in left - group if _price(prices, device, d) == 0}
+            waiting += sorted(near - set(waiting))
+        groups.append(group)
+        left -= group
+    return groups
+
+
+def _graph(devices: Sequence[str], prices: Prices) -> nx.Graph[str]:
+    """Devices, joined the more strongly the cheaper their link is."""
+    try:
+        import networkx as nx
+    except ImportError as error:
+        raise Unsupported(
+            "tiers cannot be found this way", why=str(error), fix="pip install 'tiermesh[tiers]'"
+        ) from None
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_nodes_from(sorted(devices))
+    top = max(prices.values(), default=0.0) or 1.0
+    for a in devices:
+        for b in devices:
+            if a < b:
+                graph.add_edge(a, b, weight=1.0 / (0.01 + _price(prices, a, b) / top))
+    return graph
+
+
+def _louvain(devices: Sequence[str], prices: Prices) -> list[set[str]]:
+    graph = _graph(devices, prices)
+    import networkx as nx
+
+    return [set(group) for group in nx.community.louvain_communities(graph, seed=SEED)]
+
+
+def _spectral(devices: Sequence[str], prices: Prices, count: int) -> list[set[str]]:
+    """K-means on the first eigenvectors of the normalised Laplacian (Ng, Jordan and Weiss, 2001)."""
+    import numpy as np
+    from scipy.cluster.vq import kmeans2
+
+    names = sorted(devices)
+    if len(names) <= count:
+        return [{name} for name in names]
+    top = max(prices.values(), default=0.0) or 1.0
+    affinity = np.array([[1.0 / (0.01 + _price(prices, a, b) / top) for b in names] for a in names])
+    np.fill_diagonal(affinity, 0.0)
+    scale = 1 / np.sqrt(affinity.sum(axis=1))
+    _, vectors = np.linalg.eigh(affinity * scale[:, None] * scale[None, :])
+    rows = vectors[:, -count:]
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    _, labels = kmeans2(rows, count, minit="++", seed=SEED, iter=50)
+    groups = [
+        {n for n, label in zip(names, labels, strict=True) if label == i} for i in range(count)
+    ]
+    return [group for group in groups if group]
+
+
+def _min_cut(devices: Sequence[str], prices: Prices, count: int) -> list[set[str]]:
+    """Cut the group with the weakest cut, until there are `count` (Stoer and Wagner, 1997)."""
+    graph = _graph(devices, prices)
+    import networkx as nx
+
+    groups: list[set[str]] = [set(devices)]
+    while len(groups) < min(count, len(devices)):
+        cuts = []
+        for i, group in enumerate(groups):
+            if len(group) > 1:
+                weight, halves = nx.stoer_wagner(graph.subgraph(group))
+                cuts.append((weight / min(map(len, halves)), i, halves))
+        _, i, halves = min(cuts, key=lambda cut: (cut[0], cut[1]))
+        groups[i : i + 1] = [set(half) for half in halves]
+    return groups
