@@ -38,11 +38,12 @@ BACKUP_TRIES: Final = 8
 
 @dataclass(frozen=True)
 class Draft:
-    """A plan's content before its proof: pieces at `scale` times the asked rates."""
+    """A plan's content before its proof: pieces at `scale` times the asked rates, and replicas held ready."""
 
     instance: Instance
     pieces: list[Piece]
     scale: float = 1.0
+    standby: tuple[Spot, ...] = ()
 
     def rates(self) -> dict[Serving, float]:
         """Items per second of every replica, in the order of the workflow."""
@@ -52,6 +53,8 @@ class Draft:
                 key = (stage, piece.spots[stage])
                 rate = piece.share * piece.branch.rates[stage] * self.scale
                 found[key] = found.get(key, 0.0) + rate
+        for spot in self.standby:
+            found.setdefault((spot.candidate.stage, spot), 0.0)
         return found
 
 
@@ -115,6 +118,7 @@ class _Spare:
         for stage, spot in draft.rates():
             self._by_stage[stage].append(spot)
         self._turn: defaultdict[str, int] = defaultdict(int)
+        self._extra: defaultdict[tuple[str, str], float] = defaultdict(float)
 
     def backups(self, piece: Piece) -> dict[str, str]:
         """Per stage, the replica that takes over; stages that have no other are left out."""
@@ -132,13 +136,24 @@ class _Spare:
             return None
         start = self._turn[stage]
         self._turn[stage] += 1
-        nearby = [others[(start + i) % len(others)] for i in range(min(len(others), BACKUP_TRIES))]
+        tries = len(others) if self._draft.standby else min(len(others), BACKUP_TRIES)
+        nearby = [others[(start + i) % len(others)] for i in range(tries)]
         fits = [s for s in nearby if s.device != here.device and self._reaches(piece, stage, s)]
         same = [s for s in fits if s.candidate.variant == here.candidate.variant]
-        return min(same or fits, key=self._fill, default=None)
+        rate = piece.share * piece.branch.rates[stage] * self._draft.scale
 
-    def _fill(self, spot: Spot) -> float:
-        return self._busy.get(spot.device, 0.0)
+        def room(spot: Spot) -> float:
+            """The device's time left once it also does this, if `here` is the device that is lost."""
+            share = self._draft.instance.class_of[spot.device].like.usable_share
+            taken = self._busy.get(spot.device, 0.0) + self._extra[here.device, spot.device]
+            return share - taken - rate * spot.candidate.seconds
+
+        best = max(same, key=room, default=None)
+        if best is None or room(best) < 0:
+            best = max(fits, key=room, default=None)
+        if best is not None:
+            self._extra[here.device, best.device] += rate * best.candidate.seconds
+        return best
 
     def _reaches(self, piece: Piece, stage: str, spot: Spot) -> bool:
         for edge in self._draft.instance.edges:

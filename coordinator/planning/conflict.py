@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from coordinator.planning import exact, slo
+from coordinator.planning import exact, slo, survive
 from coordinator.planning.exact import Found
 from coordinator.planning.instance import build
 from coordinator.planning.options import Objective, Options
@@ -185,6 +185,8 @@ def _search(problem: Problem, options: Options) -> Found | None:
     if problem.asks.latency_s or options.objective is Objective.LATENCY:
         checked = slo.search(problem, options, LEVELS)
         return checked.found if checked else None
+    if problem.asks.any_device_lost is not None:
+        return survive.search(build(problem, exclusive=options.exclusive), options)
     return exact.search(build(problem, exclusive=options.exclusive), options)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from coordinator.planning import assemble, conflict, slo
+from coordinator.planning import assemble, conflict, slo, survive
 from coordinator.planning.exact import Found, search, search_exhaustively, search_greedily
 from coordinator.planning.instance import Instance, build
 from coordinator.planning.latency import SATURATED
@@ -46,6 +46,8 @@ def _search(problem: Problem, options: Options) -> tuple[Found | None, Mapping[s
     if problem.asks.latency_s or options.objective is Objective.LATENCY:
         checked = slo.search(problem, options)
         return (checked.found, checked.latency_s) if checked is not None else (None, {})
+    if problem.asks.any_device_lost is not None:
+        return survive.search(build(problem, exclusive=options.exclusive), options), {}
     delays = not _priced(problem) and len(problem.devices) <= SMALL
     return search(build(problem, exclusive=options.exclusive, delays=delays), options), {}
 
