@@ -66,7 +66,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="return when the sources are finished and all is confirmed",
+        help="return when the sources are finished and the sinks have confirmed it all",
     )
     add_variants_option(parser)
     add_mesh_options(parser)
@@ -169,7 +169,7 @@ async def _wait(mesh: Mesh, applied: Applied, output: Output) -> Mapping[str, An
                 newest[observed.device.id] = observed.sample
             ledger = ledger_of(newest.values(), applied.workflow)
             shown.update(f"{ledger.accepted} accepted, {ledger.confirmed} confirmed")
-            if ledger.finished and ledger.balanced and not ledger.in_flight:
+            if ledger.finished and ledger.confirmed == ledger.accepted:
                 break
     output.console.print(
         f"{ledger.accepted} accepted = {ledger.results} results + {ledger.errors} errors"
