@@ -1,32 +1,32 @@
-"""Finding devices: browse zeroconf, ask each address for its description, say why one is silent."""
+"""Finding devices: browse zeroconf, ask what is found for its description, keep what is learned."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import re
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import grpc
-import grpc.aio
-
 from coordinator.channels import Channels
-from coordinator.fleet.events import Unreached
+from coordinator.describing import Answer, describe_any
+from coordinator.fleet.events import (
+    DeviceDescribed,
+    DeviceDiscovered,
+    DeviceUnreachable,
+    Event,
+    Unreached,
+)
+from coordinator.fleet.instructions import Describe, Instruction
 from coordinator.fleet.lifecycle import Reach
-from coordinator.fleet.state import Description
-from tiermesh import PROTOCOL_VERSION, __version__, ids, limits, wire
-from tiermesh.documents.fingerprint import Fingerprint
-from tiermesh.documents.reading import decode_json
-from tiermesh.errors import InvalidDocument, TiermeshError, Unsupported
+from coordinator.pursuit import Recording
+from tiermesh import limits, wire
 from tiermesh.ids import DEFAULT_MESH
-from tiermesh.v1 import device_pb2, device_pb2_grpc
 
 SERVICE: Final = "_tiermesh._tcp.local."
 RESOLVE_MS: Final = 1_000
-_DETAIL_CHARS: Final = 200
+RETRY_S: Final = 0.25
+"""Between two attempts at a device that somebody waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,99 @@ class Seen:
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a device at `address` said of itself."""
+class Describing:
+    """The work of describing. `retry_s` is how long a silent device is asked again."""
 
-    address: str
-    device: str
-    name: str
-    description: Description
+    def __init__(
+        self,
+        keeper: Recording,
+        channels: Channels,
+        *,
+        now: Callable[[], float],
+        timeout_s: float,
+        retry_s: float = 0.0,
+    ) -> None:
+        self._keeper = keeper
+        self._channels = channels
+        self._now = now
+        self._answers: dict[str, Answer] = {}
+        self._timeout_s = timeout_s
+        self._until = asyncio.get_running_loop().time() + retry_s
+
+    async def __call__(self, instruction: Instruction) -> Sequence[Event]:
+        """Ask a sighting's addresses; silence is an event, not an exception."""
+        assert isinstance(instruction, Describe)  # noqa: S101 - only these are desired
+        key = instruction.sighting
+        addresses = self._keeper.fleet.sightings[key].addresses
+        found = await describe_any(self._channels, addresses, self._timeout_s)
+        while isinstance(found, list) and _passing(found) and self._time_left():
+            await asyncio.sleep(RETRY_S)
+            found = await describe_any(self._channels, addresses, self._timeout_s)
+        if isinstance(found, list):
+            return [
+                DeviceUnreachable(at=self._now(), who="coordinator", sighting=key, reasons=found)
+            ]
+        return [self._described(key, found)]
+
+    def _described(self, key: str, answer: Answer) -> Event:
+        first = self._answers.setdefault(answer.device, answer)
+        # One agent says the same data address wherever it is asked; two agents cannot.
+        if first.description.data_address != answer.description.data_address:
+            detail = f"it has the identity of the device at {first.address}: was its folder copied?"
+            reason = Unreached(answer.address, Reach.BAD_DESCRIPTION, detail)
+            return DeviceUnreachable(
+                at=self._now(), who="coordinator", sighting=key, reasons=[reason]
+            )
+        return DeviceDescribed(
+            at=self._now(),
+            who=answer.device,
+            sighting=key,
+            address=answer.address,
+            device=answer.device,
+            name=answer.name,
+            description=answer.description,
+        )
+
+    def _time_left(self) -> bool:
+        return asyncio.get_running_loop().time() + RETRY_S < self._until
 
 
-class NoAnswer(Exception):
-    """An address did not lead to a device."""
+def _passing(reasons: list[Unreached]) -> bool:
+    return any(reason.reach in (Reach.REFUSED, Reach.TIMEOUT) for reason in reasons)
 
-    def __init__(self, unreached: Unreached) -> None:
-        super().__init__(f"{unreached.address}: {unreached.reach}")
-        self.unreached = unreached
+
+@contextlib.asynccontextmanager
+async def watching_zeroconf(
+    keeper: Recording, now: Callable[[], float], *, mesh: str, insecure_lan: bool
+) -> AsyncGenerator[None]:
+    """Record what announces itself to `mesh` while the context is open.
+
+    OSError where there is no multicast.
+    """
+    async with browsing(mesh=mesh, insecure_lan=insecure_lan) as queue:
+        pump = asyncio.ensure_future(_pump(queue, keeper, now))
+        try:
+            yield
+        finally:
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+
+
+async def _pump(queue: asyncio.Queue[Seen], keeper: Recording, now: Callable[[], float]) -> None:
+    while True:
+        seen = [await queue.get()]
+        while not queue.empty():
+            seen.append(queue.get_nowait())
+        await keeper.record(
+            *(sighted(now(), s.sighting, s.addresses, via="zeroconf") for s in seen)
+        )
+
+
+def sighted(at: float, key: str, addresses: Iterable[str], *, via: str) -> DeviceDiscovered:
+    """The event of a device seen, or named, at addresses."""
+    return DeviceDiscovered(
+        at=at, who="coordinator", sighting=key, addresses=list(addresses), via=via
+    )
 
 
 @contextlib.asynccontextmanager
@@ -108,123 +185,3 @@ async def _resolve(zeroconf: Any, name: str, mesh: str, found: asyncio.Queue[See
     addresses = tuple(wire.join_address(host, info.port) for host in info.parsed_addresses())
     if addresses and not found.full():
         found.put_nowait(Seen(f"zeroconf:{advertised}", addresses))
-
-
-async def describe_any(
-    channels: Channels, addresses: Iterable[str], timeout_s: float
-) -> Answer | list[Unreached]:
-    """The first answer from any of a device's addresses, or for each of them why there is none."""
-    attempts = [
-        asyncio.ensure_future(describe(channels, address, timeout_s)) for address in addresses
-    ]
-    reasons: list[Unreached] = []
-    try:
-        for attempt in asyncio.as_completed(attempts):
-            try:
-                return await attempt
-            except NoAnswer as silence:
-                reasons.append(silence.unreached)
-    finally:
-        for attempt in attempts:
-            attempt.cancel()
-        await asyncio.gather(*attempts, return_exceptions=True)
-    return sorted(reasons, key=lambda reason: reason.address)
-
-
-async def describe(channels: Channels, address: str, timeout_s: float) -> Answer:
-    """Ask the agent at an address for its description.
-
-    Raises:
-        NoAnswer: with the reason.
-    """
-    try:
-        stub = device_pb2_grpc.DeviceStub(channels.to(address))
-        request = device_pb2.DescribeRequest(
-            protocol_version=PROTOCOL_VERSION, coordinator_version=__version__
-        )
-        reply = await stub.Describe(request, timeout=timeout_s)
-        return _answer(address, reply)
-    except grpc.aio.AioRpcError as error:
-        raise NoAnswer(unreached_by(address, error)) from None
-    except Unsupported as error:
-        raise NoAnswer(Unreached(address, Reach.OTHER_VERSION, str(error))) from None
-    except InvalidDocument as error:
-        raise NoAnswer(Unreached(address, Reach.BAD_DESCRIPTION, _short(str(error)))) from None
-    except TiermeshError as error:
-        raise NoAnswer(Unreached(address, Reach.NOT_LOOPBACK, _short(error.why))) from None
-
-
-def _answer(address: str, reply: device_pb2.DescribeReply) -> Answer:
-    if reply.protocol_version != PROTOCOL_VERSION:
-        raise Unsupported(
-            f"agent {_short(reply.agent_version) or 'of unknown version'} speaks protocol"
-            f" {reply.protocol_version}, and coordinator {__version__} speaks {PROTOCOL_VERSION}"
-        )
-    _check_reply(reply)
-    description = Description(
-        agent_version=_short(reply.agent_version),
-        protocol_version=reply.protocol_version,
-        tier=reply.tier,
-        price_per_hour=reply.price_per_hour,
-        usable_share=reply.usable_share,
-        data_address=reply.data_address,
-        fingerprint=decode_json(reply.fingerprint, Fingerprint, "its fingerprint"),
-        generations=dict(reply.generations),
-    )
-    return Answer(address, reply.device_id, reply.name[: limits.NAME_CHARS], description)
-
-
-def _check_reply(reply: device_pb2.DescribeReply) -> None:
-    wrong = {
-        "device_id": not re.fullmatch(ids.NAME_PATTERN, reply.device_id),
-        "tier": not re.fullmatch(ids.NAME_PATTERN, reply.tier),
-        "price_per_hour": not (math.isfinite(reply.price_per_hour) and reply.price_per_hour >= 0),
-        "usable_share": not 0 <= reply.usable_share <= 1,
-    }
-    for field, is_wrong in wrong.items():
-        if is_wrong:
-            found = _short(repr(getattr(reply, field)))
-            raise InvalidDocument(f"its {field} cannot be used: {found}", path=f"$.{field}")
-    try:
-        wire.split_address(reply.data_address)
-    except TiermeshError as error:
-        raise InvalidDocument(f"its data_address: {error.what}", path="$.data_address") from None
-
-
-_SIGNS: Final = (
-    ("connection refused", Reach.REFUSED),
-    ("no route", Reach.NO_ROUTE),
-    ("unreachable", Reach.NO_ROUTE),
-    ("dns resolution failed", Reach.UNRESOLVED),
-    ("name or service not known", Reach.UNRESOLVED),
-    ("domain name not found", Reach.UNRESOLVED),
-    ("http1", Reach.NOT_AN_AGENT),
-    ("http/1", Reach.NOT_AN_AGENT),
-    ("parse", Reach.NOT_AN_AGENT),
-    ("settings", Reach.NOT_AN_AGENT),
-    ("timed out", Reach.TIMEOUT),
-    ("timeout", Reach.TIMEOUT),
-)
-
-
-def unreached_by(address: str, error: grpc.aio.AioRpcError) -> Unreached:
-    """Why a call to an address failed, as the operator can act on it."""
-    details = error.details() or ""
-    raised = wire.raised_by(error, address)
-    if isinstance(raised, Unsupported):
-        return Unreached(address, Reach.OTHER_VERSION, _short(str(raised)))
-    code = error.code()
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Unreached(address, Reach.TIMEOUT)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        return Unreached(
-            address, Reach.NOT_AN_AGENT, "it speaks gRPC, and does not describe itself"
-        )
-    for sign, reach in _SIGNS:
-        if code is grpc.StatusCode.UNAVAILABLE and sign in details.lower():
-            return Unreached(address, reach)
-    return Unreached(address, Reach.OTHER, _short(f"{code.name}: {details}"))
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:_DETAIL_CHARS]

@@ -15,7 +15,7 @@ from coordinator.fleet.instructions import Instruction, Measure
 from coordinator.fleet.state import Device
 from coordinator.progress import Progress, Report
 from coordinator.pursuit import Recording
-from coordinator.rollout.push import PathOf, Pushing
+from coordinator.pushing import PathOf, Pushing
 from tiermesh import limits, wire
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.reading import decode_json, encode_json

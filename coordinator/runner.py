@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from coordinator.catalogue import Ladders, accuracy_of, catalogue_of
 from coordinator.channels import Channels
+from coordinator.discovery import Describing, sighted, watching_zeroconf
 from coordinator.files import parse_workflow, read_workflow
-from coordinator.finding import Describing, sighted, watching_zeroconf
 from coordinator.fleet import Desired, Fleet, apply, events, is_news
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.state import Catalogue, Device

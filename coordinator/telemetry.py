@@ -10,7 +10,7 @@ from typing import Final
 import grpc.aio
 
 from coordinator.channels import Channels, next_of
-from coordinator.discovery import NoAnswer, describe
+from coordinator.describing import NoAnswer, describe
 from coordinator.fleet import events
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device

@@ -16,8 +16,8 @@ from coordinator.fleet.state import Catalogue, Device, Purpose, Rollout, Running
 from coordinator.planning.snapshot import changes, inputs_of
 from coordinator.progress import Report, silent
 from coordinator.pursuit import Pursuit, Recording
+from coordinator.pushing import PathOf, Pushing
 from coordinator.rollout.assignment import assignments, check
-from coordinator.rollout.push import PathOf, Pushing
 from coordinator.rollout.rolling import RollingOut
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment

@@ -19,8 +19,8 @@ from coordinator.fleet.instructions import (
 )
 from coordinator.fleet.state import Device
 from coordinator.progress import Progress, Report
+from coordinator.pushing import PathOf, Pushing
 from coordinator.rollout import steps
-from coordinator.rollout.push import PathOf, Pushing
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
 

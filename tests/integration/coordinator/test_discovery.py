@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from coordinator.channels import Channels
-from coordinator.discovery import NoAnswer, describe
+from coordinator.describing import NoAnswer, describe
 from coordinator.fleet.lifecycle import DeviceState, Reach
 from tiermesh import wire
 from tiermesh.errors import TiermeshError, Unsupported

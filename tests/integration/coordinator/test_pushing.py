@@ -2,9 +2,9 @@
 
 import pytest
 
+from coordinator import pushing as push_module
 from coordinator.channels import Channels
-from coordinator.rollout import push as push_module
-from coordinator.rollout.push import Pushing
+from coordinator.pushing import Pushing
 from tiermesh import limits
 from tiermesh.errors import DigestMismatch, StorageFull, Unreachable
 
