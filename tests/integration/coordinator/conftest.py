@@ -43,6 +43,27 @@ stages:
   text: {sink: jsonl, path: out/text.jsonl, from: detect}
 """
 
+LADDER = """
+model = "ocr-detect"
+stage = "stage"
+model_file = "model.onnx"
+{variants}
+"""
+VARIANT = """
+[variants.{name}]
+runtime = "onnx"
+precision = "fp32"
+licence = "Apache-2.0"
+[variants.{name}.files."model.onnx"]
+registry = "pypi"
+package = "none"
+version = "1"
+package_bytes = 1
+path = "model.onnx"
+sha256 = "{sha256}"
+size_bytes = {size}
+"""
+
 
 class FakeAgent(
     device_pb2_grpc.DeviceServicer,
@@ -422,3 +443,22 @@ def fake_agent():
 @pytest.fixture
 def gauge():
     return Gauge()
+
+
+@pytest.fixture
+def ladder_folder(tmp_path):
+    """A folder with a ladder of two variants, in `variants`, whose files are in the cache, in `home`."""
+    variants = []
+    cache = tmp_path / "home" / "artifacts" / "sha256"
+    cache.mkdir(parents=True)
+    for name in ("v3", "v4"):
+        content = name.encode() * 1_000
+        sha256 = hashlib.sha256(content).hexdigest()
+        (cache / sha256).write_bytes(content)
+        variants.append(VARIANT.format(name=name, sha256=sha256, size=len(content)))
+    stage = tmp_path / "variants" / "ocr-detect" / "stage"
+    stage.mkdir(parents=True)
+    (stage / "stage.toml").write_text('entry = "code:Stage"\n')
+    (stage / "code.py").write_text("class Stage: ...\n")
+    (stage.parent / "ladder.toml").write_text(LADDER.format(variants="".join(variants)))
+    return tmp_path

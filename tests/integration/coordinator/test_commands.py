@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import sys
@@ -17,26 +16,6 @@ from tiermesh.errors import StorageFull, Unsupported
 from tiermesh.v1 import telemetry_pb2 as pb
 
 ROOT = Path(__file__).parents[3]
-LADDER = """
-model = "ocr-detect"
-stage = "stage"
-model_file = "model.onnx"
-{variants}
-"""
-VARIANT = """
-[variants.{name}]
-runtime = "onnx"
-precision = "fp32"
-licence = "Apache-2.0"
-[variants.{name}.files."model.onnx"]
-registry = "pypi"
-package = "none"
-version = "1"
-package_bytes = 1
-path = "model.onnx"
-sha256 = "{sha256}"
-size_bytes = {size}
-"""
 WORKFLOW = """
 workflow: read
 slo: {rate: 4/s}
@@ -61,23 +40,10 @@ class Finished:
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A ladder with two variants whose files are in the cache, and a workflow."""
-    variants = []
-    cache = tmp_path / "home" / "artifacts" / "sha256"
-    cache.mkdir(parents=True)
-    for name in ("v3", "v4"):
-        content = name.encode() * 1_000
-        sha256 = hashlib.sha256(content).hexdigest()
-        (cache / sha256).write_bytes(content)
-        variants.append(VARIANT.format(name=name, sha256=sha256, size=len(content)))
-    stage = tmp_path / "variants" / "ocr-detect" / "stage"
-    stage.mkdir(parents=True)
-    (stage / "stage.toml").write_text('entry = "code:Stage"\n')
-    (stage / "code.py").write_text("class Stage: ...\n")
-    (stage.parent / "ladder.toml").write_text(LADDER.format(variants="".join(variants)))
-    (tmp_path / "read.yaml").write_text(WORKFLOW)
-    return tmp_path
+def folder(ladder_folder):
+    """A ladder and a workflow."""
+    (ladder_folder / "read.yaml").write_text(WORKFLOW)
+    return ladder_folder
 
 
 @pytest.fixture
