@@ -95,7 +95,7 @@ def status_of(
     running = fleet.running[workflow]
     plan = fleet.plans[running.plan].plan
     newest = [of[-1] for of in samples.values() if of]
-    sources = [s for sample in newest for s in sample.sources if s.workflow == workflow]
+    sources = _sources(newest, workflow, running.run)
     return WorkflowStatus(
         workflow=workflow,
         generation=running.generation,
@@ -105,7 +105,7 @@ def status_of(
         predicted=plan.predicted,
         throughput_rps=sum(s.rate for s in sources) if sources else None,
         latency_ms=latency_ms(sources),
-        ledger=ledger_of(newest, workflow),
+        ledger=ledger_of(newest, workflow, running.run),
         devices=[
             _device(fleet, d, samples.get(d, ()), silent.get(d, ""), workflow)
             for d in running.devices
@@ -114,11 +114,18 @@ def status_of(
     )
 
 
-def ledger_of(samples: Iterable[pb.Sample], workflow: str) -> Ledger:
-    """The ledger of a workflow, summed over the newest sample of each device."""
+def _sources(samples: Iterable[pb.Sample], workflow: str, run: str) -> list[pb.SourceSample]:
+    of = (workflow, run)
+    return [s for sample in samples for s in sample.sources if (s.workflow, s.run) == of]
+
+
+def ledger_of(samples: Iterable[pb.Sample], workflow: str, run: str) -> Ledger:
+    """The ledger of the run of a workflow, summed over the newest sample of each device."""
     samples = list(samples)
-    sources = [s for sample in samples for s in sample.sources if s.workflow == workflow]
-    sinks = [s for sample in samples for s in sample.sinks if s.workflow == workflow]
+    sources = _sources(samples, workflow, run)
+    sinks = [
+        s for sample in samples for s in sample.sinks if (s.workflow, s.run) == (workflow, run)
+    ]
     return Ledger(
         accepted=sum(s.accepted for s in sources),
         confirmed=sum(s.confirmed for s in sources),
@@ -186,6 +193,9 @@ def _replica(replica: Replica, running: Running, samples: Sequence[pb.Sample]) -
         for of in sample.replicas
         if of.replica == replica.id and of.generation == running.generation
     ]
+    # A worker that was restarted counts from zero again.
+    while seen and seen[0][1].items > seen[-1][1].items:
+        seen.pop(0)
     told: dict[str, Any] = {}
     if seen:
         (begun, first), (ended, last) = seen[0], seen[-1]

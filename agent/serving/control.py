@@ -125,6 +125,7 @@ class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
     finished: bool
     latency: Percentiles
     rate: float
+    run: str = ""
 
 
 class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +137,7 @@ class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     filtered: int
     duplicates: int
+    run: str = ""
 
 
 class Stats(_Message, frozen=True):

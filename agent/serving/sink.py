@@ -53,7 +53,7 @@ class Sink:
         *,
         kept: int = limits.SINK_REMEMBERED_IDS,
     ) -> None:
-        self._run = run
+        self.run = run
         self._kept = kept
         self._ended = dict.fromkeys(bytes.fromhex(request) for request in remembered)
         self._writing: dict[str, Frame] = {}
@@ -66,8 +66,8 @@ class Sink:
 
     def begin(self, run: str) -> None:
         """Count the endings of this run from now on."""
-        if run != self._run:
-            self._run = run
+        if run != self.run:
+            self.run = run
             self.endings = Endings()
 
     def arrive(self, frame: Frame) -> Arrival:
@@ -87,5 +87,5 @@ class Sink:
         self._ended[bytes.fromhex(request_id)] = None
         if len(self._ended) > self._kept:
             del self._ended[next(iter(self._ended))]
-        if run == self._run:
+        if run == self.run:
             self.endings.count(kind)

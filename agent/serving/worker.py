@@ -121,6 +121,8 @@ def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
                     )
                 )
         for source in flow.sources.by_key.values():
+            if source.retired and source.is_finished:
+                continue
             ledger = source.ledger
             stats.sources.append(
                 control.SourceStats(
@@ -133,6 +135,7 @@ def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
                     finished=source.is_finished,
                     latency=ledger.latency.percentiles(now),
                     rate=ledger.latency.rate(now),
+                    run=source.key.removesuffix(f".{source.stage}"),
                 )
             )
         for stage, sink in flow.sinks.items():
@@ -145,6 +148,7 @@ def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
                     errors=ends.errors,
                     filtered=ends.filtered,
                     duplicates=ends.duplicates,
+                    run=sink.run,
                 )
             )
     return stats

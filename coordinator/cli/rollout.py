@@ -161,13 +161,13 @@ async def _wait(mesh: Mesh, applied: Applied, output: Output) -> Mapping[str, An
     from coordinator.status import ledger_of
 
     newest: dict[str, Any] = {}
-    ledger: Ledger = ledger_of([], applied.workflow)
+    ledger: Ledger = ledger_of([], applied.workflow, applied.run)
     devices = [d for d in mesh.fleet.ready if d.name in applied.phases]
     with output.progress.status("waiting for results") as shown:
         async for observed in mesh.watch(devices=devices, interval_s=0.5):
             if observed.sample is not None:
                 newest[observed.device.id] = observed.sample
-            ledger = ledger_of(newest.values(), applied.workflow)
+            ledger = ledger_of(newest.values(), applied.workflow, applied.run)
             shown.update(f"{ledger.accepted} accepted, {ledger.confirmed} confirmed")
             if ledger.finished and ledger.confirmed == ledger.accepted:
                 break

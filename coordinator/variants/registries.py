@@ -49,14 +49,8 @@ class Pypi:
         command = [
             *(sys.executable, "-m", "pip", "download", f"{package.name}=={package.version}"),
             *("--no-deps", "--only-binary", ":all:", "--dest", str(folder)),
-            *(
-                "--retries",
-                str(_RETRIES),
-                "--timeout",
-                "20",
-                "--disable-pip-version-check",
-                "--no-input",
-            ),
+            *("--retries", str(_RETRIES), "--timeout", "20"),
+            *("--disable-pip-version-check", "--no-input"),
             *("--progress-bar", "raw" if _pip_version() >= _PIP_WITH_RAW_PROGRESS else "off"),
         ]
 
@@ -75,13 +69,8 @@ class Npm:
         """See `Registry`."""
         command = [
             *(_client("npm", package), "pack", f"{package.name}@{package.version}"),
-            *(
-                "--pack-destination",
-                str(folder),
-                "--ignore-scripts",
-                "--fetch-retries",
-                str(_RETRIES),
-            ),
+            *("--pack-destination", str(folder)),
+            *("--ignore-scripts", "--fetch-retries", str(_RETRIES)),
         ]
         _run(command, package, folder)
         return _only_file(folder, package)
@@ -156,13 +145,14 @@ def _run(
 
 def _failure(package: Package, words: list[str]) -> TiermeshError:
     what = f"{package} could not be downloaded from {package.registry}"
-    why = next((line for line in reversed(words) if "error" in line.lower()), " ".join(words[-2:]))
-    if any(_NO_NETWORK.search(line) for line in words):
+    no_network = next((line for line in words if _NO_NETWORK.search(line)), None)
+    if no_network is not None:
         return Unreachable(
             what,
-            why=f"the registry does not answer: {why}",
+            why=f"the registry does not answer: {no_network}",
             fix="Connect to the network, or set the mirror that this machine uses; what is here already is kept",
         )
+    why = next((line for line in reversed(words) if "error" in line.lower()), " ".join(words[-2:]))
     return TiermeshError(what, why=why, fix="Check the package's name and version in the ladder")
 
 

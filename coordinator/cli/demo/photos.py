@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, quantiles
 from typing import Any
 
 from tiermesh.errors import TiermeshError, Unsupported
@@ -17,14 +17,17 @@ class Reading:
     """What came out.
 
     `accuracy` is the mean over photos of the share of characters read right, as the variants' accuracy was measured;
-    `characters` are those on the photos. `wrong_form` lists, in words, the results that are not what the workflow
-    promises.
+    `characters` are those on the photos. The latency is from acceptance at a source to the end at a sink, which are on
+    one machine and so on one clock; the rate is that of the ends. `wrong_form` lists, in words, the results that are
+    not what the workflow promises.
     """
 
     results: int
     errors: int
     characters: int
     accuracy: float
+    rate_rps: float
+    latency_ms: Mapping[str, float]
     wrong_form: Sequence[str]
 
 
@@ -65,8 +68,21 @@ def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) ->
         errors=sum(line.get("outcome") == "error" for line in lines),
         characters=sum(len("".join(truth[_photo(r)])) for r in right),
         accuracy=fmean(scores) if scores else 0.0,
+        rate_rps=_rate([line["finished_at"] for line in results]),
+        latency_ms=_percentiles([1000 * (r["finished_at"] - r["accepted_at"]) for r in results]),
         wrong_form=wrong_form,
     )
+
+
+def _rate(times: Sequence[float]) -> float:
+    return (len(times) - 1) / (max(times) - min(times)) if len(times) > 1 else 0.0
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    if len(values) < 2:
+        return dict.fromkeys(("p50", "p95", "p99"), values[0]) if values else {}
+    cuts = quantiles(values, n=100, method="inclusive")
+    return {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
 
 
 def _lines(file: Path, run: str) -> list[dict[str, Any]]:

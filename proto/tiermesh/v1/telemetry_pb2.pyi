@@ -227,6 +227,7 @@ class SourceSample(_message.Message):
     FINISHED_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     RATE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     accepted: _builtins.int
@@ -236,6 +237,8 @@ class SourceSample(_message.Message):
     finished: _builtins.bool
     rate: _builtins.float
     """Requests confirmed a second, over the last window."""
+    run: _builtins.str
+    """The run that these counts are of; a run before it is sampled until its last request has ended."""
     @_builtins.property
     def latency(self) -> Global___Percentiles:
         """From accepted to confirmed, over the last window."""
@@ -252,10 +255,11 @@ class SourceSample(_message.Message):
         finished: _builtins.bool = ...,
         latency: Global___Percentiles | None = ...,
         rate: _builtins.float = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "in_flight", b"in_flight", "latency", b"latency", "rate", b"rate", "retried", b"retried", "stage", b"stage", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "in_flight", b"in_flight", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -271,12 +275,15 @@ class SinkSample(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     FILTERED_FIELD_NUMBER: _builtins.int
     DUPLICATES_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     results: _builtins.int
     errors: _builtins.int
     filtered: _builtins.int
     duplicates: _builtins.int
+    run: _builtins.str
+    """The run that these counts are of."""
     def __init__(
         self,
         *,
@@ -286,10 +293,11 @@ class SinkSample(_message.Message):
         errors: _builtins.int = ...,
         filtered: _builtins.int = ...,
         duplicates: _builtins.int = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "errors", b"errors", "filtered", b"filtered", "results", b"results", "stage", b"stage", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "errors", b"errors", "filtered", b"filtered", "results", b"results", "run", b"run", "stage", b"stage", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,13 +104,13 @@ async def mesh(ladder_folder, agents):
         validate(opened.fleet)
 
 
-async def finished(mesh):
+async def finished(mesh, run):
     """The ledger once the source has sent everything and the sink has confirmed it."""
     samples = {}
     async for observed in mesh.watch(interval_s=0.1):
         if observed.sample is not None:
             samples[observed.device.id] = observed.sample
-        ledger = ledger_of(samples.values(), "shout")
+        ledger = ledger_of(samples.values(), "shout", run)
         if ledger.finished and ledger.confirmed == ledger.accepted:
             return ledger
     raise AssertionError

@@ -1,0 +1,83 @@
+"""Watching the demo's mesh while it serves, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from coordinator.runner import Mesh
+from coordinator.status import WorkflowStatus, status_of
+from tiermesh.v1 import telemetry_pb2 as pb
+
+INTERVAL_S: Final = 0.5
+RECENT: Final = 9
+"""Samples over which live rates are taken: four seconds."""
+KILL_AFTER: Final = 0.3
+"""The share of the requests after which a worker is killed, when that is asked for."""
+
+
+@dataclass
+class Served:
+    """What was seen: the first sample of each device, its recent ones, and what happened, in words."""
+
+    workflow: str
+    requests: int
+    kill_worker: str | None = None
+    killed: str | None = None
+    events: list[str] = field(default_factory=list[str])
+    finished: bool = False
+    _first: dict[str, pb.Sample] = field(default_factory=dict[str, pb.Sample])
+    _recent: dict[str, deque[pb.Sample]] = field(default_factory=dict[str, deque[pb.Sample]])
+
+    async def watch(
+        self, mesh: Mesh, limit_s: float, show: Callable[[WorkflowStatus], None]
+    ) -> None:
+        """Follow the mesh until every request has ended, for `limit_s` seconds at most."""
+        try:
+            async with asyncio.timeout(limit_s):
+                async for _ in self._samples(mesh):
+                    status = self.live(mesh)
+                    show(status)
+                    self._maybe_kill(mesh, status)
+                    ledger = status.ledger
+                    if ledger.finished and ledger.balanced and ledger.accepted == self.requests:
+                        self.finished = True
+                        return
+        except TimeoutError:
+            self.events.append(f"gave up waiting after {limit_s:.0f} s")
+
+    def live(self, mesh: Mesh) -> WorkflowStatus:
+        """The status over the last seconds."""
+        return status_of(self.workflow, mesh.fleet, self._recent, {})
+
+    def whole(self, mesh: Mesh) -> WorkflowStatus:
+        """The status over the whole run."""
+        samples = {d: [self._first[d], recent[-1]] for d, recent in self._recent.items()}
+        return status_of(self.workflow, mesh.fleet, samples, {})
+
+    async def _samples(self, mesh: Mesh) -> AsyncIterator[None]:
+        async for observed in mesh.watch(interval_s=INTERVAL_S):
+            device, sample = observed.device, observed.sample
+            if sample is None:
+                self.events.append(f"{device.name}: {observed.why}")
+                continue
+            if device.id in self._first:
+                self.events += [f"{device.name}: {event.text}" for event in sample.events]
+            self._first.setdefault(device.id, sample)
+            self._recent.setdefault(device.id, deque(maxlen=RECENT)).append(sample)
+            yield
+
+    def _maybe_kill(self, mesh: Mesh, status: WorkflowStatus) -> None:
+        if self.kill_worker is None or self.killed:
+            return
+        device = next(d for d in mesh.fleet.ready if d.name == self.kill_worker)
+        pid = self._recent[device.id][-1].worker.pid if device.id in self._recent else 0
+        if pid and status.ledger.confirmed >= KILL_AFTER * self.requests:
+            os.kill(pid, signal.SIGKILL)
+            self.killed = f"kill -9 of the worker of {device.name} (pid {pid})"
+            self.events.append(self.killed)
