@@ -1,0 +1,203 @@
+"""What sources and sinks keep on disk survives a kill, and stays where it belongs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.serving.datafolder import DataFolder
+from agent.serving.instructions import Write
+from agent.serving.ledger import Request
+from agent.serving.results import Line, ResultFile, SinkWriter, line_of
+from agent.serving.sink import Arrival, Sink
+from agent.serving.spool import Spool
+from tiermesh import limits
+from tiermesh.errors import InvalidDocument, LimitExceeded, StorageFull, TiermeshError
+from tiermesh.frames import Frame, Kind, pack
+
+IDS = [f"{i:032x}" for i in range(10)]
+
+
+@contextlib.contextmanager
+def results(path: Path) -> Iterator[ResultFile]:
+    with contextlib.closing(ResultFile(path)) as file:
+        yield file
+
+
+def frame(request: str, kind: Kind = Kind.DATA, **values: object) -> Frame:
+    return Frame(kind, 2, 1, request, 3, "o", "out", ("d",), 5.0, 65.0, pack(values), "why")
+
+
+def request(index: int) -> Request:
+    return Request(index, IDS[index], f"{index}.jpg", 1.5, 61.5, {"x"})
+
+
+def test_a_spool_goes_on_where_it_was(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "deep" / "s.db")
+    spool.accept([request(0), request(1), request(2)])
+    spool.forget([request(1)])
+    # Not closed: the worker is killed.
+    requests, counts = Spool(tmp_path / "deep" / "s.db").load()
+    assert [(r.index, r.id, r.file, r.accepted_at, r.deadline) for r in requests] == [
+        (0, IDS[0], "0.jpg", 1.5, 61.5),
+        (2, IDS[2], "2.jpg", 1.5, 61.5),
+    ]
+    assert (counts.accepted, counts.confirmed) == (3, 1)
+
+
+def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s.db")
+    other = Spool(tmp_path / "s.db")
+    other._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(StorageFull, match="source cannot keep"):
+        other.accept([request(0)])
+    spool.accept([request(0)])
+
+
+def test_a_sinks_file_is_its_memory(tmp_path: Path) -> None:
+    with results(tmp_path / "out" / "r.jsonl") as file:
+        assert file.remembered("run")[0] == []
+        file.append([line_of(frame(IDS[0], n=1), "run", 9.0)])
+        file.append([line_of(frame(IDS[1], Kind.ERROR), "run", 9.0)])
+        file.append([line_of(frame(IDS[2], Kind.FILTERED), "earlier", 9.0)])
+    with results(tmp_path / "out" / "r.jsonl") as file:
+        ids, endings = file.remembered("run")
+    assert ids == IDS[:3]
+    assert (endings.results, endings.errors, endings.filtered) == (1, 1, 0)
+
+
+def test_a_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with results(path) as file:
+        file.remembered("run")
+        file.append([line_of(frame(IDS[0]), "run", 9.0)])
+    with path.open("ab") as torn:
+        torn.write(b'{"id":"' + IDS[1].encode()[:9])
+    with results(path) as file:
+        assert file.remembered("run")[0] == [IDS[0]]
+        file.append([line_of(frame(IDS[2]), "run", 9.0)])
+    assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [IDS[0], IDS[2]]
+
+
+def test_lines_that_are_no_results_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'# a note\n{"id":"zz","outcome":"result"}\n')
+    with results(path) as file:
+        assert file.remembered("run")[0] == []
+        file.append([line_of(frame(IDS[0]), "run", 9.0)])
+    assert path.read_bytes().startswith(b"# a note\n")
+
+
+def test_a_line_says_what_people_need_and_sums_up_the_rest() -> None:
+    values = {"name": "a.jpg", "image": b"x" * 5_000, "t": np.zeros((2, 3)), "l": [b"ab", {"k": 1}]}
+    line = line_of(frame(IDS[0], **values), "run", 9.25)
+    assert line == Line(
+        id=IDS[0], outcome="result", run="run", name="a.jpg",
+        payload={
+            "name": "a.jpg",
+            "image": {"bytes": 5_000},
+            "t": {"tensor": "<f8", "shape": (2, 3)},
+            "l": [{"bytes": 2}, {"k": 1}],
+        },
+        error="why", accepted_at=5.0, finished_at=9.25, attempts=3, lane=1, generation=2,
+    )  # fmt: skip
+
+
+def test_a_full_disk_delays_results_and_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.jsonl"
+    file = ResultFile(path)
+    file.remembered("run")
+    full = [True]
+    real = file._write
+
+    def write(data: bytes) -> str | None:
+        if full[0]:
+            file._file.write(data[:7])
+            return "No space left on device"
+        return real(data)
+
+    monkeypatch.setattr(file, "_write", write)
+    monkeypatch.setattr("agent.serving.results._RETRY_S", 0.01)
+    troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
+    done: queue.SimpleQueue[list[Write]] = queue.SimpleQueue()
+    writer = SinkWriter(
+        file, with_payload=True, clock=lambda: 1.0, done=done.put, trouble=troubles.put
+    )  # type: ignore[arg-type]
+    writer.put(Write("out", "run", frame(IDS[0])))
+    assert "No space left" in troubles.get(timeout=5)
+    assert path.read_bytes() == b""
+    full[0] = False
+    assert [one.frame.request_id for one in done.get(timeout=5)] == [IDS[0]]
+    writer.close()
+    assert len(path.read_bytes().splitlines()) == 1
+
+
+def test_a_sink_takes_each_request_once() -> None:
+    sink = Sink("run", [IDS[0]], kept=2)
+    assert sink.arrive(frame(IDS[0])) is Arrival.CONFIRM
+    assert sink.arrive(frame(IDS[1])) is Arrival.WRITE
+    assert sink.arrive(frame(IDS[1])) is Arrival.WAIT
+    sink.written(IDS[1], Kind.DATA, "run")
+    assert sink.arrive(frame(IDS[1], Kind.ERROR)) is Arrival.CONFIRM
+    assert sink.endings.duplicates == 3
+    for one in IDS[2:4]:
+        assert sink.arrive(frame(one)) is Arrival.WRITE
+        sink.written(one, Kind.ERROR, "run")
+    assert sink.arrive(frame(IDS[0])) is Arrival.WRITE, "its memory is bounded"
+    assert (sink.endings.results, sink.endings.errors) == (1, 2)
+    sink.begin("another run")
+    assert (sink.endings.results, sink.endings.errors) == (0, 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    (data / "in").mkdir(parents=True)
+    for name in ("b.jpg", "a.jpg", ".hidden"):
+        (data / "in" / name).write_bytes(name.encode())
+    (data / "single.jpg").write_bytes(b"single")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (data / "in" / "link.jpg").symlink_to(tmp_path / "secret")
+    (data / "up").symlink_to(tmp_path)
+    return data
+
+
+def test_a_source_offers_the_files_of_folders_by_name(folder: Path) -> None:
+    data = DataFolder(folder)
+    assert data.files(["single.jpg", "in"]) == [
+        "single.jpg", "in/a.jpg", "in/b.jpg", "in/link.jpg",
+    ]  # fmt: skip
+    assert data.read("in/a.jpg") == b"a.jpg"
+    with pytest.raises(TiermeshError, match="there is no nowhere"):
+        data.files("nowhere")
+
+
+@pytest.mark.parametrize(
+    "name", ["in/link.jpg", "up/secret", "../secret", "/etc/passwd", "in/../../secret"]
+)
+def test_nothing_outside_the_data_folder_is_read(folder: Path, name: str) -> None:
+    with pytest.raises(TiermeshError, match="outside the data folder"):
+        DataFolder(folder).read(name)
+
+
+def test_a_file_larger_than_a_frame_is_refused(folder: Path) -> None:
+    with (folder / "huge").open("wb") as file:
+        file.truncate(limits.FRAME_BYTES)
+    with pytest.raises(LimitExceeded):
+        DataFolder(folder).read("huge")
+
+
+def test_a_trace_is_read_line_by_line(folder: Path) -> None:
+    (folder / "trace").write_text("0.5\n1.25\n\n")
+    assert DataFolder(folder).times("trace") == [0.5, 1.25]
+    (folder / "trace").write_text("0.5\nsoon\n")
+    with pytest.raises(InvalidDocument, match="not a trace"):
+        DataFolder(folder).times("trace")

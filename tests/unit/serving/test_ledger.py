@@ -1,0 +1,241 @@
+"""The source's promise: what it accepted stays its own until every sink has confirmed it."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.serving.arrivals import Arrivals
+from agent.serving.instructions import Record
+from agent.serving.ledger import GRACE_S, LOST_S, Counts, Ledger, Pace, Request
+from agent.serving.source import Source
+from tiermesh import limits
+from tiermesh.documents.assignment import SourceSpec
+from tiermesh.errors import InvalidDocument
+
+
+def accepted(ledger: Ledger, index: int = 0, now: float = 0.0) -> Request:
+    request = ledger.accept(index, f"{index:032x}", f"{index}.jpg", now)
+    ledger.recorded(request.id, now)
+    return request
+
+
+def injected(ledger: Ledger, devices: str = "ab", now: float = 0.0) -> list[Request]:
+    due = ledger.due(now).inject
+    for request in due:
+        ledger.injected(request, frozenset(devices), now)
+    return due
+
+
+def test_a_request_ends_when_every_sink_has_confirmed_it() -> None:
+    ledger = Ledger(["x", "y"], 60.0)
+    request = accepted(ledger)
+    assert injected(ledger) == [request]
+    assert ledger.confirmed(request.id, "x", 1.0) is None
+    assert ledger.confirmed(request.id, "x", 1.0) is None
+    assert ledger.confirmed(request.id, "y", 2.0) is request
+    assert ledger.confirmed(request.id, "y", 2.0) is None
+    assert ledger.counts == Counts(accepted=1, confirmed=1, retried=0)
+    assert ledger.latency.percentiles(2.0).p50 == 2.0
+
+
+def test_nothing_is_injected_before_it_is_on_disk() -> None:
+    ledger = Ledger(["x"], 60.0)
+    request = ledger.accept(0, "0" * 32, "f", 0.0)
+    assert ledger.due(5.0).inject == []
+    ledger.recorded(request.id, 6.0)
+    assert ledger.due(6.0).inject == [request]
+    assert ledger.due(6.0).inject == [], "it is being read already"
+
+
+def test_what_a_device_could_not_take_on_is_due_again_ever_later() -> None:
+    ledger = Ledger(["x"], 60.0)
+    request = accepted(ledger)
+    waits = []
+    now = 0.0
+    for attempt in range(1, 12):
+        injected(ledger, now=now)
+        assert request.attempt == attempt
+        ledger.lost(request.id, attempt, "b", "b is gone", now)
+        waits.append(request.due - now)
+        now = request.due
+    assert waits == sorted(waits)
+    assert waits[0] < 0.2
+    assert waits[-1] == 5.0
+    assert ledger.counts.retried == 10
+
+
+def test_a_loss_of_an_earlier_attempt_changes_nothing() -> None:
+    ledger = Ledger(["x"], 60.0)
+    request = accepted(ledger)
+    injected(ledger)
+    ledger.lost(request.id, 1, "b", "", 0.0)
+    injected(ledger, now=1.0)
+    before = request.due
+    ledger.lost(request.id, 1, "b", "", 1.0)
+    assert request.due == before
+
+
+def test_a_lost_device_makes_its_requests_due_once_per_loss() -> None:
+    ledger = Ledger(["x"], 60.0)
+    accepted(ledger, 0)
+    injected(ledger, "ab")
+    accepted(ledger, 1)
+    injected(ledger, "ac")
+    assert ledger.device_lost("b", 4, gone=True, now=1.0) == 1
+    assert ledger.device_lost("b", 4, gone=True, now=1.1) == 0, "another sender tells the same"
+    assert ledger.lost_devices(1.2) == {"b"}
+    assert ledger.lost_devices(1.2 + LOST_S) == frozenset()
+    assert len(injected(ledger, "ac", now=1.2)) == 1
+    assert ledger.device_lost("b", 5, gone=False, now=9.0) == 0, "nothing is there any more"
+
+
+def test_a_late_request_fails_after_a_grace_until_the_sinks_confirm_that() -> None:
+    ledger = Ledger(["x"], 10.0)
+    request = accepted(ledger)
+    injected(ledger)
+    ledger.lost(request.id, 1, "b", "b is gone", 9.99)
+    assert ledger.due(10.1) == ledger.due(10.2), "neither injected nor failed"
+    assert ledger.due(10.0 + GRACE_S).fail == [request]
+    ledger.failed(request, 10.5)
+    again = request.due
+    assert 10.5 < again < inf
+    assert ledger.due(again).fail == [request]
+    ledger.failed(request, again)
+    assert ledger.confirmed(request.id, "x", again) is request
+
+
+def test_after_a_restart_everything_in_flight_is_due_at_once() -> None:
+    ledger = Ledger(["x"], 60.0)
+    kept = Request(3, "3" * 32, "f", 100.0, 160.0, set(), attempt=1)
+    ledger.restore([kept], Counts(accepted=8, confirmed=7))
+    assert ledger.due(110.0).inject == [kept]
+    assert kept.attempt == 2
+    assert kept.unconfirmed == {"x"}
+
+
+@given(st.lists(st.tuples(st.sampled_from("aicrld"), st.integers(0, 5)), max_size=60))
+def test_the_ledger_balances_whatever_happens(events: list[tuple[str, int]]) -> None:
+    ledger = Ledger(["x"], 20.0)
+    now = 0.0
+    for what, index in events:
+        now += 0.3
+        request = f"{index:032x}"
+        match what:
+            case "a" if request not in ledger.requests:
+                accepted(ledger, index, now)
+            case "i":
+                injected(ledger, now=now)
+            case "c":
+                ledger.confirmed(request, "x", now)
+            case "l":
+                ledger.lost(request, index, "b", "", now)
+            case "d":
+                ledger.device_lost("b", index, gone=index % 2 == 0, now=now)
+            case _:
+                for late in ledger.due(now).fail:
+                    ledger.failed(late, now)
+        assert ledger.counts.accepted == ledger.counts.confirmed + ledger.in_flight
+
+
+def test_the_window_follows_what_the_mesh_can_do() -> None:
+    pace = Pace(deadline_s=40.0)
+    first = pace.window
+    for _ in range(5_000):
+        pace.confirmed(1.0, retried=False)
+    assert pace.window == limits.SOURCE_INFLIGHT_REQUESTS
+    for _ in range(5_000):
+        pace.confirmed(11.0, retried=False)
+    assert 1 <= pace.window < first
+
+
+def test_a_timeout_follows_what_requests_take() -> None:
+    pace = Pace(deadline_s=60.0)
+    assert pace.timeout(1) == 15.0
+    for _ in range(50):
+        pace.confirmed(3.0, retried=False)
+    assert 12.0 <= pace.timeout(1) < 13.0
+    assert pace.timeout(2) == 2 * pace.timeout(1)
+    pace.confirmed(0.01, retried=True)
+    assert pace.timeout(1) >= 12.0, "a repeated one says nothing of how fast things are"
+
+
+def a_source(spec: SourceSpec, files: int = 3, ledger: Ledger | None = None) -> Source:
+    return Source(
+        "k", "s", "s@a", workflow="w", run="r", arrivals=Arrivals(spec, files),
+        files=[f"{i}.jpg" for i in range(files)], ledger=ledger or Ledger(["x"], 60.0), now=0.0,
+    )  # fmt: skip
+
+
+def files_of(source: Source, now: float) -> list[str]:
+    return [r.file for i in source.accept(now) if isinstance(i, Record) for r in i.requests]
+
+
+def test_files_are_offered_in_order_at_their_rate_and_end() -> None:
+    source = a_source(SourceSpec(path="in", rate_rps=10.0))
+    assert files_of(source, 0.0) == ["0.jpg"]
+    assert files_of(source, 0.05) == []
+    assert files_of(source, 0.25) == ["1.jpg", "2.jpg"]
+    assert files_of(source, 99.0) == []
+    assert not source.is_finished
+    for request in list(source.ledger.requests.values()):
+        source.ledger.confirmed(request.id, "x", 100.0)
+    assert source.is_finished
+
+
+def test_a_full_window_delays_acceptance() -> None:
+    source = a_source(SourceSpec(path="in", rate_rps=1e6, repeat=True))
+    for step in range(100):
+        source.accept(1.0 + step / 1e3)
+    assert source.ledger.in_flight == source.ledger.pace.window
+    assert source.next_at() == inf, "nothing is to be done until one has ended"
+    one = next(iter(source.ledger.requests))
+    source.ledger.confirmed(one, "x", 2.0)
+    assert len(files_of(source, 2.0)) == 2, "the window has grown by one, too"
+
+
+def test_a_source_goes_on_at_the_index_where_it_stopped() -> None:
+    ledger = Ledger(["x"], 60.0)
+    ledger.restore([], Counts(accepted=4, confirmed=4))
+    source = a_source(SourceSpec(path="in", rate_rps=10.0, repeat=True), ledger=ledger)
+    assert files_of(source, 1e6)[:3] == ["1.jpg", "2.jpg", "0.jpg"]
+
+
+def test_poisson_arrivals_repeat_by_seed_and_have_their_rate() -> None:
+    arrivals = [
+        Arrivals(SourceSpec(path="in", rate_rps=20.0, arrivals="poisson", seed=seed), 1)
+        for seed in (1, 1, 2)
+    ]
+    gaps = [[one.gap(i) for i in range(4_000)] for one in arrivals]
+    assert gaps[0] == gaps[1] != gaps[2]
+    assert sum(gaps[0]) / 4_000 == pytest.approx(0.05, rel=0.05)
+    squares = sum(g * g for g in gaps[0]) / 4_000
+    assert squares == pytest.approx(2 * 0.05**2, rel=0.1)
+
+
+def test_a_trace_is_followed_and_repeated() -> None:
+    spec = SourceSpec(path="in", arrivals="trace", trace="t", repeat=True)
+    arrivals = Arrivals(spec, 1, trace=[1.0, 1.5, 4.0])
+    assert [arrivals.gap(i) for i in range(5)] == [1.0, 0.5, 2.5, 1.0, 0.5]
+    assert (
+        Arrivals(SourceSpec(path="in", arrivals="trace", trace="t"), 9, trace=[1.0, 2.0]).count == 2
+    )
+    for wrong in ([], [2.0, 1.0], [-1.0]):
+        with pytest.raises(InvalidDocument):
+            Arrivals(spec, 1, trace=wrong)
+
+
+@given(st.integers(1, 50), st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5))
+def test_replicas_of_a_source_share_its_requests(count: int, weights: list[float]) -> None:
+    spec = SourceSpec(path="in", rate_rps=10.0, count=count)
+    total, done, counts = sum(weights), 0.0, 0
+    for weight in weights:
+        share = (done / total, (done + weight) / total)
+        made = Arrivals(spec, 100, share).count
+        assert made is not None
+        counts += made
+        done += weight
+    assert counts == count

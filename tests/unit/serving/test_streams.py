@@ -1,0 +1,242 @@
+"""The two ends of a stream, together: any interleaving of sending, losing, reconnecting and starting again."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agent.serving.streams.receiver import Fenced, Receiver
+from agent.serving.streams.sender import SILENCE_S, Link, Sender
+from agent.serving.streams.window import FULL, Window
+from tiermesh.errors import TiermeshError
+from tiermesh.frames import Frame, Kind, pack
+
+SMALL = Window(4, 10_000)
+
+
+def frame(number: int, stage: str = "s", kind: Kind = Kind.DATA, deadline: float = 1e9) -> Frame:
+    payload = pack({"n": number})
+    return Frame(kind, 1, 0, f"{number:032x}", 1, "o", stage, (), 0.0, deadline, payload)
+
+
+def number_of(received: Frame) -> int:
+    return int(received.request_id, 16)
+
+
+class Stream(RuleBasedStateMachine):
+    """A sender and a receiver; what is in the call between them may be lost with it at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sender = Sender(0.0)
+        self.receiver = Receiver(SMALL)
+        self.sender_epoch = self.receiver_epoch = 1
+        self.session = 0
+        self.forth: deque[tuple[int, list[Frame]]] = deque()
+        self.back: deque[tuple[int, dict[str, Window]]] = deque()
+        self.offered = 0
+        self.taken: list[Frame] = []
+        self.in_care: list[Frame] = []
+        self.restarted_at = 0
+        self.withdrawn: set[int] = set()
+        self.lost_sender: set[int] = set()
+
+    @rule(stage=st.sampled_from(["s", "t"]), end=st.booleans())
+    def offer(self, stage: str, end: bool) -> None:
+        self.offered += 1
+        kind = Kind.CONFIRM if end else Kind.DATA
+        self.sender.offer(frame(self.offered, stage, kind))
+
+    @rule()
+    def connect(self) -> None:
+        self.forth.clear()
+        self.back.clear()
+        self.sender.disconnected()
+        self.session = self.receiver.open(self.sender_epoch, self.sender.oldest)
+        self.sender.connected(self.receiver_epoch, 0.0)
+        self._acknowledge()
+        self._take_acks(1)
+
+    @precondition(lambda self: self.sender.link is Link.UP)
+    @rule()
+    def send(self) -> None:
+        message = self.sender.next_message()
+        if message is not None:
+            self.forth.append(message)
+
+    @precondition(lambda self: self.forth)
+    @rule()
+    def deliver(self) -> None:
+        first, frames = self.forth.popleft()
+        for number, one in enumerate(frames, first):
+            if self.receiver.is_new(self.session, number, one):
+                self.receiver.hold(one)
+                self.taken.append(one)
+                self.in_care.append(one)
+        self._acknowledge()
+
+    @precondition(lambda self: self.back)
+    @rule(count=st.integers(1, 3))
+    def hear(self, count: int) -> None:
+        self._take_acks(count)
+
+    def _take_acks(self, count: int) -> None:
+        for _ in range(min(count, len(self.back))):
+            upto, windows = self.back.popleft()
+            self.sender.acknowledged(upto, self.receiver.full, windows, 0.0)
+
+    @precondition(lambda self: self.in_care)
+    @rule()
+    def work(self) -> None:
+        self.receiver.release(self.in_care.pop(0))
+        self._acknowledge()
+
+    @rule()
+    def start_receiver_again(self) -> None:
+        self.in_care.clear()
+        self.restarted_at = len(self.taken)
+        self.receiver = Receiver(SMALL)
+        self.receiver_epoch += 1
+        self.connect()
+
+    @rule()
+    def start_sender_again(self) -> None:
+        kept = {number_of(one) for one in self.sender.withdraw()}
+        self.lost_sender |= kept
+        self.sender = Sender(0.0)
+        self.sender_epoch += 1
+        self.connect()
+
+    @rule()
+    def give_up(self) -> None:
+        self.withdrawn |= {number_of(one) for one in self.sender.withdraw()}
+        self.sender.link = Link.LOST
+        self.forth.clear()
+        self.back.clear()
+
+    def _acknowledge(self) -> None:
+        self.back.append((self.receiver.next, self.receiver.windows()))
+
+    @invariant()
+    def care_is_bounded(self) -> None:
+        for stage in ("s", "t"):
+            held = [f for f in self.in_care if f.kind is Kind.DATA and f.stage == stage]
+            assert len(held) <= SMALL.frames
+
+    @invariant()
+    def nothing_is_taken_twice_by_one_receiver(self) -> None:
+        numbers = [number_of(one) for one in self.taken[self.restarted_at :]]
+        assert len(numbers) == len(set(numbers))
+
+    @invariant()
+    def frames_of_a_channel_stay_in_order(self) -> None:
+        for stage in ("s", "t"):
+            numbers = [
+                number_of(one)
+                for one in self.taken[self.restarted_at :]
+                if one.stage == stage and one.kind is Kind.DATA
+            ]
+            assert numbers == sorted(numbers)
+
+    def teardown(self) -> None:
+        """Whatever has happened: once the stream works, all that the sender still has arrives, in order."""
+        self.connect()
+        for _ in range(10 * self.offered + 10):
+            self.send()
+            while self.forth:
+                self.deliver()
+            while self.in_care:
+                self.work()
+            self._take_acks(len(self.back))
+        assert self.sender.unacknowledged == self.sender.waiting == 0
+        arrived = {number_of(one) for one in self.taken}
+        everything = set(range(1, self.offered + 1))
+        assert everything - arrived <= self.withdrawn | self.lost_sender
+
+
+Stream.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStream = Stream.TestCase
+
+
+def up(sender: Sender, full: Window = FULL, windows: dict[str, Window] | None = None) -> Sender:
+    sender.connected(1, 0.0)
+    sender.acknowledged(sender.oldest, full, windows or {}, 0.0)
+    return sender
+
+
+def test_a_closed_window_does_not_hold_up_other_stages_or_ends() -> None:
+    sender = up(Sender(0.0), windows={"slow": Window(0, 0)})
+    for number, (stage, kind) in enumerate(
+        [("slow", Kind.DATA), ("fast", Kind.DATA), ("slow", Kind.CONFIRM)], 1
+    ):
+        sender.offer(frame(number, stage, kind))
+    message = sender.next_message()
+    assert message is not None
+    assert sorted(number_of(one) for one in message[1]) == [2, 3]
+    assert sender.next_message() is None
+    assert sender.waiting == 1
+
+
+def test_bytes_close_a_window_too() -> None:
+    size = frame(1).size
+    sender = up(Sender(0.0), full=Window(100, 2 * size))
+    for number in (1, 2, 3):
+        sender.offer(frame(number))
+    message = sender.next_message()
+    assert message is not None
+    assert len(message[1]) == 2
+
+
+def test_a_receiver_that_was_started_again_is_noticed() -> None:
+    sender = up(Sender(0.0))
+    assert sender.connected(1, 0.0) is False
+    assert sender.connected(2, 0.0) is True
+
+
+def test_a_peer_is_lost_after_a_second_of_silence_once() -> None:
+    sender = up(Sender(0.0))
+    assert not sender.check_lost(SILENCE_S)
+    assert sender.check_lost(SILENCE_S + 0.01)
+    assert not sender.check_lost(SILENCE_S + 5)
+    assert sender.link is Link.LOST
+    sender.connected(1, 9.0)
+    assert sender.link is Link.UP
+
+
+def test_frames_past_their_deadline_do_not_wait_for_a_window() -> None:
+    sender = Sender(0.0)
+    sender.offer(frame(1, deadline=5.0))
+    sender.offer(frame(2, kind=Kind.CONFIRM, deadline=0.0))
+    assert sender.expired(4.0) == []
+    assert [number_of(one) for one in sender.expired(6.0)] == [1]
+    assert sender.waiting == 1
+
+
+def test_an_older_sender_and_an_older_call_are_fenced_off() -> None:
+    receiver = Receiver()
+    first = receiver.open(2, 1)
+    with pytest.raises(Fenced):
+        receiver.open(1, 1)
+    receiver.open(2, 1)
+    with pytest.raises(Fenced):
+        receiver.is_new(first, 1, frame(1))
+
+
+def test_a_gap_and_a_broken_window_are_refused() -> None:
+    receiver = Receiver(Window(1, 10_000))
+    session = receiver.open(1, 1)
+    with pytest.raises(TiermeshError, match="frame 1 is due"):
+        receiver.is_new(session, 2, frame(2))
+    receiver.hold(frame(1))
+    with pytest.raises(TiermeshError, match="window of s is closed"):
+        receiver.is_new(session, 2, frame(2))
+    assert receiver.is_new(session, 2, frame(2, kind=Kind.CONFIRM))
+
+
+def test_an_acknowledgement_of_what_was_not_sent_is_refused() -> None:
+    with pytest.raises(TiermeshError):
+        up(Sender(0.0)).acknowledged(7, FULL, {}, 0.0)
