@@ -25,7 +25,8 @@ def main() -> None:
     )
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
-    data, results = Data(args.data), {}
+    data = Data(args.data)
+    results: dict[str, object] = {}
     parts = {"accuracy": _accuracy, "speed": _speed, "choices": _choices}
     for name, part in parts.items():
         if args.only in (None, name):
@@ -37,11 +38,9 @@ def main() -> None:
 def _accuracy(data: Data, args: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     print(
-        f"\nError against {args.arrivals:,} simulated arrivals (in brackets: 3 of their standard errors)\n"
+        f"\nError against {args.arrivals:,} simulated arrivals (in brackets: 3 standard errors)\n"
     )
-    print(
-        "| case | B | T (ms) | servers | p50 | p95 | p99 | BATCH p95 |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
-    )
+    _header("case", "B", "T (ms)", "servers", "p50", "p95", "p99", "BATCH p95")
     for case in (*accuracy.unlimited_cases(data), *accuracy.device_cases(data)):
         verdict = accuracy.judge(case, args.arrivals)
         cells = [f"{e:+.2%} ({verdict.noise[q]:.2%})" for q, e in verdict.ours.items()]
@@ -70,9 +69,8 @@ def _accuracy(data: Data, args: argparse.Namespace) -> list[dict[str, Any]]:
 def _speed(data: Data, _: argparse.Namespace) -> dict[str, Any]:
     fixed, free = speed.ours(data, range(20, 21)), speed.ours(data, range(1, 21))
     published = speed.published(data)
-    print(
-        "\nSeconds for an hour's answer\n\n| hour | 1,372 points | 27,440 points (B = 1 .. 20) |\n| --- | --- | --- |"
-    )
+    print("\nSeconds for an hour's answer\n")
+    _header("hour", "1,372 points", "27,440 points (B = 1 .. 20)")
     for hour in fixed:
         print(f"| {hour} | {fixed[hour]:.3f} | {free[hour]:.3f} |")
     print(f"\nBATCH's solver, 1,372 points of Twitter/1: {published:.1f} s")
@@ -85,10 +83,7 @@ def _choices(data: Data, args: argparse.Namespace) -> dict[str, Any]:
     for outcome in choices.outcomes(data, hours, 40_000):
         found[outcome.ask.of, outcome.method].append(outcome)
     print(f"\n{len(hours)} hours x 3 models x 3 asks each; simulated with 40,000 arrivals\n")
-    print(
-        "| ask | method | chosen | broken when simulated | worst | mean cost (USD/1e6) | mean p95 (s) |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    _header("ask", "method", "chosen", "broken when simulated", "worst", "USD/1e6", "mean p95 (s)")
     summary: dict[str, Any] = {}
     for (of, method), rows in found.items():
         figures = summary[f"{of}, {method}"] = _summary(rows)

@@ -10,7 +10,15 @@ import numpy as np
 from bench.batching.data import MODELS, Data
 from bench.batching.simulation import simulate
 from coordinator.planning.batching.arrivals import Map
-from coordinator.planning.batching.choice import Ask, Grid, Point, Setting, choose, point_at
+from coordinator.planning.batching.choice import (
+    Ask,
+    Grid,
+    Point,
+    Setting,
+    Surface,
+    choose,
+    point_at,
+)
 from coordinator.planning.batching.laws import law_for
 from coordinator.planning.batching.published import published_choice
 from tiermesh.errors import Infeasible, Unsupported
@@ -66,8 +74,8 @@ def outcomes(data: Data, hours: dict[str, Map], arrivals: int) -> Iterator[Outco
                     yield Outcome(method, hour, model, ask, point, simulated)
 
 
-def _asks(surface: object) -> list[Ask]:
-    latency, cost = surface.latency_s, surface.cost  # type: ignore[attr-defined]
+def _asks(surface: Surface) -> list[Ask]:
+    latency, cost = surface.latency_s, surface.cost
     limits = [Ask("latency", float(latency.min()) * factor) for factor in _LATENCY_FACTORS]
     return limits + [Ask("cost", float(cost.min()) * factor) for factor in _COST_FACTORS]
 

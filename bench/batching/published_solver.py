@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.linalg import expm
+from scipy.linalg import expm  # pyright: ignore[reportUnknownVariableType]
 
 from coordinator.planning.batching.arrivals import Floats, Map
 from coordinator.planning.batching.service import AWS_LAMBDA

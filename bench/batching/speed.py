@@ -8,6 +8,7 @@ from time import perf_counter
 
 from bench.batching import published_solver
 from bench.batching.data import MEMORIES, TIMEOUTS, Data
+from coordinator.planning.batching.arrivals import Map
 from coordinator.planning.batching.choice import Ask, Grid, choose
 from coordinator.planning.batching.laws import law_for
 
@@ -33,8 +34,8 @@ def published(data: Data) -> float:
     return _seconds(lambda: published_solver.solve(process, rows.__getitem__, MEMORIES, TIMEOUTS))
 
 
-def _answer(process: object, grid: Grid) -> None:
-    law = law_for(process, None)  # type: ignore[arg-type]
+def _answer(process: Map, grid: Grid) -> None:
+    law = law_for(process, None)
     choose(law, law.surface(grid, 0.95), Ask("latency", 12.0))
 
 

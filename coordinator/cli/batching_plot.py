@@ -32,7 +32,7 @@ def draw(rows: Sequence[Row], question: Question, path: Path) -> None:
     drawn = [row for row in rows if row.surface is not None][:_MOST_PANELS]
     columns = min(4, max(1, math.ceil(math.sqrt(len(drawn)))))
     lines = max(1, math.ceil(len(drawn) / columns))
-    figure = Figure(figsize=(1.5 + 4 * columns, 1 + 3.2 * lines), layout="constrained")
+    figure: Any = Figure(figsize=(1.5 + 4 * columns, 1 + 3.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for panel, row in zip(panels, drawn, strict=False):
         _draw_hour(panel, row, question)

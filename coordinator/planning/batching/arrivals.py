@@ -6,15 +6,21 @@ one; D0 + D1 is a generator. A Poisson process is the MAP ([[-rate]], [[rate]]).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from tiermesh.errors import InvalidDocument
 
-Floats = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[Any]
+"""An array of float64; NumPy's stubs lose the width in most operations."""
+
+einsum = cast(Callable[..., Floats], np.einsum)
+"""NumPy's, with a type."""
 
 _ROW_SUM_TOLERANCE = 1e-4
 """Of the phase's own rate: published MAPs are printed with six decimals."""

@@ -104,8 +104,9 @@ def serverless_candidates(
     """
     grid, law = Grid(tuple(batch_sizes), tuple(timeouts_s), service), UnlimitedLaw(process)
     best = frontier(law.surface(grid, quantile))
-    picked = np.unique(np.linspace(0, len(best) - 1, min(most, len(best))).round().astype(int))
-    return [point_at(law, grid, best[i][0]) for i in picked]
+    count = min(most, len(best))
+    picked = {round(i * (len(best) - 1) / max(count - 1, 1)) for i in range(count)}
+    return [point_at(law, grid, best[i][0]) for i in sorted(picked)]
 
 
 def _replayed(

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
-from scipy.linalg import solve_banded
+from scipy.linalg import solve_banded  # pyright: ignore[reportUnknownVariableType]
 from scipy.sparse import dia_matrix
 
 from coordinator.planning.batching.arrivals import Floats, Map
 from coordinator.planning.batching.chain_latency import Mixture, latency_mixture
 from coordinator.planning.batching.counting import count, counting_matrices, most_arrivals
-from coordinator.planning.batching.recursion import PERCENTILES, Estimate
+from coordinator.planning.batching.recursion import Estimate
 from coordinator.planning.batching.service import ServiceTimes
 from tiermesh.errors import Infeasible, Unsupported
 
@@ -100,8 +100,9 @@ class SingleServer:
     @property
     def estimate(self) -> Estimate:
         """The figures that the recursion estimates."""
-        values = (self.latency.percentile(q) for q in PERCENTILES)
-        return Estimate(*values, self.utilization, self.served_per_batch, self.device_seconds)
+        return Estimate.of(
+            self.latency.percentile, self.utilization, self.served_per_batch, self.device_seconds
+        )
 
     @property
     def _v(self) -> Floats:
@@ -144,8 +145,8 @@ def _stationary(boundary: Floats, interior: Floats, levels: int) -> Floats:
     band[down, likely] = 1.0
     right = np.zeros(levels * n)
     right[likely] = 1.0
-    queue = solve_banded((up, down), band, right, overwrite_ab=True, overwrite_b=True)
-    queue = np.asarray(queue).clip(0).reshape(levels, n)
+    solution = cast(Floats, solve_banded((up, down), band, right, overwrite_ab=True))
+    queue = solution.clip(0).reshape(levels, n)
     return queue / queue.sum()
 
 
@@ -173,8 +174,8 @@ def _likely_state(band: Floats, down: int) -> int:
     """A state that the chain is often in, by following it for a while."""
     states = band.shape[1]
     matrix = dia_matrix((band, down - np.arange(len(band))), shape=(states, states)).tocsr()
-    weights = np.zeros(states)
+    weights: Floats = np.zeros(states)
     weights[: down + 1] = 1 / (down + 1)
     for _ in range(_STEPS_TO_LIKELY_STATE):
-        weights = 0.5 * (weights + matrix @ weights)
+        weights = 0.5 * (weights + cast(Floats, matrix @ weights))
     return int(np.argmax(weights))

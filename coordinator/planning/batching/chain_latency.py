@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, Map, einsum
 from coordinator.planning.batching.counting import count, counting_matrices, most_arrivals
 from coordinator.planning.batching.rounds import Rounds
 from coordinator.planning.batching.service import ServiceTimes
@@ -103,7 +103,7 @@ class _Tally:
         nodes = np.minimum(self._waits, seconds)
         most = max(most_arrivals(self._process, seconds), self._size)
         ahead = counting_matrices(self._process, seconds - nodes, most)
-        waiting = np.einsum("i,wkij->wkj", self._queue[size - 1], ahead)
+        waiting = einsum("i,wkij->wkj", self._queue[size - 1], ahead)
         self.rounds.add(waiting, counting_matrices(self._process, nodes, most))
 
     def _not_at_once(self, size: int) -> None:
@@ -119,8 +119,8 @@ class _Tally:
             count(self._process, y - nodes, self._size),
             count(self._process, nodes, self._size),
         )
-        before = np.einsum("i,wkij->wkj", vector, early.exactly)
-        reached = np.einsum("i,wkij->wkj", vector, early.at_least)
+        before = einsum("i,wkij->wkj", vector, early.exactly)
+        reached = einsum("i,wkij->wkj", vector, early.at_least)
         silent, filled = late.exactly.sum(axis=-1), late.at_least.sum(axis=-1)
         gathered = members(before[:, : self._size], silent[:, : self._size])
         self.rounds.first[:, : self._size - 1] -= gathered[:, 1:]
@@ -130,14 +130,14 @@ class _Tally:
         size, timeout = self._size, self._timeout
         silence = np.maximum(self._seconds - timeout, 0.0)
         silent = counting_matrices(self._process, silence, 0)[:, 0]
-        opening = np.einsum("bi,bij->j", self._queue[:size], silent) @ self._process.after_arrival
+        opening = einsum("bi,bij->j", self._queue[:size], silent) @ self._process.after_arrival
         nodes = np.minimum(self._waits, timeout)
         ahead, behind = (
             count(self._process, timeout - nodes, size),
             count(self._process, nodes, size),
         )
-        before = np.einsum("i,wkij->wkj", opening, ahead.exactly)
-        reached = np.einsum("i,wkij->wkj", opening, ahead.at_least)
+        before = einsum("i,wkij->wkj", opening, ahead.exactly)
+        reached = einsum("i,wkij->wkj", opening, ahead.at_least)
         silent_after, filled = behind.exactly.sum(axis=-1), behind.at_least.sum(axis=-1)
         self.rounds.first[:, size - 1] += full_batches(before, reached, filled, opening, size)
         short = members(before[:, : size - 1], silent_after[:, : size - 1])
@@ -154,6 +154,6 @@ def _filled_early(before: Floats, reached: Floats, filled: Floats, size: int) ->
     y - w and the buffer filled within w of it, or it came later and the buffer filled by y.
     """
     weights = size - np.arange(size, dtype=float)
-    arrived = np.einsum("wjl,wjl->w", reached[:, 2 : size + 2], filled[:, size:0:-1])
-    late = np.einsum("k,wkl,wkl->w", weights, before[:, :size], filled[:, size + 1 : 1 : -1])
+    arrived = einsum("wjl,wjl->w", reached[:, 2 : size + 2], filled[:, size:0:-1])
+    late = einsum("k,wkl,wkl->w", weights, before[:, :size], filled[:, size + 1 : 1 : -1])
     return arrived + late

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, Map, einsum
 
 _LONGEST_HORIZON = 256.0
 """L t up to which the series is summed directly; beyond, t is halved."""
@@ -99,7 +99,7 @@ def _squared(series: Floats) -> Floats:
     degree = series.shape[1]
     result = np.zeros_like(series)
     for k in range(degree):
-        result[:, k:] += np.einsum("rij,rkjl->rkil", series[:, k], series[:, : degree - k])
+        result[:, k:] += einsum("rij,rkjl->rkil", series[:, k], series[:, : degree - k])
     return result
 
 

@@ -26,14 +26,14 @@ TRACE_ARRIVALS: Final = 20_000_000
 """Timestamps read from one trace at most."""
 
 
-class MapDocument(Document, kw_only=True):
+class MapDocument(Document, frozen=True, kw_only=True):
     """A MAP as it is written: rates per second."""
 
     D0: list[list[float]]
     D1: list[list[float]]
 
 
-class Span(Document, kw_only=True, rename={"first": "from", "last": "to"}):
+class Span(Document, frozen=True, kw_only=True, rename={"first": "from", "last": "to"}):
     """Values from `first` to `last` in steps."""
 
     first: float
@@ -41,20 +41,20 @@ class Span(Document, kw_only=True, rename={"first": "from", "last": "to"}):
     step: float
 
 
-class Polynomial(Document, kw_only=True):
+class Polynomial(Document, frozen=True, kw_only=True):
     """Service seconds of k requests with m MB: the sum of coefficient * k^i * m^j."""
 
     terms: list[tuple[float, int, int]]
 
 
-class Prices(Document, kw_only=True):
+class Prices(Document, frozen=True, kw_only=True):
     """What a function costs."""
 
     usd_per_gb_second: float = 0.0
     usd_per_invocation: float = 0.0
 
 
-class PublishedGrid(Document, kw_only=True):
+class PublishedGrid(Document, frozen=True, kw_only=True):
     """The grid that the polynomials were measured for."""
 
     memory_mb: Span | None = None
@@ -62,7 +62,7 @@ class PublishedGrid(Document, kw_only=True):
     batch_size_published: int | None = None
 
 
-class Polynomials(Document, kw_only=True):
+class Polynomials(Document, frozen=True, kw_only=True):
     """Service times as BATCH published them."""
 
     models: dict[str, Polynomial]
@@ -71,7 +71,7 @@ class Polynomials(Document, kw_only=True):
     note: str = ""
 
 
-class BatchTable(Document, kw_only=True):
+class BatchTable(Document, frozen=True, kw_only=True):
     """Service seconds by batch size."""
 
     batch_seconds: dict[str, float]
@@ -119,15 +119,13 @@ def read_arrivals(data: bytes, key: str, what: str) -> dict[str, Map]:
     Raises:
         InvalidDocument: no JSON, no such key, or no MAPs there.
     """
-    node = decode_json(data, Any, what)
+    node = decode_json(data, dict[str, Any], what)
     for step in [step for step in key.split("/") if step]:
         node = _child(node, step, what)
     if _is_map(node):
         return {key or "arrivals": _read_map(node, what, key)}
-    if isinstance(node, dict) and node and all(_is_map(hour) for hour in node.values()):
-        hours = sorted(
-            node, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
-        )
+    if node and all(_is_map(hour) for hour in node.values()):
+        hours = sorted(node, key=_by_number)
         return {hour: _read_map(node[hour], what, f"{key}/{hour}") for hour in hours}
     raise InvalidDocument(
         f"there are no arrivals at {key or 'the top'} of {what}",
@@ -142,15 +140,15 @@ def read_service(data: bytes, key: str, what: str) -> Service:
     Raises:
         InvalidDocument: none of the three, or no such model.
     """
-    node = decode_json(data, Any, what)
-    if isinstance(node, dict) and "models" in node:
+    node = decode_json(data, dict[str, Any], what)
+    if "models" in node:
         return _read_polynomial(convert(node, Polynomials, what), key, what)
-    if isinstance(node, dict) and "batch_seconds" in node:
+    if "batch_seconds" in node:
         table = convert(node, BatchTable, what)
         return Service(
             table.name or what, ServiceTimes.from_measured(_by_size(table.batch_seconds))
         )
-    if isinstance(node, dict) and str(node.get("schema", "")).startswith("tiermesh.profile/"):
+    if str(node.get("schema", "")).startswith("tiermesh.profile/"):
         return service_of_profile(convert(node, Profile, what))
     raise InvalidDocument(
         f"{what} holds no service times",
@@ -232,17 +230,21 @@ def _read_map(node: Any, what: str, key: str) -> Map:
     return Map(np.array(document.D0), np.array(document.D1))
 
 
+def _by_number(name: str) -> tuple[bool, int, str]:
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
+
+
 def _is_map(node: Any) -> bool:
     return isinstance(node, dict) and "D0" in node
 
 
-def _child(node: Any, step: str, what: str) -> Any:
-    if isinstance(node, dict) and step in node:
+def _child(node: Mapping[str, Any], step: str, what: str) -> dict[str, Any]:
+    if isinstance(node.get(step), dict):
         return node[step]
     raise InvalidDocument(f"{what} has no {step!r}", fix=_choices(node, step))
 
 
-def _choices(node: Any, wanted: str = "") -> str:
-    names = [str(name) for name in node] if isinstance(node, dict) else []
+def _choices(node: Mapping[str, Any], wanted: str = "") -> str:
+    names = list(node)
     close = difflib.get_close_matches(wanted, names, n=1)
     return (f"Did you mean {close[0]!r}? " if close else "") + "There are: " + ", ".join(names[:40])

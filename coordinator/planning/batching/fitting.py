@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize  # pyright: ignore[reportUnknownVariableType]
 
 from coordinator.planning.batching.arrivals import Floats, Map
 from tiermesh.errors import InvalidDocument
@@ -57,7 +57,7 @@ class Timestamps:
     def hours(self, length_s: float = 3600.0) -> dict[int, Timestamps]:
         """Windows of `length_s` from the first arrival on, numbered from 1; an empty window is absent."""
         number = np.floor((self.seconds - self.seconds[0]) / length_s).astype(int) + 1
-        return {int(n): Timestamps(self.seconds[number == n]) for n in np.unique(number)}
+        return {n: Timestamps(self.seconds[number == n]) for n in sorted(set(number.tolist()))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ def _fit_phases(gaps: Floats) -> tuple[Map, float]:
     windows = [window for window in _WINDOWS if window * 10 <= len(fitted)]
     start = min((_start(fitted / mean, window) for window in windows), key=cost)
     options = {"maxiter": 60, "ftol": 1e-8}
-    found = minimize(cost, start, method="L-BFGS-B", options=options)
+    found = cast(Any, minimize(cost, start, method="L-BFGS-B", options=options))
     return process(np.asarray(found.x)), -float(found.fun) * len(gaps) / len(fitted)
 
 

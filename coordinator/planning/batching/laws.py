@@ -11,7 +11,7 @@ import numpy as np
 from coordinator.planning.batching.arrivals import Floats, Map
 from coordinator.planning.batching.chain import SingleServer
 from coordinator.planning.batching.choice import Grid, Law, Setting, Surface
-from coordinator.planning.batching.recursion import PERCENTILES, Estimate, replay
+from coordinator.planning.batching.recursion import Estimate, replay
 from coordinator.planning.batching.unlimited import UnlimitedServers
 from tiermesh.errors import Infeasible, Unsupported
 
@@ -48,9 +48,8 @@ class UnlimitedLaw:
         """See `choice.Law`."""
         size, seconds = setting.batch_size, grid.service.seconds[setting.row][None, :]
         law = UnlimitedServers(self.process, [size], [setting.timeout_s], _REFINE).law(size)
-        values = (float(law.percentiles(seconds, q)[0, 0]) for q in PERCENTILES)
         mean, device = float(law.mean_batch[0]), float(law.device_seconds(seconds)[0, 0])
-        return Estimate(*values, None, mean, device)
+        return Estimate.of(lambda q: float(law.percentiles(seconds, q)[0, 0]), None, mean, device)
 
 
 @dataclass(frozen=True, eq=False)

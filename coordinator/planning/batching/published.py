@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, Map, einsum
 from coordinator.planning.batching.choice import Ask, Grid, Setting
 from coordinator.planning.batching.counting import counting_matrices
 from tiermesh.errors import Infeasible, Unsupported
@@ -56,23 +56,27 @@ def published_figures(
 
 def _batch_sizes(process: Map, timeouts: Floats) -> Floats:
     """Probability of each batch size; shape (timeouts, B)."""
-    own = np.diag(process.d1)
-    leaving = -(np.diag(process.d0) + own)
+    own, leaving = _own_and_leaving(process)
     per_visit = own / leaving
     filled = np.minimum(BATCH_SIZE, np.floor(own * timeouts[:, None] + 1))
     opening = per_visit / filled
     opening /= opening.sum(axis=1, keepdims=True)
     counts = counting_matrices(process, timeouts, BATCH_SIZE - 2).sum(axis=-1)
-    short = np.einsum("tn,tkn->tk", opening, counts)
+    short = einsum("tn,tkn->tk", opening, counts)
     return np.concatenate([short, 1 - short.sum(axis=1, keepdims=True)], axis=1)
+
+
+def _own_and_leaving(process: Map) -> tuple[Floats, Floats]:
+    """Per phase, the rate of arrivals that keep it and the rate of everything that leaves it."""
+    own: Floats = np.diag(process.d1).copy()
+    return own, -np.diag(process.d0).astype(float) - own
 
 
 def _filling_time(process: Map, timeouts: Floats) -> Floats:
     """Its time tau to fill a buffer, cut at T; shape (timeouts,)."""
     if process.phases > 2:
         return timeouts
-    own = np.diag(process.d1)
-    leaving = -(np.diag(process.d0) + own)
+    own, leaving = _own_and_leaving(process)
     mean = (BATCH_SIZE - 1) * leaving.sum() / (own[0] * leaving[1] + own[1] * leaving[0])
     return np.minimum(mean, timeouts)
 
@@ -111,10 +115,10 @@ def _share_within(
 
 def _check(process: Map, grid: Grid) -> None:
     why = ""
-    own = np.diag(process.d1)
+    own, leaving = _own_and_leaving(process)
     if process.phases == 1:
         why = "it cannot read a process of one phase (Poisson)"
-    elif (np.diag(process.d0) + own >= 0).any():
+    elif (leaving <= 0).any():
         why = "it divides by the rate of leaving a phase, and one is never left"
     elif not own.any():
         why = "it divides by the rates of arrivals that keep their phase, and there are none"

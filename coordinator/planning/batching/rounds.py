@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, Map, einsum
 from coordinator.planning.batching.counting import counting_matrices
 
 _CHUNK = 4_000_000
@@ -75,7 +75,7 @@ class Rounds:
         result = np.zeros((*self._full.shape, size))
         result[:, :, size - 1] = self._full
         for q in range(1, size):
-            joined = np.einsum("wrn,rjn->wrj", self._partial[:, :, q - 1], later[:, : size - q])
+            joined = einsum("wrn,rjn->wrj", self._partial[:, :, q - 1], later[:, : size - q])
             result[:, :, q - 1 : size - 1] += joined
             result[:, :, size - 1] += self._partial[:, :, q - 1].sum(axis=-1) - joined.sum(axis=-1)
         result[:, 0] = self.first

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map, stationary
+from coordinator.planning.batching.arrivals import Floats, Map, einsum, stationary
 from coordinator.planning.batching.counting import Counts, count
 from coordinator.planning.batching.waits import WaitGrid, WaitTable
 
@@ -84,8 +84,8 @@ class UnlimitedServers:
         return BatchLaw(batch_size, sizes, WaitTable(self._grid, self._timeouts, counts, totals))
 
     def _sizes(self, batch_size: int, opening: Floats) -> Floats:
-        short = np.einsum("tn,tkn->tk", opening, self._silent[:, -1, : batch_size - 1])
-        full = np.einsum("tn,tn->t", opening, self._filled[:, -1, batch_size])
+        short = einsum("tn,tkn->tk", opening, self._silent[:, -1, : batch_size - 1])
+        full = einsum("tn,tn->t", opening, self._filled[:, -1, batch_size])
         sizes = np.concatenate([short, full[:, None]], axis=1).clip(0)
         return sizes / sizes.sum(axis=1, keepdims=True)
 
@@ -94,8 +94,8 @@ class UnlimitedServers:
         # Row vectors phi P_k(T - w) and phi F_j(T - w): nodes in reverse order.
         exactly = self._counts.exactly[:, ::-1, :batch_size]
         at_least = self._counts.at_least[:, ::-1, : batch_size + 1]
-        before = np.einsum("ti,tjkil->tjkl", opening, exactly)
-        reached = np.einsum("ti,tjkil->tjkl", opening, at_least)
+        before = einsum("ti,tjkil->tjkl", opening, exactly)
+        reached = einsum("ti,tjkil->tjkl", opening, at_least)
         result = np.empty((len(self._timeouts), batch_size, len(self._grid.nodes)))
         short = members(before[:, :, : batch_size - 1], self._silent[:, :, : batch_size - 1])
         result[:, : batch_size - 1] = np.moveaxis(short, 2, 1)
@@ -121,7 +121,7 @@ def members(before: Floats, silent: Floats) -> Floats:
     result = np.zeros(before.shape[:-1])
     for k in range(1, before.shape[-2]):
         ahead = before[..., : before.shape[-2] - k, :]
-        result[..., k:] += k * np.einsum("...il,...l->...i", ahead, silent[..., k, :])
+        result[..., k:] += k * einsum("...il,...l->...i", ahead, silent[..., k, :])
     return result
 
 
@@ -135,11 +135,11 @@ def full_batches(
     """
     if batch_size == 1:
         return np.broadcast_to(opening.sum(axis=-1)[..., None], before.shape[:-2]).copy()
-    last = np.einsum("...n,...n->...", opening, filled[..., -1, batch_size, :])[..., None]
-    opener = np.einsum("...n,...jn->...j", opening, filled[..., :, batch_size, :])
+    last = einsum("...n,...n->...", opening, filled[..., -1, batch_size, :])[..., None]
+    opener = einsum("...n,...jn->...j", opening, filled[..., :, batch_size, :])
     between = filled[..., batch_size - 1 : 1 : -1, :]
-    middle = np.einsum("...kl,...kl->...", reached[..., 2:batch_size, :], between)
+    middle = einsum("...kl,...kl->...", reached[..., 2:batch_size, :], between)
     weights = batch_size - 2.0 - np.arange(batch_size - 2)
     rest = filled[..., batch_size:2:-1, :]
-    late = np.einsum("k,...kl,...kl->...", weights, before[..., : batch_size - 2, :], rest)
+    late = einsum("k,...kl,...kl->...", weights, before[..., : batch_size - 2, :], rest)
     return last + opener + middle + late

@@ -54,7 +54,10 @@ def test_a_replica_sees_its_share():
     share = candidates(
         draw(Map.poisson(300.0).thinned(0.3)), DEVICE, batch_sizes=[4], timeouts_s=[0.004]
     )
-    assert share[0].estimate.utilization < 0.6 * whole[0].estimate.utilization
+    busy_alone, busy = whole[0].estimate.utilization, share[0].estimate.utilization
+    assert busy is not None
+    assert busy_alone is not None
+    assert busy < 0.6 * busy_alone
 
 
 def test_a_device_alone_is_shared_with_nobody():
@@ -95,7 +98,7 @@ def test_a_neighbour_costs_latency_and_the_shares_add_up():
     alone = estimate_shared([Queue(arrivals, SECONDS, 4, 0.004)])[0]
     both = estimate_shared([Queue(arrivals, SECONDS, 4, 0.004), Queue(other, SECONDS, 2, 0.0)])
     assert both[0].p95 > 1.1 * alone.p95
-    assert 0.5 < both[0].utilization + both[1].utilization <= 1
+    assert 0.5 < sum(estimate.utilization or 0 for estimate in both) <= 1
 
 
 def test_a_function_has_its_frontier():
@@ -151,8 +154,10 @@ class TestRetune:
     @pytest.mark.parametrize("module", [policy, tuning])
     def test_it_needs_nothing_but_the_standard_library(self, module):
         """An agent's worker runs it, without NumPy."""
-        tree = ast.parse(Path(module.__file__).read_text())
-        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        imported = {
+            node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+        }
         foreign = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
         assert foreign <= {policy.__name__}
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
