@@ -18,7 +18,12 @@ from tiermesh.errors import Infeasible, Unsupported
 _REFINE: Final = 8
 SCREENING_ARRIVALS: Final = 20_000
 """Drawn once for a whole grid on devices: p95 within about 1 %, at a few milliseconds a point."""
+_FEWEST_SCREENING: Final = 4_000
+_FOLLOWED_IN_ALL: Final = 40_000_000
+"""Arrivals times settings: a large grid is screened with fewer arrivals, in about half a minute at most."""
 VERIFYING_ARRIVALS: Final = 1_000_000
+_LARGEST_SOLVED: Final = 64
+"""The chain's time grows with the square of the batch size: 2 s for this one."""
 _WARMUP: Final = 0.02
 _SEED: Final = 20_201_115
 
@@ -77,14 +82,12 @@ class DeviceLaw:
     def estimate(self, grid: Grid, setting: Setting) -> Estimate:
         """See `choice.Law`."""
         service, size, timeout = grid.service.at(setting.row), setting.batch_size, setting.timeout_s
-        chain = None
-        if self.servers == 1:
-            chain = SingleServer(self.process, service, size, timeout)
-        elif self.process.rate >= service.capacity(size, self.servers):
+        if self.process.rate >= service.capacity(size, self.servers):
             raise Infeasible(f"{self.process.rate:.4g} requests/s are more than can be served")
-        if chain is not None and timeout <= service.seconds[size - 1]:
+        exact = self.servers == 1 and timeout <= service.seconds[size - 1]
+        if exact and size <= _LARGEST_SOLVED:
             try:
-                return chain.estimate
+                return SingleServer(self.process, service, size, timeout).estimate
             except Unsupported:
                 pass  # queues too long to solve for: follow them instead
         found = replay(
@@ -122,6 +125,8 @@ class TraceLaw:
 
 
 def _followed(grid: Grid, quantile: float, arrivals: Floats, servers: int, rate: float) -> Surface:
+    most = max(_FEWEST_SCREENING, _FOLLOWED_IN_ALL // grid.size)
+    arrivals = arrivals[:most]
     shape = (len(grid.batch_sizes), len(grid.timeouts_s), len(grid.service.seconds))
     latency, device, mean = np.full(shape, np.inf), np.full(shape, np.inf), np.ones(shape)
     for index in range(grid.size):

@@ -11,7 +11,7 @@ from coordinator.planning.batching.arrivals import Floats
 _FEWEST_NODES, _MOST_NODES = 96, 256
 _STEP_PER_GAP = 0.5
 """The first step, in gaps of the fastest phase."""
-_BISECTIONS = 30
+_BISECTIONS = 26
 
 
 @dataclass(frozen=True, eq=False)
