@@ -42,6 +42,11 @@ def draw(process: Map, count: int = ARRIVALS) -> Floats:
     return process.sample(count, np.random.default_rng(_SEED))
 
 
+def share_of(arrivals: Floats, share: float) -> Floats:
+    """What a lane with `share` of the requests sees of a record: each with that chance, always the same ones."""
+    return arrivals[np.random.default_rng(_SEED).random(len(arrivals)) < share]
+
+
 def candidates(
     arrivals: Floats,
     service: ServiceTimes,

@@ -15,6 +15,7 @@ from coordinator.planning.batching.candidates import (
     draw,
     estimate_shared,
     serverless_candidates,
+    share_of,
 )
 from coordinator.planning.batching.chain import SingleServer
 from coordinator.planning.batching.policy import Queue, follow, follow_shared
@@ -58,6 +59,14 @@ def test_a_replica_sees_its_share():
     assert busy is not None
     assert busy_alone is not None
     assert busy < 0.6 * busy_alone
+
+
+def test_a_lane_sees_its_share_of_a_record():
+    record = draw(Map.poisson(300.0), 10_000)
+    lane = share_of(record, 0.3)
+    assert len(lane) == pytest.approx(3_000, rel=0.05)
+    assert set(lane) <= set(record)
+    assert (lane == share_of(record, 0.3)).all()
 
 
 def test_a_device_alone_is_shared_with_nobody():
