@@ -245,7 +245,7 @@ async def test_status_tells_measured_against_predicted(coordinator, planned):
         "events"
     ][-1]["details"]["plan"]["replicas"]
     for agent in planned:
-        agent.samples = [sample(agent, replicas, n) for n in (1, 2)]
+        agent.samples = [sample(agent, replicas, applied["run"], n) for n in (1, 2)]
     told = await coordinator("status", "--json")
     assert told.code == 0, told.err
     (status,) = told.document["workflows"]
@@ -257,7 +257,7 @@ async def test_status_tells_measured_against_predicted(coordinator, planned):
     assert (await coordinator("status")).code == 1, "a device serves another generation"
 
 
-def sample(agent, replicas, number):
+def sample(agent, replicas, run, number):
     made = pb.Sample(number=number, at=float(number), generations=agent.generations)
     for replica in replicas:
         if replica["device"] == agent.name:
@@ -272,16 +272,18 @@ def sample(agent, replicas, number):
             )
     if agent.name == "cam-1":
         made.sources.append(
-            pb.SourceSample(workflow="read", stage="photos", accepted=10 * number, rate=4.0)
+            pb.SourceSample(
+                workflow="read", stage="photos", run=run, accepted=10 * number, rate=4.0
+            )
         )
     return made
 
 
 async def test_waiting_ends_when_the_ledger_balances(coordinator, planned):
     source = pb.SourceSample(
-        workflow="read", stage="photos", accepted=9, confirmed=9, finished=True
+        workflow="read", stage="photos", run="run-1", accepted=9, confirmed=9, finished=True
     )
-    sink = pb.SinkSample(workflow="read", stage="text", results=8, errors=1)
+    sink = pb.SinkSample(workflow="read", stage="text", run="run-1", results=8, errors=1)
     planned[0].samples = [pb.Sample(number=1, at=1.0, sources=[source], sinks=[sink])]
     waited = await coordinator("apply", "plan.json", "--wait", "--no-browse", "--json")
     assert waited.code == 0, waited.err

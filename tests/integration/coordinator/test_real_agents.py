@@ -129,7 +129,7 @@ async def test_files_flow_through_two_devices_and_a_second_run_begins_again(
     }
     applied = await mesh.apply(plan, run="morning")
     assert applied.outcome is Outcome.COMMITTED, applied.failures
-    ledger = await finished(mesh)
+    ledger = await finished(mesh, "morning")
     assert (ledger.accepted, ledger.results, ledger.errors) == (12, 12, 0)
     lines = (tmp_path / "cam-1" / "data" / "out" / "text.jsonl").read_text().splitlines()
     texts = {json.loads(line)["payload"]["text"] for line in lines}
