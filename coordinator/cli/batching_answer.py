@@ -85,6 +85,9 @@ def hours_of_trace(raw: Floats, window_s: float | None, output: Output) -> list[
     parts = timestamps.hours(window_s) if window_s else {0: timestamps}
     hours: list[Hour] = []
     for number, part in parts.items():
+        if window_s and not part.has_rate:
+            output.progress.print(f"[yellow]note:[/] hour {number} has no rate and is left out")
+            continue
         fitted = fit(part)
         hours.append(Hour(str(number or "trace"), fitted.process, part.seconds, fitted))
     return hours
@@ -174,7 +177,7 @@ def _row_document(row: Row, question: Question) -> dict[str, Any]:
     if row.skipped:
         document["skipped"] = row.skipped
     if row.infeasible is not None:
-        document["infeasible"] = _infeasible_document(row.infeasible, process)
+        document["infeasible"] = _infeasible_document(row.infeasible, process, question.ask)
     if question.wants_frontier and row.surface is not None:
         document["frontier"] = _frontier_document(row.surface, question)
     return document
@@ -215,10 +218,15 @@ def _frontier_document(surface: Surface, question: Question) -> list[dict[str, A
     ]
 
 
-def _infeasible_document(error: Infeasible, process: Map) -> dict[str, Any]:
+def _infeasible_document(error: Infeasible, process: Map, ask: Ask) -> dict[str, Any]:
     nearest = error.fields["nearest"]
-    point = _point_document(nearest, process) if isinstance(nearest, Point) else None
-    return {**error.to_dict(), "nearest": point}
+    if not isinstance(nearest, Point):
+        return {**error.to_dict(), "nearest_slo": None}
+    return {
+        **error.to_dict(),
+        "nearest_slo": ask.value(nearest),
+        "nearest": _point_document(nearest, process),
+    }
 
 
 def _point_document(point: Point, process: Map) -> dict[str, Any]:

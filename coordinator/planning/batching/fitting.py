@@ -31,11 +31,15 @@ _KS_LIMIT: Final = 1.358
 
 @dataclass(frozen=True, eq=False)
 class Timestamps:
-    """Recorded arrivals: ascending seconds, and what had to be mended to make them so."""
+    """Recorded arrivals: ascending seconds, and what had to be mended to make them so.
+
+    `window_s` is how long was watched, where that is known; else they are taken to fill their own span.
+    """
 
     seconds: Floats
     unsorted: int = 0
     duplicates: int = 0
+    window_s: float | None = None
 
     @classmethod
     def read(cls, raw: Sequence[float] | Floats) -> Timestamps:
@@ -54,10 +58,24 @@ class Timestamps:
         seconds = np.sort(seconds)
         return cls(seconds, unsorted, int((np.diff(seconds) == 0).sum()))
 
+    @property
+    def has_rate(self) -> bool:
+        """Whether a rate is in them: they span some time, or the window that they were seen in does."""
+        return bool(self.seconds[0] < self.seconds[-1]) or bool(self.window_s)
+
     def hours(self, length_s: float = 3600.0) -> dict[int, Timestamps]:
-        """Windows of `length_s` from the first arrival on, numbered from 1; an empty window is absent."""
-        number = np.floor((self.seconds - self.seconds[0]) / length_s).astype(int) + 1
-        return {n: Timestamps(self.seconds[number == n]) for n in sorted(set(number.tolist()))}
+        """Windows of `length_s` from the first arrival on, numbered from 1; an empty window is absent.
+
+        The last one ends with the last arrival.
+        """
+        since = self.seconds - self.seconds[0]
+        number = np.floor(since / length_s).astype(int) + 1
+        last = int(number[-1])
+        spans = {last: float(since[-1]) - (last - 1) * length_s}
+        return {
+            n: Timestamps(self.seconds[number == n], window_s=spans.get(n, length_s))
+            for n in sorted(set(number.tolist()))
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +110,11 @@ def fit(timestamps: Timestamps) -> Fit:
     Raises:
         InvalidDocument: fewer than two arrivals, or all at one time: there is no rate in them.
     """
+    if timestamps.window_s and len(timestamps.seconds) < _FEWEST_FOR_PHASES:
+        # Few arrivals say most by how few they are in the time that was watched.
+        gaps = np.diff(timestamps.seconds)
+        why = f"{len(gaps) + 1} arrivals are too few to tell bursts from chance"
+        return _judged(Map.poisson((len(gaps) + 1) / timestamps.window_s), gaps, 0.0, why)
     gaps = _gaps(timestamps.seconds)
     poisson = Map.poisson(1 / float(gaps.mean()))
     if len(gaps) < _FEWEST_FOR_PHASES:
@@ -175,6 +198,8 @@ def _refusal(process: Map, gaps: Floats, gain: float) -> str:
 
 
 def _judged(process: Map, gaps: Floats, gain: float, refused: str) -> Fit:
+    if not len(gaps):
+        return Fit(process, 1, 0.0, 1.0, gain, refused)
     uniform = np.sort(_rescaled(process, gaps[-_MOST_FITTED:]))
     ranks = np.arange(1, len(uniform) + 1) / len(uniform)
     distance = float(np.max(np.maximum(ranks - uniform, uniform - ranks + 1 / len(uniform))))

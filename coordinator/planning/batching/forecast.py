@@ -12,6 +12,9 @@ from coordinator.planning.batching.arrivals import Map
 _DAMPINGS: Final = (0.0, 0.5, 1.0)
 """How much of the last change of the log-rate is expected again: none, half, all of it."""
 
+_LARGEST_CHANGE: Final = float(np.log(2))
+"""No more than a doubling or halving is extrapolated."""
+
 
 def forecast(history: Sequence[Map]) -> Map:
     """The process expected after `history` (oldest first, at least one hour).
@@ -32,4 +35,5 @@ def _damping(logs: Sequence[float]) -> float:
 
 
 def _last_change(logs: Sequence[float]) -> float:
-    return logs[-1] - logs[-2] if len(logs) > 1 else 0.0
+    change = logs[-1] - logs[-2] if len(logs) > 1 else 0.0
+    return min(max(change, -_LARGEST_CHANGE), _LARGEST_CHANGE)

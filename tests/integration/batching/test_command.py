@@ -89,7 +89,7 @@ def test_an_infeasible_hour_does_not_stop_the_others(ask):
         if name in answer["infeasible_hours"]:
             assert row["chosen"] is None
             nearest = row["infeasible"]["nearest"]
-            assert nearest["cost_per_request_usd"] > 4.5e-6
+            assert nearest["cost_per_request_usd"] == row["infeasible"]["nearest_slo"] > 4.5e-6
         else:
             assert row["chosen"]["cost_per_request_usd"] <= 4.5e-6
     assert "failed" in rows["2"]["baseline"], "BATCH cannot read a Poisson process"
@@ -143,6 +143,22 @@ def test_a_trace_is_fitted_and_replayed(ask, files):
     assert answer["arrivals"]["fit"]["process"] == "poisson"
     assert answer["arrivals"]["fit"]["ks"] < answer["arrivals"]["fit"]["ks_limit"]
     assert answer["arrivals"]["rate_rps"] == pytest.approx(150, rel=0.05)
+
+
+def test_windows_of_a_trace_are_hours_and_empty_ones_are_absent(ask, files):
+    generator = np.random.default_rng(3)
+    parts = [np.sort(generator.uniform(60 * i, 60 * i + 59, 3_000)) for i in (0, 1, 3)]
+    trace(files, np.concatenate([*parts, [310.0]]))
+    code, answer = ask(
+        "--trace trace.txt --forecast --window-s 60 --service table.json --latency-slo 0.05"
+    )
+    assert code == 0
+    rates = {row["hour"]: row["arrivals"]["rate_rps"] for row in answer["hours"]}
+    assert list(rates) == ["1", "2", "3", "4", "6"], "of the third, two arrivals of a rounded bound"
+    assert rates["3"] < 1
+    assert rates["4"] > 45
+    assert rates["6"] == pytest.approx(0.1, rel=0.1)
+    assert all(row["actual"]["meets_slo"] for row in answer["hours"][1:])
 
 
 def test_unsorted_and_equal_timestamps_are_mended_and_told(files, capsys):

@@ -86,6 +86,13 @@ def test_hours_are_counted_from_the_first_arrival():
     }
 
 
+def test_a_window_that_is_nearly_empty_is_slow_and_not_a_burst():
+    """Two arrivals within a millisecond of a minute are two a minute."""
+    window = Timestamps.read([0.0, 60.0, 60.001, 120.0]).hours(60.0)[2]
+    assert fit(window).process.rate == pytest.approx(2 / 60)
+    assert fit(Timestamps.read([0.0, 100.0]).hours(60.0)[2]).process.rate == pytest.approx(1 / 40)
+
+
 def test_a_forecast_follows_a_trend_that_has_held():
     growing = [Map.poisson(rate) for rate in (10.0, 20.0, 40.0, 80.0)]
     assert forecast(growing).rate == pytest.approx(160.0)
