@@ -10,9 +10,10 @@ has, and the sink drops what it has seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from math import inf
 from typing import Final, TypeAlias
+
+from msgspec.structs import replace
 
 from agent.serving.batcher import Job, Work
 from agent.serving.generation import Generation, ReplicaQueue
@@ -259,6 +260,8 @@ class Flow:
         self._settle(now)
 
     def _confirm(self, frame: Frame, now: float) -> None:
+        if not frame.sources:
+            return
         confirm = replace(
             frame,
             kind=Kind.CONFIRM,

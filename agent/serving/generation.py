@@ -12,7 +12,7 @@ from agent.serving.percentiles import Measurements
 from agent.serving.router import Router
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 
-QUIET_S: Final = 5.0
+QUIET_S: Final = 2.0
 """An older generation goes when nothing of it has come for so long. What still comes is injected again as the newer."""
 
 

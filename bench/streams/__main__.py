@@ -14,11 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import grpc.aio
+from msgspec.structs import replace
 
 from agent.serving.flow import Flow
 from agent.serving.generation import Generation

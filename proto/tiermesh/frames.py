@@ -7,7 +7,6 @@ in memory or on the wire (`tiermesh.codec`), neither copies nor reads its tensor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
 from typing import Any, Final, TypeAlias
@@ -76,8 +75,7 @@ _APART_BYTES: Final = 1_024
 """Bytes values of a payload that are at least this long travel beside it, as tensors do, and are not copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(msgspec.Struct, frozen=True, gc=False):
     """A payload as MessagePack, with its tensors beside it. `size` in bytes counts both."""
 
     data: bytes
@@ -86,7 +84,10 @@ class Packed:
     @property
     def size(self) -> int:
         """Bytes in all."""
-        return len(self.data) + sum(len(tensor.data) for tensor in self.tensors)
+        size = len(self.data)
+        for tensor in self.tensors:
+            size += len(tensor.data)
+        return size
 
     def unpack(self) -> dict[str, Any]:
         """The payload, with a Tensor for each tensor.
@@ -149,8 +150,7 @@ def _apart(value: Any) -> Any:
     return Tensor("", (), value) if is_long else value
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One message to stage `stage` from stage `origin`, for one request.
 
     `lane` is an index into the lanes of the plan of `generation`. `sources` are the devices whose sources hold the

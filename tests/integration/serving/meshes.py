@@ -233,6 +233,7 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 30.0)
     """Wait for a condition; fails with what did not happen."""
     try:
         async with asyncio.timeout(seconds):
+            # It comes about in other processes: there is no event to wait on.
             while not condition():
                 await asyncio.sleep(0.02)
     except TimeoutError:

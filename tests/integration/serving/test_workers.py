@@ -89,15 +89,14 @@ async def test_killed_workers_go_on_where_they_were(mesh: Mesh) -> None:
     outcomes = check_ledger(mesh["b"].results(), accepted=200)
     assert outcomes == {"result": 90, "filtered": 110}
     for device in mesh.devices.values():
-        assert [kind for kind, _ in device.events if kind.startswith("worker")] == [
-            "worker-ended",
-            "worker-restarted",
-        ]
-        assert "killed by signal 9" in device.events[0][1] or device.name == "a"
+        told = dict(device.events)
+        assert "killed by signal 9" in told["worker-ended"]
+        assert "serves again" in told["worker-restarted"]
+        assert device.supervisor.restarts == 1
 
 
 async def test_a_stopped_worker_is_passed_by_through_the_backup(mesh: Mesh) -> None:
-    mesh.offer("a", 300)
+    mesh.offer("a", 260)
     lane = {"photos": "a", "upper": "b", "out": "a"}
     await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {"upper": "c"})], rate=100.0))
     await until(lambda: len(mesh["a"].results()) >= 50, "results come")
@@ -105,7 +104,7 @@ async def test_a_stopped_worker_is_passed_by_through_the_backup(mesh: Mesh) -> N
     await until(lambda: len(mesh["a"].results()) >= 200, "results come past the stopped worker", 6)
     kill(mesh, "b", signal.SIGCONT)
     await until(lambda: mesh.is_finished("a"), "the run finishes")
-    assert check_ledger(mesh["a"].results(), accepted=300) == {"result": 300}
+    assert check_ledger(mesh["a"].results(), accepted=260) == {"result": 260}
     assert ("peer-lost", "b does not answer; lanes through it use their backup") in mesh["a"].events
 
 
@@ -128,7 +127,7 @@ async def test_a_new_generation_takes_over_between_two_requests(mesh: Mesh) -> N
 
 
 async def test_what_cannot_be_prepared_is_named_and_changes_nothing(mesh: Mesh) -> None:
-    mesh.offer("a", 150)
+    mesh.offer("a", 80)
     lane = {"photos": "a", "upper": "a", "out": "a"}
     await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0))
     wrong = {**CHAIN, "upper": ("map", ["photos"], "NoSuchClass")}
@@ -140,7 +139,7 @@ async def test_what_cannot_be_prepared_is_named_and_changes_nothing(mesh: Mesh) 
     with pytest.raises(TiermeshError, match="not prepared"):
         await mesh["a"].supervisor.commit("w", 2)
     await until(lambda: mesh.is_finished("a"), "the run finishes")
-    assert check_ledger(mesh["a"].results(), accepted=150) == {"result": 150}
+    assert check_ledger(mesh["a"].results(), accepted=80) == {"result": 80}
 
 
 async def test_requests_that_cannot_be_done_in_time_end_in_errors_that_say_where(

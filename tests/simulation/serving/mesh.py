@@ -252,7 +252,7 @@ class SimMesh:
     """Devices, links and time. `faults` a second are injected while `chaos` runs."""
 
     def __init__(self, seed: int, names: str, compute: Mapping[str, Callable[..., Any]]) -> None:
-        self.random = random.Random(seed)  # noqa: S311 - a seed replays a run
+        self.random = random.Random(seed)
         self.time = 0.0
         self.chaos_until = 0.0
         self._order = count()

@@ -145,19 +145,19 @@ def test_without_faults_nothing_is_sent_twice() -> None:
     assert sum(s.resent_frames for f in flows for s in f.links.senders.values()) == 0
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_chain_survives_kills_stops_cuts_and_silence(seed: int) -> None:
     mesh = SimMesh(seed, "abc", {})
     lanes = [(0.7, "abca", "-c--"), (0.3, "acba", "-b--")]
-    serve(mesh, assign(CHAIN, lanes, "abc", count=400))
-    mesh.chaos(8.0, 14, "abc")
+    serve(mesh, assign(CHAIN, lanes, "abc", count=250))
+    mesh.chaos(6.0, 12, "abc")
     mesh.run(lambda: finished(mesh), 400.0)
     mesh.check_ledger(["out"])
-    assert len(mesh.endings["out"]) == 400
+    assert len(mesh.endings["out"]) == 250
     assert mesh.errors == []
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_fork_and_join_survives_them_too(seed: int) -> None:
     compute = {
         "keep": lambda n: "drop" if n % 5 == 0 else "pass",
@@ -165,17 +165,17 @@ def test_a_fork_and_join_survives_them_too(seed: int) -> None:
     }
     mesh = SimMesh(seed, "abcd", compute)
     lanes = [(0.5, "abcdbad", "-cbc---"), (0.5, "acbcdad", "--c----")]
-    serve(mesh, assign(FORK, lanes, "abcd", count=300))
+    serve(mesh, assign(FORK, lanes, "abcd", count=200))
     mesh.chaos(6.0, 12, "abcd")
     mesh.run(lambda: finished(mesh), 400.0)
     mesh.check_ledger(["out", "raw"])
     kinds = list(mesh.endings["out"].values())
-    assert kinds.count(Kind.ERROR) == len(range(0, 300, 7))
-    assert kinds.count(Kind.FILTERED) == sum(1 for n in range(300) if n % 5 == 0 and n % 7)
-    assert list(mesh.endings["raw"].values()).count(Kind.ERROR) == len(range(0, 300, 7))
+    assert kinds.count(Kind.ERROR) == len(range(0, 200, 7))
+    assert kinds.count(Kind.FILTERED) == sum(1 for n in range(200) if n % 5 == 0 and n % 7)
+    assert list(mesh.endings["raw"].values()).count(Kind.ERROR) == len(range(0, 200, 7))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_request_is_filtered_only_where_every_route_filters_it(seed: int) -> None:
     compute = {
         "easy": lambda n: "pass" if n % 2 == 0 else "drop",
@@ -190,13 +190,13 @@ def test_a_request_is_filtered_only_where_every_route_filters_it(seed: int) -> N
     assert kinds.count(Kind.FILTERED) == sum(1 for n in range(200) if n % 2 and n % 3)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_new_generation_in_the_middle_of_chaos_loses_nothing(seed: int) -> None:
     mesh = SimMesh(seed, "abc", {})
-    serve(mesh, assign(CHAIN, [(1.0, "abca", "----")], "abc", count=400))
+    serve(mesh, assign(CHAIN, [(1.0, "abca", "----")], "abc", count=250))
     mesh.chaos(6.0, 8, "bc")
     mesh.run(lambda: len(mesh.endings.get("out", {})) > 100, 100.0)
-    serve(mesh, assign(CHAIN, [(1.0, "acba", "----")], "abc", count=400, generation=2))
+    serve(mesh, assign(CHAIN, [(1.0, "acba", "----")], "abc", count=250, generation=2))
     mesh.run(lambda: finished(mesh), 400.0)
     mesh.check_ledger(["out"])
     assert mesh.errors == []
