@@ -30,7 +30,7 @@ from coordinator.files import parse_workflow, read_workflow
 from coordinator.fleet import Desired, Fleet, apply, events, is_news
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.state import Catalogue, Device
-from coordinator.journal import Journal
+from coordinator.journal import Entry, Journal
 from coordinator.planning.snapshot import Snapshot, snapshot
 from coordinator.profiling import Measuring, ProfileOptions
 from coordinator.progress import Report, silent
@@ -134,7 +134,7 @@ class Mesh:
         try:
             await self._in_thread(self._journal.save_snapshot, self.fleet, force=True)
         finally:
-            self._thread.shutdown()
+            await asyncio.to_thread(self._thread.shutdown)
 
     async def record(self, *happened: events.Event) -> None:
         """Write events to the journal, then apply them; a caller that is cancelled stops neither."""
@@ -159,6 +159,19 @@ class Mesh:
         """SQLite blocks, and is used from one thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+    async def history(
+        self,
+        *,
+        after: int = 0,
+        kinds: Sequence[str] = (),
+        about: str = "",
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """What the journal holds, oldest first; `about` is a device id or a workflow."""
+        return await self._in_thread(
+            self._journal.events, after=after, kinds=kinds, about=about, limit=limit
+        )
 
     async def note(self, text: str) -> None:
         """Put a line into the audit."""

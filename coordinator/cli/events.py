@@ -108,9 +108,11 @@ def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
 
 def _table(entries: list[Entry], fleet: Fleet) -> Table:
     table = Table(box=None, show_header=False)
+    for wrapped in (False, False, False, False, False, True):
+        table.add_column(no_wrap=not wrapped, overflow="fold" if wrapped else "ellipsis")
     for entry in entries:
         event = entry.event
-        when = datetime.fromtimestamp(event.at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        when = datetime.fromtimestamp(event.at, UTC).astimezone().strftime("%m-%d %H:%M:%S")
         table.add_row(
             f"[dim]{entry.number}[/]",
             when,

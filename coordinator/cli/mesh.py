@@ -102,10 +102,10 @@ async def opened(
         output.progress.print(f"[yellow]{wire.INSECURE_NOTICE}[/]")
     async with Mesh.open(
         args.state or config.state_dir(),
-        ladders=_ladders(args),
+        ladders=await asyncio.to_thread(_ladders, args),
         home=config.home(),
         name=args.mesh,
-        network=read_fleet_file(args.fleet) if args.fleet else None,
+        network=await asyncio.to_thread(read_fleet_file, args.fleet) if args.fleet else None,
         insecure_lan=args.insecure_lan,
     ) as mesh:
         with output.progress.status("finding devices"):

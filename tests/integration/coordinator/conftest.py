@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from blockbuster import blockbuster_ctx
 
 from coordinator.fleet import validate
 from coordinator.runner import Mesh
@@ -288,6 +289,16 @@ class Gauge:
     def leave(self, agent):
         self.now[agent.host] -= 1
         self.all_now -= 1
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_call():
+    """A blocking call of the coordinator in the event loop fails the test."""
+    with blockbuster_ctx("coordinator") as blocking:
+        # Handing work to a thread takes a lock for microseconds, and now and then finds it taken.
+        for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
+            blocking.functions[name].deactivate()
+        yield
 
 
 @pytest.fixture

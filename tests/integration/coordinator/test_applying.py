@@ -239,7 +239,7 @@ async def test_a_rollout_that_a_dead_coordinator_left_open_is_settled_first(read
     applied = await ready.mesh.apply(plan)
     assert applied.outcome is Outcome.COMMITTED
     assert applied.generation == 6
-    kinds = [e.event.kind for e in ready.mesh._journal.events(about="read")]
+    kinds = [e.event.kind for e in await ready.mesh.history(about="read")]
     assert "rollout-cancelled" in kinds
     assert all("abort" in a.calls for a in ready.agents)
 

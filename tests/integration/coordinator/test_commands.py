@@ -89,7 +89,7 @@ async def planned(two, folder):
     from coordinator.variants import Ladders
     from tiermesh.documents.reading import encode_json
 
-    ladders = Ladders.open(folder / "variants", folder / "home")
+    ladders = await asyncio.to_thread(Ladders.open, folder / "variants", folder / "home")
     async with Mesh.open(folder / "home" / "coordinator", ladders=ladders) as mesh:
         await mesh.discover([agent.address for agent in two], browse=False)
         workflow = await mesh.read_workflow(folder / "read.yaml")

@@ -183,9 +183,9 @@ async def test_finding_everything_as_it_was_adds_nothing_to_the_journal(
     (agent,) = await serve.start(fake_agent())
     async with open_mesh() as mesh:
         await mesh.discover([agent.address], browse=False)
-        before = len(mesh._journal.events())
+        before = len(await mesh.history())
         await mesh.discover([agent.address], browse=False)
-        assert len(mesh._journal.events()) == before
+        assert len(await mesh.history()) == before
 
 
 async def test_two_agents_with_one_identity_are_one_device_and_a_reason(

@@ -97,7 +97,7 @@ async def mesh(ladder_folder, agents):
     from coordinator.variants import Ladders
 
     home = ladder_folder / "home"
-    ladders = Ladders.open(ladder_folder / "variants", home)
+    ladders = await asyncio.to_thread(Ladders.open, ladder_folder / "variants", home)
     async with Mesh.open(ladder_folder / "state", ladders=ladders, home=home) as opened:
         await opened.discover([a.address for a in agents], expect=2, browse=False, timeout_s=30.0)
         yield opened

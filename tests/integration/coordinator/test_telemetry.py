@@ -29,7 +29,7 @@ async def test_samples_of_all_devices_come_and_their_events_are_kept_once(
                 if len(seen) == 2:
                     break
             assert seen["dev-1"].cpu_percent == 12.0
-        kept = mesh._journal.events(kinds=["worker-restarted"])
+        kept = await mesh.history(kinds=["worker-restarted"])
         assert [(e.event.who, e.event.text) for e in kept] == [("dev-1", "killed by signal 9")]
 
 
@@ -44,7 +44,7 @@ async def test_an_agent_that_started_again_reports_from_one_and_is_heard(
             async for observed in mesh.watch():
                 assert observed.sample is not None
                 break
-        assert len(mesh._journal.events(kinds=["worker-restarted"])) == 2
+        assert len(await mesh.history(kinds=["worker-restarted"])) == 2
 
 
 async def test_a_device_that_dies_is_suspect_and_is_found_again(open_mesh, serve, fake_agent):
@@ -65,7 +65,7 @@ async def test_a_device_that_dies_is_suspect_and_is_found_again(open_mesh, serve
             elif DeviceState.SUSPECT in states:
                 break
         assert mesh.fleet.devices["dev-1"].state is DeviceState.READY
-        kinds = [e.event.kind for e in mesh._journal.events(about="dev-1")]
+        kinds = [e.event.kind for e in await mesh.history(about="dev-1")]
         assert "device-lost" in kinds
         await watching.aclose()
 
