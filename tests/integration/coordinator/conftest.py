@@ -163,7 +163,7 @@ class FakeAgent(
             self.pushed_bytes += len(chunk.data)
             got += len(chunk.data)
             if limit is not None and got >= limit:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")  # pyright: ignore[reportGeneralTypeIssues]
         data = self.partial.get(digest, b"")
         if len(data) < size:
             return rollout_pb2.PushReply(bytes=len(data), complete=False)

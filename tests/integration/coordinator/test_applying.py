@@ -270,7 +270,9 @@ async def test_assignments_carry_what_devices_need_to_serve_alone(ready):
     assert assignment.peers["dev-1"].address == ready.agents[0].data_address
     assert set(assignment.replica_devices.values()) == {"dev-1", "dev-2"}
     assert [r.stage for r in assignment.replicas] == ["detect"]
-    assert assignment.replicas[0].variant.name == "v3"
-    assert assignment.stages["photos"].source.rate_rps == 4.0
+    variant, source = assignment.replicas[0].variant, assignment.stages["photos"].source
+    assert variant is not None
+    assert source is not None
+    assert (variant.name, source.rate_rps) == ("v3", 4.0)
     assert assignment.stages["detect"].outputs == ["text"]
     assert (assignment.run, assignment.generation) == ("next", 2)

@@ -60,9 +60,9 @@ class Process:
         )
 
     async def stop(self):
-        if self.process.returncode is None:
+        if self.process is not None and self.process.returncode is None:
             self.process.terminate()
-        await self.process.wait()
+            await self.process.wait()
 
 
 @pytest.fixture

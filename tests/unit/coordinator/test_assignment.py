@@ -76,6 +76,7 @@ def test_each_device_gets_its_replicas_and_all_the_lanes(plan, workflow, catalog
 def test_stages_and_replicas_carry_what_the_workflow_says(plan, workflow, catalogue, devices):
     part = assignments(plan, workflow, catalogue, devices, generation=1, run="r")["id-1"]
     source = part.stages["photos"].source
+    assert source is not None
     assert (source.path, source.arrivals, source.seed, source.count) == (
         ["a.jpg", "b.jpg"],
         "poisson",
@@ -85,13 +86,14 @@ def test_stages_and_replicas_carry_what_the_workflow_says(plan, workflow, catalo
     assert part.stages["detect"].inputs == ["photos"]
     assert part.stages["detect"].outputs == ["tidy"]
     detect = part.replicas[1]
+    assert detect.variant is not None
     assert (detect.variant.name, detect.threads, detect.batch_size) == ("v3", 3, 2)
     assert detect.options == {"threshold": 0.5}
     other = assignments(plan, workflow, catalogue, devices, generation=1, run="r")["id-2"]
     tidy = other.replicas[1]
     assert tidy.bundle == catalogue.bundles["tidy"]
-    assert tidy.bundle.artifact.digest in other.artifacts
-    assert tidy.bundle.artifact.digest not in part.artifacts
+    assert catalogue.bundles["tidy"].artifact.digest in other.artifacts
+    assert catalogue.bundles["tidy"].artifact.digest not in part.artifacts
 
 
 def test_the_same_plan_gives_the_same_assignments(plan, workflow, catalogue, devices):

@@ -67,6 +67,7 @@ def carry_out(fleet, fail=()):
     taken = []
     while todo := decide(fleet.now, WANTED):
         for instruction in todo:
+            assert not isinstance(instruction, do.Describe)
             key = (type(instruction), instruction.device)
             taken.append(key)
             fleet(failed(instruction.device) if key in fail else done(instruction))
