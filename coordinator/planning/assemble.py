@@ -132,7 +132,8 @@ class _Spare:
     def _backup(self, piece: Piece, stage: str) -> Spot | None:
         here = piece.spots[stage]
         others = self._by_stage[stage]
-        if len(others) < 2 or self._draft.instance.stages[stage].stateful:
+        rules = self._draft.instance.stages[stage]
+        if len(others) < 2 or rules.stateful or rules.pinned or rules.kind == "source":
             return None
         start = self._turn[stage]
         self._turn[stage] += 1

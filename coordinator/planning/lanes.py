@@ -17,7 +17,9 @@ from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Branch, Candidate, DeviceClass, Site
 
 DUST: Final = 1e-10
-"""Shares of requests below this are rounding."""
+"""Shares below this are rounding of ours."""
+SPECK: Final = 1e-7
+"""Shares below this are a solver's tolerance: no lane is made for them, and no device opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def _by_site(
 ) -> list[Piece]:
     strand = formulation.strands[number]
     share = values[formulation.columns.share[number]] / theta
-    if share <= DUST:
+    if share <= SPECK:
         return []
     pieces = [Piece(share, strand.branch)]
     for stage, neighbour, edge, forward in _walk(formulation, number):
@@ -115,7 +117,8 @@ def _by_site(
 def _cut_stage(
     pieces: list[Piece], stage: str, sites: list[int], quotas: list[float]
 ) -> list[Piece]:
-    clean = [q if q > DUST else 0.0 for q in quotas]
+    total = sum(quotas)
+    clean = [q if q > SPECK * total else 0.0 for q in quotas]
     dealt = deal(pieces, clean, lambda p: p.share)
     return [Piece(p.share, p.branch, {**p.sites, stage: sites[i]}, p.spots) for p, i in dealt]
 
@@ -186,7 +189,11 @@ def _quotas(
             stage = spot.candidate.stage
             variant = spot.candidate.variant if instance.deciding(stage) else None
             found[stage, variant, device_class.site].append((spot, rate))
-    for candidate in instance.candidates:
+    used = formulation.columns.used
+    for candidate in sorted(
+        instance.candidates,
+        key=lambda c: values[used[c.device_class, formulation.slot(c)]] < 0.5,
+    ):
         variant = candidate.variant if instance.deciding(candidate.stage) else None
         device_class = instance.classes[candidate.device_class]
         key = (candidate.stage, variant, device_class.site)
@@ -203,7 +210,12 @@ def _spread(
     by_slot: defaultdict[str, list[tuple[Candidate, float]]] = defaultdict(list)
     spots: list[tuple[Spot, float]] = []
     for candidate, column in zip(formulation.instance.candidates, columns.rate, strict=True):
-        if candidate.device_class != device_class.index or values[column] <= DUST * 10:
+        if candidate.device_class != device_class.index:
+            continue
+        used = columns.used[device_class.index, formulation.slot(candidate)]
+        if round(values[used]) == 0 or values[column] <= SPECK * formulation.top_rate(
+            candidate.stage
+        ):
             continue
         if formulation.instance.stages[candidate.stage].pinned:
             part = values[column] / device_class.count
@@ -302,7 +314,7 @@ def _merged(pieces: Sequence[Piece]) -> list[Piece]:
     shares: dict[tuple[object, ...], float] = {}
     first: dict[tuple[object, ...], Piece] = {}
     for piece in pieces:
-        if piece.share <= DUST:
+        if piece.share <= SPECK / 10:
             continue
         spots = sorted(piece.spots.items())
         key = (piece.branch.index, *((s, x.device, x.candidate.variant) for s, x in spots))

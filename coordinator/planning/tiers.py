@@ -49,8 +49,8 @@ def detect(
 
 
 def _price(prices: Prices, a: str, b: str) -> float:
-    """What traffic between two devices costs at least, in either direction."""
-    return min(prices.get((a, b), 0.0), prices.get((b, a), 0.0))
+    """What traffic between two devices costs at most, in either direction."""
+    return max(prices.get((a, b), 0.0), prices.get((b, a), 0.0))
 
 
 def _equal_costs(devices: Sequence[str], prices: Prices) -> list[set[str]]:

@@ -29,9 +29,8 @@ TOLERANCE: Final = 1e-6
 def violations(problem: Problem, plan: Plan, options: Options | None = None) -> list[str]:
     """Every rule that the plan breaks, in words; empty for a plan that keeps them all."""
     check = _Check(problem, plan, options or Options())
-    return [
-        *check.replicas(),
-        *check.lanes(),
+    wrong_form = [*check.replicas(), *check.lanes()]
+    return wrong_form or [
         *check.rates(),
         *check.devices(),
         *check.traffic(),
@@ -112,7 +111,10 @@ class _Check:
                 if name not in self.replica or self.replica[name].stage != stage:
                     yield f"lane {i} names {name}, which is no replica of {stage}"
             for stage, name in lane.backup.items():
-                if self.replica[name].device == self.replica[lane.path[stage]].device:
+                both = [
+                    self.replica[r].device for r in (name, lane.path[stage]) if r in self.replica
+                ]
+                if len(set(both)) < len(both):
                     yield f"lane {i} backs {stage} up on the same device"
 
     # --- rates ---------------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ class _Check:
         best: tuple[int, int, ProblemLink] | None = None
         for i, entry in enumerate(self.problem.links):
             if entry.source in here and entry.target in there:
-                weight = here.index(entry.source) + there.index(entry.target)
+                weight = 2 * here.index(entry.source) + there.index(entry.target)
                 if best is None or weight < best[0]:
                     best = (weight, i, entry)
         if best is not None:

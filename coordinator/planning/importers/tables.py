@@ -73,7 +73,7 @@ def read_csv(file: str, data: bytes, columns: Mapping[str, Kind]) -> Iterator[Ro
 def _row(file: str, line: int, cells: list[str], columns: Mapping[str, Kind]) -> Row:
     starts = [1 + sum(len(cell) + 1 for cell in cells[:i]) for i in range(len(cells) + 1)]
     if len(cells) != len(columns):
-        at = starts[min(len(cells), len(columns))]
+        at = starts[len(columns)] if len(cells) > len(columns) else starts[-1] - 1
         expected = ", ".join(columns)
         damaged(file, line, at, f"{len(cells)} values where {len(columns)} are due: {expected}")
     places = dict(zip(columns, starts, strict=False))

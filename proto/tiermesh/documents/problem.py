@@ -40,9 +40,9 @@ class ProblemDevice(Document, kw_only=True):
 class ProblemLink(Document, kw_only=True):
     """A directed link between devices, tiers or sources (by name). `allowed: false` forbids it.
 
-    Where several match, device to device wins over device to tier over tier to tier. Where none does, the
-    problem's `default_link` holds; within one device nothing is charged or delayed. `capacity_mbps` is shared by
-    all the traffic that the entry governs.
+    Where several match, device to device wins over device to tier, that over tier to device, and that over tier
+    to tier. Where none does, the problem's `default_link` holds; within one device nothing is charged or delayed.
+    `capacity_mbps` is shared by all the traffic that the entry governs.
     """
 
     source: str = field(name="from")
