@@ -107,11 +107,20 @@ def _by_site(
         for here in dict.fromkeys(p.sites[neighbour] for p in pieces):
             keys = [(here, s) if forward else (s, here) for s in sites]
             columns = [formulation.columns.flow.get((number, edge, *key)) for key in keys]
-            quotas = [values[c] if c is not None else 0.0 for c in columns]
+            quotas = _flowing(values, columns)
             mine = [p for p in pieces if p.sites[neighbour] == here]
             done += _cut_stage(mine, stage, sites, quotas)
         pieces = done
     return pieces
+
+
+def _flowing(values: Sequence[float], columns: Sequence[int | None]) -> list[float]:
+    """The flows to each site; where all are lost in rounding, the first one that is allowed."""
+    quotas = [values[c] if c is not None else 0.0 for c in columns]
+    if sum(quotas) > DUST:
+        return quotas
+    first = next((i for i, c in enumerate(columns) if c is not None), 0)
+    return [float(i == first) for i in range(len(columns))]
 
 
 def _cut_stage(
@@ -120,7 +129,11 @@ def _cut_stage(
     total = sum(quotas)
     clean = [q if q > SPECK * total else 0.0 for q in quotas]
     dealt = deal(pieces, clean, lambda p: p.share)
-    return [Piece(p.share, p.branch, {**p.sites, stage: sites[i]}, p.spots) for p, i in dealt]
+    return [
+        Piece(p.share, p.branch, {**p.sites, stage: sites[i]}, p.spots)
+        for p, i in dealt
+        if p.share > SPECK / 10
+    ]
 
 
 def _walk(formulation: Formulation, number: int) -> list[tuple[str, str | None, int, bool]]:
