@@ -56,6 +56,7 @@ class Columns:
     rate: list[int] = field(default_factory=list[int])
     used: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
     loaded: dict[int, int] = field(default_factory=dict[int, int])
+    present: dict[int, int] = field(default_factory=dict[int, int])
     chosen: dict[int, int] = field(default_factory=dict[int, int])
 
 
@@ -422,14 +423,24 @@ class Formulation:
                     self._limit_memory(mine, room, (device_class.index, slot))
 
     def _limit_memory(self, candidates: list[int], room: float, key: tuple[int, str]) -> None:
-        used = self.columns.used[key]
-        terms: Terms = []
-        for i in candidates:
-            memory = self.instance.candidates[i].memory_mb
-            if memory > 0:
-                terms.append((self.load(i), memory))
-        row = self.program.row([*terms, (used, -room)], upper=0.0)
+        memory = {i: self.instance.candidates[i].memory_mb for i in candidates}
+        terms = [(self.present(i), mb) for i, mb in memory.items() if mb > 0]
+        row = self.program.row(terms, upper=room)
         self.named_rows["memory", f"{key[0]} {key[1]}"] = row
+
+    def present(self, i: int) -> int:
+        """The column that is 1 where candidate `i` may be on any device of its class."""
+        if i not in self.columns.present:
+            candidate = self.instance.candidates[i]
+            count = self.instance.classes[candidate.device_class].count
+            if count == 1:
+                self.columns.present[i] = self.load(i)
+            else:
+                column = self.program.column(upper=1.0, integer=True)
+                self.columns.present[i] = column
+                top = self.top_rate(candidate.stage)
+                self.program.row([(self.columns.rate[i], 1.0), (column, -top)], upper=0.0)
+        return self.columns.present[i]
 
     def load(self, i: int) -> int:
         """The column that counts the devices on which candidate `i` is loaded."""

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 from coordinator.planning.accuracy import Combo, combinations
 from coordinator.planning.checking import check, members
@@ -302,17 +303,23 @@ def _facts(device: ProblemDevice) -> tuple[object, ...]:
 def _parts(
     problem: Problem, group: list[ProblemDevice]
 ) -> list[tuple[ProblemDevice, tuple[str, ...]]]:
-    """A class, with one device split off for each stateful stage, which must be on a single device."""
+    """A class, with one device split off for each stateful stage, which must be on a single device.
+
+    Where not everything fits into memory, what is loaded is chosen for a part of the class at a time.
+    """
     like = group[0]
     names = [name for device in group for name in members(device)]
     singles = min(sum(s.stateful for s in problem.stages), len(names) - 1)
-    if _memory_binds(problem, like) and len(names) <= EXPLODE:
-        singles = len(names) - 1
     parts = [(like, (name,)) for name in names[:singles]]
-    return [*parts, (like, tuple(names[singles:]))]
+    rest = names[singles:]
+    size = math.ceil(len(rest) / MEMORY_PARTS) if _memory_binds(problem, like) else len(rest)
+    return [
+        *parts,
+        *((like, tuple(part)) for part in (rest[i : i + size] for i in range(0, len(rest), size))),
+    ]
 
 
-EXPLODE = 64
+MEMORY_PARTS: Final = 8
 
 
 def _memory_binds(problem: Problem, device: ProblemDevice) -> bool:

@@ -49,7 +49,8 @@ def _search(problem: Problem, options: Options) -> tuple[Found | None, Mapping[s
     if problem.asks.any_device_lost is not None:
         return survive.search(build(problem, exclusive=options.exclusive), options), {}
     delays = not _priced(problem) and len(problem.devices) <= SMALL
-    return search(build(problem, exclusive=options.exclusive, delays=delays), options), {}
+    found = search(build(problem, exclusive=options.exclusive, delays=delays), options)
+    return found, slo.check(found, {}).latency_s if found is not None else {}
 
 
 def _priced(problem: Problem) -> bool:

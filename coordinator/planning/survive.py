@@ -93,7 +93,7 @@ def _scenario(formulation: Formulation, degraded: Degraded) -> Formulation:
     program.cost = [0.0] * len(program.cost)
     for column in scenario.columns.used.values():
         program.integer[column] = False
-    for column in scenario.columns.loaded.values():
+    for column in (*scenario.columns.loaded.values(), *scenario.columns.present.values()):
         program.integer[column] = False
     return scenario
 
@@ -106,10 +106,11 @@ def _alone(formulation: Formulation, solution: Solution, lost: int, degraded: De
         count = round(values[formulation.columns.used[key]])
         program.lower[column] = 0.0
         program.upper[column] = max(count - (key[0] == lost and count > 0), 0)
-    for i, column in scenario.columns.loaded.items():
-        there = formulation.columns.loaded.get(i)
-        if there is not None:
-            program.upper[column] = round(values[there])
+    for name in ("loaded", "present"):
+        mine, theirs = getattr(scenario.columns, name), getattr(formulation.columns, name)
+        for i, column in mine.items():
+            if i in theirs:
+                program.upper[column] = round(values[theirs[i]])
     return solve(program, Effort())
 
 
@@ -125,6 +126,8 @@ def _embed(formulation: Formulation, lost: int, degraded: Degraded) -> None:
         program.row([(column + offset, 1.0), (paid, -1.0), *gone], upper=0.0)
     for i, column in scenario.columns.loaded.items():
         program.row([(column + offset, 1.0), (formulation.load(i), -1.0)], upper=0.0)
+    for i, column in scenario.columns.present.items():
+        program.row([(column + offset, 1.0), (formulation.present(i), -1.0)], upper=0.0)
 
 
 def _gone(formulation: Formulation, paid: int) -> list[tuple[int, float]]:
