@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -160,13 +160,15 @@ def _print(value: dict[str, Any], *, json: bool) -> None:
 def _lines(key: str, content: Any, indent: str = "") -> list[str]:
     """`key: value` lines, lists and objects indented below their key."""
     if isinstance(content, dict) and content:
-        inner = [line for k, v in content.items() for line in _lines(str(k), v, indent + "  ")]
+        pairs = cast("dict[str, Any]", content).items()
+        inner = [line for k, v in pairs for line in _lines(str(k), v, indent + "  ")]
         return [f"{indent}{key}:", *inner]
-    if isinstance(content, list) and content and isinstance(content[0], dict):
-        inner = [line for item in content for line in _lines("-", item, indent + "  ")]
+    items = cast("list[Any]", content) if isinstance(content, list) else []
+    if items and isinstance(items[0], dict):
+        inner = [line for item in items for line in _lines("-", item, indent + "  ")]
         return [f"{indent}{key}:", *inner]
     if isinstance(content, list):
-        content = ", ".join(map(str, content)) or "none"
+        content = ", ".join(map(str, items)) or "none"
     return [f"{indent}{key}: {'none' if content in (None, {}) else content}"]
 
 
@@ -185,6 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read this has read enough. Standard output would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc.aio
@@ -88,7 +88,7 @@ def _other_protocol(request: device_pb2.DescribeRequest) -> TiermeshError:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config) -> AsyncIterator[str]:
+async def running(config: Config) -> AsyncGenerator[str]:
     """An agent that serves while the context lasts; gives its control address.
 
     Raises:

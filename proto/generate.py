@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 HERE = Path(__file__).parent
 
@@ -16,7 +17,7 @@ def generate(out: Path) -> None:
 
     files = sorted(str(path.relative_to(HERE)) for path in HERE.glob("tiermesh/v1/*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
-    compile_protos: Callable[[list[str]], int] = protoc.main
+    compile_protos = cast("Callable[[list[str]], int]", protoc.main)  # pyright: ignore[reportUnknownMemberType]
     code = compile_protos(
         [
             "protoc",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -102,7 +102,7 @@ def _opened(log: Path) -> BinaryIO:
 @contextlib.asynccontextmanager
 async def running(
     folder: Path, devices: Sequence[DemoDevice] = DEVICES
-) -> AsyncIterator[list[AgentProcess]]:
+) -> AsyncGenerator[list[AgentProcess]]:
     """The agents, for as long as the context lasts; nothing is left running after it."""
     agents: list[AgentProcess] = []
     try:

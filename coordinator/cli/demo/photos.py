@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, quantiles
-from typing import Any
+from typing import Any, cast
 
 from tiermesh.errors import TiermeshError, Unsupported
 
@@ -99,12 +99,12 @@ def _photo(line: Mapping[str, Any]) -> str:
 
 def _wrong_form(line: Mapping[str, Any], truth: Mapping[str, Sequence[str]]) -> str | None:
     """None when a result is what the workflow promises: the photo's name and, for each line, text and score."""
-    payload = line.get("payload")
+    payload: Any = line.get("payload")
     if _photo(line) not in truth:
         return f"{line.get('id')}: there is no photo {line.get('name')!r}"
     if not isinstance(payload, dict) or not {"text", "scores", "boxes"} <= payload.keys():
         return f"{line.get('id')}: it has no text, scores and boxes"
-    text, scores, boxes = payload["text"], payload["scores"], payload["boxes"]
+    text, scores, boxes = cast("list[Any]", [payload[k] for k in ("text", "scores", "boxes")])
     if not len(text) == len(scores) == len(boxes):
         return f"{line.get('id')}: {len(text)} texts, {len(scores)} scores, {len(boxes)} boxes"
     if not all(isinstance(t, str) and 0 <= s <= 1 for t, s in zip(text, scores, strict=True)):

@@ -11,7 +11,7 @@ from tiermesh.documents.reading import Document, to_plain
 from tiermesh.documents.workflow import Name, Percentile
 
 
-class MadeFor(Document, kw_only=True):
+class MadeFor(Document, frozen=True, kw_only=True):
     """Digests of what the plan was computed from; `apply` refuses the plan when they have moved on."""
 
     problem: str
@@ -19,7 +19,7 @@ class MadeFor(Document, kw_only=True):
     fleet: str | None = None
 
 
-class Solver(Document, kw_only=True):
+class Solver(Document, frozen=True, kw_only=True):
     """How the plan was found. `gap` is (objective - bound) / |objective|; None where no bound is known."""
 
     name: str
@@ -31,7 +31,7 @@ class Solver(Document, kw_only=True):
     seconds: float
 
 
-class Cost(Document, kw_only=True):
+class Cost(Document, frozen=True, kw_only=True):
     """US dollars per hour."""
 
     compute_per_hour: float
@@ -39,7 +39,7 @@ class Cost(Document, kw_only=True):
     total_per_hour: float
 
 
-class Predicted(Document, kw_only=True):
+class Predicted(Document, frozen=True, kw_only=True):
     """What the plan promises; None where nothing is known of it. Latencies in milliseconds, end to end."""
 
     throughput_rps: float
@@ -47,7 +47,7 @@ class Predicted(Document, kw_only=True):
     latency_ms: dict[Percentile, float] = {}
 
 
-class Replica(Document, kw_only=True):
+class Replica(Document, frozen=True, kw_only=True):
     """A stage's variant on a device. `id` is ``stage@device`` or ``stage@device/variant``; `rate_rps` counts items."""
 
     id: str
@@ -61,7 +61,7 @@ class Replica(Document, kw_only=True):
     memory_mb: float | None = None
 
 
-class Lane(Document, kw_only=True):
+class Lane(Document, frozen=True, kw_only=True):
     """One path through the workflow: a replica for every stage. `backup` names another where there is one."""
 
     share: Annotated[float, Meta(gt=0, le=1.0000001)]
@@ -70,7 +70,7 @@ class Lane(Document, kw_only=True):
     accuracy: float | None = None
 
 
-class Rules(Document, kw_only=True):
+class Rules(Document, frozen=True, kw_only=True):
     """The options that the plan was made with, by their names on the command line."""
 
     objective: str = "cost"
@@ -79,7 +79,7 @@ class Rules(Document, kw_only=True):
     single_variant: bool = False
 
 
-class Plan(Document, kw_only=True):
+class Plan(Document, frozen=True, kw_only=True):
     """A plan for one workflow on one fleet."""
 
     schema: Literal["tiermesh.plan/1"] = "tiermesh.plan/1"

@@ -18,7 +18,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
-class ProblemDevice(Document, kw_only=True):
+class ProblemDevice(Document, frozen=True, kw_only=True):
     """A device, or `count` equal ones (their names are then ``name.1``, ``name.2`` ...).
 
     `usable_share` is how much of its time stages may take; `uplink_mbps` and `downlink_mbps` bound all that one
@@ -37,7 +37,7 @@ class ProblemDevice(Document, kw_only=True):
     downlink_mbps: Positive | None = None
 
 
-class ProblemLink(Document, kw_only=True):
+class ProblemLink(Document, frozen=True, kw_only=True):
     """A directed link between devices, tiers or sources (by name). `allowed: false` forbids it.
 
     Where several match, device to device wins over device to tier, that over tier to device, and that over tier
@@ -53,7 +53,7 @@ class ProblemLink(Document, kw_only=True):
     allowed: bool = True
 
 
-class DefaultLink(Document, kw_only=True):
+class DefaultLink(Document, frozen=True, kw_only=True):
     """What holds between devices for which no link is listed."""
 
     price_per_gib: NonNegative = 0.0
@@ -62,7 +62,7 @@ class DefaultLink(Document, kw_only=True):
     allowed: bool = True
 
 
-class ProblemStage(Document, kw_only=True):
+class ProblemStage(Document, frozen=True, kw_only=True):
     """A stage. A stage without a model has no variants. Sources and sinks may be pinned to devices by share.
 
     An `external` source or sink is outside the fleet: it is not placed, and links name it by its stage name
@@ -81,7 +81,7 @@ class ProblemStage(Document, kw_only=True):
     external: bool = False
 
 
-class ByVariants(Document, kw_only=True):
+class ByVariants(Document, frozen=True, kw_only=True):
     """What an edge carries for one pair of variants; None matches any. Left out values keep the edge's."""
 
     source_variant: Name | None = field(name="from_variant", default=None)
@@ -90,7 +90,7 @@ class ByVariants(Document, kw_only=True):
     bytes_per_item: NonNegative | None = None
 
 
-class ProblemEdge(Document, kw_only=True):
+class ProblemEdge(Document, frozen=True, kw_only=True):
     """An edge: `ratio` items of the reading stage per item of the writing one, and bytes per written item.
 
     `*_by_variant` overrides per variant of the writing stage, `by_variants` per variants of both; the first entry
@@ -106,7 +106,7 @@ class ProblemEdge(Document, kw_only=True):
     by_variants: list[ByVariants] = []
 
 
-class BatchTime(Document, kw_only=True):
+class BatchTime(Document, frozen=True, kw_only=True):
     """Device time of one batch: its mean and, where measured, its percentiles, in seconds."""
 
     batch_size: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)]
@@ -114,7 +114,7 @@ class BatchTime(Document, kw_only=True):
     percentiles: dict[Percentile, Positive] = {}
 
 
-class ProblemProfile(Document, kw_only=True):
+class ProblemProfile(Document, frozen=True, kw_only=True):
     """How fast a stage's variant is on a device, for each batch size that may be used."""
 
     stage: Name
@@ -124,21 +124,21 @@ class ProblemProfile(Document, kw_only=True):
     memory_mb: NonNegative = 0.0
 
 
-class Combination(Document, kw_only=True):
+class Combination(Document, frozen=True, kw_only=True):
     """The measured end-to-end accuracy of one choice of variants, by stage."""
 
     variants: dict[Name, Name]
     accuracy: float
 
 
-class AccuracySample(Document, kw_only=True):
+class AccuracySample(Document, frozen=True, kw_only=True):
     """The accuracy that an operator was measured to have when its inputs had theirs."""
 
     inputs: list[float] = []
     output: float
 
 
-class OperatorAccuracy(Document, kw_only=True):
+class OperatorAccuracy(Document, frozen=True, kw_only=True):
     """How the accuracy of a stage's output follows from that of the stages it reads, per variant."""
 
     stage: Name
@@ -146,7 +146,7 @@ class OperatorAccuracy(Document, kw_only=True):
     samples: dict[Name, Annotated[list[AccuracySample], Meta(min_length=1)]]
 
 
-class Accuracy(Document, kw_only=True):
+class Accuracy(Document, frozen=True, kw_only=True):
     """End-to-end accuracy: a table over combinations, or else composed of operators, the last one's output.
 
     Stages that are not named do not matter to it. Composition interpolates between samples and never
@@ -157,14 +157,14 @@ class Accuracy(Document, kw_only=True):
     operators: list[OperatorAccuracy] = []
 
 
-class Degraded(Document, kw_only=True):
+class Degraded(Document, frozen=True, kw_only=True):
     """What must still hold when any one device is lost: a share of the rates, and an accuracy."""
 
     rate_share: Fraction = 1.0
     accuracy_at_least: float | None = None
 
 
-class Asks(Document, kw_only=True):
+class Asks(Document, frozen=True, kw_only=True):
     """What a plan must meet, besides the rates of the sources. `any_device_lost` asks for N-1."""
 
     accuracy_at_least: float | None = None
@@ -175,7 +175,7 @@ class Asks(Document, kw_only=True):
     any_device_lost: Degraded | None = None
 
 
-class RunningReplica(Document, kw_only=True):
+class RunningReplica(Document, frozen=True, kw_only=True):
     """A replica that runs now: keeping it costs no start."""
 
     stage: Name
@@ -183,14 +183,14 @@ class RunningReplica(Document, kw_only=True):
     device: Name
 
 
-class Terms(Document, kw_only=True):
+class Terms(Document, frozen=True, kw_only=True):
     """Prices that add to the objective: dollars per hour for each replica to start, and per kWh of energy."""
 
     churn_per_start: NonNegative = 0.0
     price_per_kwh: NonNegative = 0.0
 
 
-class Problem(Document, kw_only=True):
+class Problem(Document, frozen=True, kw_only=True):
     """A planning problem. `tiers` are ordered, lowest first; `upward_only` forbids traffic to a lower tier.
 
     `workflow_digest` and `fleet_digest` tie it to a live fleet; they are absent for an imported problem.
