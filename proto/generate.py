@@ -17,7 +17,7 @@ def generate(out: Path) -> None:
 
     files = sorted(str(path.relative_to(HERE)) for path in HERE.glob("tiermesh/v1/*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
-    compile_protos = cast("Callable[[list[str]], int]", protoc.main)  # pyright: ignore[reportUnknownMemberType]
+    compile_protos = cast("Callable[[list[str]], int]", protoc.main)
     code = compile_protos(
         [
             "protoc",

@@ -22,7 +22,7 @@ from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
 from coordinator.planning import Options, solve
 from coordinator.profiling import ProfileOptions
-from coordinator.progress import Progress
+from coordinator.progress import Progress, Report, silent
 from coordinator.runner import Mesh
 from coordinator.status import WorkflowStatus
 from coordinator.variants import Fetcher, Ladders
@@ -96,7 +96,7 @@ class Demo:
         ):
             code = await self._loop(mesh, processes, truth)
             if options.picture is not None:
-                self._output.console.save_svg(str(options.picture), title="make demo")
+                self._output.console.save_svg(str(options.picture), title="coordinator demo")
             if options.hold:
                 await self._hold()
             return code
@@ -122,7 +122,7 @@ class Demo:
         self._step("fetch", f"{here} variants are here, {missing} are to be fetched and built")
         if not wanted:
             return
-        with bars(self._output) as report:
+        with self._bars() as report:
 
             def watch(p: Fetching) -> None:
                 report(Progress("fetch", p.task, p.done / max(p.total, 1)))
@@ -153,7 +153,7 @@ class Demo:
 
     async def _profile(self, mesh: Mesh, workflow: Workflow) -> None:
         self._step("profile", "what is not measured yet; devices of one host take turns")
-        with bars(self._output) as report:
+        with self._bars() as report:
             await mesh.profile(workflow, options=PROFILE, report=report)
 
     async def _plan(self, mesh: Mesh, workflow: Workflow) -> Plan:
@@ -180,7 +180,7 @@ class Demo:
 
     async def _apply(self, mesh: Mesh, plan: Plan, run: str) -> None:
         self._step("roll out", "push, load, warm up, self-test; then switch all devices")
-        with bars(self._output) as report:
+        with self._bars() as report:
             applied = await mesh.apply(plan, run=run, report=report)
         if applied.failures:
             raise TiermeshError(
@@ -262,8 +262,9 @@ class Demo:
         ]
 
     def _by_hand(self) -> str:
-        first = " ".join(DEVICES[0].arguments(self._agents))
-        options = f"--state {self._options.folder / 'coordinator'} --mesh {agents.MESH}"
+        first = " ".join(DEVICES[0].arguments(_as_typed(self._agents)))
+        state = f"--state {_as_typed(self._options.folder / 'coordinator')}"
+        options = f"{state} --mesh {agents.MESH}"
         return (
             f"agent {first} &\n"
             f"    # and so on for {', '.join(d.name for d in DEVICES[1:])}; "
@@ -271,8 +272,14 @@ class Demo:
             f"coordinator devices {options}\n"
             f"coordinator plan {self._options.workflow} {options} -o plan.json\n"
             f"coordinator apply plan.json {options} --wait\n"
-            f"coordinator status --state {self._options.folder / 'coordinator'}"
+            f"coordinator status {state}"
         )
+
+    def _bars(self) -> contextlib.AbstractContextManager[Report]:
+        """Progress bars; a picture has none."""
+        if self._options.picture is not None:
+            return contextlib.nullcontext(silent)
+        return bars(self._output)
 
     def _step(self, name: str, text: str) -> None:
         seconds = time.monotonic() - self._begun
@@ -283,6 +290,11 @@ class Demo:
 
     def _sinks(self) -> list[Path]:
         return [self._data(d.name) / "out" / "text.jsonl" for d in DEVICES]
+
+
+def _as_typed(path: Path) -> Path:
+    """A path as one would type it here: relative where it lies below this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _in_use(status: WorkflowStatus) -> set[str]:
