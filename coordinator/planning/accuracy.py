@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -125,13 +125,16 @@ def _between(samples: Sequence[AccuracySample], at: float) -> float | None:
 
 
 def _in_hull(samples: Sequence[AccuracySample], at: Sequence[float]) -> float | None:
-    from scipy.interpolate import LinearNDInterpolator
+    from scipy import interpolate as scipy_interpolate
     from scipy.spatial import QhullError
 
     points = np.array([s.inputs for s in samples])
     outputs = np.array([s.output for s in samples])
     try:
-        value = float(LinearNDInterpolator(points, outputs, rescale=True)(np.array([at]))[0])
+        surface: Any = cast(Any, scipy_interpolate).LinearNDInterpolator(
+            points, outputs, rescale=True
+        )
+        value = float(surface(np.array([at]))[0])
     except (QhullError, ValueError):
         return None
     return None if math.isnan(value) else value

@@ -10,9 +10,10 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.planning.instance import Instance
 from coordinator.planning.lanes import Piece, Spot
@@ -30,7 +31,9 @@ from tiermesh import limits
 from tiermesh.documents.plan import Cost, Lane, Predicted, Replica
 from tiermesh.errors import LimitExceeded
 
-Serving = tuple[str, Spot]
+Lanes: TypeAlias = NDArray[np.int64]
+"""Per request, the index of its lane."""
+Serving: TypeAlias = tuple[str, Spot]
 """A stage, and the spot that serves it."""
 
 BACKUP_TRIES: Final = 8
@@ -267,7 +270,7 @@ def latency(draft: Draft, estimator: Estimator) -> Seconds:
     instance = draft.instance
     points = spread_points(SAMPLES, len(instance.placed) + 1)
     ends = np.cumsum([piece.share for piece in draft.pieces])
-    lane = np.minimum(np.searchsorted(ends, points[:, -1], side="right"), len(ends) - 1)
+    lane: Lanes = np.minimum(np.searchsorted(ends, points[:, -1], side="right"), len(ends) - 1)
     at_spot = _Sojourns(loads(draft), estimator)
     total = np.zeros(SAMPLES)
     times: dict[str, Seconds] = {}
@@ -278,7 +281,7 @@ def latency(draft: Draft, estimator: Estimator) -> Seconds:
     return total
 
 
-def _arrivals(draft: Draft, times: Mapping[str, Seconds], stage: str, lane: Seconds) -> Seconds:
+def _arrivals(draft: Draft, times: Mapping[str, Seconds], stage: str, lane: Lanes) -> Seconds:
     """When a request's items are all at a stage: the latest of its inputs, each with its way."""
     instance, latest = draft.instance, np.zeros(SAMPLES)
     for edge in instance.edges:
@@ -297,11 +300,12 @@ class _Sojourns:
     loads: Mapping[str, Load]
     estimator: Estimator
 
-    def draw(self, draft: Draft, stage: str, lane: Seconds, at: Seconds) -> Seconds:
+    def draw(self, draft: Draft, stage: str, lane: Lanes, at: Seconds) -> Seconds:
         """Per request, the seconds at its lane's replica of a stage, at its own quantile."""
         seconds = np.zeros(len(at))
         spots = [piece.spots[stage] for piece in draft.pieces]
-        index = {s: i for i, s in enumerate(dict.fromkeys(spots[i] for i in np.unique(lane)))}
+        used = [spots[i] for i in sorted({int(i) for i in lane})]
+        index = {spot: i for i, spot in enumerate(dict.fromkeys(used))}
         which = np.array([index.get(spot, -1) for spot in spots])[lane]
         for spot, i in index.items():
             batch = spot.candidate.batch

@@ -186,7 +186,10 @@ def _deal_spots(pieces: list[Piece], stage: str, quotas: list[tuple[Spot, float]
     def weight(piece: Piece) -> float:
         return piece.share * piece.branch.rates[stage]
 
-    by = weight if any(weight(p) > 0 for p in pieces) else lambda p: p.share
+    def share(piece: Piece) -> float:
+        return piece.share
+
+    by = weight if any(weight(p) > 0 for p in pieces) else share
     dealt = deal(pieces, [q for _, q in quotas], by)
     return [Piece(p.share, p.branch, p.sites, {**p.spots, stage: quotas[i][0]}) for p, i in dealt]
 

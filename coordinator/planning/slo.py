@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from coordinator.planning import assemble, exact
 from coordinator.planning.delay import bound_delay
@@ -122,24 +122,22 @@ def _within_budget(
     return Found(draft, solution.objective, None, Termination.FEASIBLE, solution.values[longest])
 
 
-def check(found: Found, asked: Mapping[str, float]) -> Checked:
-    """Estimate a plan's percentiles, and where it is small simulate them."""
-    estimated = assemble.predicted(found.draft).latency_ms
-    seconds = {name: ms / 1e3 for name, ms in estimated.items()}
-    replicas = assemble.replicas(found.draft)
-    if len(replicas) <= SIMULATED:
+def check(found: Found, asked: Mapping[Any, float]) -> Checked:
+    """Estimate a plan's percentiles; where it is small and has a steady state, simulate them."""
+    draft = found.draft
+    latency_ms: Mapping[str, float] = assemble.predicted(draft).latency_ms  # pyright: ignore[reportAssignmentType]
+    replicas = assemble.replicas(draft)
+    if len(replicas) <= SIMULATED and not assemble.saturated(draft, OVERLOADED):
         served = Served(
             replicas=replicas,
-            lanes=assemble.lanes(found.draft),
-            rate_rps=found.draft.instance.request_rate * found.draft.scale,
+            lanes=assemble.lanes(draft),
+            rate_rps=draft.instance.request_rate * draft.scale,
         )
-        outcome = simulate(found.draft.instance.problem, served, Load(requests=REQUESTS))
-        seconds = {name: ms / 1e3 for name, ms in outcome.latency_ms.items()}
-        if max(outcome.busy.values(), default=0.0) >= OVERLOADED:
-            seconds = {name: max(s, estimated[name] / 1e3) for name, s in seconds.items()}  # pyright: ignore[reportArgumentType]
+        latency_ms = simulate(draft.instance.problem, served, Load(requests=REQUESTS)).latency_ms
+    seconds = {name: ms / 1e3 for name, ms in latency_ms.items()}
     worst = max((seconds.get(name, 0.0) / limit for name, limit in asked.items()), default=0.0)
     return Checked(found, seconds, worst)
 
 
 OVERLOADED: Final = 0.97
-"""A device this busy in a short simulation may have no steady state: the estimate's long tail counts then."""
+"""A device this busy settles too slowly for a short simulation: the estimate's long tail is the safer figure."""

@@ -118,7 +118,7 @@ def solve(
     effort = effort or Effort()
     model, columns = _to_pulp(program)
     engine = _engine(effort, dict(start or {}), mip=any(program.integer))
-    model.solve(engine)
+    model.solve(engine)  # pyright: ignore[reportUnknownMemberType]
     return _read(model, columns, engine, program)
 
 
@@ -136,7 +136,9 @@ def _to_pulp(program: Program) -> tuple[pulp.LpProblem, list[pulp.LpVariable]]:
         )
     ]
     priced = [(columns[i], c) for i, c in enumerate(program.cost) if c]
-    model.setObjective(pulp.LpAffineExpression(priced))
+    model.setObjective(  # pyright: ignore[reportUnknownMemberType]
+        pulp.LpAffineExpression(priced)
+    )
     for number, row in enumerate(program.rows):
         _add_row(model, columns, f"r{number:07d}", row)
     return model, columns
@@ -158,7 +160,9 @@ def _add_row(
         sides = {"": (pulp.LpConstraintGE, low), "u": (pulp.LpConstraintLE, high)}
     for suffix, (sense, bound) in sides.items():
         if not math.isinf(bound):
-            model.addConstraint(pulp.LpConstraint(expression, sense, name + suffix, bound))
+            model.addConstraint(  # pyright: ignore[reportUnknownMemberType]
+                pulp.LpConstraint(expression, sense, name + suffix, bound)
+            )
 
 
 class _Highs(pulp.HiGHS):
@@ -172,7 +176,7 @@ class _Highs(pulp.HiGHS):
             known = [(order[i], value) for i, value in self.start.items() if i in order]
             columns, values = [i for i, _ in known], [value for _, value in known]
             lp.solverModel.setSolution(len(columns), columns, values)
-        super().callSolver(lp)
+        super().callSolver(lp)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _engine(effort: Effort, start: dict[int, float], *, mip: bool) -> Any:
@@ -206,7 +210,8 @@ _TERMINATIONS: Final = {
 def _read(
     model: pulp.LpProblem, columns: list[pulp.LpVariable], engine: Any, program: Program
 ) -> Solution:
-    termination = _TERMINATIONS[model.sol_status]
+    status: int = model.sol_status  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    termination = _TERMINATIONS[status]
     bound = _bound(model, engine, mip=any(program.integer))
     if termination not in (Termination.OPTIMAL, Termination.FEASIBLE):
         return Solution(termination, bound=bound)
@@ -237,7 +242,8 @@ def _bound(model: pulp.LpProblem, engine: Any, *, mip: bool) -> float | None:
         return None
     if not mip:
         return None
-    bound = float(model.solverModel.getInfo().mip_dual_bound)
+    highs: Any = model.solverModel
+    bound = float(highs.getInfo().mip_dual_bound)
     return bound if math.isfinite(bound) else None
 
 

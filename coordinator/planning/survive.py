@@ -107,7 +107,8 @@ def _alone(formulation: Formulation, solution: Solution, lost: int, degraded: De
         program.lower[column] = 0.0
         program.upper[column] = max(count - (key[0] == lost and count > 0), 0)
     for name in ("loaded", "present"):
-        mine, theirs = getattr(scenario.columns, name), getattr(formulation.columns, name)
+        mine: dict[int, int] = getattr(scenario.columns, name)
+        theirs: dict[int, int] = getattr(formulation.columns, name)
         for i, column in mine.items():
             if i in theirs:
                 program.upper[column] = round(values[theirs[i]])

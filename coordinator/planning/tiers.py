@@ -7,7 +7,7 @@ They need networkx and scikit-learn, which the extra `tiers` brings; groups of e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tiermesh.errors import Unsupported
 
@@ -36,12 +36,15 @@ def detect(
     Raises:
         Unsupported: the method's library is not installed.
     """
-    groups = {
-        "equal-costs": _equal_costs,
-        "louvain": _louvain,
-        "spectral": lambda d, p: _spectral(d, p, count),
-        "min-cut": lambda d, p: _min_cut(d, p, count),
-    }[method](devices, prices)
+    match method:
+        case "equal-costs":
+            groups = _equal_costs(devices, prices)
+        case "louvain":
+            groups = _louvain(devices, prices)
+        case "spectral":
+            groups = _spectral(devices, prices, count)
+        case "min-cut":
+            groups = _min_cut(devices, prices, count)
     return sorted(
         (sorted(group) for group in groups),
         key=lambda group: (sum(costs.get(d, 0.0) for d in group) / len(group), group),
@@ -67,6 +70,15 @@ def _equal_costs(devices: Sequence[str], prices: Prices) -> list[set[str]]:
         groups.append(group)
         left -= group
     return groups
+
+
+def _halves(nx: Any, graph: nx.Graph[str], group: set[str]) -> tuple[float, list[set[str]]]:
+    weight, halves = nx.stoer_wagner(graph.subgraph(group))
+    return float(weight), [set(half) for half in halves]
+
+
+def _weakest(cut: tuple[float, int, list[set[str]]]) -> tuple[float, int]:
+    return cut[0], cut[1]
 
 
 def _graph(devices: Sequence[str], prices: Prices) -> nx.Graph[str]:
@@ -97,7 +109,7 @@ def _louvain(devices: Sequence[str], prices: Prices) -> list[set[str]]:
 def _spectral(devices: Sequence[str], prices: Prices, count: int) -> list[set[str]]:
     """K-means on the first eigenvectors of the normalised Laplacian (Ng, Jordan and Weiss, 2001)."""
     import numpy as np
-    from scipy.cluster.vq import kmeans2
+    from scipy.cluster.vq import kmeans2  # pyright: ignore[reportUnknownVariableType]
 
     names = sorted(devices)
     if len(names) <= count:
@@ -109,11 +121,21 @@ def _spectral(devices: Sequence[str], prices: Prices, count: int) -> list[set[st
     _, vectors = np.linalg.eigh(affinity * scale[:, None] * scale[None, :])
     rows = vectors[:, -count:]
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    _, labels = kmeans2(rows, count, minit="++", seed=SEED, iter=50)
-    groups = [
-        {n for n, label in zip(names, labels, strict=True) if label == i} for i in range(count)
-    ]
+    found: Any = kmeans2(rows, rows[_far_apart(rows, count)], minit="matrix", iter=50)  # pyright: ignore[reportUnknownVariableType]
+    labels = [int(label) for label in found[1]]
+    groups = [{n for n, at in zip(names, labels, strict=True) if at == i} for i in range(count)]
     return [group for group in groups if group]
+
+
+def _far_apart(rows: Any, count: int) -> list[int]:
+    """Rows to begin with: the first, then again and again the one that is farthest from those taken."""
+    import numpy as np
+
+    taken = [0]
+    while len(taken) < count:
+        near = np.min([((rows - rows[i]) ** 2).sum(axis=1) for i in taken], axis=0)
+        taken.append(int(near.argmax()))
+    return taken
 
 
 def _min_cut(devices: Sequence[str], prices: Prices, count: int) -> list[set[str]]:
@@ -123,11 +145,11 @@ def _min_cut(devices: Sequence[str], prices: Prices, count: int) -> list[set[str
 
     groups: list[set[str]] = [set(devices)]
     while len(groups) < min(count, len(devices)):
-        cuts = []
+        cuts: list[tuple[float, int, list[set[str]]]] = []
         for i, group in enumerate(groups):
             if len(group) > 1:
-                weight, halves = nx.stoer_wagner(graph.subgraph(group))
+                weight, halves = _halves(nx, graph, group)
                 cuts.append((weight / min(map(len, halves)), i, halves))
-        _, i, halves = min(cuts, key=lambda cut: (cut[0], cut[1]))
-        groups[i : i + 1] = [set(half) for half in halves]
+        _, i, halves = min(cuts, key=_weakest)
+        groups[i : i + 1] = halves
     return groups

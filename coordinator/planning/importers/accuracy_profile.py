@@ -93,7 +93,9 @@ def _plain_pickle(value: Any) -> dict[str, Any]:
             for key, accuracy in end_to_end.acc_profile.items()
         ]
         plain["end_to_end"] = {"operators": list(end_to_end.operators), "accuracy": rows}
-    plain["operators"] = [_plain_operator(op) for op in value["per_operator_profiles"] or []]
+    plain["operators"] = [
+        _plain_operator(op) for op in list[Any](value["per_operator_profiles"] or [])
+    ]
     return plain
 
 
@@ -112,7 +114,7 @@ def _plain_operator(operator: Any) -> dict[str, Any]:
 def _accuracy(file: str, plain: Any) -> Accuracy:
     try:
         table = _table(plain.get("end_to_end"))
-        operators = [_operator(row) for row in plain.get("operators") or []]
+        operators = [_operator(row) for row in list[Any](plain.get("operators") or [])]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         _shape(file, error)
     if not table and not operators:

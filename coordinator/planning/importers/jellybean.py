@@ -110,7 +110,7 @@ def problem_from(files: Mapping[str, bytes], name: str = "jellybean") -> Problem
 def _folder(files: Mapping[str, bytes]) -> _Folder:
     rows = {file: list(_table(files, file)) for file in TABLES}
     asked = _document(files, "accuracy_requirement.json")
-    settings = read_yaml("config.yaml", files["config.yaml"]) if "config.yaml" in files else {}
+    settings: Any = read_yaml("config.yaml", files["config.yaml"]) if "config.yaml" in files else {}
     partition = _partition(files)
     return _Folder(
         rows=rows,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning import Objective, Options, Strategy, conflict, exhaustive, solve
+from coordinator.planning import Objective, Options, Strategy, conflict, exhaustive, slo, solve
 from coordinator.planning.verify import violations
 from tiermesh.documents import problem as doc
 from tiermesh.errors import Infeasible, LimitExceeded
@@ -161,8 +161,9 @@ def _profiles(draw, stage, device):
 
 @pytest.fixture(autouse=True, scope="module")
 def no_reasons():
-    """Why a problem has no plan is another test's subject, and costs many plans."""
+    """Why a problem has no plan, and how a plan plays, are other tests' subjects, and take time."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slo, "SIMULATED", 0)
         patch.setattr(conflict, "explain", lambda *_: Infeasible("no plan"))
         yield
 

@@ -1,0 +1,168 @@
+"""The commands of planning, as they are called: files in, one JSON document out, exit codes that say what happened."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coordinator.cli import main
+
+PROBLEM = {
+    "schema": "tiermesh.problem/1",
+    "name": "signs",
+    "tiers": ["edge", "hub"],
+    "devices": [
+        {"name": "cam", "tier": "edge", "price_per_hour": 0.1},
+        {"name": "hub", "tier": "hub", "price_per_hour": 1.0},
+    ],
+    "stages": [
+        {"name": "photos", "kind": "source", "rate_rps": 9, "external": True},
+        {"name": "read", "kind": "model", "variants": ["small", "large"]},
+        {"name": "out", "kind": "sink"},
+    ],
+    "links": [{"from": "photos", "to": "hub", "price_per_gib": 10}],
+    "edges": [
+        {"from": "photos", "to": "read", "bytes_per_item": 100000},
+        {"from": "read", "to": "out"},
+    ],
+    "profiles": [
+        {"stage": "read", "variant": v, "device": d, "batches": [{"batch_size": 1, "mean": t}]}
+        for v, d, t in (
+            ("small", "cam", 0.1),
+            ("large", "cam", 0.4),
+            ("small", "hub", 0.01),
+            ("large", "hub", 0.02),
+        )
+    ],
+    "accuracy": {
+        "table": [
+            {"variants": {"read": "small"}, "accuracy": 0.8},
+            {"variants": {"read": "large"}, "accuracy": 0.9},
+        ]
+    },
+    "asks": {"accuracy_at_least": 0.82},
+}
+
+
+@pytest.fixture
+def problem_file(tmp_path):
+    path = tmp_path / "problem.json"
+    path.write_text(json.dumps(PROBLEM))
+    return path
+
+
+@pytest.fixture
+def plan_file(tmp_path, problem_file, run):
+    path = tmp_path / "plan.json"
+    assert run("plan", problem_file, "-o", path)[0] == 0
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command with --json; gives (exit code, document)."""
+
+    def call(*words):
+        code = main([*map(str, words), "--json"])
+        out = capsys.readouterr().out
+        return code, json.loads(out) if out else None
+
+    return call
+
+
+def test_a_plan_has_the_fields_that_it_promises(run, problem_file):
+    code, plan = run("plan", problem_file)
+
+    assert code == 0
+    assert set(plan["cost"]) == {"compute_per_hour", "network_per_hour", "total_per_hour"}
+    assert set(plan["solver"]) == {
+        "name", "status", "termination", "objective", "bound", "gap", "seconds"
+    }  # fmt: skip
+    assert {"p50", "p95", "p99"} <= set(plan["predicted"]["latency_ms"])
+    assert plan["predicted"]["accuracy"] == pytest.approx(0.82)
+    assert plan["predicted"]["throughput_rps"] == 9
+    assert sum(lane["share"] for lane in plan["lanes"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("strategy", ["exact", "greedy", "exhaustive"])
+@pytest.mark.parametrize("objective", ["cost", "throughput", "accuracy", "latency", "power"])
+def test_every_strategy_and_objective_answers(run, problem_file, strategy, objective):
+    code, plan = run("plan", problem_file, "--strategy", strategy, "--objective", objective)
+
+    assert code == 0
+    assert plan["replicas"]
+
+
+def test_infeasible_is_exit_code_3_with_the_clash(run, tmp_path):
+    path = tmp_path / "problem.json"
+    path.write_text(json.dumps(PROBLEM | {"asks": {"accuracy_at_least": 0.95}}))
+    code, document = run("plan", path)
+
+    assert code == 3
+    assert [c["ask"] for c in document["error"]["clash"]] == ["accuracy"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "tiermesh.problem/1"}', "\x00"])
+def test_a_broken_problem_file_is_exit_code_2(run, tmp_path, text):
+    path = tmp_path / "problem.json"
+    path.write_text(text)
+    code, document = run("plan", path)
+
+    assert code == 2
+    assert document["error"]["what"]
+
+
+def test_a_plan_is_explained_simulated_and_compared(run, plan_file, problem_file, tmp_path):
+    code, why = run("explain", plan_file)
+    assert code == 0
+    assert {r["replica"] for r in why["replicas"]}
+    assert any("accuracy" in row["constraint"] for row in why["binding"])
+
+    code, outcome = run("simulate", plan_file, "--load", "0.5", "--requests", "500")
+    assert code == 0
+    assert outcome["throughput_rps"] == pytest.approx(4.5, rel=0.15)
+
+    other = tmp_path / "other.json"
+    assert run("plan", problem_file, "--single-variant", "-o", other)[0] == 0
+    code, difference = run("diff", other, plan_file)
+    assert code == 0
+    assert difference["cost_per_hour"] >= 0
+
+
+def test_a_plan_without_its_problem_says_what_to_do(run, plan_file):
+    plan_file.with_name("plan.problem.json").unlink()
+    code, document = run("explain", plan_file)
+
+    assert code == 2
+    assert "--problem" in document["error"]["fix"]
+
+
+def test_another_problem_is_refused(run, plan_file, tmp_path):
+    other = tmp_path / "other-problem.json"
+    other.write_text(json.dumps(PROBLEM | {"name": "another"}))
+    code, document = run("simulate", plan_file, "--problem", other)
+
+    assert code == 1
+    assert document["error"]["kind"] == "digest-mismatch"
+
+
+def test_a_device_that_fails_half_way(run, plan_file):
+    code, outcome = run("simulate", plan_file, "--fail", "hub", "--requests", "400")
+
+    assert code == 0
+    assert outcome["lost"] + outcome["moved_to_backup"] > 0
+
+
+def test_an_import_of_no_folder_is_misuse(run, tmp_path):
+    code, document = run("import", "jellybean", tmp_path / "none")
+
+    assert code == 2
+    assert "not a folder" in document["error"]["what"]
+
+
+def test_an_import_of_an_empty_folder_names_the_first_file_that_lacks(run, tmp_path):
+    code, document = run("import", "jellybean", tmp_path)
+
+    assert code == 2
+    assert "workers_specs.csv" in document["error"]["what"]
