@@ -124,20 +124,22 @@ def _narrow(instance: Instance, options: Options, effort: Effort) -> Found | Non
     loose = solve(relaxation.program, part)
     if loose.termination is Termination.INFEASIBLE:
         return None
-    found = None
+    found, counts = None, dict[tuple[int, str], float]()
     if loose.found:
         formulation = Formulation(instance, options, relaxation.used(loose.values))
         solution = solve(formulation.program, part)
         found = _found(formulation, solution, loose.bound, solution.termination)
+        if solution.found:
+            counts = {key: solution.values[c] for key, c in formulation.columns.used.items()}
     if found is not None and found.gap <= max(effort.gap, PROVED):
         return found
-    return _widen(instance, options, part, found)
-
-
-def _widen(instance: Instance, options: Options, part: Effort, found: Found | None) -> Found | None:
-    """Solve the full program for what time is left, and keep the better plan and the better bound."""
     formulation = Formulation(instance, options)
-    solution = solve(formulation.program, part)
+    start = {c: counts[key] for key, c in formulation.columns.used.items() if counts}
+    return _better(found, formulation, solve(formulation.program, part, start))
+
+
+def _better(found: Found | None, formulation: Formulation, solution: Solution) -> Found | None:
+    """The better plan of the two, with the better bound."""
     bounds = [b for b in (solution.bound, found.bound if found else None) if b is not None]
     bound = max(bounds, default=None)
     if found is not None and not (solution.found and solution.objective < found.objective):

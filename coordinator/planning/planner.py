@@ -13,11 +13,13 @@ from coordinator.planning.exact import Found, search, search_exhaustively, searc
 from coordinator.planning.instance import Instance, build
 from coordinator.planning.latency import SATURATED
 from coordinator.planning.options import Objective, Options, Strategy
-from coordinator.planning.solver import Termination
+from coordinator.planning.solver import Termination, engine_name
 from tiermesh.documents.plan import MadeFor, Plan, Predicted, Rules, Solver
 from tiermesh.documents.problem import Problem
 
 SHOWN_DEVICES: Final = 8
+SETTLED: Final = 1e-8
+"""How much of the objective settling may give away, relative to it."""
 SMALL: Final = 32
 """Up to this many devices, links' delays are told apart even where no latency is asked."""
 
@@ -114,12 +116,12 @@ def _proof(found: Found, options: Options, seconds: float) -> Solver:
     elif bound is not None:
         bound = min(bound, objective)
     gap = None if bound is None else abs(objective - bound) / max(abs(objective), 1e-12)
-    proved = gap is not None and gap <= options.gap * (1 + 1e-6) + 1e-9
+    proved = gap is not None and gap <= options.gap + SETTLED
     stopped = "time-limit" if found.termination is not Termination.OPTIMAL else "gap-limit"
     if options.strategy is Strategy.GREEDY or found.longest_s is not None:
         proved, stopped = False, "heuristic"
     return Solver(
-        name="greedy" if options.strategy is Strategy.GREEDY else "highs",
+        name="greedy" if options.strategy is Strategy.GREEDY else engine_name(),
         status="ok" if proved else "warning",
         termination="optimal" if proved else stopped,
         objective=objective,

@@ -7,6 +7,7 @@ asked for what PuLP's status hides: whether a time limit stopped them, and the b
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +19,11 @@ Terms = Sequence[tuple[int, float]]
 
 SNAP: Final = 1e-6
 """How far from an integer a solver's integer value may be."""
+
+
+def engine_name() -> str:
+    """The engine that `solve` uses here."""
+    return "highs" if _Highs(msg=False).available() else "cbc"
 
 
 class Termination(StrEnum):
@@ -182,9 +188,7 @@ class _Highs(pulp.HiGHS):
 def _engine(effort: Effort, start: dict[int, float], *, mip: bool) -> Any:
     limit = None if math.isinf(effort.time_limit_s) else max(effort.time_limit_s, 0.05)
     if not _Highs(msg=False).available():
-        return pulp.PULP_CBC_CMD(
-            msg=False, timeLimit=limit, gapRel=effort.gap, threads=effort.threads
-        )
+        return _cbc(effort, limit, mip=mip)
     engine = _Highs(
         msg=False,
         timeLimit=limit,
@@ -196,6 +200,14 @@ def _engine(effort: Effort, start: dict[int, float], *, mip: bool) -> Any:
     )
     engine.start = start
     return engine
+
+
+def _cbc(effort: Effort, limit: float | None, *, mip: bool) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 drops it; we stay below 4
+        return pulp.PULP_CBC_CMD(
+            msg=False, mip=mip, timeLimit=limit, gapRel=effort.gap, threads=effort.threads
+        )
 
 
 _TERMINATIONS: Final = {
@@ -220,7 +232,7 @@ def _read(
         return Solution(Termination.UNKNOWN, bound=bound)
     objective = math.fsum(c * v for c, v in zip(program.cost, values, strict=True))
     if bound is None and termination is Termination.OPTIMAL:
-        bound = objective
+        bound = objective - engine.optionsDict.get("gapRel", 0.0) * abs(objective)
     return Solution(termination, values, objective, bound, _duals(model, program))
 
 

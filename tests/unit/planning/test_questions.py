@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from coordinator.planning import Objective, Options, Strategy, solve
+from coordinator.planning import Objective, Options, Strategy, solve, solver
 from coordinator.planning.diff import difference
 from coordinator.planning.explain import explain
 from coordinator.planning.simulate import Load, simulate
@@ -146,6 +146,21 @@ def test_greedy_says_that_it_is_a_heuristic_and_how_far_off_it_may_be(problem, p
     assert greedy.solver.termination == "heuristic"
     assert greedy.solver.bound <= plan.solver.objective + 1e-6
     assert greedy.solver.objective >= plan.solver.objective - 1e-6
+
+
+def test_cbc_takes_over_where_highs_is_not_installed(problem, plan, monkeypatch):
+    monkeypatch.setattr(solver._Highs, "available", lambda _: False)
+    other = solve(problem)
+
+    assert other.solver.name == "cbc"
+    assert other.solver.objective == pytest.approx(plan.solver.objective, rel=1e-5)
+
+
+def test_a_search_that_is_stopped_says_so_and_gives_what_it_has(problem):
+    stopped = solve(problem, Options(time_limit_s=0.0))
+
+    assert violations(problem, stopped) == []
+    assert stopped.solver.bound <= stopped.solver.objective + 1e-9
 
 
 # --- why there is no plan ---
