@@ -58,6 +58,7 @@ class Ends:
         self._disk = ThreadPoolExecutor(1, "disk")
         self._spools: dict[tuple[str, str], Spool] = {}
         self._writers: dict[tuple[str, str], SinkWriter] = {}
+        self._paths: dict[tuple[str, str], Path] = {}
 
     async def prepare(
         self, flow: Flow, assignment: Assignment, spec: ReplicaSpec, stage: StageSpec
@@ -112,12 +113,16 @@ class Ends:
         return self._data.files(spec.path), times
 
     async def _open_sink(self, flow: Flow, assignment: Assignment, stage: StageSpec) -> None:
-        if stage.name in flow.sinks or stage.sink is None:
+        if stage.sink is None:
             return
         if stage.sink.path is not None:
             path = self._data.path(stage.sink.path)
         else:
             path = self._state / "sinks" / assignment.workflow / f"{stage.name}.jsonl"
+        if stage.name in flow.sinks:
+            self._check_same(flow, stage, path)
+            return
+        self._paths[flow.workflow, stage.name] = path
         file = await asyncio.to_thread(ResultFile, path)
         remembered, endings = await asyncio.to_thread(file.remembered, assignment.run)
         flow.sinks[stage.name] = Sink(assignment.run, remembered, endings)
@@ -129,6 +134,14 @@ class Ends:
             done=lambda writes: self._driver.event(flow, lambda f, now: f.written(writes, now)),
             trouble=lambda why: self._driver.notice("sink-blocked", f"{label}: {why}"),
         )
+
+    def _check_same(self, flow: Flow, stage: StageSpec, path: Path) -> None:
+        if self._paths[flow.workflow, stage.name] != path:
+            raise TiermeshError(
+                f"{stage.name} cannot go on in another file",
+                why="the one before tells which requests have ended",
+                fix=f"Stop {flow.workflow} first",
+            )
 
     # Instructions
 

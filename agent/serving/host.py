@@ -128,6 +128,9 @@ class Host:
         Raises:
             TiermeshError: a replica, a source or a sink cannot be served here; what runs is untouched.
         """
+        running = self._flows.get(assignment.workflow)
+        if running is not None and running.current == assignment.generation:
+            return
         generation = Generation(assignment, self.now())
         await self._replicas.load(assignment, report)
         try:

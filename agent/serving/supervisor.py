@@ -195,6 +195,7 @@ class WorkerSupervisor:
         self._calls = count(1)
         self._lock = asyncio.Lock()
         self._process: _Process | None = None
+        self._replaced = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._starts: deque[float] = deque()
         self._state = pb.WorkerState.STATE_STOPPED
@@ -231,17 +232,23 @@ class WorkerSupervisor:
         assignment = self._prepared.get((workflow, generation))
         if assignment is None:
             raise TiermeshError(f"generation {generation} of {workflow} is not prepared")
+        former = self._committed.get(workflow)
         self._committed[workflow] = assignment
-        self._prepared = {
-            key: one
-            for key, one in self._prepared.items()
-            if key > (workflow, generation) or key[0] != workflow
-        }
-        with contextlib.suppress(WorkerDied):
-            # A worker that dies now is replaced by one that serves this generation.
+        try:
             async with self._lock:
                 process = await self._running()
-            await process.ask(call := next(self._calls), control.Commit(call, workflow, generation))
+            call = next(self._calls)
+            await process.ask(call, control.Commit(call, workflow, generation))
+        except WorkerDied:
+            log.info("the worker died; its successor serves generation %d", generation)
+        except TiermeshError:
+            if former is not None:
+                self._committed[workflow] = former
+            else:
+                del self._committed[workflow]
+            raise
+        for key in [k for k in self._prepared if k[0] == workflow and k[1] <= generation]:
+            del self._prepared[key]
 
     async def abort(self, workflow: str, generation: int) -> None:
         """Forget a prepared generation; where there is none, nothing happens."""
@@ -273,11 +280,15 @@ class WorkerSupervisor:
     # The process
 
     async def _running(self) -> _Process:
+        """The worker; started where there is none, and waited for where it is being replaced."""
         if self._closed:
             raise TiermeshError("the agent is ending")
-        if self._process is None:
+        if self._watching is None:
             self._process = await self._start()
             self._watching = asyncio.create_task(self._watch(self._process), name="worker's end")
+        while self._process is None:
+            self._replaced.clear()
+            await self._replaced.wait()
         return self._process
 
     async def _start(self) -> _Process:
@@ -295,37 +306,38 @@ class WorkerSupervisor:
         """Replace the worker whenever it ends by itself."""
         while True:
             how = await process.wait()
-            async with self._lock:
-                self._process = None
-                self._state = pb.WorkerState.STATE_FAILED
-            if self._closed:
-                return
+            self._process = None
+            self._state = pb.WorkerState.STATE_FAILED
             self._on_event("worker-ended", f"the worker ended: {how}")
-            await asyncio.sleep(self._back_off())
-            try:
-                process = await self._replace()
-            except WorkerDied as error:
-                log.warning("the worker does not come back: %s", error)
-                # Its successor is watched, and replaced, in turn.
-                successor = self._process
-                if successor is None:
-                    return
-                process = successor
-            except TiermeshError as error:
-                self._on_event("worker-failed", f"the worker does not start again: {error}")
-                return
+            process = await self._replace()
+            await self._serve_all_again(process)
 
     async def _replace(self) -> _Process:
-        """Start a worker that serves what the one before did."""
-        async with self._lock:
-            process = self._process = await self._start()
+        """Start a worker, and try again for as long as it does not start."""
+        while True:
+            await asyncio.sleep(self._back_off())
+            try:
+                process = await self._start()
+            except TiermeshError as error:
+                self._on_event("worker-failed", f"the worker does not start again: {error}")
+                continue
             self.restarts += 1
+            return process
+
+    async def _serve_all_again(self, process: _Process) -> None:
+        """Let a new worker serve what the one before did; then others may speak to it."""
+        try:
             for assignment in list(self._committed.values()):
                 await self._serve_again(process, assignment, commit=True)
             for assignment in list(self._prepared.values()):
-                await self._serve_again(process, assignment, commit=False)
+                if assignment not in self._committed.values():
+                    await self._serve_again(process, assignment, commit=False)
+        except WorkerDied as error:
+            log.warning("the new worker died at once: %s", error)
+            return
+        self._process = process
+        self._replaced.set()
         self._on_event("worker-restarted", f"worker {process.process.pid} serves again")
-        return process
 
     async def _serve_again(
         self, process: _Process, assignment: Assignment, *, commit: bool

@@ -144,6 +144,14 @@ class Mesh:
         sources = self[name].supervisor.stats.sources
         return bool(sources) and all(source.finished for source in sources)
 
+    def describe(self) -> str:
+        """What every device says of itself, for whoever wonders why a test failed."""
+        return "\n".join(
+            f"{d.name}: pid {d.supervisor.pid}, {d.supervisor.restarts} restarts, {d.events}, "
+            f"{d.supervisor.stats}"
+            for d in self.devices.values()
+        )
+
     async def close(self) -> None:
         for device in self.devices.values():
             await device.supervisor.close()
@@ -163,7 +171,7 @@ class Mesh:
         specs = {
             name: StageSpec(
                 name=name,
-                kind=kind,  # type: ignore[arg-type]
+                kind=kind,
                 inputs=inputs,
                 outputs=[n for n, (_, i, _) in stages.items() if name in i],
                 source=SourceSpec(path="in", rate_rps=rate) if kind == "source" else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     try:
         yield made
     finally:
+        sys.stdout.write(made.describe())
         await made.close()
 
 

@@ -382,7 +382,7 @@ class SimMesh:
 
             def welcome() -> None:
                 mine = call.sender.flow
-                assert mine is flow
+                assert mine is not None
                 mine.connected(call.receiver.name, other.epoch, call.sender.now)
                 mine.acknowledged(call.receiver.name, upto, full, windows, call.sender.now)
                 call.welcomed = True

@@ -61,7 +61,7 @@ def assign(
     specs = {
         name: StageSpec(
             name=name,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             inputs=inputs,
             outputs=[n for n, (_, i) in stages.items() if name in i],
             source=SourceSpec(path="in", rate_rps=rate, count=count, repeat=True)

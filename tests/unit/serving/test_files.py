@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ IDS = [f"{i:032x}" for i in range(10)]
 
 
 @contextlib.contextmanager
-def results(path: Path) -> Iterator[ResultFile]:
+def results(path: Path) -> Generator[ResultFile]:
     with contextlib.closing(ResultFile(path)) as file:
         yield file
 
@@ -130,7 +130,7 @@ def test_a_full_disk_delays_results_and_loses_none(
     done: queue.SimpleQueue[list[Write]] = queue.SimpleQueue()
     writer = SinkWriter(
         file, with_payload=True, clock=lambda: 1.0, done=done.put, trouble=troubles.put
-    )  # type: ignore[arg-type]
+    )
     writer.put(Write("out", "run", frame(IDS[0])))
     assert "No space left" in troubles.get(timeout=5)
     assert path.read_bytes() == b""

@@ -85,7 +85,7 @@ def graph(stages: dict[str, tuple[str, list[str]]]) -> Graph:
         {
             name: StageSpec(
                 name=name,
-                kind=kind,  # type: ignore[arg-type]
+                kind=kind,
                 inputs=inputs,
                 outputs=[n for n, (_, i) in stages.items() if name in i],
             )
