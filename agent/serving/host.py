@@ -54,6 +54,7 @@ class Host:
         data: DataFolder,
         state: Path,
         artifacts: Artifacts,
+        threads: int,
         slowdown: float,
         insecure_lan: bool,
         notice: Callable[[str, str], None],
@@ -70,7 +71,12 @@ class Host:
         self._outgoing: dict[tuple[str, str], Outgoing] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._drained: dict[str, asyncio.Event] = {}
-        self._replicas = Replicas(artifacts, slowdown, lambda runner: self._lane.call(runner.close))
+        self._replicas = Replicas(
+            artifacts,
+            threads=threads,
+            slowdown=slowdown,
+            close=lambda runner: self._lane.call(runner.close),
+        )
         self._pumping: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False

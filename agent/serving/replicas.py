@@ -36,9 +36,15 @@ class Replicas:
     """Loads in a thread beside what runs. `close` is called with runners that nobody uses any more."""
 
     def __init__(
-        self, artifacts: Artifacts, slowdown: float, close: Callable[[Runner], None]
+        self,
+        artifacts: Artifacts,
+        *,
+        threads: int,
+        slowdown: float,
+        close: Callable[[Runner], None],
     ) -> None:
         self._artifacts = artifacts
+        self._threads = threads
         self._slowdown = slowdown
         self._close = close
         self._loaded: dict[str, _Loaded] = {}
@@ -76,7 +82,9 @@ class Replicas:
             await self._check(self._loaded[key].runner, spec, report)
 
     def _load(self, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
-        return runners.load(spec, stage, self._artifacts, slowdown=self._slowdown)
+        return runners.load(
+            spec, stage, self._artifacts, threads=self._threads, slowdown=self._slowdown
+        )
 
     async def _check(self, runner: Runner, spec: ReplicaSpec, report: Report) -> None:
         await self._try(spec.id, "warm", report, partial(runner.warm, spec.batch_size))

@@ -47,15 +47,17 @@ class Runner(Protocol):
 
 
 def load(
-    spec: ReplicaSpec, stage: StageSpec, artifacts: Artifacts, *, slowdown: float
+    spec: ReplicaSpec, stage: StageSpec, artifacts: Artifacts, *, threads: int, slowdown: float
 ) -> Runner | None:
-    """Load what a replica runs; None for a stage that only passes frames on.
+    """Load what a replica runs, with at most `threads` threads; None for a stage that only passes frames on.
 
     Raises:
         TiermeshError: it cannot be loaded on this device.
     """
     if spec.variant is not None:
-        inference = Inference.load(spec.variant, artifacts, threads=spec.threads, slowdown=slowdown)
+        inference = Inference.load(
+            spec.variant, artifacts, threads=min(spec.threads, threads), slowdown=slowdown
+        )
         return ModelRunner(inference)
     if spec.bundle is None:
         return None

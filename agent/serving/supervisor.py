@@ -196,6 +196,7 @@ class WorkerSupervisor:
         self._lock = asyncio.Lock()
         self._process: _Process | None = None
         self._replaced = asyncio.Event()
+        self._held: socket.socket | None = None
         self._watching: asyncio.Task[None] | None = None
         self._starts: deque[float] = deque()
         self._state = pb.WorkerState.STATE_STOPPED
@@ -291,7 +292,26 @@ class WorkerSupervisor:
             await self._replaced.wait()
         return self._process
 
+    def _hold_port(self) -> None:
+        """Keep the data port from others while no worker listens on it, for example between two workers.
+
+        A port that is bound and not listened on is given to nobody, but the worker may bind it, too.
+        """
+        if self._held is not None:
+            return
+        host, port = wire.split_address(self._settings.data_address)
+        held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind((host, port))
+        except OSError:
+            # The worker will say in words why the address cannot be used.
+            held.close()
+            return
+        self._held = held
+
     async def _start(self) -> _Process:
+        self._hold_port()
         self._state = pb.WorkerState.STATE_STARTING
         start = control.Start(epoch=self._next_epoch(), **msgspec.structs.asdict(self._settings))
         try:
@@ -382,6 +402,9 @@ class WorkerSupervisor:
         process, self._process = self._process, None
         if process is not None:
             await process.end()
+        if self._held is not None:
+            self._held.close()
+            self._held = None
         self._state = pb.WorkerState.STATE_STOPPED
 
 

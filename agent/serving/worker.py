@@ -194,6 +194,7 @@ def _host(start: control.Start, notice: Callable[[str, str], None]) -> Host:
         data=DataFolder(Path(start.data_folder)),
         state=Path(start.state_folder),
         artifacts=Store(Path(start.store)),
+        threads=start.threads,
         slowdown=start.slowdown,
         insecure_lan=start.insecure_lan,
         notice=notice,

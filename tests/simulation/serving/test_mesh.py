@@ -46,6 +46,14 @@ ROUTES = {
     "out": ("sink", ["any"]),
 }
 
+PAIR = {
+    "image": ("source", []),
+    "voice": ("source", []),
+    "look": ("model", ["image"]),
+    "both": ("join", ["look", "voice"]),
+    "out": ("sink", ["both"]),
+}
+
 
 def assign(
     stages: dict[str, tuple[str, list[str]]],
@@ -173,6 +181,17 @@ def test_a_fork_and_join_survives_them_too(seed: int) -> None:
     assert kinds.count(Kind.ERROR) == len(range(0, 200, 7))
     assert kinds.count(Kind.FILTERED) == sum(1 for n in range(200) if n % 5 == 0 and n % 7)
     assert list(mesh.endings["raw"].values()).count(Kind.ERROR) == len(range(0, 200, 7))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_of_two_sources_meet_in_spite_of_faults(seed: int) -> None:
+    mesh = SimMesh(seed, "abcd", {})
+    serve(mesh, assign(PAIR, [(0.6, "abcdd", "--d--"), (0.4, "abdcd", "-----")], "abcd", count=150))
+    mesh.chaos(4.0, 8, "abcd")
+    mesh.run(lambda: finished(mesh), 400.0)
+    mesh.check_ledger(["out"])
+    assert mesh.accepted["image"] == mesh.accepted["voice"]
+    assert mesh.errors == []
 
 
 @pytest.mark.parametrize("seed", range(2))
