@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypedDict, TypeVar
 
 from agent.serving.arrivals import Arrivals
 from agent.serving.datafolder import DataFolder
@@ -18,7 +18,7 @@ from agent.serving.ledger import Ledger
 from agent.serving.results import ResultFile, SinkWriter
 from agent.serving.sink import Sink
 from agent.serving.source import Source
-from agent.serving.spool import Spool
+from agent.serving.spool import Spool, remove_if_empty
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, SourceSpec, StageSpec
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import pack
@@ -26,6 +26,18 @@ from tiermesh.frames import pack
 T = TypeVar("T")
 
 _AGAIN_S: Final = 1.0
+
+
+class _Offer(TypedDict):
+    """What a source is made of, besides its ledger."""
+
+    key: str
+    stage: str
+    replica: str
+    workflow: str
+    run: str
+    arrivals: Arrivals
+    files: list[str]
 
 
 class Driver(Protocol):
@@ -91,22 +103,45 @@ class Ends:
         if key in flow.sources.by_key:
             flow.sources.by_key[key].adopt(spec.id, arrivals, files, self._driver.now())
             return key
-        ledger = Ledger(router.graph.sinks_below(stage.name), assignment.deadline_seconds)
-        path = self._state / "spool" / assignment.workflow / f"{key}.db"
-        spool = self._spools[flow.workflow, key] = await self._on_disk(partial(Spool, path))
-        ledger.restore(*await self._on_disk(spool.load))
-        flow.sources.by_key[key] = Source(
-            key,
-            stage.name,
-            spec.id,
+        offer = _Offer(
+            key=key,
+            stage=stage.name,
+            replica=spec.id,
             workflow=assignment.workflow,
             run=router.run_of(stage.name, flow.device),
             arrivals=arrivals,
             files=files,
-            ledger=ledger,
-            now=self._driver.now(),
         )
+        folder = self._state / "spool" / assignment.workflow / stage.name
+        await self._resume(flow, generation, offer, folder / f"{assignment.run}.db")
+        await self._resume_former(flow, generation, offer, folder)
         return key
+
+    async def _resume(
+        self, flow: Flow, generation: Generation, offer: _Offer, path: Path
+    ) -> Source:
+        """A source that goes on with what its spool kept."""
+        ledger = Ledger(
+            generation.graph.sinks_below(offer["stage"]), generation.assignment.deadline_seconds
+        )
+        key = offer["key"]
+        spool = self._spools[flow.workflow, key] = await self._on_disk(partial(Spool, path))
+        ledger.restore(*await self._on_disk(spool.load))
+        source = flow.sources.by_key[key] = Source(**offer, ledger=ledger, now=self._driver.now())
+        return source
+
+    async def _resume_former(
+        self, flow: Flow, generation: Generation, offer: _Offer, folder: Path
+    ) -> None:
+        """Bring to their end the requests that earlier runs of a source had accepted; remove spools without any."""
+        for path in await self._on_disk(lambda: sorted(folder.glob("*.db"))):
+            key = f"{path.stem}.{offer['stage']}"
+            if key in flow.sources.by_key:
+                continue
+            if await self._on_disk(partial(remove_if_empty, path)):
+                continue
+            source = await self._resume(flow, generation, {**offer, "key": key}, path)
+            source.retire()
 
     def _offered(self, spec: SourceSpec) -> tuple[list[str], list[float]]:
         times = self._data.times(spec.trace) if spec.trace is not None else []

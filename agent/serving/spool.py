@@ -88,3 +88,15 @@ class _Transaction:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._db.execute("ROLLBACK" if kind is not None else "COMMIT")
+
+
+def remove_if_empty(path: Path) -> bool:
+    """Remove a spool without requests in flight; whether it was one."""
+    spool = Spool(path)
+    requests, _ = spool.load()
+    spool.close()
+    if requests:
+        return False
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        file.unlink(missing_ok=True)
+    return True

@@ -166,6 +166,7 @@ class Mesh:
         deadline: float = 30.0,
         options: dict[str, Any] | None = None,
         sink_path: str = "out.jsonl",
+        run: str = "run-1",
     ) -> dict[str, Assignment]:
         """Assignments by device. Stages: name to (kind, inputs, class); lanes: (share, stage to device, backup)."""
         specs = {
@@ -189,7 +190,7 @@ class Mesh:
                 workflow="w",
                 generation=generation,
                 plan="sha256:" + "0" * 64,
-                run="run-1",
+                run=run,
                 device=name,
                 stages=specs,
                 replicas=[

@@ -177,6 +177,22 @@ async def test_a_worker_ends_with_its_agent_and_serves_again_with_the_next(mesh:
     assert check_ledger(mesh["a"].results(), accepted=200) == {"result": 200}
 
 
+async def test_a_new_run_also_ends_what_the_one_before_had_accepted(mesh: Mesh) -> None:
+    mesh.offer("a", 40)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    slow = mesh.assign(CHAIN, [(1.0, lane, {})], rate=1_000.0, options={"wait": 0.05})
+    await mesh.serve({"a": slow["a"]})
+    await until(lambda: len(mesh["a"].results()) >= 5, "results come")
+    kill(mesh, "a", signal.SIGKILL)
+    await mesh["a"].supervisor.close()
+    mesh["a"].supervisor = mesh["a"].new_supervisor()
+    other = mesh.assign(CHAIN, [(1.0, lane, {})], rate=1_000.0, run="run-2", generation=2)
+    await mesh.serve({"a": other["a"]})
+    await until(lambda: len(mesh["a"].results()) == 80, "both runs end")
+    assert check_ledger(mesh["a"].results(), accepted=80) == {"result": 80}
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+
+
 async def test_stopping_drains_and_the_worker_ends(mesh: Mesh) -> None:
     mesh.offer("a", 500)
     lane = {"photos": "a", "upper": "a", "out": "a"}

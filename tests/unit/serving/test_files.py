@@ -16,7 +16,7 @@ from agent.serving.instructions import Write
 from agent.serving.ledger import Request
 from agent.serving.results import Line, ResultFile, SinkWriter, line_of
 from agent.serving.sink import Arrival, Sink
-from agent.serving.spool import Spool
+from agent.serving.spool import Spool, remove_if_empty
 from tiermesh import limits
 from tiermesh.errors import InvalidDocument, LimitExceeded, StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, pack
@@ -49,6 +49,17 @@ def test_a_spool_goes_on_where_it_was(tmp_path: Path) -> None:
         (2, IDS[2], "2.jpg", 1.5, 61.5),
     ]
     assert (counts.accepted, counts.confirmed) == (3, 1)
+
+
+def test_only_a_spool_without_requests_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    spool = Spool(path)
+    spool.accept([request(0)])
+    assert not remove_if_empty(path)
+    spool.forget([request(0)])
+    spool.close()
+    assert remove_if_empty(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:
