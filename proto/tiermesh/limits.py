@@ -19,7 +19,7 @@ STORE_RESERVE_BYTES: Final = 64 * 2**20
 GRPC_MESSAGE_BYTES: Final = 64 * 2**20
 FRAME_BYTES: Final = 32 * 2**20
 FRAMES_PER_MESSAGE: Final = 256
-MESSAGE_TARGET_BYTES: Final = 1 * 2**20
+MESSAGE_TARGET_BYTES: Final = 256 * 2**10
 """A message stops taking more frames once it is this large."""
 TENSOR_DIMENSIONS: Final = 8
 
