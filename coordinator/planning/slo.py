@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from coordinator.planning import assemble, exact
+from coordinator.planning import assemble, exact, survive
 from coordinator.planning.delay import bound_delay
 from coordinator.planning.exact import Found, read_off
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance, build
 from coordinator.planning.options import Objective, Options
 from coordinator.planning.simulate import Load, Served, simulate
-from coordinator.planning.solver import Effort, Termination, solve
+from coordinator.planning.solver import Effort, Termination
+from coordinator.planning.survive import solve_surviving, with_standby
 from tiermesh.documents.problem import Problem
 
 LEVELS: Final = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
@@ -33,6 +34,7 @@ SIMULATED: Final = 200
 """Plans with more replicas than this are checked by the estimate alone."""
 REQUESTS: Final = 3000
 BETTER: Final = 1e-6
+LEAST_GAP: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Checked:
 def search(problem: Problem, options: Options, levels: Sequence[float] = LEVELS) -> Checked | None:
     """The best plan within the latency asked; the quickest one where that is the objective."""
     plain = build(problem, exclusive=options.exclusive)
-    loose = exact.search(plain, replace(options, objective=_within(options.objective)))
+    priced = replace(options, objective=_within(options.objective))
+    lossless = problem.asks.any_device_lost is None
+    loose = (exact if lossless else survive).search(plain, priced)
     if loose is None:
         return None
     if options.objective is not Objective.LATENCY:
@@ -58,8 +62,13 @@ def search(problem: Problem, options: Options, levels: Sequence[float] = LEVELS)
     best: Checked | None = None
     for busy in levels:
         best = _at_level(instance, options, busy, best)
-    if best is None or options.objective is Objective.LATENCY:
-        return best
+        if best is not None and loose.objective > 0 and not _better(loose, best.found):
+            break
+    if best is None:
+        return None
+    if options.objective is Objective.LATENCY:
+        seconds = best.latency_s[_aimed_at(problem)]
+        return replace(best, found=replace(best.found, objective=seconds))
     return replace(best, found=replace(best.found, bound=loose.bound))
 
 
@@ -94,9 +103,14 @@ def _better(a: Found, b: Found) -> bool:
     return a.objective < b.objective - BETTER * (1 + abs(b.objective))
 
 
+def _aimed_at(problem: Problem) -> str:
+    """The percentile to make small: the one asked, or p95."""
+    return next(iter(problem.asks.latency_s), "p95")
+
+
 def _quicker(a: Checked, b: Checked) -> bool:
-    asked = next(iter(a.found.draft.instance.problem.asks.latency_s), "p95")
-    return a.latency_s[asked] < b.latency_s[asked]
+    name = _aimed_at(a.found.draft.instance.problem)
+    return a.latency_s[name] < b.latency_s[name]
 
 
 def _longest(found: Found) -> float:
@@ -106,20 +120,27 @@ def _longest(found: Found) -> float:
 def _within_budget(
     instance: Instance, options: Options, busy: float, budget: float
 ) -> Found | None:
-    formulation = Formulation(instance, options, busy_at_most=busy)
-    if not formulation.strands:
-        return None
-    longest = bound_delay(formulation, budget, busy)
-    if options.objective is Objective.LATENCY:
-        formulation.program.cost = [0.0] * len(formulation.program.cost)
-    if options.objective is Objective.LATENCY or not any(formulation.program.cost):
-        formulation.program.cost[longest] = 1.0
+    longest: dict[Formulation, int] = {}
+
+    def make() -> Formulation:
+        formulation = Formulation(instance, options, busy_at_most=busy)
+        longest[formulation] = column = bound_delay(formulation, budget, busy)
+        program = formulation.program
+        if options.objective is Objective.LATENCY:
+            program.cost = [0.0] * len(program.cost)
+        if not any(program.cost):
+            program.cost[column] = 1.0
+        return formulation
+
     limit = options.time_limit_s / len(LEVELS)
-    solution = solve(formulation.program, Effort(limit, max(options.gap, 1e-4), options.threads))
-    if not solution.found:
+    effort = Effort(limit, max(options.gap, LEAST_GAP), options.threads)
+    solved = solve_surviving(make, effort)
+    if solved is None:
         return None
-    draft = read_off(formulation, solution)
-    return Found(draft, solution.objective, None, Termination.FEASIBLE, solution.values[longest])
+    formulation, solution = solved
+    draft = with_standby(read_off(formulation, solution), formulation, solution)
+    way = solution.values[longest[formulation]]
+    return Found(draft, solution.objective, None, Termination.FEASIBLE, way)
 
 
 def check(found: Found, asked: Mapping[Any, float]) -> Checked:

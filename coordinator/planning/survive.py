@@ -5,17 +5,19 @@ plan pays for and what it has loaded, and the degraded asks hold with rates and 
 are added as plans are found to need them, since few of them decide. What only a scenario uses is part of the plan as
 a replica on standby.
 
-A device to which a source is pinned is not lost alone: the requests that begin there are lost with it.
+A device to which a source is pinned is not lost alone: the requests that begin there are lost with it. The latency
+asked holds while nothing is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 import msgspec
 
+from coordinator.planning.assemble import Draft
 from coordinator.planning.exact import Found, read_off
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
@@ -29,30 +31,51 @@ NEEDED: Final = 1e-7
 
 def search(instance: Instance, options: Options) -> Found | None:
     """The best plan that survives the loss of any one device; None where there is none."""
-    degraded = instance.problem.asks.any_device_lost or Degraded()
-    lost: list[int] = []
     effort = Effort(options.time_limit_s, options.gap, options.threads)
+    solved = solve_surviving(lambda: Formulation(instance, options), effort)
+    if solved is None:
+        return None
+    formulation, solution = solved
+    draft = with_standby(read_off(formulation, solution), formulation, solution)
+    return Found(draft, solution.objective, solution.bound, solution.termination)
+
+
+def solve_surviving(
+    make: Callable[[], Formulation], effort: Effort
+) -> tuple[Formulation, Solution] | None:
+    """Solve what `make` makes, scenarios added as they are needed; None where there is no solution.
+
+    Without `any_device_lost` among the asks there are no scenarios.
+    """
+    lost: list[int] = []
     while True:
-        formulation = Formulation(instance, options)
+        formulation = make()
         if not formulation.strands:
             return None
+        degraded = formulation.asks.any_device_lost
         for index in lost:
-            _embed(formulation, index, degraded)
+            _embed(formulation, index, degraded or Degraded())
         solution = solve(formulation.program, effort)
         if not solution.found:
             return None
-        missing = _not_survived(formulation, solution, degraded, lost)
+        missing = _not_survived(formulation, solution, degraded, lost) if degraded else []
         if not missing:
-            return _found(formulation, solution, degraded)
+            return formulation, solution
         lost += missing
 
 
-def _found(formulation: Formulation, solution: Solution, degraded: Degraded) -> Found:
-    draft = replace(
-        read_off(formulation, solution),
-        standby=_standby(formulation, solution, degraded),
-    )
-    return Found(draft, solution.objective, solution.bound, solution.termination)
+def with_standby(draft: Draft, formulation: Formulation, solution: Solution) -> Draft:
+    """The draft with the replicas that only the loss of a device calls upon."""
+    degraded = formulation.asks.any_device_lost
+    if degraded is None:
+        return draft
+    serving = {(s.candidate.stage, s.candidate.variant, s.device) for _, s in draft.rates()}
+    ready: dict[tuple[str, str | None, str], Spot] = {}
+    for spot in _standby(formulation, solution, degraded):
+        key = (spot.candidate.stage, spot.candidate.variant, spot.device)
+        if key not in serving:
+            ready.setdefault(key, spot)
+    return replace(draft, standby=tuple(ready.values()))
 
 
 def _losable(formulation: Formulation, solution: Solution) -> list[int]:

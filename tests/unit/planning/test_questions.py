@@ -108,6 +108,7 @@ def test_each_objective_is_best_at_its_own(problem, objective):
             assert mine.predicted.accuracy == pytest.approx(0.97)
         case Objective.LATENCY:
             assert mine.predicted.latency_ms["p95"] <= cheap.predicted.latency_ms["p95"]
+            assert mine.solver.objective == pytest.approx(mine.predicted.latency_ms["p95"] / 1e3)
         case _:
             pass
 
@@ -310,3 +311,23 @@ def test_tiers_from_link_costs(method):
     costs = dict.fromkeys(edge, 0.1) | dict.fromkeys(cloud, 2.0)
 
     assert detect([*cloud, *edge], prices, costs, method=method) == [edge, sorted(cloud)]
+
+
+def test_latency_and_survival_hold_together(problem):
+    hubs = [change(problem.devices[2], name=f"hub-{i}") for i in (1, 2, 3)]
+    profiles = [p for p in problem.profiles if p.device != "hub"]
+    profiles += [
+        change(p, device=hub.name) for hub in hubs for p in problem.profiles if p.device == "hub"
+    ]
+    asked = change(
+        problem,
+        devices=[*problem.devices[:2], *hubs],
+        profiles=profiles,
+        asks=change(problem.asks, latency_s={"p95": 0.25}, any_device_lost=doc.Degraded()),
+    )
+    plan = solve(asked)
+
+    assert violations(asked, plan) == []
+    assert plan.predicted.latency_ms["p95"] <= 250
+    lost = next(r.device for r in plan.replicas if r.stage == "read" and r.rate_rps > 0)
+    assert simulate(asked, plan, Load(fail=lost, fail_at=0.3)).lost < 0.02 * 4000
