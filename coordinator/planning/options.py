@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from tiermesh.errors import InvalidDocument
 
 
 class Objective(StrEnum):
@@ -50,3 +53,8 @@ class Options:
         """Take the names of objective and strategy for them."""
         object.__setattr__(self, "objective", Objective(self.objective))
         object.__setattr__(self, "strategy", Strategy(self.strategy))
+        for name, value in (("time limit", self.time_limit_s), ("gap", self.gap)):
+            if not 0 <= value < math.inf:
+                raise InvalidDocument(
+                    f"the {name} is {value}", why="it must be a number of zero or more", path=name
+                )

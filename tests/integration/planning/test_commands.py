@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from coordinator.cli import main
+from tiermesh.documents.plan import Plan
+from tiermesh.documents.reading import decode_json
 
 PROBLEM = {
     "schema": "tiermesh.problem/1",
@@ -166,3 +171,26 @@ def test_an_import_of_an_empty_folder_names_the_first_file_that_lacks(run, tmp_p
 
     assert code == 2
     assert "workers_specs.csv" in document["error"]["what"]
+
+
+@pytest.mark.parametrize("words", [("--gap", "nan"), ("--gap", "-1"), ("--time-limit", "-3")])
+def test_an_effort_that_is_no_number_is_misuse(run, problem_file, words):
+    code, document = run("plan", problem_file, *words)
+
+    assert code == 2
+    assert "zero or more" in document["error"]["why"]
+
+
+def test_the_same_plan_in_every_process(problem_file):
+    """Nothing follows from the order of sets, which differs from process to process."""
+    digests = {_digest(problem_file, seed) for seed in ("1", "2", "3")}
+
+    assert len(digests) == 1
+
+
+def _digest(problem_file, seed):
+    words = [sys.executable, "-m", "coordinator.cli", "plan", str(problem_file), "--json"]
+    done = subprocess.run(
+        words, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+    )
+    return decode_json(done.stdout, Plan, "the plan").digest
