@@ -229,7 +229,7 @@ def _show_outcome(outcome: Outcome, plan: Plan, output: Output) -> None:
     say(f"offered {outcome.offered_rps:.4g}/s, served {outcome.throughput_rps:.4g}/s")
     table = Table("", "simulated", "promised", box=None, header_style="bold")
     for name, ms in outcome.latency_ms.items():
-        promised = plan.predicted.latency_ms.get(name)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        promised = plan.predicted.latency_ms.get(name)  # pyright: ignore[reportArgumentType]
         table.add_row(name, f"{ms:.0f} ms", f"{promised:.0f} ms" if promised is not None else "")
     say(table)
     say(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import msgspec
 import pytest
 
@@ -170,7 +172,7 @@ def test_a_search_that_is_stopped_says_so_and_gives_what_it_has(problem):
 def clash_of(problem, **options):
     with pytest.raises(Infeasible) as caught:
         solve(problem, Options(**options))
-    return caught.value, {c["ask"]: c for c in caught.value.fields["clash"]}
+    return caught.value, {c["ask"]: c for c in cast("list[Any]", caught.value.fields["clash"])}
 
 
 def test_an_accuracy_out_of_reach_names_what_is_in_reach(problem):
