@@ -15,6 +15,7 @@ from coordinator.planning.relaxation import Relaxation, applies
 from coordinator.planning.settle import settle
 from coordinator.planning.solver import Effort, Solution, Termination, solve
 from tiermesh.documents.problem import Problem
+from tiermesh.errors import LimitExceeded
 
 PROVED: Final = 1e-6
 GREEDY_S: Final = 5.0
@@ -133,7 +134,12 @@ def _narrow(instance: Instance, options: Options, effort: Effort) -> Found | Non
             counts = {key: solution.values[c] for key, c in formulation.columns.used.items()}
     if found is not None and found.gap <= max(effort.gap, PROVED):
         return found
-    formulation = Formulation(instance, options)
+    try:
+        formulation = Formulation(instance, options)
+    except LimitExceeded:
+        if found is None:
+            raise
+        return found
     start = {c: counts[key] for key, c in formulation.columns.used.items() if counts}
     return _better(found, formulation, solve(formulation.program, part, start))
 

@@ -18,27 +18,22 @@ from functools import cached_property
 from typing import Final
 
 from coordinator.planning.instance import Branch, Candidate, DeviceClass, Instance, Site
-from coordinator.planning.network import Link, gib_per_hour, mbps
 from coordinator.planning.options import Objective, Options
 from coordinator.planning.solver import Program
+from coordinator.planning.strands import Strand, closing_stages, is_plain
+from coordinator.planning.traffic import Traffic
 from tiermesh.documents.problem import Asks, ProblemEdge
+from tiermesh.errors import LimitExceeded
 
 Terms = list[tuple[int, float]]
 
 SHARED: Final = ""
 """The slot of a class whose devices may serve every stage; under `exclusive` each stage has its own."""
 
+FLOWS: Final = 1_000_000
 THETA_LIMIT: Final = 1e6
 THETA_LEAST: Final = 1e-4
 """A plan that serves less than this part of what is asked serves nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Strand:
-    """A branch, and the sites at which the stages that close a cycle are fixed."""
-
-    branch: Branch
-    fixed: dict[str, int]
 
 
 @dataclass
@@ -83,7 +78,7 @@ class Formulation:
         self.columns = Columns()
         self.cost: Terms = []
         self.watts: Terms = []
-        self.named_rows: dict[tuple[str, str], int] = {}
+        self.traffic = Traffic(instance, self.program, self.cost)
         self.strands = self._strands()
         self._build()
 
@@ -97,8 +92,7 @@ class Formulation:
         self._add_memory()
         self._add_stateful()
         self._choose_single()
-        self._bound_links()
-        self._bound_radios()
+        self._bound_traffic()
         self._add_churn()
         self._add_asks()
         self._set_objective()
@@ -106,7 +100,7 @@ class Formulation:
     # --- strands -------------------------------------------------------------------------------------------------
 
     def _strands(self) -> list[Strand]:
-        closing = self.closing_stages
+        closing = closing_stages(self.instance)
         strands: list[Strand] = []
         for branch in self.branches:
             ladders = [self._sites(branch, stage) for stage in closing]
@@ -118,41 +112,6 @@ class Formulation:
     def _sites(self, branch: Branch, stage: str) -> list[Site]:
         variant = self.instance.variant_in(branch, stage)
         return self.instance.sites_of(stage, variant)
-
-    @cached_property
-    def closing_stages(self) -> list[str]:
-        """Stages whose site must be fixed so that the rest of the DAG, without directions, is a forest.
-
-        Flows of a forest with equal marginals always extend to lanes; around a cycle they need not.
-        Stages at one site only, and edges on which every pair of sites is free, cannot do harm.
-        """
-        instance = self.instance
-        graph: dict[str, set[str]] = {
-            s: set() for s in instance.placed if len(instance.sites_of(s, None)) > 1
-        }
-        for edge in instance.edges:
-            if edge.source in graph and edge.target in graph and not self._plain(edge):
-                graph[edge.source].add(edge.target)
-                graph[edge.target].add(edge.source)
-        closing: list[str] = []
-        while core := _two_core(graph):
-            stage = max(core, key=lambda s: (len(graph[s]), -len(instance.sites_of(s, None)), s))
-            closing.append(stage)
-            _remove(graph, stage)
-        return closing
-
-    def _plain(self, edge: ProblemEdge) -> bool:
-        """Whether it does not matter which sites the edge joins."""
-        instance = self.instance
-        if edge.source not in instance.by_stage or edge.target not in instance.by_stage:
-            return False
-        return all(
-            instance.plain(instance.link(a, b))
-            and not _radio(instance, a)
-            and not _radio(instance, b)
-            for a in instance.sites_of(edge.source, None)
-            for b in instance.sites_of(edge.target, None)
-        )
 
     # --- shares, rates, flows ------------------------------------------------------------------------------------
 
@@ -237,8 +196,7 @@ class Formulation:
                 self._hold(rate, candidate)
         for key, terms in loads.items():
             share = min(self.instance.classes[key[0]].like.usable_share, self.busy_at_most)
-            row = program.row([*terms, (columns.used[key], -share)], upper=0.0)
-            self.named_rows["device time", f"{key[0]} {key[1]}"] = row
+            program.row([*terms, (columns.used[key], -share)], upper=0.0)
 
     def _hold(self, rate: int, candidate: Candidate) -> None:
         """A stage that takes no time still needs a device that is used."""
@@ -248,8 +206,24 @@ class Formulation:
             self.program.row([(rate, 1.0), *((c, -top) for c in slots)], upper=0.0)
 
     def _add_requests(self) -> None:
+        self._refuse_too_large()
         for number, strand in enumerate(self.strands):
             self._add_strand(number, strand)
+
+    def _refuse_too_large(self) -> None:
+        """A program that would not fit into memory is better refused than begun."""
+        pairs = sum(
+            len(self.instance.sites_of(edge.source, None))
+            * len(self.instance.sites_of(edge.target, None))
+            for edge, plain in zip(self.instance.edges, self._edge_is_plain, strict=True)
+            if not plain and {edge.source, edge.target} <= self.instance.by_stage.keys()
+        )
+        if pairs * len(self.strands) > FLOWS:
+            raise LimitExceeded(
+                f"the problem has {pairs * len(self.strands)} flows to decide",
+                why=f"the limit is {FLOWS}; devices with links of their own are each a site",
+                fix="Give links by tier where devices are alike, or offer fewer combinations",
+            )
 
     def _add_strand(self, number: int, strand: Strand) -> None:
         columns, program = self.columns, self.program
@@ -279,7 +253,7 @@ class Formulation:
 
     @cached_property
     def _edge_is_plain(self) -> list[bool]:
-        return [self._plain(edge) for edge in self.instance.edges]
+        return [is_plain(self.instance, edge) for edge in self.instance.edges]
 
     def _add_outside(self, number: int, rate: float, edge: ProblemEdge) -> None:
         entering = edge.target in self.instance.by_stage
@@ -294,7 +268,7 @@ class Formulation:
         for site, column in columns:
             like = self.instance.sites[site].like
             link = network.entering(outside, like) if entering else network.leaving(like, outside)
-            self._use_link(link, column, rate, *((None, site) if entering else (site, None)))
+            self.traffic.use(link, column, rate, *((None, site) if entering else (site, None)))
 
     def _add_flows(self, number: int, rate: float, index: int, edge: ProblemEdge) -> None:
         program, columns, sites = self.program, self.columns, self.instance.sites
@@ -309,7 +283,7 @@ class Formulation:
             flow = columns.flow[number, index, source, target] = program.column(
                 upper=self.theta_max
             )
-            self._use_link(link, flow, rate, source, target)
+            self.traffic.use(link, flow, rate, source, target)
             out[source].append((flow, 1.0))
             into[target].append((flow, 1.0))
         for site, column in sources:
@@ -317,51 +291,11 @@ class Formulation:
         for site, column in targets:
             program.equal([*into[site], (column, -1.0)])
 
-    # --- links ---------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _over_entry(self) -> defaultdict[tuple[int, float], Terms]:
-        return defaultdict(list)
-
-    @cached_property
-    def _over_radio(self) -> defaultdict[tuple[int, str], Terms]:
-        return defaultdict(list)
-
-    def _use_link(
-        self, link: Link, column: int, rate: float, source: int | None, target: int | None
-    ) -> None:
-        """Account for `rate` bytes per second x `column` between sites (None is outside the fleet)."""
-        if not link.allowed:
-            self.program.row([(column, 1.0)], upper=0.0)
-            return
-        traffic = mbps(rate)
-        if link.price_per_gib:
-            self.cost.append((column, link.price_per_gib * gib_per_hour(rate)))
-        if link.entry is not None and link.capacity_mbps is not None:
-            self._over_entry[link.entry, link.capacity_mbps].append((column, traffic))
-        if source is None or source != target or not self.instance.sites[source].local:
-            for site, way in ((source, "up"), (target, "down")):
-                if site is not None and _radio(self.instance, self.instance.sites[site]):
-                    self._over_radio[site, way].append((column, traffic))
-
-    def _bound_links(self) -> None:
-        for (entry, capacity), terms in self._over_entry.items():
-            row = self.program.row(terms, upper=capacity)
-            self.named_rows["link", str(entry)] = row
-
-    def _bound_radios(self) -> None:
-        for (site, way), terms in self._over_radio.items():
-            device_class = self.instance.classes[self.instance.sites[site].classes[0]]
-            like = device_class.like
-            limit = like.uplink_mbps if way == "up" else like.downlink_mbps
-            if limit is not None:
-                used = [
-                    (c, -limit)
-                    for (i, _), c in self.columns.used.items()
-                    if i == device_class.index
-                ]
-                row = self.program.row([*terms, *used], upper=0.0)
-                self.named_rows[f"{way}link", like.name] = row
+    def _bound_traffic(self) -> None:
+        used: defaultdict[int, list[int]] = defaultdict(list)
+        for (index, _), column in self.columns.used.items():
+            used[index].append(column)
+        self.traffic.bound(used)
 
     # --- classes -------------------------------------------------------------------------------------------------
 
@@ -420,13 +354,12 @@ class Formulation:
                 wanted = sum(self.instance.candidates[i].memory_mb for i in mine)
                 room = device_class.like.memory_mb
                 if room is not None and wanted > room:
-                    self._limit_memory(mine, room, (device_class.index, slot))
+                    self._limit_memory(mine, room)
 
-    def _limit_memory(self, candidates: list[int], room: float, key: tuple[int, str]) -> None:
+    def _limit_memory(self, candidates: list[int], room: float) -> None:
         memory = {i: self.instance.candidates[i].memory_mb for i in candidates}
         terms = [(self.present(i), mb) for i, mb in memory.items() if mb > 0]
-        row = self.program.row(terms, upper=room)
-        self.named_rows["memory", f"{key[0]} {key[1]}"] = row
+        self.program.row(terms, upper=room)
 
     def present(self, i: int) -> int:
         """The column that is 1 where candidate `i` may be on any device of its class."""
@@ -519,11 +452,11 @@ class Formulation:
         if asks.accuracy_at_least is not None and not asks.every_request:
             terms = self.accuracy_terms()
             terms.append((self.columns.theta, -asks.accuracy_at_least))
-            self.named_rows["accuracy", ""] = row(terms, lower=0.0)
+            row(terms, lower=0.0)
         if asks.cost_per_hour_at_most is not None:
-            self.named_rows["cost", ""] = row(self.cost, upper=asks.cost_per_hour_at_most)
+            row(self.cost, upper=asks.cost_per_hour_at_most)
         if asks.watts_at_most is not None:
-            self.named_rows["power", ""] = row(self.watts, upper=asks.watts_at_most)
+            row(self.watts, upper=asks.watts_at_most)
 
     def accuracy_terms(self) -> Terms:
         """The mean accuracy over requests, times `theta`."""
@@ -553,28 +486,8 @@ def running_on(instance: Instance, candidate: Candidate) -> int:
     )
 
 
-def _radio(instance: Instance, site: Site) -> bool:
-    like = instance.classes[site.classes[0]].like
-    return like.uplink_mbps is not None or like.downlink_mbps is not None
-
-
 def _allowed(branches: Iterable[Branch], asks: Asks) -> list[Branch]:
     if not asks.every_request or asks.accuracy_at_least is None:
         return list(branches)
     least = asks.accuracy_at_least
     return [b for b in branches if b.combo.accuracy is not None and b.combo.accuracy >= least]
-
-
-def _two_core(graph: dict[str, set[str]]) -> list[str]:
-    """The stages that are left when stages with fewer than two neighbours are taken away again and again."""
-    left = {stage: set(neighbours) for stage, neighbours in graph.items()}
-    while loose := [stage for stage, neighbours in left.items() if len(neighbours) <= 1]:
-        for stage in loose:
-            _remove(left, stage)
-    return list(left)
-
-
-def _remove(graph: dict[str, set[str]], stage: str) -> None:
-    for neighbour in graph.pop(stage):
-        if neighbour in graph:
-            graph[neighbour].discard(stage)

@@ -148,6 +148,11 @@ class Instance:
             return FREE
         return self.network.between(source.like, target.like)
 
+    def has_radio(self, site: Site) -> bool:
+        """Whether what a device of the site sends or takes is bounded."""
+        like = self.classes[site.classes[0]].like
+        return like.uplink_mbps is not None or like.downlink_mbps is not None
+
     def plain(self, link: Link) -> bool:
         """Whether a link is free, unbounded and, where that matters, without delay."""
         return link.plain and not (self.delays and link.rtt_ms)

@@ -88,7 +88,7 @@ class Relaxation(Formulation):
                 link = self.instance.link(self.instance.sites[source], self.instance.sites[target])
                 if link.allowed:
                     flow = self.program.column(upper=self.theta_max)
-                    self._use_link(link, flow, rate, source, target)
+                    self.traffic.use(link, flow, rate, source, target)
                     out[source].append((flow, 1.0))
                     into[target].append((flow, 1.0))
             for source, column in columns:
