@@ -1,7 +1,7 @@
 """Tiers from what links cost: devices that talk cheaply among themselves are one tier.
 
 Three ways: communities of cheap links (Louvain), the spectrum of the affinity matrix, and repeated minimum cuts.
-They need networkx, which the extra `tiers` brings; groups of equal link costs need neither.
+Louvain and minimum cuts need networkx, which the extra `tiers` brings; groups that free links join need nothing.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _spectral(devices: Sequence[str], prices: Prices, count: int) -> list[set[st
     _, vectors = np.linalg.eigh(affinity * scale[:, None] * scale[None, :])
     rows = vectors[:, -count:]
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    found: Any = kmeans2(rows, rows[_far_apart(rows, count)], minit="matrix", iter=50)
+    found: Any = kmeans2(rows, rows[_far_apart(rows, count)], minit="matrix", iter=50)  # pyright: ignore[reportUnknownVariableType]
     labels = [int(label) for label in found[1]]
     groups = [{n for n, at in zip(names, labels, strict=True) if at == i} for i in range(count)]
     return [group for group in groups if group]
