@@ -30,6 +30,12 @@ def register(commands: Commands) -> None:
     add("--images", type=int, default=120, metavar="N", help="photos to read (default: 120)")
     add("--seed", type=int, default=7, help="of the rendered photos (default: 7)")
     add("--variants", type=Path, default=Path("variants"), metavar="DIR", help="the ladders")
+    add(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="keeps what the devices measured for the next time (default: $TIERMESH_HOME/demo)",
+    )
     add("--kill-worker", metavar="DEVICE", help="kill -9 the worker of this device in mid-run")
     add("--hold", action="store_true", help="keep the mesh running at the end, until Ctrl-C")
     add("--picture", type=Path, metavar="FILE.svg", help="save what was shown as a picture")
@@ -41,6 +47,7 @@ def _demo(args: argparse.Namespace, output: Output) -> int:
 
     options = DemoOptions(
         home=config.home(),
+        folder=args.state or config.home() / "demo",
         variants=args.variants,
         images=args.images,
         seed=args.seed,

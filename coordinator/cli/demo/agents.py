@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 import sys
 from collections.abc import AsyncGenerator, Sequence
@@ -14,7 +15,6 @@ from typing import BinaryIO, Final
 from tiermesh.errors import TiermeshError
 
 STOP_SECONDS: Final = 10.0
-MESH: Final = "demo"
 USABLE_SHARE: Final = 0.6
 """The agents compete for one machine: what a batch takes is up to two thirds more than it was when measured alone."""
 
@@ -29,13 +29,13 @@ class DemoDevice:
     threads: int
     slowdown: float
 
-    def arguments(self, folder: Path) -> list[str]:
+    def arguments(self, folder: Path, mesh: str) -> list[str]:
         """What `agent run` is called with."""
         return [
             "run",
             *("--state", str(folder / self.name)),
             *("--name", self.name),
-            *("--mesh", MESH),
+            *("--mesh", mesh),
             *("--tier", self.tier),
             *("--price", f"{self.price_per_hour:g}"),
             *("--threads", str(self.threads)),
@@ -52,6 +52,11 @@ DEVICES: Final = (
 )
 
 
+def mesh_of(folder: Path) -> str:
+    """The mesh of the demo with this state folder, so that two demos on one machine do not meet."""
+    return f"demo-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:4]}"
+
+
 class AgentProcess:
     """An agent that was started here and ends with this process, however that ends."""
 
@@ -61,12 +66,12 @@ class AgentProcess:
         self.log = log
 
     @classmethod
-    async def start(cls, device: DemoDevice, folder: Path) -> AgentProcess:
+    async def start(cls, device: DemoDevice, folder: Path, mesh: str) -> AgentProcess:
         """Start the agent; its output goes to ``<name>.log``."""
         log = folder / f"{device.name}.log"
         with _opened(log) as output:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "agent.cli", *device.arguments(folder)),
+                *(sys.executable, "-m", "agent.cli", *device.arguments(folder, mesh)),
                 "--exit-with-stdin",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
@@ -104,14 +109,14 @@ def _opened(log: Path) -> BinaryIO:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, devices: Sequence[DemoDevice] = DEVICES
+    folder: Path, mesh: str, devices: Sequence[DemoDevice] = DEVICES
 ) -> AsyncGenerator[list[AgentProcess]]:
     """The agents, for as long as the context lasts; nothing is left running after it."""
     agents: list[AgentProcess] = []
     try:
         for device in devices:
             # One by one: those that have started must be stopped when the next one fails.
-            agents.append(await AgentProcess.start(device, folder))  # noqa: PERF401
+            agents.append(await AgentProcess.start(device, folder, mesh))  # noqa: PERF401
         yield agents
     finally:
         await asyncio.shield(asyncio.gather(*(agent.stop() for agent in agents)))

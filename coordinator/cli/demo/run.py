@@ -45,20 +45,20 @@ PICTURE_COLUMNS: Final = 104
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """What the command line says. `kill_worker` names the device whose worker is killed in mid-run."""
+    """What the command line says.
+
+    `home` has the artifacts; `folder` keeps the agents' and the coordinator's state, and with it their profiles,
+    for the next demo. `kill_worker` names the device whose worker is killed in mid-run.
+    """
 
     home: Path
+    folder: Path
     variants: Path
     images: int = 120
     seed: int = 7
     kill_worker: str | None = None
     hold: bool = False
     picture: Path | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where the demo keeps its agents' and its coordinator's state, and reuses their profiles."""
-        return self.home / "demo"
 
     @property
     def workflow(self) -> Path:
@@ -75,6 +75,7 @@ class Demo:
         self._begun = time.monotonic()
         self._emulated = {d.name: d.slowdown for d in DEVICES}
         self._agents = options.folder / "agents"
+        self._mesh = agents.mesh_of(options.folder)
         if options.picture is not None:
             output.console = output.progress = Console(
                 record=True, highlight=False, width=PICTURE_COLUMNS, stderr=output.json
@@ -89,9 +90,9 @@ class Demo:
         truth = await asyncio.to_thread(self._render)
         self._step("start", f"{len(DEVICES)} agents, each a process of its own, on loopback")
         async with (
-            agents.running(self._agents) as processes,
+            agents.running(self._agents, self._mesh) as processes,
             Mesh.open(
-                options.folder / "coordinator", ladders=ladders, home=options.home, name=agents.MESH
+                options.folder / "coordinator", ladders=ladders, home=options.home, name=self._mesh
             ) as mesh,
         ):
             code = await self._loop(mesh, processes, truth)
@@ -262,9 +263,9 @@ class Demo:
         ]
 
     def _by_hand(self) -> str:
-        first = " ".join(DEVICES[0].arguments(_as_typed(self._agents)))
+        first = " ".join(DEVICES[0].arguments(_as_typed(self._agents), self._mesh))
         state = f"--state {_as_typed(self._options.folder / 'coordinator')}"
-        options = f"{state} --mesh {agents.MESH}"
+        options = f"{state} --mesh {self._mesh}"
         return (
             f"agent {first} &\n"
             f"    # and so on for {', '.join(d.name for d in DEVICES[1:])}; "
