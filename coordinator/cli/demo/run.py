@@ -87,20 +87,24 @@ class Demo:
         options = self._options
         ladders = Ladders.open(options.variants, options.home)
         await self._fetch(ladders)
-        truth = await asyncio.to_thread(self._render)
-        self._step("start", f"{len(DEVICES)} agents, each a process of its own, on loopback")
-        async with (
-            agents.running(self._agents, self._mesh) as processes,
-            Mesh.open(
-                options.folder / "coordinator", ladders=ladders, home=options.home, name=self._mesh
-            ) as mesh,
-        ):
-            code = await self._loop(mesh, processes, truth)
+        state = options.folder / "coordinator"
+        async with contextlib.AsyncExitStack() as stack:
+            # Its lock keeps a second demo from the photos and agents of one that runs.
+            async with Mesh.open(
+                state, ladders=ladders, home=options.home, name=self._mesh
+            ) as mesh:
+                truth = await asyncio.to_thread(self._render)
+                self._step(
+                    "start", f"{len(DEVICES)} agents, each a process of its own, on loopback"
+                )
+                running = agents.running(self._agents, self._mesh)
+                code = await self._loop(mesh, await stack.enter_async_context(running), truth)
             if options.picture is not None:
                 self._output.console.save_svg(str(options.picture), title="coordinator demo")
             if options.hold:
+                # The mesh is closed by now: the commands that are typed meanwhile open it.
                 await self._hold()
-            return code
+        return code
 
     async def _loop(
         self, mesh: Mesh, processes: Sequence[AgentProcess], truth: Mapping[str, list[str]]
