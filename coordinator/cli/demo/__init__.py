@@ -7,6 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.cli.demo.agents import BUSIEST, DEVICES
 from coordinator.cli.output import Output
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def register(commands: Commands) -> None:
         help="Run a whole mesh on this machine, on real models",
         examples=(
             "  coordinator demo\n"
-            "  coordinator demo --images 300 --kill-worker hub-1   # survives a kill -9 in mid-run\n"
+            "  coordinator demo --images 300 --kill-worker any     # survives a kill -9 in mid-run\n"
             "  coordinator demo --hold                             # keep the mesh to play with\n"
             "  coordinator demo --json > demo.json"
         ),
@@ -36,7 +37,12 @@ def register(commands: Commands) -> None:
         metavar="DIR",
         help="keeps what the devices measured for the next time (default: $TIERMESH_HOME/demo)",
     )
-    add("--kill-worker", metavar="DEVICE", help="kill -9 the worker of this device in mid-run")
+    add(
+        "--kill-worker",
+        choices=[*(d.name for d in DEVICES), BUSIEST],
+        metavar="DEVICE",
+        help=f"kill -9 the worker of this device in mid-run; {BUSIEST}: of the busiest",
+    )
     add("--hold", action="store_true", help="keep the mesh running at the end, until Ctrl-C")
     add("--picture", type=Path, metavar="FILE.svg", help="save what was shown as a picture")
 

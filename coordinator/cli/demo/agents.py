@@ -50,6 +50,8 @@ DEVICES: Final = (
     DemoDevice("hub-1", "hub", 0.020, threads=1, slowdown=2),
     DemoDevice("server", "datacenter", 0.120, threads=2, slowdown=1),
 )
+BUSIEST: Final = "any"
+"""Instead of a device's name: the one that a plan gives most to do."""
 
 
 def mesh_of(folder: Path) -> str:

@@ -17,7 +17,7 @@ from rich.panel import Panel
 
 from coordinator.cli.demo import agents, photos, tables
 from coordinator.cli.demo.agents import DEVICES, AgentProcess
-from coordinator.cli.demo.serving import Served
+from coordinator.cli.demo.serving import Served, victim_of
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
 from coordinator.planning import Options, solve
@@ -48,7 +48,8 @@ class DemoOptions:
     """What the command line says.
 
     `home` has the artifacts; `folder` keeps the agents' and the coordinator's state, and with it their profiles,
-    for the next demo. `kill_worker` names the device whose worker is killed in mid-run.
+    for the next demo. `kill_worker` names the device whose worker is killed in mid-run,
+    or is `BUSIEST`.
     """
 
     home: Path
@@ -83,7 +84,7 @@ class Demo:
         self._say = output.console.print
 
     async def run(self) -> int:
-        """Exit code 0 when the ledger balances and every result is right in form."""
+        """Exit code 0 when the ledger balances, every result is right in form, and a killed worker serves again."""
         options = self._options
         ladders = Ladders.open(options.variants, options.home)
         await self._fetch(ladders)
@@ -113,9 +114,10 @@ class Demo:
         await self._discover(mesh, processes)
         await self._profile(mesh, workflow)
         plan = await self._plan(mesh, workflow)
+        victim = victim_of(plan, self._options.kill_worker)
         run = f"demo-{int(time.time())}"
         await self._apply(mesh, plan, run)
-        served = await self._serve(mesh, plan, len(truth))
+        served = await self._serve(mesh, Served(plan.workflow, len(truth), victim), plan)
         return self._summary(mesh, plan, served, photos.read(self._sinks(), run, truth))
 
     # The steps
@@ -195,10 +197,9 @@ class Demo:
             )
         self._say(f"generation {applied.generation} serves")
 
-    async def _serve(self, mesh: Mesh, plan: Plan, requests: int) -> Served:
+    async def _serve(self, mesh: Mesh, served: Served, plan: Plan) -> Served:
         rate = plan.predicted.throughput_rps
-        self._step("serve", f"{requests} photos at {rate:g} a second, agent to agent")
-        served = Served(plan.workflow, requests, self._options.kill_worker)
+        self._step("serve", f"{served.requests} photos at {rate:g} a second, agent to agent")
         with Live(console=self._output.progress, refresh_per_second=4, transient=True) as live:
 
             def show(status: WorkflowStatus) -> None:
@@ -206,7 +207,7 @@ class Demo:
                 table = tables.live_table(status, self._emulated)
                 live.update(Group(table, ledger, *served.events[-3:]))
 
-            await served.watch(mesh, SERVE_FACTOR * requests / rate + SETTLE_S, show)
+            await served.watch(mesh, SERVE_FACTOR * served.requests / rate + SETTLE_S, show)
         return served
 
     async def _hold(self) -> None:
@@ -222,7 +223,7 @@ class Demo:
         status = served.whole(mesh)
         ledger = status.ledger
         balanced = served.finished and ledger.balanced and ledger.results == reading.results
-        good = balanced and not reading.wrong_form
+        good = balanced and served.recovered and not reading.wrong_form
         cost = sum(d.price_per_hour for d in DEVICES if d.name in _in_use(status))
         self._say(tables.live_table(status, self._emulated))
         self._say(tables.comparison_table(plan, reading.rate_rps, reading.latency_ms, cost))
