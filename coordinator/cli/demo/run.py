@@ -224,7 +224,7 @@ class Demo:
         ledger = status.ledger
         balanced = served.finished and ledger.balanced and ledger.results == reading.results
         good = balanced and served.recovered and not reading.wrong_form
-        cost = sum(d.price_per_hour for d in DEVICES if d.name in _in_use(status))
+        cost = sum(d.price_per_hour for d in DEVICES if d.name in served.used)
         self._say(tables.live_table(status, self._emulated))
         self._say(tables.comparison_table(plan, reading.rate_rps, reading.latency_ms, cost))
         for line in self._findings(plan, reading):
@@ -301,8 +301,3 @@ class Demo:
 def _as_typed(path: Path) -> Path:
     """A path as one would type it here: relative where it lies below this folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _in_use(status: WorkflowStatus) -> set[str]:
-    """The devices whose replicas have served something, and those that sources and sinks are on."""
-    return {r.device for r in status.replicas if r.items is None or r.items > 0}

@@ -49,6 +49,7 @@ class Served:
     """What was seen: the first sample of each device, its recent ones, and what happened, in words.
 
     `victim` is the device whose worker is killed in mid-run; `recovered` whether it serves again, if there is one.
+    `used` are the devices that had something to do, also where a new worker counts from zero again.
     """
 
     workflow: str
@@ -58,6 +59,7 @@ class Served:
     events: list[str] = field(default_factory=list[str])
     finished: bool = False
     recovered: bool = field(init=False)
+    used: set[str] = field(default_factory=set[str])
     _killed_pid: int = 0
     _first: dict[str, pb.Sample] = field(default_factory=dict[str, pb.Sample])
     _recent: dict[str, deque[pb.Sample]] = field(default_factory=dict[str, deque[pb.Sample]])
@@ -74,6 +76,7 @@ class Served:
                 async for _ in self._samples(mesh):
                     status = self.live(mesh)
                     show(status)
+                    self.used |= {r.device for r in status.replicas if r.items is None or r.items}
                     self._maybe_kill(mesh, status)
                     ledger = status.ledger
                     ended = ledger.finished and ledger.balanced
