@@ -2,6 +2,7 @@
 
 TiermeshError
 ├── StageCodeFailed      what people wrote for a stage does not load, start or work
+├── MeasurementFailed    a measurement ended without saying anything about the device
 └── StateDamaged         a file of the agent's state folder is not what the agent wrote
 """
 
@@ -24,6 +25,12 @@ class StageCodeFailed(TiermeshError):
         frames = traceback.extract_tb(error.__traceback__)
         place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
         return cls(what, why=f"{type(error).__name__}: {str(error)[:300]}{place}")
+
+
+class MeasurementFailed(TiermeshError):
+    """It did not end in its time, or the process that measures is broken; another try may succeed."""
+
+    kind = "measurement-failed"
 
 
 class StateDamaged(TiermeshError):

@@ -17,6 +17,7 @@ import itertools
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,11 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from agent.errors import StageCodeFailed
+import agent
+from agent.errors import MeasurementFailed, StageCodeFailed
 from agent.profiling import process
 from agent.profiling.emulation import CountedTime, Dilation
-from agent.profiling.messages import Answer, Ask, CannotRun, Measured, Progress
+from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
 from agent.profiling.repeating import Rule, Samples
 from agent.rollout.store import Store
 from agent.serving import runtimes, stagecode
@@ -37,6 +39,7 @@ from tiermesh.errors import TiermeshError, Unsupported
 from tiermesh.frames import Payload, Tensor
 
 _PROGRESS_SECONDS: Final = 0.2
+_PROGRAM: Final = Path(agent.__file__).parent
 
 Report = Callable[[Progress], None]
 
@@ -73,7 +76,11 @@ class _Budget:
 
 @dataclass(slots=True)
 class Benchmark:
-    """Measures what an `Ask` asks for; a TiermeshError says why the device cannot run it."""
+    """Measures what an `Ask` asks for.
+
+    Unsupported and StageCodeFailed say why the device cannot run it; any other TiermeshError, why
+    it could not be measured this time.
+    """
 
     ask: Ask
     report: Report
@@ -94,10 +101,10 @@ class Benchmark:
         baseline = process.forget_peak()
         loads = [self._at_threads(threads, budget) for threads in ask.threads]
         if not self._points:
-            raise Unsupported(
+            raise MeasurementFailed(
                 "no batch could be measured",
                 why=f"the time limit is {ask.time_limit_seconds:g} s",
-                fix="Give more time, or measure smaller batches",
+                fix="Give more time: coordinator profile --time-limit",
             )
         load_seconds, bytes_out, items = loads[0]
         return Measured(
@@ -288,15 +295,30 @@ def main() -> None:
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 
+    ask = msgspec.json.decode(sys.stdin.buffer.read(), type=Ask)
+    say(_outcome(ask, say))
+
+
+def _outcome(ask: Ask, report: Report) -> Measured | CannotRun | Failed:
     try:
-        ask = msgspec.json.decode(sys.stdin.buffer.read(), type=Ask)
-        say(Benchmark(ask, say).run())
+        return Benchmark(ask, report).run()
+    except (Unsupported, StageCodeFailed) as error:
+        return CannotRun(str(error))
     except TiermeshError as error:
-        say(CannotRun(str(error)))
+        return Failed(error.to_dict())
     except MemoryError:
-        say(CannotRun("it does not fit into this device's memory"))
+        return CannotRun("it does not fit into this device's memory")
     except Exception as error:  # noqa: BLE001 - stage code and runtimes may raise anything
-        say(CannotRun(str(StageCodeFailed.by(error, "the measurement fails"))))
+        failed = StageCodeFailed.by(error, "the measurement fails")
+        if not _raised_here(error):
+            return CannotRun(str(failed))
+        return Failed(MeasurementFailed(failed.what, why=failed.why).to_dict())
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether it is this program that raised, and not stage code or a library that it or a runtime called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(_PROGRAM)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from typing import Final
 
 import msgspec
 
-from agent.profiling.messages import Answer, Ask, CannotRun, Measured, Progress
+from agent.errors import MeasurementFailed
+from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
+from tiermesh.errors import error_of
 
 _GRACE_SECONDS: Final = 10.0
 """What starting, loading and one last batch may take beyond the time limit."""
@@ -25,9 +27,12 @@ _THREAD_SETTINGS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_T
 async def measure(
     ask: Ask, report: Callable[[Progress], None], *, grace_seconds: float = _GRACE_SECONDS
 ) -> Measured | CannotRun:
-    """The result, or why this device cannot run the variant, whatever happens in the process.
+    """The result, or why this device cannot run the variant.
 
     Cancelling this kills the process and all that it started.
+
+    Raises:
+        TiermeshError: it did not end in its time, or ended without saying anything about the device.
     """
     heard = _Heard(report)
     process = await _start(ask)
@@ -39,10 +44,15 @@ async def measure(
                 heard.take(answer)
             await process.wait()
     except TimeoutError:
-        limit = ask.time_limit_seconds
-        return CannotRun(f"it did not come to an end within its {limit:g} s{heard.doing}")
+        raise MeasurementFailed(
+            f"{ask.variant.model}/{ask.variant.name} was not measured in time",
+            why=f"it did not come to an end within its {ask.time_limit_seconds:g} s{heard.doing}",
+            fix="Give more time: coordinator profile --time-limit",
+        ) from None
     finally:
         await asyncio.shield(_end(process, errors))
+    if isinstance(heard.result, Failed):
+        raise error_of(heard.result.error)
     return heard.result or _ended(process.returncode or 0, heard.doing, errors.result())
 
 
@@ -51,7 +61,7 @@ class _Heard:
     """What the process has said so far."""
 
     report: Callable[[Progress], None]
-    result: Measured | CannotRun | None = None
+    result: Measured | CannotRun | Failed | None = None
     doing: str = field(default="")
 
     def take(self, answer: Answer) -> None:
@@ -119,10 +129,16 @@ def _piped(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
 
 
 def _ended(code: int, doing: str, errors: str) -> CannotRun:
-    """Why a process without a result ended, as far as can be told from outside."""
+    """Why a process without a result ended, as far as can be told from outside.
+
+    Once it has begun to measure, that is the doing of stage code or of the model's runtime; before, of this program.
+    """
     if code == -signal.SIGKILL:
         return CannotRun(f"it was killed, probably for want of memory{doing}")
     if code < 0:
         return CannotRun(f"it crashed with {signal.Signals(-code).name}{doing}")
     said = errors.strip().splitlines()
-    return CannotRun(f"it ended with code {code}{doing}{': ' + said[-1] if said else ''}")
+    why = f"it ended with code {code}{doing}{': ' + said[-1] if said else ''}"
+    if doing:
+        return CannotRun(why)
+    raise MeasurementFailed("the process that measures did not start", why=why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -49,9 +49,15 @@ class Measured(_Answer, frozen=True, kw_only=True):
 
 
 class CannotRun(_Answer, frozen=True):
-    """This device cannot run the variant."""
+    """This device cannot run the variant; that stays true until the device or the variant changes."""
 
     why: str
 
 
-Answer: TypeAlias = Progress | Measured | CannotRun
+class Failed(_Answer, frozen=True):
+    """Nothing was learned about the device; an error in its `to_dict` form."""
+
+    error: dict[str, Any]
+
+
+Answer: TypeAlias = Progress | Measured | CannotRun | Failed

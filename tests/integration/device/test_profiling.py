@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,6 +14,7 @@ import grpc.aio
 import msgspec
 import pytest
 
+from agent.errors import MeasurementFailed
 from agent.profiling import fingerprint
 from agent.profiling.measuring import measure
 from agent.profiling.messages import Ask, CannotRun, Measured, Progress
@@ -147,7 +149,37 @@ async def test_a_missing_runtime_or_module_says_so(store: Store, make_variant: M
 
 async def test_what_never_ends_is_ended(store: Store, make_variant: MakeVariant) -> None:
     ask = asked(store, make_variant(HANGS), time_limit_seconds=1.0)
-    assert "did not come to an end within its 1 s" in await refused(ask, grace_seconds=1.0)
+    with pytest.raises(MeasurementFailed, match="did not come to an end within its 1 s"):
+        await measure(ask, lambda _: None, grace_seconds=1.0)
+
+
+async def test_too_little_time_says_nothing_about_the_device(
+    store: Store, make_variant: MakeVariant
+) -> None:
+    slow = CODE.replace('return {"rows"', '__import__("time").sleep(0.3); return {"rows"')
+    with pytest.raises(TiermeshError, match="no batch could be measured") as raised:
+        await measure(asked(store, make_variant(slow), time_limit_seconds=0.1), lambda _: None)
+    assert raised.value.kind == "measurement-failed"
+
+
+async def test_a_process_that_cannot_start_says_nothing_about_the_device(
+    store: Store, make_variant: MakeVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "msgspec.py").write_text("raise ImportError('half installed')")
+    path = f"{tmp_path / 'broken'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    monkeypatch.setenv("PYTHONPATH", path)
+    with pytest.raises(MeasurementFailed, match=r"did not start.*half installed"):
+        await measured(asked(store, make_variant()))
+
+
+async def test_an_error_of_this_program_says_nothing_about_the_device(
+    store: Store, make_variant: MakeVariant
+) -> None:
+    ask = asked(store, make_variant())
+    store.remove(ask.variant.artifacts[0].digest)
+    with pytest.raises(TiermeshError):
+        await measured(ask)
 
 
 def gone(pid: int) -> bool:
