@@ -20,7 +20,7 @@ import msgspec
 from agent.serving import control
 from tiermesh import limits, wire
 from tiermesh.documents.assignment import Assignment
-from tiermesh.errors import TiermeshError
+from tiermesh.errors import TiermeshError, error_of
 from tiermesh.v1 import telemetry_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class _Process:
             case control.Event(kind, text):
                 self._on_event(kind, text)
             case control.Refused(0, error):
-                self._ready.set_exception(wire.error_of(error))
+                self._ready.set_exception(error_of(error))
             case control.Stepped(call, step, replica, seconds):
                 _, report = self._calls.get(call, (None, None))
                 if report is not None:
@@ -174,7 +174,7 @@ class _Process:
                 if isinstance(message, control.Done):
                     future.set_result(None)
                 else:
-                    future.set_exception(wire.error_of(message.error))
+                    future.set_exception(error_of(message.error))
 
 
 class WorkerSupervisor:

@@ -14,7 +14,7 @@ from coordinator.channels import next_of
 from tiermesh import wire
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import encode_json
-from tiermesh.errors import TiermeshError, Unreachable
+from tiermesh.errors import TiermeshError, Unreachable, error_of
 from tiermesh.v1 import rollout_pb2, rollout_pb2_grpc
 
 SILENCE_S: Final = 120.0
@@ -73,7 +73,7 @@ def _failure(event: rollout_pb2.PrepareEvent) -> TiermeshError:
     except msgspec.MsgspecError:
         fields = {}
     said = {"kind": failure.kind, "what": failure.what, "why": failure.why, "fix": failure.fix}
-    return wire.error_of({**fields, **said, "replica": event.replica})
+    return error_of({**fields, **said, "replica": event.replica})
 
 
 async def commit(channel: grpc.aio.Channel, peer: str, workflow: str, generation: int) -> None:

@@ -15,13 +15,14 @@ Every error says what failed, why, and what to do about it, and carries its fiel
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class TiermeshError(Exception):
     """What failed (`what`), why (`why`) and what to do (`fix`)."""
 
-    kind: ClassVar[str] = "error"
+    kind: str = "error"
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, *, why: str = "", fix: str = "", **fields: object) -> None:
@@ -93,3 +94,21 @@ class Infeasible(TiermeshError):
 
     kind = "infeasible"
     exit_code = 3
+
+
+def error_of(fields: Mapping[str, Any]) -> TiermeshError:
+    """An error from its `to_dict` form; one that is not of this tree is a TiermeshError of the same kind."""
+    rest = {k: v for k, v in fields.items() if k not in ("kind", "what", "why", "fix")}
+    kind = str(fields.get("kind", TiermeshError.kind))
+    error = _KINDS.get(kind, TiermeshError)(
+        str(fields.get("what", "failed")),
+        why=str(fields.get("why", "")),
+        fix=str(fields.get("fix", "")),
+        **rest,
+    )
+    error.kind = kind
+    return error
+
+
+_KINDS = {kind.kind: kind for kind in TiermeshError.__subclasses__()}
+"""Taken when this module has been read: the kinds of the contract, and no others."""

@@ -15,8 +15,8 @@ import grpc
 import grpc.aio
 import msgspec
 
-from tiermesh import errors, limits
-from tiermesh.errors import TiermeshError, Unreachable
+from tiermesh import limits
+from tiermesh.errors import TiermeshError, Unreachable, error_of
 
 FAILURE_KEY: Final = "tiermesh-failure-bin"
 INSECURE_NOTICE: Final = (
@@ -48,20 +48,6 @@ _CHANNEL: Final = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-
-_ERRORS: Final = {
-    kind.kind: kind
-    for kind in (
-        errors.InvalidDocument,
-        errors.DigestMismatch,
-        errors.StaleGeneration,
-        errors.Unreachable,
-        errors.Unsupported,
-        errors.StorageFull,
-        errors.LimitExceeded,
-        errors.Infeasible,
-    )
-}
 
 
 def server() -> grpc.aio.Server:
@@ -160,17 +146,6 @@ def raised_by(error: grpc.aio.AioRpcError, peer: str) -> TiermeshError:
         )
     return TiermeshError(
         f"the call to {peer} failed", why=f"{error.code().name}: {error.details()}", peer=peer
-    )
-
-
-def error_of(fields: dict[str, Any]) -> TiermeshError:
-    """An error from its `to_dict` form."""
-    rest = {k: v for k, v in fields.items() if k not in ("kind", "what", "why", "fix")}
-    return _ERRORS.get(fields.get("kind", ""), TiermeshError)(
-        str(fields.get("what", "failed")),
-        why=str(fields.get("why", "")),
-        fix=str(fields.get("fix", "")),
-        **rest,
     )
 
 
