@@ -13,7 +13,26 @@ plan, unless a time limit ends the search first.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from coordinator.planning.options import Objective, Options, Strategy
-from coordinator.planning.planner import solve
+
+if TYPE_CHECKING:
+    from tiermesh.documents.plan import Plan
+    from tiermesh.documents.problem import Problem
 
 __all__ = ["Objective", "Options", "Strategy", "solve"]
+
+
+def solve(problem: Problem, options: Options | None = None) -> Plan:
+    """The best plan for a problem under the options.
+
+    The solver and NumPy are imported at the first call: most commands of the coordinator need neither.
+
+    Raises:
+        InvalidDocument: the problem makes no sense.
+        Infeasible: no plan meets every ask; its fields name the asks that clash.
+    """
+    from coordinator.planning import planner
+
+    return planner.solve(problem, options)
