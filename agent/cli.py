@@ -6,18 +6,24 @@ import argparse
 import asyncio
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from agent import config as configs
+from agent.readable import readable
 from tiermesh import PROTOCOL_VERSION, __version__, wire
 from tiermesh.documents.reading import to_plain
 from tiermesh.errors import TiermeshError
 
+if TYPE_CHECKING:
+    from tiermesh.v1 import telemetry_pb2
+
+_NARROWEST: Final = 40
 _RUN_EXAMPLES = """examples:
   agent run --tier hub --price 0.05
   agent run --config /etc/tiermesh/agent.toml
@@ -35,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--address", metavar="HOST:PORT", help="instead of the state folder's agent"
     )
+    status.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
     _add(commands, "doctor", _doctor, "what this device is, what it can run, and what it cannot")
     return parser
 
@@ -100,7 +107,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    asyncio.run(_print_status(args.address or _own_address(Path(args.state)), json=args.json))
+    address = args.address or _own_address(Path(args.state))
+    asyncio.run(_print_status(address, insecure_lan=args.insecure_lan, json=args.json))
     return 0
 
 
@@ -110,13 +118,13 @@ def _own_address(state: Path) -> str:
     return wire.join_address("127.0.0.1", read_ports(state).control)
 
 
-async def _print_status(address: str, *, json: bool) -> None:
+async def _print_status(address: str, *, insecure_lan: bool, json: bool) -> None:
     import grpc.aio
     from google.protobuf.json_format import MessageToDict
 
     from tiermesh.v1 import device_pb2, device_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
-    async with wire.channel(address) as channel:
+    async with wire.channel(address, insecure_lan=insecure_lan) as channel:
         try:
             described = await device_pb2_grpc.DeviceStub(channel).Describe(
                 device_pb2.DescribeRequest(protocol_version=PROTOCOL_VERSION), timeout=5
@@ -132,13 +140,17 @@ async def _print_status(address: str, *, json: bool) -> None:
         "name": described.name,
         "tier": described.tier,
         "generations": dict(described.generations),
-        "worker": fields.get("worker", {}),
+        "worker": {**fields.get("worker", {}), "state": _state(sample.worker)},
         "replicas": fields.get("replicas", []),
         "sources": fields.get("sources", []),
         "sinks": fields.get("sinks", []),
         "events": fields.get("events", []),
     }
     _print(status, json=json)
+
+
+def _state(worker: telemetry_pb2.WorkerState) -> str:
+    return worker.State.Name(worker.state).removeprefix("STATE_").lower()
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -152,24 +164,8 @@ def _print(value: dict[str, Any], *, json: bool) -> None:
     if json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
         return
-    for key, content in value.items():
-        for line in _lines(key, content):
-            sys.stdout.write(line + "\n")
-
-
-def _lines(key: str, content: Any, indent: str = "") -> list[str]:
-    """`key: value` lines, lists and objects indented below their key."""
-    if isinstance(content, dict) and content:
-        pairs = cast("dict[str, Any]", content).items()
-        inner = [line for k, v in pairs for line in _lines(str(k), v, indent + "  ")]
-        return [f"{indent}{key}:", *inner]
-    items = cast("list[Any]", content) if isinstance(content, list) else []
-    if items and isinstance(items[0], dict):
-        inner = [line for item in items for line in _lines("-", item, indent + "  ")]
-        return [f"{indent}{key}:", *inner]
-    if isinstance(content, list):
-        content = ", ".join(map(str, items)) or "none"
-    return [f"{indent}{key}: {'none' if content in (None, {}) else content}"]
+    width = max(shutil.get_terminal_size().columns, _NARROWEST)
+    sys.stdout.write("".join(line + "\n" for line in readable(value, width)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
