@@ -12,7 +12,7 @@ from rich.table import Table
 from coordinator import config
 from coordinator.cli.mesh import add_mesh_options, opened
 from coordinator.cli.output import Output
-from coordinator.cli.text import clean
+from coordinator.cli.text import clean, device_label
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -116,24 +116,24 @@ def _plain(device: Device) -> dict[str, Any]:
 
 
 def _table(devices: list[Device]) -> Table:
-    table = Table(box=None, header_style="bold")
-    for column in ("device", "state", "tier", "USD/h", "threads", "memory", "address", "emulated"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("runtimes", no_wrap=True)
+    """A row for each device; it fits into 80 columns."""
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("device", "state", "tier", ">USD/h", ">threads", ">memory", "address", "runs"):
+        number = column.startswith(">")
+        table.add_column(column.lstrip(">"), justify="right" if number else "left", no_wrap=True)
     for device in sorted(devices, key=lambda device: device.name):
         said, print_ = device.description, device.description.fingerprint
         style = _STYLES.get(device.state.value, "")
         state = f"[{style}]{device.state}[/]" if style else device.state.value
         usable = [r.name for r in print_.runtimes if r.unavailable is None]
         table.add_row(
-            clean(device.name),
+            device_label(device.name, print_.emulated.slowdown if print_.emulated else None),
             state,
             clean(said.tier),
             f"{said.price_per_hour:g}",
             str(print_.threads),
-            f"{print_.memory_bytes / 1e9:.1f} GB",
+            f"{print_.memory_bytes / 1e9:.0f} GB",
             clean(device.address),
-            f"x{print_.emulated.slowdown:g}" if print_.emulated else "",
             clean(", ".join(usable) or "none"),
         )
     return table

@@ -107,8 +107,8 @@ def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
 
 
 def _table(entries: list[Entry], fleet: Fleet) -> Table:
-    table = Table(box=None, show_header=False)
-    for wrapped in (False, False, False, False, False, True):
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for wrapped in (False, False, False, False, True):
         table.add_column(no_wrap=not wrapped, overflow="fold" if wrapped else "ellipsis")
     for entry in entries:
         event = entry.event
@@ -118,15 +118,27 @@ def _table(entries: list[Entry], fleet: Fleet) -> Table:
             when,
             clean(_name(fleet, event.who)),
             f"[bold]{event.kind}[/]",
-            clean(_name(fleet, event.subject)),
-            clean(summary(event)),
+            clean(_told(event, fleet)),
         )
     return table
+
+
+def _told(event: events.Event, fleet: Fleet) -> str:
+    """What happened, after whom or what it is about, where that is not who did it."""
+    text = summary(event)
+    if event.subject == event.who:
+        return text
+    return f"{_name(fleet, event.subject)}: {text}" if text else _name(fleet, event.subject)
 
 
 def _name(fleet: Fleet, subject: str) -> str:
     device = fleet.devices.get(subject)
     return device.name if device is not None else subject
+
+
+def _short(digest: str) -> str:
+    """The beginning of a digest, long enough to tell it from others; `--json` has it all."""
+    return digest[: len("sha256:") + 12]
 
 
 def summary(event: events.Event) -> str:
@@ -165,8 +177,8 @@ _SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
     events.DeviceDescribed: _described,
     events.ProfileMeasured: _profile,
     events.ProfileFailed: lambda e: f"{e.model}/{e.variant}: {e.why}",
-    events.WorkflowRecorded: lambda e: e.digest,
-    events.PlanMade: lambda e: f"{e.plan.digest}, {e.plan.cost.total_per_hour:.4g} USD/h",
+    events.WorkflowRecorded: lambda e: _short(e.digest),
+    events.PlanMade: lambda e: f"{_short(e.plan.digest)}, {e.plan.cost.total_per_hour:.4g} USD/h",
     events.RolloutStarted: lambda e: (
         f"generation {e.generation} to {len(e.devices)} devices ({e.purpose})"
     ),

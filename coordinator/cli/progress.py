@@ -49,7 +49,7 @@ class _Bars:
     def _make_room(self) -> None:
         """A fleet has more devices than a screen has lines: what has ended goes first."""
         shown = [t for t in self._progress.tasks if t.visible]
-        if len(shown) < SHOWN_BARS:
+        if len(shown) < min(SHOWN_BARS, self._progress.console.height - 1):
             return
         ended = next((t for t in shown if t.completed >= 1.0), shown[0])
         self._progress.update(ended.id, visible=False)

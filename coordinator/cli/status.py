@@ -8,12 +8,12 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
-from rich.table import Table
 
 from coordinator import config
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
-from coordinator.cli.text import clean
+from coordinator.cli.replicas import ledger_line, replica_table
+from coordinator.cli.text import clean, device_label
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -111,30 +111,10 @@ def _show(status: WorkflowStatus, output: Output) -> None:
         measured = status.latency_ms.get(name)
         shown = "?" if measured is None else f"{measured:.0f} ms"
         say(f"  latency {name} {shown} (predicted {promised:.0f} ms)")
-    ledger = status.ledger
-    say(
-        f"  {ledger.accepted} accepted, {ledger.in_flight} in flight, {ledger.results} results,"
-        f" {ledger.errors} errors, {ledger.filtered} filtered, {ledger.retried} retried"
-    )
-    say(_replicas(status))
+    say(f"  {ledger_line(status.ledger)}")
+    say(replica_table(status))
     for device in status.devices:
         if device.generation != status.generation:
             why = device.why or f"it serves generation {device.generation}"
-            say(f"[red]{clean(device.name)} does not serve it:[/] {clean(why)}")
-
-
-def _replicas(status: WorkflowStatus) -> Table:
-    table = Table(box=None, header_style="bold")
-    for column in ("replica", "items/s", "predicted", "busy", "predicted", "waiting", "errors"):
-        table.add_column(column)
-    for replica in status.replicas:
-        table.add_row(
-            clean(replica.id),
-            "?" if replica.rate_rps is None else f"{replica.rate_rps:.2f}",
-            f"{replica.predicted_rate_rps:.2f}",
-            "?" if replica.busy is None else f"{replica.busy:.0%}",
-            f"{replica.predicted_busy:.0%}",
-            str(replica.waiting if replica.waiting is not None else ""),
-            str(replica.errors if replica.errors is not None else ""),
-        )
-    return table
+            name = device_label(device.name, device.emulated_slowdown)
+            say(f"[red]{name} does not serve it:[/] {clean(why)}")

@@ -13,6 +13,12 @@ def clean(text: object) -> str:
     return escape(shown if len(shown) <= SHOWN_CHARS else shown[: SHOWN_CHARS - 1] + "…")
 
 
+def device_label(name: str, slowdown: float | None) -> str:
+    """A device's name, marked where its speed is emulated."""
+    slow = slowdown is not None and slowdown > 1
+    return clean(name) + (f" [dim](emulated {slowdown:g}x)[/]" if slow else "")
+
+
 def megabytes(size: float | None) -> str:
     """A size in MB, for people."""
     return "" if size is None else f"{size / 1e6:.1f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"

@@ -18,12 +18,12 @@ class Reading:
 
     `accuracy` is the mean over photos of the share of characters read right, as the variants' accuracy was measured;
     `characters` are those on the photos. The latency is from acceptance at a source to the end at a sink, which are on
-    one machine and so on one clock; the rate is that of the ends. `wrong_form` lists, in words, the results that are
-    not what the workflow promises.
+    one machine and so on one clock; the rate is that of the ends. `errors` says why requests ended without a result,
+    `wrong_form` which results are not what the workflow promises.
     """
 
     results: int
-    errors: int
+    errors: Sequence[str]
     characters: int
     accuracy: float
     rate_rps: float
@@ -65,7 +65,7 @@ def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) ->
     scores = [character_accuracy(truth[_photo(r)], r["payload"]["text"]) for r in right]
     return Reading(
         results=len(results),
-        errors=sum(line.get("outcome") == "error" for line in lines),
+        errors=[str(line.get("error")) for line in lines if line.get("outcome") == "error"],
         characters=sum(len("".join(truth[_photo(r)])) for r in right),
         accuracy=fmean(scores) if scores else 0.0,
         rate_rps=_rate([line["finished_at"] for line in results]),

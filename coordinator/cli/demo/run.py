@@ -13,13 +13,14 @@ from typing import Final
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.panel import Panel
 
 from coordinator.cli.demo import agents, photos, tables
 from coordinator.cli.demo.agents import DEVICES, AgentProcess
 from coordinator.cli.demo.serving import Served, victim_of
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
+from coordinator.cli.replicas import ledger_line, replica_table
+from coordinator.cli.text import clean
 from coordinator.planning import Options, solve
 from coordinator.profiling import ProfileOptions
 from coordinator.progress import Progress, Report, silent
@@ -30,7 +31,7 @@ from coordinator.variants import Progress as Fetching
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.workflow import Workflow
-from tiermesh.errors import TiermeshError
+from tiermesh.errors import InvalidDocument, TiermeshError
 
 DISCOVER_S: Final = 20.0
 SETTLE_S: Final = 15.0
@@ -41,6 +42,10 @@ PROFILE: Final = ProfileOptions(
 )
 PLAN: Final = Options(gap=1e-4, time_limit_s=10.0)
 PICTURE_COLUMNS: Final = 104
+TYPED_COLUMNS: Final = 78
+SHOWN_FAULTS: Final = 5
+FEWEST_IMAGES: Final = 10
+MOST_IMAGES: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +89,12 @@ class Demo:
         self._say = output.console.print
 
     async def run(self) -> int:
-        """Exit code 0 when the ledger balances, every result is right in form, and a killed worker serves again."""
+        """Exit code 0 when the ledger balances and every photo was read to a result of the right form.
+
+        A worker that was killed must serve again, too.
+        """
         options = self._options
+        _check(options)
         ladders = Ladders.open(options.variants, options.home)
         await self._fetch(ladders)
         state = options.folder / "coordinator"
@@ -203,9 +212,8 @@ class Demo:
         with Live(console=self._output.progress, refresh_per_second=4, transient=True) as live:
 
             def show(status: WorkflowStatus) -> None:
-                ledger = tables.ledger_line(status.ledger)
-                table = tables.live_table(status, self._emulated)
-                live.update(Group(table, ledger, *served.events[-3:]))
+                ledger = ledger_line(status.ledger)
+                live.update(Group(replica_table(status), ledger, *served.events[-3:]))
 
             await served.watch(mesh, SERVE_FACTOR * served.requests / rate + SETTLE_S, show)
         return served
@@ -223,17 +231,19 @@ class Demo:
         status = served.whole(mesh)
         ledger = status.ledger
         balanced = served.finished and ledger.balanced and ledger.results == reading.results
-        good = balanced and served.recovered and not reading.wrong_form
+        good = balanced and served.recovered and not reading.wrong_form and not ledger.errors
         cost = sum(d.price_per_hour for d in DEVICES if d.name in served.used)
-        self._say(tables.live_table(status, self._emulated))
+        self._say("[bold]serving, measured / predicted[/]")
+        self._say(replica_table(status))
         self._say(tables.comparison_table(plan, reading.rate_rps, reading.latency_ms, cost))
         for line in self._findings(plan, reading):
             self._say(line)
         verdict = "[green]balanced[/]" if balanced else "[bold red]NOT BALANCED[/]"
-        self._say(f"ledger: {tables.ledger_line(ledger)}: {verdict}")
+        self._say(f"ledger: {ledger_line(ledger)}: {verdict}")
         for event in served.events:
             self._say(f"[yellow]event:[/] {event}")
-        self._say(Panel(self._by_hand(), title="open the same mesh by hand", title_align="left"))
+        self._say("\n[bold]the same mesh by hand[/]")
+        self._say(self._by_hand(), markup=False, no_wrap=True, overflow="ignore", crop=False)
         self._step("done", "all is well" if good else "something is wrong, see above")
         self._output.document(
             {
@@ -250,6 +260,7 @@ class Demo:
                 "cost": plan.cost,
                 "solver": plan.solver,
                 "replicas": status.replicas,
+                "request_errors": reading.errors,
                 "wrong_form": reading.wrong_form,
                 "events": served.events,
                 "killed": served.killed,
@@ -264,22 +275,23 @@ class Demo:
         return [
             f"read {reading.results} photos with {reading.characters} characters: "
             f"character error rate {1 - reading.accuracy:.1%}{predicted}",
-            *(f"[red]wrong in form:[/] {why}" for why in reading.wrong_form[:5]),
+            *(f"[red]no result:[/] {clean(why)}" for why in reading.errors[:SHOWN_FAULTS]),
+            *(f"[red]wrong in form:[/] {clean(why)}" for why in reading.wrong_form[:SHOWN_FAULTS]),
         ]
 
     def _by_hand(self) -> str:
-        first = " ".join(DEVICES[0].arguments(_as_typed(self._agents), self._mesh))
         state = f"--state {_as_typed(self._options.folder / 'coordinator')}"
-        options = f"{state} --mesh {self._mesh}"
-        return (
-            f"agent {first} &\n"
-            f"    # and so on for {', '.join(d.name for d in DEVICES[1:])}; "
-            "or: coordinator demo --hold, then in another terminal\n"
-            f"coordinator devices {options}\n"
-            f"coordinator plan {self._options.workflow} {options} -o plan.json\n"
-            f"coordinator apply plan.json {options} --wait\n"
-            f"coordinator status {state}"
-        )
+        options = [state, f"--mesh {self._mesh}"]
+        others = ", ".join(d.name for d in DEVICES[1:])
+        commands = [
+            ["agent", *DEVICES[0].arguments(_as_typed(self._agents), self._mesh), "&"],
+            [f"# and so on for {others}; or keep them: coordinator demo --hold"],
+            ["coordinator devices", *options],
+            ["coordinator plan", str(_as_typed(self._options.workflow)), *options, "-o plan.json"],
+            ["coordinator apply plan.json --wait", *options],
+            ["coordinator status", state],
+        ]
+        return "\n".join(_typed(words) for words in commands)
 
     def _bars(self) -> contextlib.AbstractContextManager[Report]:
         """Progress bars; a picture has none."""
@@ -301,3 +313,27 @@ class Demo:
 def _as_typed(path: Path) -> Path:
     """A path as one would type it here: relative where it lies below this folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _typed(words: Sequence[str]) -> str:
+    """A command in lines that can be copied from a narrow terminal."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + len(word) + len("  \\") > TYPED_COLUMNS:
+            lines.append("   ")
+        lines[-1] += " " + word
+    return " \\\n".join(lines)
+
+
+def _check(options: DemoOptions) -> None:
+    names = [d.name for d in DEVICES]
+    if options.kill_worker is not None and options.kill_worker not in [*names, agents.BUSIEST]:
+        raise InvalidDocument(
+            f"--kill-worker: there is no device `{options.kill_worker}`",
+            fix=f"One of {', '.join(names)}, or {agents.BUSIEST}",
+        )
+    if not FEWEST_IMAGES <= options.images <= MOST_IMAGES:
+        raise InvalidDocument(
+            f"--images: {options.images} photos are too few or too many",
+            fix=f"From {FEWEST_IMAGES} to {MOST_IMAGES}",
+        )

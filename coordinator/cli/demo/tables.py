@@ -1,14 +1,13 @@
-"""What the demo shows: the fleet, the plan, the mesh while it serves, and what came out against what was predicted."""
+"""What the demo shows: the fleet, the plan, and what came out against what was predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from coordinator.cli.demo.agents import DemoDevice
-from coordinator.status import Ledger, ReplicaStatus, WorkflowStatus
+from coordinator.cli.text import device_label
 from tiermesh.documents.plan import Plan
 
 SHOWN_PERCENTILES = ("p50", "p95")
@@ -32,50 +31,12 @@ def plan_table(plan: Plan, emulated: Mapping[str, float]) -> Table:
         table.add_row(
             replica.stage,
             replica.variant or "",
-            device_label(replica.device, emulated),
+            device_label(replica.device, emulated.get(replica.device)),
             f"{replica.rate_rps:.2f}",
             str(replica.batch_size),
             f"{replica.utilization:.0%}",
         )
     return table
-
-
-def device_label(device: str, emulated: Mapping[str, float]) -> str:
-    """A device's name, marked where its speed is emulated."""
-    slow = emulated.get(device, 1.0)
-    return escape(device) + (f" [dim](emulated {slow:g}x)[/]" if slow > 1 else "")
-
-
-def live_table(status: WorkflowStatus, emulated: Mapping[str, float]) -> Table:
-    """The replicas as they serve, planned against measured."""
-    columns = (">items/s", ">planned", ">busy", ">planned", ">waiting", ">p95 ms")
-    table = _table("serving", "stage", "variant", "device", *columns)
-    for replica in status.replicas:
-        table.add_row(*_live_row(replica, emulated))
-    return table
-
-
-def _live_row(replica: ReplicaStatus, emulated: Mapping[str, float]) -> list[str]:
-    return [
-        replica.stage,
-        replica.variant or "",
-        device_label(replica.device, emulated),
-        _or_dash(replica.rate_rps, ".2f"),
-        f"{replica.predicted_rate_rps:.2f}",
-        _or_dash(replica.busy, ".0%"),
-        f"{replica.predicted_busy:.0%}",
-        _or_dash(replica.waiting, "d"),
-        _or_dash(replica.service_p95_ms, ".0f"),
-    ]
-
-
-def ledger_line(ledger: Ledger) -> str:
-    """The ledger in one line."""
-    text = f"accepted {ledger.accepted} = results {ledger.results} + errors {ledger.errors}"
-    if ledger.filtered:
-        text += f" + filtered {ledger.filtered}"
-    text += f" + in flight {ledger.in_flight}" if ledger.in_flight else ""
-    return text + f"; injected again {ledger.retried}, duplicates dropped {ledger.duplicates}"
 
 
 def comparison_table(
@@ -104,7 +65,3 @@ def _table(title: str, *columns: str) -> Table:
         number = column.startswith(">")
         table.add_column(column.lstrip(">"), justify="right" if number else "left", no_wrap=True)
     return table
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
