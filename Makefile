@@ -13,7 +13,7 @@ demo: $(VENV)/.run  ## A whole mesh on this machine, on real models
 	@$(BIN)/coordinator demo
 
 test: $(VENV)/.dev  ## Every test
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: lint types test  ## What CI runs
 
