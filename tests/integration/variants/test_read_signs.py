@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from pathlib import Path
 
 import pytest
 import yaml
 
-from coordinator.variants import Fetcher, Ladders
+from coordinator.variants import Ladders
 from coordinator.variants.accuracy import read_workflow_accuracies
 from coordinator.variants.measuring import chain, load_datasets
+from tests.fetched import VARIANTS, fetched_ladders
 from tiermesh.documents.workflow import Workflow, parse
-from tiermesh.errors import Unreachable, Unsupported
 
-CHECKOUT = Path(__file__).parents[3]
-VARIANTS = CHECKOUT / "variants"
 MODELS = ("ocr-detect", "ocr-rotate", "ocr-recognise")
 
 
 @pytest.fixture(scope="module")
 def ladders() -> Ladders:
-    """Everything fetched into the cache that `make` uses; a machine without either cache or network skips."""
-    home = Path(os.environ.get("TIERMESH_HOME", CHECKOUT / ".tiermesh"))
-    found = Ladders.open(VARIANTS, home)
-    try:
-        Fetcher(found).fetch(MODELS)
-    except (Unreachable, Unsupported) as error:
-        pytest.skip(f"the variants are not in {home} and cannot be fetched: {error}")
-    return found
+    return fetched_ladders()
 
 
 @pytest.fixture(scope="module")
