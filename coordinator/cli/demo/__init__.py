@@ -39,7 +39,6 @@ def register(commands: Commands) -> None:
     )
     add(
         "--kill-worker",
-        choices=[*(d.name for d in DEVICES), BUSIEST],
         metavar="DEVICE",
         help=f"kill -9 the worker of this device in mid-run; {BUSIEST}: of the busiest",
     )
