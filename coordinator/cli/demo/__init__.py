@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.cli.demo.agents import BUSIEST, DEVICES
+from coordinator.cli.demo.agents import BUSIEST
 from coordinator.cli.output import Output
 
 if TYPE_CHECKING:
