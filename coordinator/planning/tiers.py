@@ -109,7 +109,7 @@ def _louvain(devices: Sequence[str], prices: Prices) -> list[set[str]]:
 def _spectral(devices: Sequence[str], prices: Prices, count: int) -> list[set[str]]:
     """K-means on the first eigenvectors of the normalised Laplacian (Ng, Jordan and Weiss, 2001)."""
     import numpy as np
-    from scipy.cluster.vq import kmeans2  # pyright: ignore[reportUnknownVariableType]
+    from scipy.cluster.vq import kmeans2
 
     names = sorted(devices)
     if len(names) <= count:
@@ -121,7 +121,7 @@ def _spectral(devices: Sequence[str], prices: Prices, count: int) -> list[set[st
     _, vectors = np.linalg.eigh(affinity * scale[:, None] * scale[None, :])
     rows = vectors[:, -count:]
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    found: Any = kmeans2(rows, rows[_far_apart(rows, count)], minit="matrix", iter=50)  # pyright: ignore[reportUnknownVariableType]
+    found: Any = kmeans2(rows, rows[_far_apart(rows, count)], minit="matrix", iter=50)
     labels = [int(label) for label in found[1]]
     groups = [{n for n, at in zip(names, labels, strict=True) if at == i} for i in range(count)]
     return [group for group in groups if group]
