@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, quantiles
-from typing import Any, cast
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from tiermesh.errors import TiermeshError, Unsupported
 
@@ -60,8 +63,8 @@ def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) ->
 
     lines = [line for file in files if file.exists() for line in _lines(file, run)]
     results = [line for line in lines if line.get("outcome") == "result"]
-    wrong_form = [why for line in results if (why := _wrong_form(line, truth)) is not None]
-    right = [line for line in results if not wrong_form]
+    found = [(line, _wrong_form(line, truth)) for line in results]
+    right = [line for line, why in found if why is None]
     scores = [character_accuracy(truth[_photo(r)], r["payload"]["text"]) for r in right]
     return Reading(
         results=len(results),
@@ -70,12 +73,13 @@ def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) ->
         accuracy=fmean(scores) if scores else 0.0,
         rate_rps=_rate([line["finished_at"] for line in results]),
         latency_ms=_percentiles([1000 * (r["finished_at"] - r["accepted_at"]) for r in results]),
-        wrong_form=wrong_form,
+        wrong_form=[why for _, why in found if why is not None],
     )
 
 
 def _rate(times: Sequence[float]) -> float:
-    return (len(times) - 1) / (max(times) - min(times)) if len(times) > 1 else 0.0
+    span = max(times, default=0.0) - min(times, default=0.0)
+    return (len(times) - 1) / span if span > 0 else 0.0
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -97,16 +101,23 @@ def _photo(line: Mapping[str, Any]) -> str:
     return str(line.get("name", "")).rsplit("/", 1)[-1]
 
 
+class _Signs(msgspec.Struct):
+    """What the workflow promises of a photo: for each line its text, how sure that is, and where it stands."""
+
+    text: list[str]
+    scores: list[Annotated[float, Meta(ge=0, le=1)]]
+    boxes: list[list[tuple[float, float]]]
+
+
 def _wrong_form(line: Mapping[str, Any], truth: Mapping[str, Sequence[str]]) -> str | None:
-    """None when a result is what the workflow promises: the photo's name and, for each line, text and score."""
-    payload: Any = line.get("payload")
+    """None when a result is what the workflow promises."""
     if _photo(line) not in truth:
         return f"{line.get('id')}: there is no photo {line.get('name')!r}"
-    if not isinstance(payload, dict) or not {"text", "scores", "boxes"} <= payload.keys():
-        return f"{line.get('id')}: it has no text, scores and boxes"
-    text, scores, boxes = cast("list[Any]", [payload[k] for k in ("text", "scores", "boxes")])
-    if not len(text) == len(scores) == len(boxes):
-        return f"{line.get('id')}: {len(text)} texts, {len(scores)} scores, {len(boxes)} boxes"
-    if not all(isinstance(t, str) and 0 <= s <= 1 for t, s in zip(text, scores, strict=True)):
-        return f"{line.get('id')}: a text or score is of the wrong kind"
+    try:
+        signs = msgspec.convert(line.get("payload"), _Signs)
+    except msgspec.ValidationError as error:
+        return f"{line.get('id')}: {error}"
+    text, scores, boxes = len(signs.text), len(signs.scores), len(signs.boxes)
+    if not text == scores == boxes:
+        return f"{line.get('id')}: {text} texts, {scores} scores, {boxes} boxes"
     return None

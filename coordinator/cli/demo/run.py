@@ -213,7 +213,7 @@ class Demo:
 
             def show(status: WorkflowStatus) -> None:
                 ledger = ledger_line(status.ledger)
-                live.update(Group(replica_table(status), ledger, *served.events[-3:]))
+                live.update(Group(replica_table(status), ledger, *map(clean, served.events[-3:])))
 
             await served.watch(mesh, SERVE_FACTOR * served.requests / rate + SETTLE_S, show)
         return served
@@ -241,7 +241,7 @@ class Demo:
         verdict = "[green]balanced[/]" if balanced else "[bold red]NOT BALANCED[/]"
         self._say(f"ledger: {ledger_line(ledger)}: {verdict}")
         for event in served.events:
-            self._say(f"[yellow]event:[/] {event}")
+            self._say(f"[yellow]event:[/] {clean(event)}")
         self._say("\n[bold]the same mesh by hand[/]")
         self._say(self._by_hand(), markup=False, no_wrap=True, overflow="ignore", crop=False)
         self._step("done", "all is well" if good else "something is wrong, see above")
