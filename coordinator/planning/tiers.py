@@ -109,7 +109,7 @@ def _louvain(devices: Sequence[str], prices: Prices) -> list[set[str]]:
 def _spectral(devices: Sequence[str], prices: Prices, count: int) -> list[set[str]]:
     """K-means on the first eigenvectors of the normalised Laplacian (Ng, Jordan and Weiss, 2001)."""
     import numpy as np
-    from scipy.cluster.vq import kmeans2
+    from scipy.cluster.vq import kmeans2  # pyright: ignore[reportUnknownVariableType]
 
     names = sorted(devices)
     if len(names) <= count:

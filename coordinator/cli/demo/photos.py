@@ -68,7 +68,11 @@ def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) ->
     scores = [character_accuracy(truth[_photo(r)], r["payload"]["text"]) for r in right]
     return Reading(
         results=len(results),
-        errors=[str(line.get("error")) for line in lines if line.get("outcome") == "error"],
+        errors=[
+            str(line.get("error") or "no reason given")
+            for line in lines
+            if line.get("outcome") == "error"
+        ],
         characters=sum(len("".join(truth[_photo(r)])) for r in right),
         accuracy=fmean(scores) if scores else 0.0,
         rate_rps=_rate([line["finished_at"] for line in results]),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from coordinator.cli.demo.agents import DemoDevice
-from coordinator.cli.text import device_label
+from coordinator.cli.text import clean, device_label
 from tiermesh.documents.plan import Plan
 
 SHOWN_PERCENTILES = ("p50", "p95")
@@ -29,8 +29,8 @@ def plan_table(plan: Plan, emulated: Mapping[str, float]) -> Table:
     table = _table(title, "stage", "variant", "device", ">items/s", ">batch", ">busy")
     for replica in plan.replicas:
         table.add_row(
-            replica.stage,
-            replica.variant or "",
+            clean(replica.stage),
+            clean(replica.variant or ""),
             device_label(replica.device, emulated.get(replica.device)),
             f"{replica.rate_rps:.2f}",
             str(replica.batch_size),

@@ -41,7 +41,7 @@ def test_what_was_read_is_compared_with_what_is_on_the_photos(tmp_path: Path) ->
         line("cam-1-b.jpg", ["OPEN"], run="before"),
         line("cam-1-b.jpg", [], outcome="error", payload=None),
     )
-    assert (found.results, found.errors, found.characters) == (2, 1, 10)
+    assert (found.results, found.errors, found.characters) == (2, ["no reason given"], 10)
     assert found.accuracy == pytest.approx((1 + 0.75) / 2)
     assert found.rate_rps == pytest.approx(0.5)
     assert found.latency_ms["p50"] == pytest.approx(2_000)
@@ -77,7 +77,7 @@ def test_a_result_of_the_wrong_form_is_named_and_the_others_count(
 
 def test_no_result_at_all_is_no_crash(tmp_path: Path) -> None:
     found = read(tmp_path)
-    assert (found.results, found.errors, found.accuracy, found.rate_rps) == (0, 0, 0.0, 0.0)
+    assert (found.results, found.errors, found.accuracy, found.rate_rps) == (0, [], 0.0, 0.0)
     assert found.latency_ms == {}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -11,7 +10,6 @@ from rich.console import Console, RenderableType
 from coordinator.cli.demo import tables
 from coordinator.cli.demo.agents import BUSIEST, DEVICES
 from coordinator.cli.demo.serving import victim_of
-from coordinator.status import Ledger, ReplicaStatus, WorkflowStatus
 from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Solver
 from tiermesh.errors import TiermeshError
 
@@ -64,33 +62,6 @@ def plan() -> Plan:
     )
 
 
-def status(plan: Plan, **told: Any) -> WorkflowStatus:
-    replicas = [
-        ReplicaStatus(
-            id=r.id,
-            stage=r.stage,
-            device=r.device,
-            variant=r.variant,
-            predicted_rate_rps=4.0,
-            **told,
-        )
-        for r in plan.replicas
-    ]
-    return WorkflowStatus(
-        workflow="read-signs",
-        generation=1,
-        run="now",
-        plan=plan.digest,
-        since=0.0,
-        predicted=plan.predicted,
-        throughput_rps=None,
-        latency_ms={},
-        ledger=Ledger(),
-        devices=[],
-        replicas=replicas,
-    )
-
-
 def test_the_fleet_says_what_is_emulated() -> None:
     lines = shown(tables.fleet_table(DEVICES)).splitlines()
     assert [line.split()[0] for line in lines[2:]] == [d.name for d in DEVICES]
@@ -103,36 +74,6 @@ def test_a_plan_shows_its_replicas_and_marks_emulated_devices(plan: Plan) -> Non
     assert "plan: 0.0300 USD/h, gap 0.00%" in text
     assert "cam-1 (emulated 6x)" in text
     assert HOSTILE in text
-
-
-@pytest.mark.parametrize(
-    ("told", "cells"),
-    [
-        ({}, ["-", "4.00", "-", "0%", "-", "-"]),
-        (
-            {"rate_rps": 3.987, "busy": 0.25, "waiting": 3, "service_p95_ms": 41.6},
-            ["3.99", "4.00", "25%", "0%", "3", "42"],
-        ),
-    ],
-)
-def test_what_serves_is_shown_where_it_is_known(
-    plan: Plan, told: dict[str, Any], cells: list[str]
-) -> None:
-    text = shown(tables.live_table(status(plan, **told), EMULATED))
-    assert HOSTILE in text
-    (detect,) = (line for line in text.splitlines() if line.split()[:1] == ["detect"])
-    assert detect.split()[3:] == cells
-
-
-def test_the_ledger_says_only_what_there_is() -> None:
-    assert tables.ledger_line(Ledger(accepted=3, results=2, errors=1)) == (
-        "accepted 3 = results 2 + errors 1; injected again 0, duplicates dropped 0"
-    )
-    some = Ledger(accepted=9, results=2, errors=1, filtered=4, in_flight=2, retried=5, duplicates=6)
-    assert tables.ledger_line(some) == (
-        "accepted 9 = results 2 + errors 1 + filtered 4 + in flight 2; "
-        "injected again 5, duplicates dropped 6"
-    )
 
 
 def test_predicted_stands_beside_measured_where_both_are_known(plan: Plan) -> None:
