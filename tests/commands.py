@@ -27,6 +27,7 @@ class Commands:
 
     def __init__(self, **environment: str) -> None:
         self.mark = uuid.uuid4().hex
+        self._started: list[Command] = []
         path = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "proto")])
         self.environment = {**os.environ, "PYTHONPATH": path, MARK: self.mark, **environment}
 
@@ -36,11 +37,12 @@ class Commands:
             *(sys.executable, "-m", module, *map(str, words)),
             cwd=CHECKOUT,
             env=self.environment,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        return Command(process)
+        self._started.append(Command(process))
+        return self._started[-1]
 
     async def run(self, module: str, *words: object) -> Command:
         """Run a command to its end."""
@@ -67,6 +69,7 @@ class Commands:
         """Kill what is left."""
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*(one.end() for one in self._started if one.code is None))
         await until(lambda: not self.processes(), "what a test left ends")
 
 
@@ -97,8 +100,8 @@ class Command:
         raise AssertionError(f"it never said {text!r}:\n{self.said}")
 
     async def end(self) -> None:
-        """Wait for its end and read all that it says until then."""
-        out, said = await self.process.communicate()
+        """Close its standard input, wait for its end, and read all that it says until then."""
+        out, said = await self.process.communicate(b"")
         self.out += out.decode()
         self.said += said.decode()
 
