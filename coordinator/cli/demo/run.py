@@ -219,7 +219,7 @@ class Demo:
         return served
 
     async def _hold(self) -> None:
-        self._say("the mesh is held; Ctrl-C ends it")
+        self._output.progress.print("the mesh is held; Ctrl-C ends it")
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
         with contextlib.suppress(asyncio.CancelledError):
