@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.cli.demo.agents import mesh_of
 from tests.commands import Commands, needs_proc, until
 from tests.fetched import fetched_ladders
 
@@ -40,10 +41,23 @@ async def commands(home: Path) -> AsyncIterator[Commands]:
     await made.close()
 
 
-async def test_a_killed_worker_costs_no_photo(commands: Commands, measured: Path) -> None:
-    words = ("--images", PHOTOS, "--kill-worker", "any", "--state", measured, "--json")
-    demo = await commands.run("coordinator.cli", "demo", *words)
+async def test_a_killed_worker_costs_no_photo_and_the_held_mesh_goes_on(
+    commands: Commands, measured: Path
+) -> None:
+    words = ("--images", PHOTOS, "--kill-worker", "any", "--hold", "--state", measured, "--json")
+    demo = await commands.start("coordinator.cli", "demo", *words)
+    await demo.says("the mesh is held")
+    status = await commands.run(
+        "coordinator.cli", "status", "--state", measured / "coordinator", "--json"
+    )
+    options = ("--state", measured / "coordinator", "--mesh", mesh_of(measured))
+    devices = await commands.run("coordinator.cli", "devices", *options, "--json")
+    demo.process.send_signal(signal.SIGINT)
+    await demo.end()
     assert demo.code == 0, demo.said
+    assert status.code == devices.code == 0, status.said + devices.said
+    assert status.document["workflows"][0]["ledger"]["results"] == PHOTOS
+    assert {d["state"] for d in devices.document["devices"]} == {"ready"}
     document = demo.document
     ledger = document["ledger"]
     assert (ledger["accepted"], ledger["results"], ledger["errors"]) == (PHOTOS, PHOTOS, 0)
