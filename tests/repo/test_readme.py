@@ -1,0 +1,287 @@
+"""README says what is so: each of its commands is run here, in its order, and its workflow is the one that ships.
+
+A command that these tests do not know fails them. What a test changes of a command it says, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tomllib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from coordinator.cli import build_parser
+from tests.fetched import VARIANTS, fetched_ladders
+from tiermesh.documents.profile import Point, Profile, Seconds
+from tiermesh.documents.reading import encode_json
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PHOTOS: Final = 8
+PLAN: Final = "coordinator plan variants/read-signs/read-signs.yaml -o plan.json"
+PLAN_IN_A_SCRIPT: Final = f"{PLAN} --json | python -m json.tool"
+APPLY: Final = "coordinator apply plan.json --wait"
+MESH: Final = f"readme-{uuid.uuid4().hex[:6]}"
+
+# Those that would run these tests again, or install what they are running with.
+MADE = ["make demo", "make test"]
+INSTALLED = [
+    "pip install -e .",
+    "pip install -e '.[onnx,vision]'",
+    "pip install -e '.[coordinator,variants]'",
+]
+# Run by tests/integration/demo.
+DEMOS = ["coordinator demo --kill-worker any", "coordinator demo --hold"]
+# Each with what the test adds, where it is not run as it stands. `--mesh` keeps it from the agents of others.
+ON_A_MESH: Final = {
+    "agent run --tier hub --price 0.02": f"--mesh {MESH}",
+    "agent doctor": "",
+    "agent status": "",
+    "coordinator devices": f"--mesh {MESH}",
+    "coordinator variants fetch": "",
+    # Measuring all of it takes ten minutes, and would write to the checkout.
+    "coordinator variants measure": "--dataset signs --count 1",
+    # Less exact than what one waits for on a device, and enough to plan with.
+    "coordinator profile variants/read-signs/read-signs.yaml": (
+        f"--mesh {MESH} --time-limit 5 --batch-sizes 1"
+    ),
+    PLAN: f"--mesh {MESH}",
+    "coordinator explain plan.json": "",
+    "coordinator apply plan.json --dry-run": f"--mesh {MESH}",
+    APPLY: f"--mesh {MESH}",
+    "coordinator status": "",
+    "coordinator events": "",
+    PLAN_IN_A_SCRIPT: f"--mesh {MESH}",
+    f"{APPLY} --json": f"--mesh {MESH}",
+}
+ON_FILES = [
+    "coordinator import jellybean DIR -o problem.json",
+    "coordinator plan problem.json --exclusive --single-variant",
+    "coordinator batching --rate 40 --service profile.json --latency-slo 0.2",
+]
+
+
+def commands() -> list[str]:
+    """Every line of README's blocks of commands, without its comment."""
+    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    lines = (re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+def workflow_shown() -> Any:
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return yaml.safe_load(shown)
+
+
+def test_every_command_is_known_here_and_none_is_left_over() -> None:
+    known = [*MADE, *DEMOS, *INSTALLED, *ON_A_MESH, *ON_FILES]
+    assert sorted(commands()) == sorted(known)
+    mesh = [line for line in commands() if line in ON_A_MESH]
+    assert mesh == list(ON_A_MESH), "they are run in README's order"
+
+
+@pytest.mark.parametrize("command", MADE)
+def test_make_has_the_target(command: str) -> None:
+    target = command.removeprefix("make ")
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", INSTALLED)
+def test_pip_finds_the_extras(command: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (package,) = shlex.split(command)[3:]
+    extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", package)
+    assert extras is not None
+    wanted = (extras[1] or "").split(",") if extras[1] else []
+    assert set(wanted) <= project["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize("command", DEMOS)
+def test_the_demo_has_the_option_and_a_test_that_uses_it(command: str) -> None:
+    words = shlex.split(command)[1:]
+    assert build_parser().parse_args(words)
+    tested = (ROOT / "tests" / "integration" / "demo" / "test_demo.py").read_text()
+    assert all(f'"{word}"' in tested for word in words)
+
+
+def test_the_workflow_is_the_one_that_ships() -> None:
+    ships = (VARIANTS / "read-signs" / "read-signs.yaml").read_text()
+    assert workflow_shown() == yaml.safe_load(ships)
+
+
+def test_what_it_links_to_is_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+class Shell:
+    """A folder with the checkout's `variants` in it, where commands are typed."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder = folder
+        programs = folder / "bin"
+        programs.mkdir()
+        for name, words in (("coordinator", "-m coordinator.cli"), ("agent", "-m agent.cli")):
+            self._program(programs / name, words)
+        self._program(programs / "python", "")
+        (folder / "variants").symlink_to(VARIANTS)
+        self._environment = {
+            **os.environ,
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
+            "TIERMESH_HOME": str(home),
+        }
+
+    def _program(self, path: Path, words: str) -> None:
+        path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
+        path.chmod(0o755)
+
+    def run(self, command: str) -> str:
+        """What a command prints; it must succeed."""
+        done = subprocess.run(
+            ["/bin/bash", "-o", "pipefail", "-c", command],
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Start a command that goes on; it ends with its standard input, should the test be killed."""
+        return subprocess.Popen(
+            ["/bin/bash", "-c", f"exec {command} --exit-with-stdin"],
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home of its own, with what has been fetched already."""
+    made = tmp_path / "home"
+    made.mkdir()
+    for name in ("artifacts", "builds"):
+        (made / name).symlink_to(fetched_ladders().cache.home / name)
+    return made
+
+
+@pytest.fixture
+def shell(tmp_path: Path, home: Path) -> Shell:
+    return Shell(tmp_path, home)
+
+
+@pytest.fixture
+def agent(shell: Shell, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """README's own agent, with photos to serve."""
+    from variants.data import render_signs
+
+    photos = home / "agent" / "data" / "signs"
+    render_signs(photos, PHOTOS, seed=3)
+    (photos / "truth.json").unlink()
+    run, more = next(iter(ON_A_MESH.items()))
+    process = shell.start(f"{run} {more}")
+    assert process.stderr is not None
+    # It says so once it serves.
+    assert any(" serves hub on " in line for line in process.stderr), "the agent does not start"
+    yield process
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+
+
+def as_run(command: str) -> str:
+    """A command with what the test adds to it, before its pipe."""
+    first, *rest = command.split(" | ")
+    return " | ".join([f"{first} {ON_A_MESH[command]}".strip(), *rest])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.xdist_group("demo")
+def test_the_commands_take_a_workflow_to_its_results(
+    agent: subprocess.Popen[str], shell: Shell, home: Path
+) -> None:
+    said = {command: shell.run(as_run(command)) for command in list(ON_A_MESH)[1:]}
+    assert agent.poll() is None
+
+    assert "hub" in said["coordinator devices"]
+    assert f"{PHOTOS} accepted = {PHOTOS} results + 0 errors" in said[APPLY]
+    assert "read-signs" in said["coordinator status"]
+    assert "rollout-started" in said["coordinator events"]
+    plan = json.loads(said[PLAN_IN_A_SCRIPT])
+    assert plan == json.loads((shell.folder / "plan.json").read_text())
+    applied = json.loads(said[f"{APPLY} --json"])
+    assert applied["outcome"] == "committed"
+    assert (applied["ledger"]["accepted"], applied["ledger"]["results"]) == (PHOTOS, PHOTOS)
+    results = (home / "agent" / "data" / "out" / "text.jsonl").read_text().splitlines()
+    assert len(results) == PHOTOS
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Shell:
+    return Shell(tmp_path, tmp_path / "home")
+
+
+def test_planning_works_on_another_systems_files(files: Shell) -> None:
+    beside = [ROOT.parent, ROOT.parent.parent]
+    data = [folder / "shared" / "data" / "jellybean-vqa-medium" for folder in beside]
+    (folder, *_) = [path for path in data if path.is_dir()] or [None]
+    if folder is None:
+        pytest.skip("the published data (../shared/data/jellybean-vqa-medium) is not here")
+    importing, planning, _ = ON_FILES
+    files.run(importing.replace("DIR", shlex.quote(str(folder))))
+    assert "USD/h" in files.run(planning)
+
+
+def test_batching_works_on_a_profile(files: Shell) -> None:
+    (files.folder / "profile.json").write_bytes(encode_json(a_profile()))
+    answer = json.loads(files.run(f"{ON_FILES[2]} --json"))
+    assert answer["chosen"]["latency_s"]["p95"] <= 0.2
+
+
+def a_profile() -> Profile:
+    """A device that takes 4 ms, and 6 ms for each item of a batch."""
+    points = [
+        Point(
+            batch_size=batch,
+            threads=1,
+            samples=50,
+            seconds=Seconds(
+                **dict.fromkeys(Seconds.__struct_fields__, seconds := (4 + 6 * batch) / 1000)
+            ),
+            items_per_second=batch / seconds,
+            interval=0.01,
+        )
+        for batch in (1, 2, 4, 8)
+    ]
+    return Profile(
+        device="device",
+        device_class="class",
+        model="ocr-recognise",
+        variant="v3",
+        variant_digest="sha256:" + "0" * 64,
+        runtime="onnx",
+        agent_version="0.1.0",
+        measured_at="2025-01-01T00:00:00Z",
+        peak_memory_bytes=1_000_000,
+        bytes_out_per_request=100.0,
+        points=points,
+    )
