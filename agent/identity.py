@@ -174,9 +174,17 @@ def _take(state: Path) -> IO[str]:
             why=f"its process is {holder}" if holder else "it holds the folder's lock",
             fix="Stop it, or give this one a folder of its own: --state DIR",
         ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    try:
+        # Not through the buffer: what does not fit into a full disk would be written again at close.
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), str(os.getpid()).encode())
+    except OSError as error:
+        lock.close()
+        raise StorageFull(
+            f"the state folder {state} cannot be written",
+            why=error.strerror or str(error),
+            fix="Free disk space, or choose another folder: --state DIR",
+        ) from None
     return lock
 
 

@@ -124,6 +124,7 @@ def _check_reply(reply: device_pb2.DescribeReply) -> None:
         raise InvalidDocument(f"its data_address: {error.what}", path="$.data_address") from None
 
 
+_SILENT: Final = "it takes connections and says nothing: another program, or an agent that is stuck"
 _SIGNS: Final = (
     ("connection refused", Reach.REFUSED),
     ("no route", Reach.NO_ROUTE),
@@ -155,7 +156,7 @@ def unreached_by(address: str, error: grpc.aio.AioRpcError) -> Unreached:
         )
     for sign, reach in _SIGNS:
         if code is grpc.StatusCode.UNAVAILABLE and sign in details.lower():
-            return Unreached(address, reach)
+            return Unreached(address, reach, _SILENT if sign == "settings" else "")
     return Unreached(address, Reach.OTHER, _short(f"{code.name}: {details}"))
 
 

@@ -12,15 +12,14 @@ from tiermesh import limits
 from tiermesh.documents import workflow as workflows
 from tiermesh.documents.reading import convert
 from tiermesh.documents.workflow import Workflow
-from tiermesh.errors import InvalidDocument, LimitExceeded, TiermeshError
+from tiermesh.errors import InvalidDocument, LimitExceeded
 
 
 def read_workflow(path: Path) -> tuple[Workflow, WorkflowSource]:
     """A checked workflow, and its text and folder as the journal keeps them.
 
     Raises:
-        InvalidDocument: it is not YAML, or a field is wrong.
-        TiermeshError: it cannot be read.
+        InvalidDocument: it cannot be read, it is not YAML, or a field is wrong.
     """
     text = _text(path, "the workflow")
     workflow = parse_workflow(text)
@@ -37,8 +36,7 @@ def read_fleet_file(path: Path) -> FleetFile:
     """A checked fleet file; an empty one says nothing.
 
     Raises:
-        InvalidDocument: it is not YAML, or a field is wrong.
-        TiermeshError: it cannot be read.
+        InvalidDocument: it cannot be read, it is not YAML, or a field is wrong.
     """
     plain = _plain(_text(path, "the fleet file"), "the fleet file")
     return convert({} if plain is None else plain, FleetFile, "the fleet file")
@@ -51,8 +49,11 @@ def _text(path: Path, what: str) -> str:
                 f"{what} {path} is too large", why=f"the limit is {limits.DOCUMENT_BYTES} bytes"
             )
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TiermeshError(f"cannot read {what} {path}", why=str(error)) from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InvalidDocument(f"cannot read {what} {path}", why=why, path=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise InvalidDocument(f"{what} is not text", why=str(error), path=str(path)) from None
 
 
 def _plain(text: str, what: str) -> object:

@@ -9,11 +9,13 @@ The methods block: call them from a thread where an event loop runs.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -29,6 +31,8 @@ STATE_VERSION: Final = 1
 SNAPSHOT_EVERY: Final = 2_000
 """Events between two snapshots."""
 FILE_NAME: Final = "journal.sqlite"
+PAGE_BYTES: Final = 64 * 1024
+"""With less free space than this, SQLite can write nothing: its index alone grows by 32 kB."""
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -272,15 +276,23 @@ def _explained(path: Path) -> Generator[None]:
             path=str(path),
         ) from None
     except OSError as error:
-        raise TiermeshError(
+        failure = StorageFull if error.errno == errno.ENOSPC else TiermeshError
+        raise failure(
             f"the state folder {path.parent} cannot be used",
-            why=str(error),
+            why=error.strerror or str(error),
             fix="Name another --state",
         ) from None
 
 
+def _is_full(folder: Path) -> bool:
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free < PAGE_BYTES
+    return False
+
+
 def _explain_operational(path: Path, error: sqlite3.OperationalError) -> NoReturn:
-    if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+    # Where the disk is full, SQLite may also be unable to enlarge its index of what was written (SQLITE_IOERR_SHMSIZE).
+    if error.sqlite_errorcode == sqlite3.SQLITE_FULL or _is_full(path.parent):
         raise StorageFull(
             f"the journal {path} cannot be written",
             why="the disk is full",

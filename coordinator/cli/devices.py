@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from coordinator import config
+from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, opened
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, device_label
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from coordinator.fleet import Fleet
     from coordinator.fleet.state import Device
 
+NOBODY = "no devices; start one (agent run), name its --mesh, or give its address with --device"
 _STYLES = {"ready": "green", "suspect": "yellow", "failed": "red", "left": "dim"}
 
 
@@ -37,7 +39,9 @@ def register(commands: Commands) -> None:
         ),
     )
     add_mesh_options(parser)
-    parser.add_argument("--expect", type=int, metavar="N", help="wait for N devices; fail without")
+    parser.add_argument(
+        "--expect", type=arguments.count, metavar="N", help="wait for N devices; fail without"
+    )
     parser.add_argument("--offline", action="store_true", help="only what the journal knows")
     parser.add_argument("--forget", action="append", default=[], metavar="NAME", help="take it out")
 
@@ -49,9 +53,11 @@ def _devices(args: argparse.Namespace, output: Output) -> int:
         else asyncio.run(_found(args, output))
     )
     shown = [d for d in fleet.devices.values() if d.state != "left"]
-    output.console.print(_table(shown) if shown else "no devices")
+    output.console.print(_table(shown) if shown else NOBODY)
     output.document(document(fleet))
     lacking = args.expect is not None and len(fleet.ready) < args.expect
+    if lacking:
+        output.progress.print(f"{len(fleet.ready)} of the {args.expect} devices expected are ready")
     silent = [a for a in args.device if fleet.sightings.get(a) and fleet.sightings[a].failures]
     return 1 if (lacking or silent) and not args.offline else 0
 

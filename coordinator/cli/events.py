@@ -12,6 +12,7 @@ import msgspec
 from rich.table import Table
 
 from coordinator import config
+from coordinator.cli import arguments
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
@@ -44,7 +45,9 @@ def register(commands: Commands) -> None:
         "--kind", action="append", choices=KINDS, metavar="KIND", help=", ".join(KINDS)
     )
     parser.add_argument("--about", metavar="NAME", help="only of this device or workflow")
-    parser.add_argument("--limit", type=int, default=50, metavar="N", help="the newest N")
+    parser.add_argument(
+        "--limit", type=arguments.count, default=50, metavar="N", help="the newest N"
+    )
     parser.add_argument("--follow", action="store_true", help="go on as more happens")
     add_state_option(parser)
 
@@ -63,8 +66,8 @@ def _events(args: argparse.Namespace, output: Output) -> int:
         fleet = journal.load()
         about = _subject(fleet, args.about)
         kinds: list[str] = args.kind or []
-        entries = journal.events(kinds=kinds, about=about, limit=max(args.limit, 0))
-        output.console.print(_table(entries, fleet))
+        entries = journal.events(kinds=kinds, about=about, limit=args.limit)
+        output.console.print(_table(entries, fleet) if entries else "no such events")
         output.document({"events": [_plain(entry, fleet) for entry in entries]})
         if args.follow:
             asyncio.run(

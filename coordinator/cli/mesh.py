@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator import config
+from coordinator.cli import arguments
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from tiermesh import wire
@@ -48,6 +49,7 @@ def add_mesh_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--mesh",
+        type=arguments.name,
         default=DEFAULT_MESH,
         metavar="NAME",
         help="the mesh whose announcements to hear (default: %(default)s)",
@@ -55,7 +57,7 @@ def add_mesh_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-browse", action="store_true", help="do not look for announcements")
     group.add_argument(
         "--timeout",
-        type=float,
+        type=arguments.seconds,
         default=5.0,
         metavar="S",
         help="seconds to wait for a device (default: %(default)g)",
@@ -98,6 +100,8 @@ async def opened(
     from coordinator.files import read_fleet_file
     from coordinator.runner import Mesh
 
+    for address in args.device:
+        wire.split_address(address)
     if args.insecure_lan:
         output.progress.print(f"[yellow]{wire.INSECURE_NOTICE}[/]")
     async with Mesh.open(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
 from tiermesh import limits
-from tiermesh.errors import InvalidDocument
+from tiermesh.errors import InvalidDocument, TiermeshError
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
@@ -49,7 +50,11 @@ def register(commands: Commands) -> None:
     parser.add_argument("--batch-sizes", type=_numbers, default=(1, 2, 4, 8), metavar="N,N")
     parser.add_argument("--threads", type=_numbers, default=(), metavar="N,N")
     parser.add_argument(
-        "--time-limit", type=float, default=30.0, metavar="S", help="for one variant on one device"
+        "--time-limit",
+        type=arguments.seconds,
+        default=30.0,
+        metavar="S",
+        help="for one variant on one device",
     )
     add_variants_option(parser)
     add_mesh_options(parser)
@@ -71,6 +76,8 @@ def _profile(args: argparse.Namespace, output: Output) -> int:
 
 async def _measure(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     devices = [_named(mesh, name) for name in args.on] if args.on else mesh.fleet.ready
+    if not devices:
+        raise TiermeshError("no device is ready to measure", fix="Run: coordinator devices")
     if args.workflow is not None:
         variants = await mesh.variants(await mesh.read_workflow(args.workflow))
     else:
@@ -84,7 +91,7 @@ async def _measure(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     for failed in document["failed"]:
         output.progress.print(f"[red]{clean(failed['device'])}[/]: {clean(failed['why'])}")
     output.document(document)
-    return 1 if document["failed"] or not devices else 0
+    return 1 if document["failed"] else 0
 
 
 def _options(args: argparse.Namespace) -> ProfileOptions:

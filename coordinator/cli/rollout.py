@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from rich.table import Table
 
+from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
@@ -59,6 +60,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--run",
         dest="new_run",
+        type=arguments.name,
         metavar="NAME",
         help="begin a run of that name (default: what runs goes on)",
     )

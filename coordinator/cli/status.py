@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from coordinator import config
+from coordinator.cli import arguments
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.replicas import ledger_line, replica_table
@@ -37,7 +38,11 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="only this workflow's name")
     parser.add_argument(
-        "--interval", type=float, default=1.0, metavar="S", help="measure over so many seconds"
+        "--interval",
+        type=arguments.seconds,
+        default=1.0,
+        metavar="S",
+        help="measure over so many seconds",
     )
     parser.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
     add_state_option(parser)

@@ -100,6 +100,8 @@ def _check_replica(
         _wrong(f"{at}.stage", f"the workflow has no stage `{replica.stage}`")
     if replica.device not in devices:
         _wrong(f"{at}.device", f"there is no device `{replica.device}`")
+    if not replica.id.startswith(f"{replica.stage}@{replica.device}"):
+        _wrong(f"{at}.id", f"`{replica.id}` is not on {replica.device}, serving {replica.stage}")
     if isinstance(workflow.stages[replica.stage], Model):
         there = catalogue.variants.get(replica.stage, {})
         if replica.variant not in there:

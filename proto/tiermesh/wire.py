@@ -16,7 +16,7 @@ import grpc.aio
 import msgspec
 
 from tiermesh import limits
-from tiermesh.errors import TiermeshError, Unreachable, error_of
+from tiermesh.errors import InvalidDocument, TiermeshError, Unreachable, error_of
 
 FAILURE_KEY: Final = "tiermesh-failure-bin"
 INSECURE_NOTICE: Final = (
@@ -80,11 +80,11 @@ def channel(address: str, *, insecure_lan: bool = False) -> grpc.aio.Channel:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """``host:port`` or ``[v6]:port`` as its parts; TiermeshError says how it should be written."""
+    """``host:port`` or ``[v6]:port`` as its parts; InvalidDocument says how it should be written."""
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise TiermeshError(
+        raise InvalidDocument(
             f"{address!r} is not an address", fix="Write host:port, for example 127.0.0.1:7070"
         )
     return host, int(port)

@@ -87,7 +87,9 @@ def _invalid(message: str, to: type, what: str, at: str) -> InvalidDocument:
     path = at + inner.removeprefix("$")
     unknown = _UNKNOWN.search(text)
     if unknown is None:
-        return InvalidDocument(f"{what} is wrong at `{path}`", why=text, path=path)
+        choices = _choices_at(to, inner) if "enum" in text else []
+        fix = f"Allowed: {', '.join(choices)}" if choices else ""
+        return InvalidDocument(f"{what} is wrong at `{path}`", why=text, fix=fix, path=path)
     allowed = _fields_at(to, inner)
     close = difflib.get_close_matches(unknown["field"], allowed, n=1)
     return InvalidDocument(
@@ -102,13 +104,29 @@ def _invalid(message: str, to: type, what: str, at: str) -> InvalidDocument:
 
 def _fields_at(to: type, path: str) -> list[str]:
     """The field names of the struct that a `$.a[0].b` path leads to; empty where it cannot be told."""
+    node = _struct_in(_node_at(to, path))
+    return [field.encode_name for field in node.fields] if node is not None else []
+
+
+def _choices_at(to: type, path: str) -> list[str]:
+    """The values that are allowed where a path leads; empty where it cannot be told."""
+    node = _node_at(to, path)
+    options = getattr(node, "types", (node,))
+    return [
+        str(value)
+        for option in options
+        if isinstance(option, msgspec.inspect.LiteralType)
+        for value in option.values
+    ]
+
+
+def _node_at(to: type, path: str) -> Any:
     node: Any = msgspec.inspect.type_info(to)
     for step in re.findall(r"\.([A-Za-z0-9_]+)|\[(\.\.\.|\d+)\]", path):
         node = _step(node, step[0])
         if node is None:
-            return []
-    node = _struct_in(node)
-    return [field.encode_name for field in node.fields] if node is not None else []
+            return None
+    return node
 
 
 def _step(node: Any, name: str) -> Any:

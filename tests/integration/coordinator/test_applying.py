@@ -181,6 +181,10 @@ async def test_a_plan_that_was_edited_is_refused(ready):
     moved = [replace(plan.replicas[0], device="nowhere"), *plan.replicas[1:]]
     with pytest.raises(InvalidDocument, match=r"replicas\[0\]\.device"):
         await ready.mesh.apply(replace(plan, replicas=moved))
+    device = next(r.device for r in plan.replicas if r.device != plan.replicas[0].device)
+    moved = [replace(plan.replicas[0], device=device), *plan.replicas[1:]]
+    with pytest.raises(InvalidDocument, match=rf"replicas\[0\]\.id.*is not on {device}"):
+        await ready.mesh.apply(replace(plan, replicas=moved))
 
 
 async def test_a_generation_that_a_device_knows_is_never_given_out_again(ready):

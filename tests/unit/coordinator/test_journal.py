@@ -1,9 +1,11 @@
 """The journal: what is written is there again, and every way it can be broken says so."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -187,6 +189,33 @@ def test_a_full_disk_is_said_and_loses_nothing(journal):
     with pytest.raises(StorageFull, match="journal"):
         journal.append([note("x" * 100_000)])
     assert [e.event.text for e in journal.events()] == ["kept"]
+
+
+def test_a_disk_on_which_sqlite_cannot_even_begin_is_called_full(journal, monkeypatch):
+    journal._connection.close()
+    monkeypatch.setattr(journal, "_connection", Failing())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(StorageFull, match="the disk is full"):
+        journal.append([note("x")])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    with pytest.raises(TiermeshError, match="disk I/O error") as caught:
+        journal.append([note("x")])
+    assert not isinstance(caught.value, StorageFull)
+
+
+class Failing:
+    """A connection as on a disk that fails."""
+
+    def __enter__(self):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    def __exit__(self, *_):
+        raise AssertionError("never entered")
+
+    def close(self):
+        pass
 
 
 def test_another_programs_database_is_left_alone(tmp_path):

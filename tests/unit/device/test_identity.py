@@ -79,6 +79,19 @@ def test_a_full_disk_leaves_the_old_identity(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.json", "lock"]
 
 
+def test_a_disk_that_is_full_from_the_start_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(StorageFull, match="No space left"):
+            Identity.load_or_create(tmp_path)
+    Identity.load_or_create(tmp_path).close()
+
+
 def test_a_folder_where_no_agent_ran_has_no_ports(tmp_path: Path) -> None:
     with pytest.raises(TiermeshError, match="no agent has run"):
         read_ports(tmp_path)

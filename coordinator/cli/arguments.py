@@ -1,0 +1,42 @@
+"""Types of command-line arguments: what is out of range is refused before anything is done."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+from tiermesh import ids
+
+
+def seconds(text: str) -> float:
+    """A time above 0."""
+    return _number(text, "a time in seconds above 0", above=0.0)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    wanted = "a whole number of at least 1"
+    number = _number(text, wanted, above=0.0)
+    if number != int(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return int(number)
+
+
+def name(text: str) -> str:
+    """A name as devices, meshes and runs have it."""
+    if not re.fullmatch(ids.NAME_PATTERN, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name: letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
+        )
+    return text
+
+
+def _number(text: str, wanted: str, *, above: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not above < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return number
