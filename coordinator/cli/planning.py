@@ -10,6 +10,7 @@ from rich.table import Table
 
 from coordinator.cli.mesh import add_mesh_options, add_variants_option
 from coordinator.cli.output import Output
+from coordinator.cli.text import clean
 from coordinator.cli.workflows import (
     SUFFIXES,
     add_workflow_options,
@@ -158,7 +159,7 @@ def show_plan(plan: Plan, output: Output) -> None:
     say(f"predicted {promised.throughput_rps:.4g} requests/s{accuracy}; {latency}")
     output.console.print(_replica_table(plan))
     for warning in plan.warnings:
-        say(f"[yellow]warning:[/] {warning}")
+        say(f"[yellow]warning:[/] {clean(warning)}")
 
 
 def _replica_table(plan: Plan) -> Table:

@@ -11,6 +11,7 @@ from rich.table import Table
 from coordinator import config
 from coordinator.cli.output import Output
 from coordinator.cli.planning import problem_beside, read_file, read_problem
+from coordinator.cli.text import clean
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.reading import decode_json
 from tiermesh.errors import DigestMismatch, InvalidDocument
@@ -96,11 +97,11 @@ def _show_explanation(explanation: Explanation, output: Output) -> None:
     output.console.print(f"{explanation.objective} {explanation.value:.5g}")
     table = Table("replica", "why", box=None, header_style="bold")
     for why in explanation.replicas:
-        table.add_row(why.replica, why.reason)
+        table.add_row(clean(why.replica), clean(why.reason))
     output.console.print(table)
     binding = Table("what binds", "relaxed by", "saves", box=None, header_style="bold")
     for row in explanation.binding:
-        binding.add_row(row.constraint, row.relaxed_by, f"{row.saves:.5g}")
+        binding.add_row(clean(row.constraint), clean(row.relaxed_by), f"{row.saves:.5g}")
     if explanation.binding:
         output.console.print(binding)
     else:
@@ -162,14 +163,14 @@ def _show_difference(found: Difference, output: Output) -> None:
         say("nothing would change")
         return
     for name in found.started:
-        say(f"[green]+ {name}[/]")
+        say(f"[green]+ {clean(name)}[/]")
     for name in found.stopped:
-        say(f"[red]- {name}[/]")
+        say(f"[red]- {clean(name)}[/]")
     for stage, variant, source, target in found.moved:
         say(f"[yellow]> {stage} {variant or ''}[/] from {source} to {target}")
     for replica in found.retuned:
         (rate, rate_now), (batch, batch_now) = replica.rate_rps, replica.batch_size
-        say(f"~ {replica.id}: {rate:.3g} to {rate_now:.3g}/s, batch {batch} to {batch_now}")
+        say(f"~ {clean(replica.id)}: {rate:.3g} to {rate_now:.3g}/s, batch {batch} to {batch_now}")
     say(
         f"{found.rerouted_share:.0%} of the requests take another way; "
         f"{found.loads_mb:.0f} MB to load; {found.cost_per_hour:+.4f} USD/h"

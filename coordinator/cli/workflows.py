@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import run_with_mesh
@@ -49,7 +50,7 @@ def plan_workflow(
 
     async def work(mesh: Mesh) -> int:
         workflow = await mesh.read_workflow(args.problem)
-        await _warn_unmeasured(mesh, workflow, output)
+        await _warn_unmeasured(mesh, workflow, args.problem, output)
         problem = await mesh.problem(workflow, source_bytes=dict(args.source_bytes))
         with output.progress.status("planning"):
             made.append((await mesh.solve(problem, options), problem))
@@ -59,7 +60,7 @@ def plan_workflow(
     return made[0]
 
 
-async def _warn_unmeasured(mesh: Mesh, workflow: Workflow, output: Output) -> None:
+async def _warn_unmeasured(mesh: Mesh, workflow: Workflow, path: Path, output: Output) -> None:
     fleet, missing = mesh.fleet, 0
     for variant in await mesh.variants(workflow):
         digest = variant.digest
@@ -67,7 +68,7 @@ async def _warn_unmeasured(mesh: Mesh, workflow: Workflow, output: Output) -> No
     if missing:
         output.progress.print(
             f"[yellow]{missing} profiles are missing[/] and left out of the plan; "
-            f"measure them with: coordinator profile {clean(workflow.workflow)}.yaml"
+            f"measure them with: coordinator profile {clean(path)}"
         )
 
 

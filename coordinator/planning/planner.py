@@ -10,7 +10,7 @@ import msgspec
 
 from coordinator.planning import assemble, conflict, slo, survive
 from coordinator.planning.exact import Found, search, search_exhaustively, search_greedily
-from coordinator.planning.instance import Instance, build
+from coordinator.planning.instance import build
 from coordinator.planning.latency import SATURATED
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination, engine_name
@@ -137,8 +137,3 @@ def _warnings(draft: assemble.Draft) -> list[str]:
         return []
     shown = ", ".join(full[:SHOWN_DEVICES]) + (" ..." if len(full) > SHOWN_DEVICES else "")
     return [f"busy all of their time, so that queues grow without bound: {shown}"]
-
-
-def instance_of(problem: Problem, options: Options) -> Instance:
-    """The indexed problem, as `solve` sees it."""
-    return build(problem, exclusive=options.exclusive)

@@ -194,3 +194,22 @@ def _digest(problem_file, seed):
         words, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
     )
     return decode_json(done.stdout, Plan, "the plan").digest
+
+
+@pytest.mark.parametrize("command", ["explain", "simulate", "diff"])
+def test_a_plan_is_shown_as_it_is_written(command, problem_file, tmp_path, capsys):
+    """Ids are free text: what looks like the terminal's markup is none."""
+    plan = tmp_path / "plan.json"
+    assert main(["plan", str(problem_file), "-o", str(plan)]) == 0
+    odd = json.loads(plan.read_text())
+    for replica in odd["replicas"]:
+        replica["id"] += "[/red]"
+    for lane in odd["lanes"]:
+        lane["path"] = {stage: id_ + "[/red]" for stage, id_ in lane["path"].items()}
+        lane["backup"] = {}
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    (tmp_path / "odd.problem.json").write_text(problem_file.read_text())
+    capsys.readouterr()
+    code = main([command, str(tmp_path / "odd.json"), *([str(plan)] if command == "diff" else [])])
+    assert code == 0
+    assert ("[/red]" in capsys.readouterr().out) == (command == "explain")
