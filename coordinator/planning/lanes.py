@@ -18,7 +18,7 @@ from coordinator.planning.instance import Branch, Candidate, DeviceClass, Site
 
 DUST: Final = 1e-10
 """Shares below this are rounding of ours."""
-SPECK: Final = 1e-7
+SPECK: Final = 1e-6
 """Shares below this are a solver's tolerance: no lane is made for them, and no device opened."""
 
 

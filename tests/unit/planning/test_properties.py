@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 from coordinator.planning import Objective, Options, Strategy, conflict, exhaustive, slo, solve
 from coordinator.planning.verify import violations
 from tiermesh.documents import problem as doc
+from tiermesh.documents.problem import Problem
+from tiermesh.documents.reading import decode_json
 from tiermesh.errors import Infeasible, LimitExceeded
+
+CASES = Path(__file__).with_name("cases")
+"""Problems that went wrong once."""
 
 SETTINGS = settings(
     max_examples=20,
@@ -231,9 +237,18 @@ def test_a_lower_target_never_costs_more(problem, step):
         assert low.solver.objective <= high.solver.objective + 1e-5
 
 
+@pytest.mark.parametrize("case", sorted(CASES.glob("one_more_device_*.json")), ids=lambda p: p.stem)
+def test_one_more_device_did_not_cost_more_again(case):
+    check_one_more_device(decode_json(case.read_bytes(), Problem, case.name))
+
+
 @SETTINGS
 @given(problems(most_devices=3))
 def test_one_more_device_never_costs_more(problem):
+    check_one_more_device(problem)
+
+
+def check_one_more_device(problem):
     extra = msgspec.structs.replace(problem.devices[0], name="extra")
     profiles = [
         msgspec.structs.replace(p, device="extra")
