@@ -106,7 +106,7 @@ async def test_an_agent_says_what_it_is_and_ends_when_asked(new_agent, commands)
         assert status.code == 0, status.said
         assert status.document["device"] == said.device_id
         assert status.document["generations"] == {}
-        assert status.document["worker"]["state"] == "STATE_STOPPED"
+        assert status.document["worker"]["state"] == "stopped"
     for_people = await commands.run("agent.cli", "status", "--state", agent.folder)
     assert for_people.out.startswith(f"device: {said.device_id}\nname: cam-1\ntier: edge\n")
 
