@@ -93,6 +93,13 @@ def _add_run(commands: Any) -> None:
     )
     add("--exit-with-stdin", action="store_true", help="stop when standard input closes")
     add("--no-announce", dest="announce", action="store_false", default=None, help="no zeroconf")
+    add(
+        "--no-batch-log",
+        dest="batch_log",
+        action="store_false",
+        default=None,
+        help="do not write down requests and batches in STATE/logs",
+    )
 
 
 def _run(args: argparse.Namespace) -> int:

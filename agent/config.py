@@ -18,6 +18,7 @@ class Config(Document, frozen=True, kw_only=True):
     """The settings of `agent run`; a TOML file has the same keys.
 
     `mesh` is which of the meshes that share a network this device announces itself to.
+    `batch_log` lets the worker write down requests and batches in `state`/logs.
     `state` is the agent's own folder, `data` the folder its sources may read and its sinks may write.
     `threads` is how many threads a batch may use (None: all cores). `slowdown` makes this device pretend to be
     that many times slower. Ports: 0 takes a free one at the first start and keeps it.
@@ -37,6 +38,7 @@ class Config(Document, frozen=True, kw_only=True):
     data_port: Annotated[int, Meta(ge=0, lt=65536)] = 0
     insecure_lan: bool = False
     announce: bool = True
+    batch_log: bool = True
 
     @property
     def state_folder(self) -> Path:

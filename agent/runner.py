@@ -126,6 +126,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
             threads=fingerprint.threads,
             slowdown=config.slowdown,
             insecure_lan=config.insecure_lan,
+            batch_log=config.batch_log,
         ),
         next_epoch=identity.next_epoch,
         on_event=events.add,

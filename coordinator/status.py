@@ -15,7 +15,10 @@ PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A replica. Rates in items per second; `busy` is its share of the device's time; None is not known."""
+    """A replica. Rates in items per second; `busy` is its share of the device's time; None is not known.
+
+    `batch_sizes` counts batches by size in items.
+    """
 
     id: str
     stage: str
@@ -30,6 +33,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     errors: int | None = None
     waiting: int | None = None
     service_p95_ms: float | None = None
+    mean_batch: float | None = None
+    batch_sizes: dict[int, int] | None = None
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +210,8 @@ def _replica(replica: Replica, running: Running, samples: Sequence[pb.Sample]) -
             "errors": last.errors,
             "waiting": last.waiting,
             "service_p95_ms": 1_000 * last.service.p95 if last.service.samples else None,
+            "mean_batch": last.mean_batch if last.batches else None,
+            "batch_sizes": dict(sorted(last.batch_sizes.items())),
         }
         if ended > begun:
             told["rate_rps"] = (last.items - first.items) / (ended - begun)

@@ -25,6 +25,11 @@ def forget_peak() -> int:
     """Begin a new peak of resident memory, where the kernel can; the resident bytes now."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    return resident_bytes()
+
+
+def resident_bytes() -> int:
+    """The memory that is resident now; 0 where it cannot be told."""
     return _status_bytes("VmRSS:")
 
 

@@ -38,6 +38,8 @@ class Work:
     items: int = 0
     prepare_s: float = 0.0
     """Device time of preparing it, until a batch with one of its items counts it in."""
+    batch_size: int = 0
+    """The largest batch that one of its items was in."""
 
     @property
     def is_complete(self) -> bool:

@@ -31,6 +31,7 @@ class Start(_Message, frozen=True, kw_only=True):
     slowdown: float = 1.0
     threads: int = 1
     insecure_lan: bool = False
+    batch_log: bool = True
 
 
 class Prepare(_Message, frozen=True):
@@ -111,6 +112,8 @@ class ReplicaStats(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     waiting: int
     service: Percentiles
+    batch_sizes: dict[int, int] = {}
+    mean_batch: float = 0.0
 
 
 class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +149,7 @@ class Stats(_Message, frozen=True):
     replicas: list[ReplicaStats] = []
     sources: list[SourceStats] = []
     sinks: list[SinkStats] = []
+    dropped_entries: int = 0
 
 
 ToWorker: TypeAlias = Start | Prepare | Commit | Abort | Stop

@@ -21,6 +21,7 @@ from agent.serving.instructions import (
     Failed,
     Filtered,
     Instruction,
+    Log,
     Outcome,
     Output,
     Prepared,
@@ -309,7 +310,8 @@ class Flow:
         generation.touched = now
         queue = generation.queues[job.replica]
         queue.batcher.running -= 1
-        queue.note(job, seconds, now)
+        for batch in queue.note(job, seconds, now):
+            self.post.do(Log(batch))
         for work, outcome in outcomes:
             self._come_out(_At(generation, queue), work, outcome, now)
         self._settle(now)
@@ -320,6 +322,8 @@ class Flow:
             return
         at.queue.requests += 1
         at.queue.batcher.done(work)
+        if at.queue.computes:
+            self.post.do(Log(at.queue.served(at.generation.number, work, outcome, now)))
         if at.queue.stage.kind == "sink":
             self._delivered(at.queue, work, outcome)
             return
@@ -411,6 +415,9 @@ class Flow:
                 del self.generations[number]
                 self.post.learn_addresses()
                 self.post.do(Unload(number))
+                for queue in generation.queues.values():
+                    if queue.computes:
+                        self.post.do(Log(queue.ended(number)))
 
 
 class _At:

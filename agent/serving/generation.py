@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from agent.serving.batcher import Batcher, Job, Step, Work
+from agent.serving.entries import BatchServed, ReplicaEnded, RequestServed
+from agent.serving.instructions import Failed, Filtered, Outcome
 from agent.serving.links import Links
 from agent.serving.meetings import Gathering, Join
 from agent.serving.percentiles import Measurements
@@ -14,6 +16,12 @@ from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 
 QUIET_S: Final = 2.0
 """An older generation goes when nothing of it has come for so long. What still comes is injected again as the newer."""
+
+
+_OUTCOMES: Final[dict[type, Literal["output", "filtered", "failed"]]] = {
+    Filtered: "filtered",
+    Failed: "failed",
+}
 
 
 class Outlook(Protocol):
@@ -33,12 +41,14 @@ class Outlook(Protocol):
 class ReplicaQueue:
     """A replica's queue, the inputs that its requests still miss, and what it has done."""
 
-    def __init__(self, generation: int, run: str, spec: ReplicaSpec, stage: StageSpec) -> None:
-        self.run = run
+    def __init__(self, assignment: Assignment, spec: ReplicaSpec) -> None:
+        stage = assignment.stages[spec.stage]
+        self.workflow = assignment.workflow
+        self.run = assignment.run
         self.spec = spec
         self.stage = stage
         self.batcher = Batcher(
-            generation,
+            assignment.generation,
             spec.id,
             spec.batch_size,
             spec.batch_timeout_ms / 1000,
@@ -56,28 +66,81 @@ class ReplicaQueue:
         """Whether its requests go through the compute lane."""
         return self.spec.variant is not None or self.spec.bundle is not None
 
-    def note(self, job: Job, seconds: float, now: float) -> None:
-        """A job has run. What preparing took counts with the batch that a request's first item is in."""
+    @property
+    def mean_batch(self) -> float:
+        """Items in a batch, on the average; 0 before the first."""
+        return self.items / self.batches if self.batches else 0.0
+
+    def note(self, job: Job, seconds: float, now: float) -> list[BatchServed]:
+        """A job has run: the batches that it was.
+
+        What preparing took counts with the batch that a request's first item is in.
+        """
         self.busy_seconds += seconds
         if job.works:
             self.batcher.took(seconds, len(job.works))
         if job.step is Step.PREPARE:
             for work in job.works:
                 work.prepare_s = seconds / len(job.works)
-        elif job.step is Step.APPLY:
-            for _ in job.works:
-                self._note_batch(1, seconds / len(job.works), now)
-        else:
-            works = {item.work for item in job.items}
-            self._note_batch(len(job.items), seconds + sum(w.prepare_s for w in works), now)
-            for work in works:
-                work.prepare_s = 0.0
+            return []
+        if job.step is Step.APPLY:
+            each = seconds / len(job.works)
+            ends = [now - seconds + each * (i + 1) for i in range(len(job.works))]
+            return [
+                self._note_batch(job, {work}, 1, end - each, end)
+                for work, end in zip(job.works, ends, strict=True)
+            ]
+        works = {item.work for item in job.items}
+        return [self._note_batch(job, works, len(job.items), now - seconds, now)]
 
-    def _note_batch(self, size: int, seconds: float, now: float) -> None:
+    def _note_batch(
+        self, job: Job, works: set[Work], size: int, start: float, end: float
+    ) -> BatchServed:
+        seconds = end - start + sum(work.prepare_s for work in works)
+        for work in works:
+            work.prepare_s = 0.0
+            work.batch_size = max(work.batch_size, size)
         self.batches += 1
         self.items += size
         self.batch_sizes[size] = self.batch_sizes.get(size, 0) + 1
-        self.service.add(seconds, now)
+        self.service.add(seconds, end)
+        return BatchServed(
+            workflow=self.workflow,
+            generation=job.generation,
+            replica=job.replica,
+            start=start,
+            end=end,
+            size=size,
+            service_s=seconds,
+        )
+
+    def served(self, generation: int, work: Work, outcome: Outcome, now: float) -> RequestServed:
+        """A request leaves: what is written down of it."""
+        return RequestServed(
+            workflow=self.workflow,
+            generation=generation,
+            replica=self.spec.id,
+            request=work.frame.request_id,
+            arrival=work.arrived,
+            departure=now,
+            latency_s=now - work.arrived,
+            items=max(work.items, work.batch_size and 1),
+            batch_size=work.batch_size,
+            outcome=_OUTCOMES.get(type(outcome), "output"),
+        )
+
+    def ended(self, generation: int) -> ReplicaEnded:
+        """The replica goes: what it has done."""
+        return ReplicaEnded(
+            workflow=self.workflow,
+            generation=generation,
+            replica=self.spec.id,
+            requests=self.requests,
+            items=self.items,
+            batches=self.batches,
+            errors=self.errors,
+            busy_s=self.busy_seconds,
+        )
 
 
 class Generation:
@@ -88,10 +151,7 @@ class Generation:
         self.number = assignment.generation
         self.router = Router(assignment)
         self.graph = self.router.graph
-        self.queues = {
-            spec.id: ReplicaQueue(self.number, assignment.run, spec, assignment.stages[spec.stage])
-            for spec in assignment.replicas
-        }
+        self.queues = {spec.id: ReplicaQueue(assignment, spec) for spec in assignment.replicas}
         self.touched = now
 
     @property

@@ -16,6 +16,7 @@ from agent.serving.clock import Clock
 from agent.serving.compute import ComputeLane
 from agent.serving.datafolder import DataFolder
 from agent.serving.ends import Ends
+from agent.serving.entries import Entry
 from agent.serving.flow import Flow
 from agent.serving.generation import Generation
 from agent.serving.inference import Artifacts
@@ -24,6 +25,7 @@ from agent.serving.instructions import (
     Forget,
     Hangup,
     Instruction,
+    Log,
     Notice,
     Read,
     Record,
@@ -31,6 +33,7 @@ from agent.serving.instructions import (
     Wake,
     Write,
 )
+from agent.serving.logbook import Logbook
 from agent.serving.replicas import Replicas, Report
 from agent.serving.runners import Outcomes
 from agent.serving.streams.transport import Incoming, Outgoing
@@ -58,12 +61,14 @@ class Host:
         slowdown: float,
         insecure_lan: bool,
         notice: Callable[[str, str], None],
+        logbook: Logbook | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._device = device
         self._epoch = epoch
         self._insecure_lan = insecure_lan
         self._tell = notice
+        self._logbook = logbook
         self._clock = Clock()
         self._lane = ComputeLane(self._loop)
         self._ends = Ends(self, data, state)
@@ -76,6 +81,7 @@ class Host:
             threads=threads,
             slowdown=slowdown,
             close=lambda runner: self._lane.call(runner.close),
+            write_down=self.write_down,
         )
         self._pumping: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -115,6 +121,21 @@ class Host:
     def notice(self, kind: str, text: str) -> None:
         """Tell the agent something that people should see."""
         self._in_loop(lambda: self._tell(kind, text))
+
+    def write_down(self, entry: Entry) -> None:
+        """Write something down, when there is time."""
+        if self._logbook is not None:
+            self._logbook.add(entry)
+
+    def close_logbook(self) -> None:
+        """Write what waits to be written down; blocks."""
+        if self._logbook is not None:
+            self._logbook.close()
+
+    @property
+    def dropped_entries(self) -> int:
+        """What could not be written down."""
+        return self._logbook.dropped if self._logbook is not None else 0
 
     def _in_loop(self, call: Callable[[], object]) -> None:
         if not self._closed:
@@ -209,6 +230,7 @@ class Host:
             if handle is not None:
                 handle.cancel()
         self._lane.close()
+        await asyncio.to_thread(self.close_logbook)
         for workflow in list(self._flows):
             await self._remove(workflow)
         self._ends.close()
@@ -241,6 +263,8 @@ class Host:
                 self._replicas.unload(flow.workflow, generation)
             case Notice(kind, text):
                 self._tell(kind, text)
+            case Log(entry):
+                self.write_down(entry)
 
     def _speak(self, flow: Flow, instruction: Wake | Hangup | Acknowledge) -> None:
         match instruction:

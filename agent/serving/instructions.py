@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from agent.serving.entries import Entry
 from agent.serving.ledger import Request
 from tiermesh.frames import Frame, Packed
 
@@ -80,8 +81,15 @@ class Notice:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Something to write down, when there is time."""
+
+    entry: Entry
+
+
 Instruction: TypeAlias = (
-    Record | Read | Forget | Write | Wake | Acknowledge | Hangup | Unload | Notice
+    Record | Read | Forget | Write | Wake | Acknowledge | Hangup | Unload | Notice | Log
 )
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias, TypeVar
 
+from agent.profiling.process import resident_bytes
 from agent.serving import runners
+from agent.serving.entries import Entry, ReplicaLoaded
 from agent.serving.inference import Artifacts
 from agent.serving.runners import Runner
 from tiermesh import ids
@@ -42,11 +44,13 @@ class Replicas:
         threads: int,
         slowdown: float,
         close: Callable[[Runner], None],
+        write_down: Callable[[Entry], None],
     ) -> None:
         self._artifacts = artifacts
         self._threads = threads
         self._slowdown = slowdown
         self._close = close
+        self._write_down = write_down
         self._loaded: dict[str, _Loaded] = {}
         self._keys: dict[tuple[str, int, str], str] = {}
 
@@ -70,8 +74,15 @@ class Replicas:
     async def _add(self, assignment: Assignment, spec: ReplicaSpec, report: Report) -> None:
         stage = assignment.stages[spec.stage]
         key = _key(assignment, spec, stage)
+        init_s: dict[str, float] = {}
+        resident = resident_bytes()
+
+        def note(step: str, replica: str, seconds: float) -> None:
+            init_s[step] = seconds
+            report(step, replica, seconds)
+
         if key not in self._loaded:
-            runner = await self._try(spec.id, "load", report, partial(self._load, spec, stage))
+            runner = await self._try(spec.id, "load", note, partial(self._load, spec, stage))
             if runner is None:
                 return
             self._loaded[key] = _Loaded(runner)
@@ -79,7 +90,8 @@ class Replicas:
         self._loaded[key].users.add(user)
         self._keys[user] = key
         if len(self._loaded[key].users) == 1:
-            await self._check(self._loaded[key].runner, spec, report)
+            await self._check(self._loaded[key].runner, spec, note)
+        self._write_down(_loaded(assignment, spec, init_s, resident))
 
     def _load(self, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
         return runners.load(
@@ -119,6 +131,20 @@ class Replicas:
             if not loaded.users:
                 del self._loaded[key]
                 self._close(loaded.runner)
+
+
+def _loaded(
+    assignment: Assignment, spec: ReplicaSpec, init_s: dict[str, float], before_bytes: int
+) -> ReplicaLoaded:
+    resident = resident_bytes()
+    return ReplicaLoaded(
+        workflow=assignment.workflow,
+        generation=assignment.generation,
+        replica=spec.id,
+        init_s=init_s,
+        memory_bytes=max(resident - before_bytes, 0),
+        worker_bytes=resident,
+    )
 
 
 def _key(assignment: Assignment, spec: ReplicaSpec, stage: StageSpec) -> str:

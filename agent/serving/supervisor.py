@@ -44,6 +44,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     slowdown: float = 1.0
     insecure_lan: bool = False
+    batch_log: bool = True
 
 
 class WorkerDied(TiermeshError):
@@ -269,6 +270,7 @@ class WorkerSupervisor:
         sample.worker.restarts = self.restarts
         sample.worker.pid = self.pid or 0
         stats = self.stats
+        sample.worker.dropped_log_entries = stats.dropped_entries
         sample.replicas.extend(pb.ReplicaSample(**_plain(one)) for one in stats.replicas)
         sample.sources.extend(pb.SourceSample(**_plain(one)) for one in stats.sources)
         sample.sinks.extend(pb.SinkSample(**_plain(one)) for one in stats.sinks)

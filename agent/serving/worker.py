@@ -22,6 +22,7 @@ from agent.serving import control
 from agent.serving.datafolder import DataFolder
 from agent.serving.flow import Flow
 from agent.serving.host import Host
+from agent.serving.logbook import Logbook
 from tiermesh import wire
 from tiermesh.errors import TiermeshError
 
@@ -88,19 +89,23 @@ class Worker:
             failed = TiermeshError("the worker failed", why=f"{type(error).__name__}: {error}")
             self.tell(control.Refused(call, failed.to_dict()))
         else:
-            self.tell(stats_of(self._host.flows, self._host.now()))
+            self.tell(self._stats())
             self.tell(control.Done(call))
+
+    def _stats(self) -> control.Stats:
+        host = self._host
+        return stats_of(host.flows, host.now(), host.dropped_entries)
 
     async def _send_stats(self) -> None:
         while True:
-            self.tell(stats_of(self._host.flows, self._host.now()))
+            self.tell(self._stats())
             await self._writer.drain()
             await asyncio.sleep(STATS_EVERY_S)
 
 
-def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
+def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> control.Stats:
     """What the flows have done and have to do."""
-    stats = control.Stats()
+    stats = control.Stats(dropped_entries=dropped_entries)
     for name, flow in flows.items():
         for number, generation in flow.generations.items():
             for replica, queue in generation.queues.items():
@@ -118,6 +123,8 @@ def stats_of(flows: dict[str, Flow], now: float) -> control.Stats:
                         errors=queue.errors,
                         waiting=queue.batcher.waiting,
                         service=queue.service.percentiles(now),
+                        batch_sizes=queue.batch_sizes,
+                        mean_batch=queue.mean_batch,
                     )
                 )
         for source in flow.sources.by_key.values():
@@ -174,6 +181,7 @@ async def run(control_socket: socket.socket) -> None:
     await Worker(host, writer).serve(reader)
     host.incoming.close()
     await server.stop(_STOP_S)
+    await asyncio.to_thread(host.close_logbook)
 
 
 def _end_on_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -192,6 +200,7 @@ def _host(start: control.Start, notice: Callable[[str, str], None]) -> Host:
         device=start.device,
         epoch=start.epoch,
         data=DataFolder(Path(start.data_folder)),
+        logbook=Logbook(Path(start.state_folder) / "logs") if start.batch_log else None,
         state=Path(start.state_folder),
         artifacts=Store(Path(start.store)),
         threads=start.threads,

@@ -33,4 +33,7 @@ PROFILE_SECONDS: Final = 600
 PROFILE_BATCH_SIZES: Final = 32
 BATCH_SIZE: Final = 1_024
 WORKER_RESTARTS_PER_MINUTE: Final = 10
+BATCH_LOG_BYTES: Final = 16 * 2**20
+"""Disk that a worker's log of batches takes at most, the file before it included."""
+BATCH_LOG_ENTRIES_WAITING: Final = 10_000
 TELEMETRY_INTERVAL_MIN_MS: Final = 100

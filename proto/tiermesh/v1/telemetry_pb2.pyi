@@ -145,10 +145,13 @@ class WorkerState(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    DROPPED_LOG_ENTRIES_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.State.ValueType
     restarts: _builtins.int
     memory_bytes: _builtins.int
     pid: _builtins.int
+    dropped_log_entries: _builtins.int
+    """What the log of batches has lost because it was too much or the disk too full."""
     def __init__(
         self,
         *,
@@ -156,10 +159,11 @@ class WorkerState(_message.Message):
         restarts: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         pid: _builtins.int = ...,
+        dropped_log_entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_log_entries", b"dropped_log_entries", "memory_bytes", b"memory_bytes", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,6 +175,26 @@ class ReplicaSample(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class BatchSizesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKFLOW_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
@@ -181,6 +205,8 @@ class ReplicaSample(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    MEAN_BATCH_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     generation: _builtins.int
     replica: _builtins.str
@@ -190,8 +216,13 @@ class ReplicaSample(_message.Message):
     busy_seconds: _builtins.float
     errors: _builtins.int
     waiting: _builtins.int
+    mean_batch: _builtins.float
     @_builtins.property
     def service(self) -> Global___Percentiles: ...
+    @_builtins.property
+    def batch_sizes(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """How many batches there were of each size, in items."""
+
     def __init__(
         self,
         *,
@@ -205,10 +236,12 @@ class ReplicaSample(_message.Message):
         errors: _builtins.int = ...,
         waiting: _builtins.int = ...,
         service: Global___Percentiles | None = ...,
+        batch_sizes: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        mean_batch: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

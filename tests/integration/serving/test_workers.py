@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -239,3 +241,23 @@ async def test_a_worker_that_dies_again_and_again_is_started_ever_later(mesh: Me
     await until(lambda: len(ends()) >= 4, "it is tried again")
     assert asyncio.get_running_loop().time() - began > 0.6
     assert "exit status 3" in ends()[-1]
+
+
+async def test_a_worker_writes_down_what_it_serves(mesh: Mesh) -> None:
+    mesh.offer("a", 12)
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, {"photos": "a", "upper": "b", "out": "a"}, {})]))
+    await until(lambda: mesh.is_finished("a"), "all requests have ended")
+
+    def sizes() -> list[dict[int, int]]:
+        return [replica.batch_sizes for replica in mesh["b"].supervisor.stats.replicas]
+
+    await until(lambda: sizes() == [{1: 12}], "the agent knows the sizes of the batches")
+    await mesh["b"].supervisor.close()
+    lines = (mesh["b"].root / "state" / "logs" / "batches.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    kinds = Counter(entry["entry"] for entry in entries)
+    assert kinds == {"replica-loaded": 1, "request": 12, "batch": 12}
+    assert set(entries[0]["init_s"]) == {"load", "warm", "self-test"}
+    requests = [entry for entry in entries if entry["entry"] == "request"]
+    assert {entry["id"] for entry in mesh["a"].results()} == {e["request"] for e in requests}
+    assert all(e["latency_s"] == e["departure"] - e["arrival"] >= 0 for e in requests)

@@ -26,6 +26,7 @@ from agent.serving.instructions import (
     Forget,
     Hangup,
     Instruction,
+    Log,
     Notice,
     Outcome,
     Output,
@@ -202,7 +203,7 @@ class SimDevice:
                 self.later(disk, lambda _: self.forget(source, request))
             case Write():
                 self.later(disk, lambda f: self.write(f, instruction))
-            case Unload() | Notice():
+            case Unload() | Notice() | Log():
                 pass
 
     def speak(self, instruction: Wake | Acknowledge | Hangup) -> None:
