@@ -75,7 +75,7 @@ class Logbook:
     def _write(self) -> None:
         entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
         try:
-            self._append(self._encoder.encode_lines(entries))
+            self._append(b"".join(self._encoder.encode(entry) + b"\n" for entry in entries))
         except OSError as error:
             self.dropped += len(entries)
             if not self._is_failing:

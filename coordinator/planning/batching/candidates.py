@@ -17,9 +17,9 @@ import numpy as np
 from coordinator.planning.batching.arrivals import Floats, Map
 from coordinator.planning.batching.choice import Grid, Point, frontier, point_at
 from coordinator.planning.batching.laws import UnlimitedLaw
-from coordinator.planning.batching.policy import Queue, follow_shared
 from coordinator.planning.batching.recursion import Estimate, Replay, estimate
 from coordinator.planning.batching.service import ServiceGrid, ServiceTimes
+from tiermesh.batching.policy import Queue, follow_shared
 
 ARRIVALS: Final = 20_000
 """Enough to rank candidates (p95 within about 1 %); take 100,000 to predict."""

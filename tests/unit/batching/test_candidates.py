@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning.batching import policy, tuning
 from coordinator.planning.batching.arrivals import Map
 from coordinator.planning.batching.candidates import (
     candidates,
@@ -18,9 +17,10 @@ from coordinator.planning.batching.candidates import (
     share_of,
 )
 from coordinator.planning.batching.chain import SingleServer
-from coordinator.planning.batching.policy import Queue, follow, follow_shared
 from coordinator.planning.batching.service import AWS_LAMBDA, ServiceGrid, ServiceTimes
-from coordinator.planning.batching.tuning import Bounds, Reason, Tuned, retune
+from tiermesh.batching import policy, tuning
+from tiermesh.batching.policy import Queue, follow, follow_shared
+from tiermesh.batching.tuning import Bounds, Reason, Tuned, retune
 
 DEVICE = ServiceTimes(0.004 + 0.001 * np.arange(1, 17))
 SECONDS = DEVICE.seconds.tolist()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from coordinator.planning.batching.policy import follow
+from tiermesh.batching.policy import follow
 
 FEWEST_ARRIVALS: Final = 50
 """A window with fewer says too little to change anything."""
