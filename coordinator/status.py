@@ -17,7 +17,7 @@ PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A replica. Rates in items per second; `busy` is its share of the device's time; None is not known.
 
-    `batch_sizes` counts batches by size in items.
+    `batch_sizes` counts batches by size in items; `batch_size` and `batch_timeout_ms` are the setting in use.
     """
 
     id: str
@@ -35,6 +35,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     service_p95_ms: float | None = None
     mean_batch: float | None = None
     batch_sizes: dict[int, int] | None = None
+    batch_size: int | None = None
+    batch_timeout_ms: float | None = None
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,6 +213,8 @@ def _replica(replica: Replica, running: Running, samples: Sequence[pb.Sample]) -
             "waiting": last.waiting,
             "service_p95_ms": 1_000 * last.service.p95 if last.service.samples else None,
             "mean_batch": last.mean_batch if last.batches else None,
+            "batch_size": last.batch_size,
+            "batch_timeout_ms": last.batch_timeout_ms,
             "batch_sizes": dict(sorted(last.batch_sizes.items())),
         }
         if ended > begun:

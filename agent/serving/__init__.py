@@ -3,7 +3,8 @@
 What decides is pure, and driven by the tests' simulated mesh as well as by the worker:
 
 * `flow`: one workflow on one device. It is made of `generation` (lanes and queues of a plan), `router` and `graph`
-  (where frames go), `batcher` (which batch runs next), `meetings` (joins and unions), `post` (frames between stages and
+  (where frames go), `batcher` (which batch runs next), `tuner` (its
+  setting when arrivals drift), `meetings` (joins and unions), `post` (frames between stages and
   devices), `sources`, `source`, `ledger` and `arrivals` (the end-to-end promise), `sink`, and `links` over the ends of
   the streams (`streams.sender`, `streams.receiver`).
 

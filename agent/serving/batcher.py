@@ -15,6 +15,7 @@ from math import inf
 from typing import Any, Final
 
 from tiermesh import limits
+from tiermesh.batching.tuning import Tuned
 from tiermesh.frames import Frame, Packed
 
 ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
@@ -111,6 +112,15 @@ class Batcher:
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._items and not self.running
+
+    @property
+    def setting(self) -> Tuned:
+        """The batch size and the timeout in use."""
+        return Tuned(self._size, self._timeout)
+
+    def use(self, setting: Tuned) -> None:
+        """Make batches of another size, or wait for another time, from the next one on."""
+        self._size, self._timeout = setting.batch_size, setting.timeout_s
 
     def add(self, work: Work) -> None:
         """A request has come. Of one that is here already it is another attempt: that one goes on in its stead."""

@@ -114,6 +114,8 @@ class ReplicaStats(msgspec.Struct, frozen=True, kw_only=True):
     service: Percentiles
     batch_sizes: dict[int, int] = {}
     mean_batch: float = 0.0
+    batch_size: int = 0
+    batch_timeout_ms: float = 0.0
 
 
 class SourceStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -318,7 +318,7 @@ class Flow:
 
     def _come_out(self, at: _At, work: Work, outcome: Outcome, now: float) -> None:
         if isinstance(outcome, Prepared):
-            at.queue.batcher.prepared(work, outcome.items)
+            at.queue.prepared(work, outcome)
             return
         at.queue.requests += 1
         at.queue.batcher.done(work)

@@ -7,11 +7,12 @@ from typing import Final, Literal, Protocol
 
 from agent.serving.batcher import Batcher, Job, Step, Work
 from agent.serving.entries import BatchServed, ReplicaEnded, RequestServed
-from agent.serving.instructions import Failed, Filtered, Outcome
+from agent.serving.instructions import Failed, Filtered, Outcome, Prepared
 from agent.serving.links import Links
 from agent.serving.meetings import Gathering, Join
 from agent.serving.percentiles import Measurements
 from agent.serving.router import Router
+from agent.serving.tuner import Tuner
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 
 QUIET_S: Final = 2.0
@@ -54,6 +55,7 @@ class ReplicaQueue:
             spec.batch_timeout_ms / 1000,
             batches=spec.variant is not None,
         )
+        self.tuner = Tuner.of(spec)
         self.join = Join(stage.inputs) if stage.kind == "join" else None
         self.gathering = Gathering()
         self.service = Measurements()
@@ -104,6 +106,8 @@ class ReplicaQueue:
         self.items += size
         self.batch_sizes[size] = self.batch_sizes.get(size, 0) + 1
         self.service.add(seconds, end)
+        if self.tuner is not None:
+            self.tuner.ran(size, seconds)
         return BatchServed(
             workflow=self.workflow,
             generation=job.generation,
@@ -113,6 +117,12 @@ class ReplicaQueue:
             size=size,
             service_s=seconds,
         )
+
+    def prepared(self, work: Work, outcome: Prepared) -> None:
+        """A request has been split into items."""
+        self.batcher.prepared(work, outcome.items)
+        if self.tuner is not None:
+            self.tuner.arrived(work.arrived, work.items)
 
     def served(self, generation: int, work: Work, outcome: Outcome, now: float) -> RequestServed:
         """A request leaves: what is written down of it."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import grpc.aio
 
-from agent.serving import control
+from agent.serving import control, retuning
 from agent.serving.datafolder import DataFolder
 from agent.serving.flow import Flow
 from agent.serving.host import Host
@@ -50,7 +50,10 @@ class Worker:
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Follow the agent's messages until it goes."""
-        stats = asyncio.create_task(self._send_stats())
+        beside = [
+            asyncio.create_task(self._send_stats()),
+            asyncio.create_task(retuning.keep_tuned(self._host)),
+        ]
         try:
             self.tell(control.Ready(os.getpid()))
             while (message := await control.read_to_worker(reader)) is not None:
@@ -58,7 +61,8 @@ class Worker:
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
         finally:
-            stats.cancel()
+            for task in beside:
+                task.cancel()
 
     async def _answer(self, message: control.ToWorker) -> None:
         host = self._host
@@ -125,6 +129,8 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                         service=queue.service.percentiles(now),
                         batch_sizes=queue.batch_sizes,
                         mean_batch=queue.mean_batch,
+                        batch_size=queue.batcher.setting.batch_size,
+                        batch_timeout_ms=1000 * queue.batcher.setting.timeout_s,
                     )
                 )
         for source in flow.sources.by_key.values():

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.planning.instance import Instance
+from coordinator.planning.instance import Candidate, Instance
 from coordinator.planning.lanes import Piece, Spot
 from coordinator.planning.latency import (
     SAMPLES,
@@ -28,7 +28,7 @@ from coordinator.planning.latency import (
 )
 from coordinator.planning.network import FREE, Link, gib_per_hour
 from tiermesh import limits
-from tiermesh.documents.plan import Cost, Lane, Predicted, Replica
+from tiermesh.documents.plan import Cost, Lane, Predicted, Replica, Room
 from tiermesh.errors import LimitExceeded
 
 Lanes: TypeAlias = NDArray[np.int64]
@@ -70,8 +70,13 @@ def replica_id(stage: str, spot: Spot) -> str:
 def replicas(draft: Draft) -> list[Replica]:
     """Every replica of the plan."""
     found: list[Replica] = []
+    on = loads(draft)
+    rooms: dict[tuple[Candidate, Load | None], Room | None] = {}
     for (stage, spot), rate in draft.rates().items():
         c = spot.candidate
+        load = on.get(spot.device)
+        if (c, load) not in rooms:
+            rooms[c, load] = _room(draft.instance, c, load)
         found.append(
             Replica(
                 id=replica_id(stage, spot),
@@ -82,9 +87,27 @@ def replicas(draft: Draft) -> list[Replica]:
                 batch_size=c.batch.batch_size if c.batch else 1,
                 utilization=rate * c.seconds,
                 memory_mb=c.memory_mb or None,
+                room=rooms[c, load],
             )
         )
     return found
+
+
+def _room(instance: Instance, c: Candidate, load: Load | None) -> Room | None:
+    """Batches as large as were measured, and so fit in memory, while 95 % of the requests are as quick as expected."""
+    if c.variant is None or c.batch is None or load is None:
+        return None
+    device = instance.classes[c.device_class].like.name
+    batches = instance.profile_of[c.stage, c.variant, device].batches
+    largest = max(batch.batch_size for batch in batches)
+    if largest == 1:
+        return None
+    expected = QueueingEstimate().seconds(c.batch, load, np.array([0.95]))
+    return Room(
+        batch_size_max=largest,
+        latency_p95_ms=1e3 * float(expected[0]),
+        batch_seconds={batch.batch_size: batch.mean for batch in batches},
+    )
 
 
 def lanes(draft: Draft) -> list[Lane]:

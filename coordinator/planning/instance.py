@@ -109,6 +109,11 @@ class Instance:
         return {name: d.name for d in self.problem.devices for name in members(d)}
 
     @cached_property
+    def profile_of(self) -> dict[tuple[str, str | None, str], ProblemProfile]:
+        """The profiles by stage, variant and the device's name in the problem."""
+        return {(p.stage, p.variant, p.device): p for p in self.problem.profiles}
+
+    @cached_property
     def request_rate(self) -> float:
         """Requests per second: the rate of the busiest source."""
         return max(s.rate_rps or 0.0 for s in self.stages.values() if s.kind == "source")

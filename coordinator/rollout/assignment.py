@@ -181,4 +181,5 @@ def _replica(replica: Replica, stage: Stage, catalogue: Catalogue, device: Devic
         batch_size=replica.batch_size,
         batch_timeout_ms=replica.batch_timeout_ms,
         threads=device.description.fingerprint.threads,
+        room=replica.room,
     )

@@ -16,7 +16,7 @@ from tiermesh.batching.policy import follow
 FEWEST_ARRIVALS: Final = 50
 """A window with fewer says too little to change anything."""
 _WORTH_A_CHANGE: Final = 0.1
-"""Device time that another setting must save, as a share, when the present one still does."""
+"""Device time, or latency, that another setting must save, as a share."""
 _ROOM: Final = 0.9
 """Share of the ceiling that a new setting may use: what is measured next will not be quite this window."""
 
@@ -29,6 +29,7 @@ class Reason(Enum):
     MISSES = "the setting misses the latency that the plan promised"
     SAVES = "another setting saves device time"
     OVERLOAD = "no setting within the plan's bounds meets the latency; this one comes nearest"
+    QUICKER = "another setting is quicker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +44,18 @@ class Tuned:
 class Bounds:
     """What the plan allows: batch sizes up to `largest_batch`, waits up to `longest_timeout_s`, and a ceiling.
 
-    `latency_s` is what `quantile` of the replica's requests stay within, wait and service.
+    `latency_s` is what `quantile` of the replica's requests stay within, wait and service; None asks for the least.
     """
 
     largest_batch: int
     longest_timeout_s: float
-    latency_s: float
+    latency_s: float | None
     quantile: float = 0.95
 
     def settings(self) -> list[Tuned]:
         """What is tried: batch sizes 1, 2, 4, .. with no, a quarter, half and all of the longest wait."""
         sizes = [2**i for i in range(self.largest_batch.bit_length()) if 2**i < self.largest_batch]
-        waits = [self.longest_timeout_s * part for part in (0.0, 0.25, 0.5, 1.0)]
+        waits = dict.fromkeys(self.longest_timeout_s * part for part in (0.0, 0.25, 0.5, 1.0))
         return [Tuned(size, wait) for size in [*sizes, self.largest_batch] for wait in waits]
 
 
@@ -80,18 +81,23 @@ def retune(
     Args:
         arrivals: ascending timestamps of the last window, in seconds.
         seconds: the replica's time of a batch of 1, 2, .. `bounds.largest_batch`.
-        current: the setting in use. It stays unless it misses the latency or another saves a tenth of device time.
+        current: the setting in use. It stays unless another meets a latency that it misses, or saves a tenth: of
+            device time while the latency is met, and of latency while nothing meets it.
         bounds: from the plan.
     """
     if len(arrivals) < FEWEST_ARRIVALS:
         return Decision(current, Reason.TOO_FEW)
     now = _figures(arrivals, seconds, current, bounds.quantile)
     tried = {s: _figures(arrivals, seconds, s, bounds.quantile) for s in bounds.settings()}
-    meeting = [s for s in tried if tried[s].latency_s <= _ROOM * bounds.latency_s]
-    misses = now.latency_s > bounds.latency_s
+    asked = 0.0 if bounds.latency_s is None else bounds.latency_s
+    meeting = [s for s in tried if tried[s].latency_s <= _ROOM * asked]
+    misses = now.latency_s > asked
     if not meeting:
         nearest = min(tried, key=lambda s: tried[s].latency_s)
-        return Decision(nearest, Reason.OVERLOAD) if misses else Decision(current, Reason.FITS)
+        if misses and tried[nearest].latency_s <= (1 - _WORTH_A_CHANGE) * now.latency_s:
+            reason = Reason.QUICKER if bounds.latency_s is None else Reason.OVERLOAD
+            return Decision(nearest, reason)
+        return Decision(current, Reason.FITS)
     best = min(meeting, key=lambda s: (tried[s].device_seconds, tried[s].latency_s))
     if misses:
         return Decision(best, Reason.MISSES)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from tiermesh import limits
-from tiermesh.documents.plan import Lane
+from tiermesh.documents.plan import Lane, Room
 from tiermesh.documents.reading import Document
 from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.documents.workflow import Name, Options
@@ -51,7 +51,10 @@ class StageSpec(Document, frozen=True, kw_only=True):
 
 
 class ReplicaSpec(Document, frozen=True, kw_only=True):
-    """A replica that this device serves. `variant` for a model; `bundle` for any other stage with code."""
+    """A replica that this device serves. `variant` for a model; `bundle` for any other stage with code.
+
+    Without `room` its batches stay as planned.
+    """
 
     id: str
     stage: Name
@@ -61,6 +64,7 @@ class ReplicaSpec(Document, frozen=True, kw_only=True):
     batch_size: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)] = 1
     batch_timeout_ms: Annotated[float, Meta(ge=0)] = 0.0
     threads: Annotated[int, Meta(ge=1)] = 1
+    room: Room | None = None
 
     @property
     def artifacts(self) -> list[Artifact]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from tiermesh import ids
+from tiermesh import ids, limits
 from tiermesh.documents.reading import Document, to_plain
 from tiermesh.documents.workflow import Name, Percentile
 
@@ -47,8 +47,26 @@ class Predicted(Document, frozen=True, kw_only=True):
     latency_ms: dict[Percentile, float] = {}
 
 
+class Room(Document, frozen=True, kw_only=True):
+    """Within which a worker may set a replica's batches anew when arrivals drift.
+
+    `latency_p95_ms` is what 95 % of its requests should stay within there, wait and batch; None asks for the least.
+    `batch_seconds` is the measured time of batches by their size, from which the worker starts.
+    """
+
+    batch_size_max: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)]
+    batch_timeout_ms_max: Annotated[float, Meta(ge=0)] = 0.0
+    latency_p95_ms: Annotated[float, Meta(gt=0)] | None = None
+    batch_seconds: dict[
+        Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)], Annotated[float, Meta(gt=0)]
+    ] = {}
+
+
 class Replica(Document, frozen=True, kw_only=True):
-    """A stage's variant on a device. `id` is ``stage@device`` or ``stage@device/variant``; `rate_rps` counts items."""
+    """A stage's variant on a device. `id` is ``stage@device`` or ``stage@device/variant``; `rate_rps` counts items.
+
+    Without `room` its batches stay as planned.
+    """
 
     id: str
     stage: Name
@@ -59,6 +77,7 @@ class Replica(Document, frozen=True, kw_only=True):
     batch_timeout_ms: Annotated[float, Meta(ge=0)] = 0.0
     utilization: float = 0.0
     memory_mb: float | None = None
+    room: Room | None = None
 
 
 class Lane(Document, frozen=True, kw_only=True):

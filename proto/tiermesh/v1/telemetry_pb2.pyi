@@ -207,6 +207,8 @@ class ReplicaSample(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     BATCH_SIZES_FIELD_NUMBER: _builtins.int
     MEAN_BATCH_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     generation: _builtins.int
     replica: _builtins.str
@@ -217,6 +219,9 @@ class ReplicaSample(_message.Message):
     errors: _builtins.int
     waiting: _builtins.int
     mean_batch: _builtins.float
+    batch_size: _builtins.int
+    """The setting in use; another than planned once it was tuned."""
+    batch_timeout_ms: _builtins.float
     @_builtins.property
     def service(self) -> Global___Percentiles: ...
     @_builtins.property
@@ -238,10 +243,12 @@ class ReplicaSample(_message.Message):
         service: Global___Percentiles | None = ...,
         batch_sizes: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         mean_batch: _builtins.float = ...,
+        batch_size: _builtins.int = ...,
+        batch_timeout_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,7 +390,7 @@ class DeviceEvent(_message.Message):
     number: _builtins.int
     at: _builtins.float
     kind: _builtins.str
-    """worker-restarted, peer-lost, request-failed ..."""
+    """worker-restarted, peer-lost, request-failed, retuned ..."""
     text: _builtins.str
     def __init__(
         self,

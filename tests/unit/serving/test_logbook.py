@@ -13,21 +13,10 @@ from agent.serving.entries import BatchServed, Entry
 from agent.serving.generation import ReplicaQueue
 from agent.serving.instructions import Failed, Output
 from agent.serving.logbook import Logbook
+from tests.unit.serving.offered import VARIANT
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
-from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.frames import EMPTY, Frame, Kind
-
-BUNDLE = Bundle(artifact=Artifact(digest=ids.digest_bytes(b""), size_bytes=0), entry="code:Code")
-VARIANT = Variant(
-    model="m",
-    name="v",
-    runtime="onnx",
-    precision="f32",
-    model_file="m.onnx",
-    files={"m.onnx": BUNDLE.artifact},
-    bundle=BUNDLE,
-)
 
 
 def entry(number: int) -> Entry:
