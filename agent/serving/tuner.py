@@ -99,7 +99,7 @@ class Tuner:
         bounds = Bounds(
             max(room.batch_size_max, spec.batch_size), room.batch_timeout_ms_max / 1000, latency
         )
-        return cls(bounds, room.batch_seconds)
+        return cls(bounds, {batch.batch_size: batch.mean for batch in room.batches})
 
     def arrived(self, at: float, items: int) -> None:
         """A request of so many items has come."""

@@ -29,6 +29,7 @@ from coordinator.planning.latency import (
 from coordinator.planning.network import FREE, Link, gib_per_hour
 from tiermesh import limits
 from tiermesh.documents.plan import Cost, Lane, Predicted, Replica, Room
+from tiermesh.documents.problem import BatchTime
 from tiermesh.errors import LimitExceeded
 
 Lanes: TypeAlias = NDArray[np.int64]
@@ -106,7 +107,7 @@ def _room(instance: Instance, c: Candidate, load: Load | None) -> Room | None:
     return Room(
         batch_size_max=largest,
         latency_p95_ms=1e3 * float(expected[0]),
-        batch_seconds={batch.batch_size: batch.mean for batch in batches},
+        batches=[BatchTime(batch_size=b.batch_size, mean=b.mean) for b in batches],
     )
 
 

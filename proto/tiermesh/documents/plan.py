@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from tiermesh import ids, limits
+from tiermesh.documents.problem import BatchTime
 from tiermesh.documents.reading import Document, to_plain
 from tiermesh.documents.workflow import Name, Percentile
 
@@ -51,15 +52,13 @@ class Room(Document, frozen=True, kw_only=True):
     """Within which a worker may set a replica's batches anew when arrivals drift.
 
     `latency_p95_ms` is what 95 % of its requests should stay within there, wait and batch; None asks for the least.
-    `batch_seconds` is the measured time of batches by their size, from which the worker starts.
+    `batches` is what they took when they were measured, from which the worker starts.
     """
 
     batch_size_max: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)]
     batch_timeout_ms_max: Annotated[float, Meta(ge=0)] = 0.0
     latency_p95_ms: Annotated[float, Meta(gt=0)] | None = None
-    batch_seconds: dict[
-        Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)], Annotated[float, Meta(gt=0)]
-    ] = {}
+    batches: list[BatchTime] = []
 
 
 class Replica(Document, frozen=True, kw_only=True):

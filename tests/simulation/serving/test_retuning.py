@@ -16,6 +16,7 @@ from tests.unit.serving.offered import VARIANT
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 from tiermesh.documents.plan import Lane, Room
+from tiermesh.documents.problem import BatchTime
 from tiermesh.frames import EMPTY, Frame, Kind
 
 CALM_RPS, BUSY_RPS = 20.0, 55.0
@@ -125,7 +126,7 @@ def served(room: Room | None, *, tunes: bool = True, seed: int = 1) -> Device:
 ROOM = Room(
     batch_size_max=8,
     latency_p95_ms=100.0,
-    batch_seconds={size: batch_seconds(size) for size in (1, 2, 4, 8)},
+    batches=[BatchTime(batch_size=n, mean=batch_seconds(n)) for n in (1, 2, 4, 8)],
 )
 
 

@@ -3,10 +3,13 @@
 import pytest
 
 from tiermesh import limits
-from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Solver
-from tiermesh.documents.problem import Problem
+from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Room, Solver
+from tiermesh.documents.problem import BatchTime, Problem
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import InvalidDocument, LimitExceeded
+
+
+ROOM = Room(batch_size_max=4, latency_p95_ms=20.0, batches=[BatchTime(batch_size=4, mean=0.01)])
 
 
 def a_plan(seconds: float = 0.1) -> Plan:
@@ -24,7 +27,7 @@ def a_plan(seconds: float = 0.1) -> Plan:
         ),
         cost=Cost(compute_per_hour=1, network_per_hour=0, total_per_hour=1),
         predicted=Predicted(throughput_rps=1, latency_ms={"p95": 3.5}),
-        replicas=[Replica(id="s@d", stage="s", device="d", rate_rps=1.5)],
+        replicas=[Replica(id="s@d", stage="s", device="d", rate_rps=1.5, room=ROOM)],
         lanes=[Lane(share=1, path={"s": "s@d"})],
     )
 

@@ -14,9 +14,11 @@ from tests.unit.serving.offered import BUNDLE, VARIANT
 from tiermesh.batching.tuning import Decision, Reason, Tuned
 from tiermesh.documents.assignment import ReplicaSpec
 from tiermesh.documents.plan import Room
+from tiermesh.documents.problem import BatchTime
 
 SECONDS = {1: 0.020, 2: 0.022, 4: 0.026, 8: 0.034, 16: 0.050}
-ROOM = Room(batch_size_max=16, batch_timeout_ms_max=20, latency_p95_ms=120.0, batch_seconds=SECONDS)
+BATCHES = [BatchTime(batch_size=size, mean=mean) for size, mean in SECONDS.items()]
+ROOM = Room(batch_size_max=16, batch_timeout_ms_max=20, latency_p95_ms=120.0, batches=BATCHES)
 PLANNED = Tuned(1, 0.0)
 LARGE = Decision(Tuned(16, 0.0), Reason.MISSES)
 
@@ -58,7 +60,7 @@ def test_a_load_that_the_setting_cannot_keep_up_with_calls_for_larger_batches() 
 
 
 def test_a_load_as_planned_changes_nothing() -> None:
-    made = tuner(Room(batch_size_max=16, latency_p95_ms=120.0, batch_seconds=SECONDS))
+    made = tuner(Room(batch_size_max=16, latency_p95_ms=120.0, batches=BATCHES))
     feed(made, rate=10.0, now=100.0, count=200)
     question = made.question(PLANNED, 100.0, others=0.0)
     assert question is not None
