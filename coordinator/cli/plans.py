@@ -195,7 +195,9 @@ def _register_simulate(commands: Commands) -> None:
         "--load", type=float, default=1.0, metavar="X", help="times the planned rate (default: 1)"
     )
     parser.add_argument("--requests", type=int, default=4000, metavar="N")
-    parser.add_argument("--arrivals", choices=["poisson", "constant"], default="poisson")
+    parser.add_argument(
+        "--arrivals", choices=["poisson", "constant"], help="default: as the workflow's sources"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fail", metavar="DEVICE", help="lose this device half way")
 

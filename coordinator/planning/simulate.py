@@ -14,7 +14,7 @@ import heapq
 import itertools
 import math
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -33,14 +33,19 @@ WARM_UP: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is offered: `scale` times the plan's rate, for so many requests. `fail` is lost at `fail_at` (0 to 1)."""
+    """What is offered: `scale` times the plan's rate, for so many requests. `fail` is lost at `fail_at` (0 to 1).
+
+    `arrivals` are those of the problem's sources unless given: even where every source is.
+    `times` are recorded arrivals in ascending seconds; they then take the place of drawn ones.
+    """
 
     requests: int = 4000
     scale: float = 1.0
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: Literal["poisson", "constant"] | None = None
     seed: int = 1
     fail: str | None = None
     fail_at: float = 0.5
+    times: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +153,36 @@ class _Simulation:
         return self._outcome(rate, clock)
 
     def _births(self, rate: float) -> list[float]:
+        if self.load.times:
+            return list(self.load.times)
+        if self._arrivals() == "constant":
+            return self._even(rate)
         clock, births = 0.0, list[float]()
         for _ in range(self.load.requests):
-            poisson = self.load.arrivals == "poisson"
-            clock += self.random.expovariate(rate) if poisson else 1 / rate
+            clock += self.random.expovariate(rate)
             births.append(clock)
         return births
+
+    def _arrivals(self) -> Literal["poisson", "constant"]:
+        if self.load.arrivals is not None:
+            return self.load.arrivals
+        sources = [s.arrivals for s in self.stages.values() if s.kind == "source"]
+        return "constant" if sources and set(sources) == {"constant"} else "poisson"
+
+    def _even(self, rate: float) -> list[float]:
+        """Each device at which requests enter makes its share evenly; they all begin together."""
+        source = next(s for s in self.stages.values() if s.kind == "source")
+        alike = Counter(self.entry.values())
+        shares = [
+            share / alike[name]
+            for name, share in source.pinned.items()
+            for _ in range(alike[name])
+            if share > 0
+        ] or [1.0]
+        whole = sum(shares)
+        gaps = [whole / (rate * share) for share in shares]
+        ticks = [[i * gap for i in range(self.load.requests)] for gap in gaps]
+        return list(itertools.islice(heapq.merge(*ticks), self.load.requests))
 
     def _lane_ends(self) -> list[float]:
         total, ends = 0.0, list[float]()

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.state import Catalogue, Device, Fleet, Inputs
@@ -254,7 +254,14 @@ def _stage(view: _View, name: str) -> ProblemStage:
         devices=_sink_devices(view, stage) if isinstance(stage, Sink) else stage.devices,
         tiers=_tiers(view, name, stage),
         stateful=isinstance(stage, Aggregate),
+        arrivals=_arrivals(stage),
     )
+
+
+def _arrivals(stage: Stage) -> Literal["constant", "poisson"]:
+    """What is known of the arrivals; of a trace, nothing."""
+    even = isinstance(stage, Source) and stage.arrivals == "constant"
+    return "constant" if even else "poisson"
 
 
 def _check_places(view: _View, name: str, stage: Stage) -> None:

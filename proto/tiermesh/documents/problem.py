@@ -68,6 +68,7 @@ class ProblemStage(Document, frozen=True, kw_only=True):
     An `external` source or sink is outside the fleet: it is not placed, and links name it by its stage name
     (free where none does). A stage without variants and without a profile takes no device time. A `stateful`
     stage runs as one replica. `devices` and `tiers` restrict where a stage may run; empty means anywhere.
+    `arrivals` is how a source's requests come: evenly, or by chance.
     """
 
     name: Name
@@ -79,6 +80,7 @@ class ProblemStage(Document, frozen=True, kw_only=True):
     tiers: list[Name] = []
     stateful: bool = False
     external: bool = False
+    arrivals: Literal["constant", "poisson"] = "poisson"
 
 
 class ByVariants(Document, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ from tiermesh.documents.problem import BatchTime, Problem
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import InvalidDocument, LimitExceeded
 
-
 ROOM = Room(batch_size_max=4, latency_p95_ms=20.0, batches=[BatchTime(batch_size=4, mean=0.01)])
 
 

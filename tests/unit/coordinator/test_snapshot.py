@@ -100,6 +100,12 @@ def test_sources_enter_where_the_workflow_says(make):
     assert stage(problem, "text").devices == ["hub-1"]
 
 
+def test_how_requests_come_is_part_of_the_problem(make):
+    assert stage(make(), "photos").arrivals == "constant"
+    poisson = make(TEXT.replace("path: signs/,", "path: signs/, arrivals: poisson,"))
+    assert stage(poisson, "photos").arrivals == "poisson"
+
+
 def test_sinks_are_at_the_sources_unless_named(make):
     assert stage(make(), "text").devices == ["cam-1", "cam-2"]
     text = TEXT.replace("path: out/text.jsonl,", "path: out/text.jsonl, devices: [server],")

@@ -280,6 +280,27 @@ def test_simulated_throughput_and_load_are_the_planned_ones(problem, plan):
         assert outcome.busy.get(device, 0.0) >= share * 0.9
 
 
+def test_requests_that_come_evenly_wait_less(problem, plan):
+    def coming(arrivals):
+        stages = [change(s, arrivals=arrivals) if s.kind == "source" else s for s in problem.stages]
+        return change(problem, stages=stages)
+
+    even, poisson = (simulate(coming(a), plan).latency_ms for a in ("constant", "poisson"))
+    assert poisson == simulate(problem, plan).latency_ms, "poisson is what is taken for granted"
+    assert even["p95"] < poisson["p95"]
+    asked = simulate(coming("constant"), plan, Load(arrivals="poisson")).latency_ms
+    assert asked == poisson, "who simulates may ask for other arrivals"
+
+
+def test_recorded_arrivals_are_played_as_they_are(problem, plan):
+    times = [10.0 * i for i in range(200)]
+    calm = simulate(problem, plan, Load(times=times))
+    assert calm.completed == 200
+    assert calm.throughput_rps == pytest.approx(0.1, rel=0.05)
+    flood = simulate(problem, plan, Load(times=[0.0] * 200))
+    assert flood.latency_ms["p95"] > 2 * calm.latency_ms["p95"]
+
+
 def test_a_simulation_is_the_same_for_the_same_seed(problem, plan):
     assert simulate(problem, plan, Load(seed=3)) == simulate(problem, plan, Load(seed=3))
 
