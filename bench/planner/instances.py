@@ -29,7 +29,7 @@ LADDERS: Final = {
 
 def different(workers: int, seed: int = 1) -> Problem:
     """Workers that all differ in speed and price, serving questions about photos; the rate grows with them."""
-    rng = random.Random(seed)  # noqa: S311 - instances by seed, not secrets
+    rng = random.Random(seed)
     devices, profiles = _workers(workers, rng)
     rate = 4.4 * workers
     stages = [
@@ -92,7 +92,7 @@ def in_classes(
     devices: int, classes: int = 20, stages: int = 5, variants: int = 4, seed: int = 1
 ) -> Problem:
     """Equal devices in classes over three tiers, a chain of stages, accuracy by combination."""
-    rng = random.Random(seed)  # noqa: S311 - instances by seed, not secrets
+    rng = random.Random(seed)
     names = [f"v{v}" for v in range(variants)]
     kinds, profiles = _classes(devices, classes, stages, names, rng)
     weights = [rng.uniform(1, 3) for _ in range(stages)]

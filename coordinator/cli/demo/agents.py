@@ -28,6 +28,7 @@ class DemoDevice:
     price_per_hour: float
     threads: int
     slowdown: float
+    usable_share: float = USABLE_SHARE
 
     def arguments(self, folder: Path, mesh: str) -> list[str]:
         """What `agent run` is called with."""
@@ -40,7 +41,7 @@ class DemoDevice:
             *("--price", f"{self.price_per_hour:g}"),
             *("--threads", str(self.threads)),
             *("--slowdown", f"{self.slowdown:g}"),
-            *("--usable-share", f"{USABLE_SHARE:g}"),
+            *("--usable-share", f"{self.usable_share:g}"),
         ]
 
 
