@@ -32,7 +32,7 @@ schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/schemas
 	@$(BIN)/python -m tiermesh.schemas
 
 bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
-	@for script in bench/*/__main__.py; do $(BIN)/python $$(dirname $$script) || exit 1; done
+	@for script in bench/*/__main__.py; do PYTHONPATH=. $(BIN)/python $$(dirname $$script) || exit 1; done
 
 clean:  ## Remove the environment and all state of the demo
 	rm -rf $(VENV) .tiermesh

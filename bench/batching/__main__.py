@@ -11,11 +11,19 @@ from typing import Any
 from bench.batching import accuracy, choices, speed
 from bench.batching.data import Data, save
 
+PUBLISHED = Path("../shared/data/batch")
+
 
 def main() -> None:
     """Run the parts that are asked for and print their tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.batching", description=__doc__)
-    parser.add_argument("data", type=Path, help="the folder with maps.json and service.json")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        default=PUBLISHED,
+        help="the folder with maps.json and service.json (default: %(default)s)",
+    )
     parser.add_argument("--only", choices=["accuracy", "speed", "choices"], help="one part")
     parser.add_argument(
         "--arrivals", type=int, default=2_000_000, help="simulated per accuracy case"
@@ -25,6 +33,9 @@ def main() -> None:
     )
     parser.add_argument("-o", "--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
+    if not args.data.is_dir():
+        print(f"skipped: the published data ({args.data}) is not here")
+        return
     data = Data(args.data)
     results: dict[str, object] = {}
     parts = {"accuracy": _accuracy, "speed": _speed, "choices": _choices}

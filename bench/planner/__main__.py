@@ -1,4 +1,4 @@
-"""Cost, bound, gap and time of the planner, from 9 workers to 10,000 devices: `python bench/planner/run.py`.
+"""Cost, bound, gap and time of the planner, from 9 workers to 10,000 devices: `python bench/planner`.
 
 Each line is one solve of one instance (by seed). Time is that of the whole call, from the problem to the plan, on
 this machine; `greedy` is the cost of the greedy strategy on the same instance. With `--jellybean DIR` the published
