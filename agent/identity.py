@@ -13,6 +13,7 @@ from typing import IO, Annotated, Final, Literal, NamedTuple, Self
 from msgspec import Meta
 from msgspec.structs import replace
 
+from agent.durable import write_whole
 from agent.errors import StateDamaged
 from tiermesh import ids, limits, wire
 from tiermesh.documents.reading import Document, decode_json, encode_json
@@ -118,17 +119,9 @@ class Identity:
         self.close()
 
     def _keep(self, kept: _Kept) -> None:
-        draft = self._file.with_suffix(".new")
         try:
-            draft.touch(mode=0o600)
-            with draft.open("wb") as file:
-                file.write(encode_json(kept))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._file)
-            _sync_folder(self._file.parent)
+            write_whole(self._file, encode_json(kept), mode=0o600)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise StorageFull(
                 f"cannot keep the identity in {self._file}",
                 why=error.strerror or str(error),
@@ -216,11 +209,3 @@ def _host_name() -> str:
     """The host's name as far as a device's name may be equal to it."""
     short = socket.gethostname().split(".")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", short).lstrip("._-")[: limits.NAME_CHARS] or "device"
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -15,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import grpc.aio
 
 from agent import node as nodes
+from agent.durable import write_whole
 from agent.node import Node
 from tiermesh import wire
 from tiermesh.documents.assignment import Assignment
@@ -70,16 +70,9 @@ class AssignmentFolder:
 
     def keep(self, assignment: Assignment) -> None:
         """Put an assignment on disk, whole or not at all."""
-        path = self._path(assignment.workflow)
-        draft = path.with_suffix(".new")
         try:
-            with draft.open("wb") as file:
-                file.write(encode_json(assignment))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
+            write_whole(self._path(assignment.workflow), encode_json(assignment))
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise StorageFull(
                 f"cannot keep the assignment of {assignment.workflow}",
                 why=error.strerror or str(error),

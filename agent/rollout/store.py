@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from agent.durable import sync_folder
 from agent.rollout import bundles
 from tiermesh import ids, limits
 from tiermesh.errors import DigestMismatch, LimitExceeded, StorageFull, TiermeshError
@@ -208,7 +209,7 @@ class Writer:
             os.fsync(self._file.fileno())
             self.close()
             self._partial.replace(self._complete)
-            _sync_folder(self._complete.parent)
+            sync_folder(self._complete.parent)
         except OSError as error:
             raise _disk_error(self._digest, error) from error
         return True
@@ -264,11 +265,3 @@ def _disk_error(digest: str, error: OSError) -> TiermeshError:
 
 def _free_on_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -81,7 +81,7 @@ async def test_without_room_on_disk_nothing_is_switched(
     def no_room(_fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("agent.rollout.activate.os.fsync", no_room)
+    monkeypatch.setattr("agent.durable.os.fsync", no_room)
     with pytest.raises(StorageFull, match="No space left"):
         await full.commit("w", 1)
     assert full.node.generations == {}
