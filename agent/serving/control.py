@@ -113,6 +113,7 @@ class ReplicaStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     service: Percentiles
     batch_sizes: dict[int, int] = {}
+    batch_seconds: dict[int, float] = {}
     mean_batch: float = 0.0
     batch_size: int = 0
     batch_timeout_ms: float = 0.0

@@ -62,6 +62,7 @@ class ReplicaQueue:
         self.requests = self.items = self.batches = self.errors = 0
         self.busy_seconds = 0.0
         self.batch_sizes: dict[int, int] = {}
+        self.batch_seconds: dict[int, float] = {}
 
     @property
     def computes(self) -> bool:
@@ -105,6 +106,7 @@ class ReplicaQueue:
         self.batches += 1
         self.items += size
         self.batch_sizes[size] = self.batch_sizes.get(size, 0) + 1
+        self.batch_seconds[size] = self.batch_seconds.get(size, 0.0) + seconds
         self.service.add(seconds, end)
         if self.tuner is not None:
             self.tuner.ran(size, seconds)

@@ -128,6 +128,7 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                         waiting=queue.batcher.waiting,
                         service=queue.service.percentiles(now),
                         batch_sizes=queue.batch_sizes,
+                        batch_seconds=queue.batch_seconds,
                         mean_batch=queue.mean_batch,
                         batch_size=queue.batcher.setting.batch_size,
                         batch_timeout_ms=1000 * queue.batcher.setting.timeout_s,

@@ -195,6 +195,26 @@ class ReplicaSample(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BatchSecondsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKFLOW_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
@@ -209,6 +229,7 @@ class ReplicaSample(_message.Message):
     MEAN_BATCH_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    BATCH_SECONDS_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     generation: _builtins.int
     replica: _builtins.str
@@ -228,6 +249,10 @@ class ReplicaSample(_message.Message):
     def batch_sizes(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """How many batches there were of each size, in items."""
 
+    @_builtins.property
+    def batch_seconds(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """Device time of the batches of each size."""
+
     def __init__(
         self,
         *,
@@ -245,10 +270,11 @@ class ReplicaSample(_message.Message):
         mean_batch: _builtins.float = ...,
         batch_size: _builtins.int = ...,
         batch_timeout_ms: _builtins.float = ...,
+        batch_seconds: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_seconds", b"batch_seconds", "batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -114,6 +114,7 @@ def test_a_batch_counts_in_what_preparing_took() -> None:
     assert (batch.start, batch.end, batch.size) == (10.5, 11.0, 4)
     assert batch.service_s == pytest.approx(0.7)
     assert replica.batch_sizes == {4: 1}
+    assert replica.batch_seconds == {4: batch.service_s}
     assert replica.mean_batch == 4.0
 
 
