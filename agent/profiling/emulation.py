@@ -17,18 +17,25 @@ _MOST_CREDIT_S: Final = 0.005
 
 
 class CountedTime:
-    """A clock on which waits count without being waited: emulated devices are measured sooner."""
+    """A clock on which waits count, but are waited for `longest_s` at most: emulated devices are measured sooner."""
 
-    def __init__(self) -> None:
-        self._waited = 0.0
+    def __init__(
+        self, longest_s: float = 0.0, *, wait: Callable[[float], object] | None = None
+    ) -> None:
+        self._longest_s = longest_s
+        self._wait = wait or threading.Event().wait
+        self._skipped = 0.0
 
     def now(self) -> float:
         """Seconds from some moment on, waits included."""
-        return time.perf_counter() + self._waited
+        return time.perf_counter() + self._skipped
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
-        self._waited += seconds
+        begun = time.perf_counter()
+        if self._longest_s > 0:
+            self._wait(min(seconds, self._longest_s))
+        self._skipped += seconds - (time.perf_counter() - begun)
 
 
 class Dilation:

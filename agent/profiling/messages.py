@@ -45,6 +45,8 @@ class Measured(_Answer, frozen=True, kw_only=True):
     peak_memory_bytes: int
     bytes_out_per_request: float
     items_per_request: float
+    request_items: list[int]
+    pause_seconds: float
     points: list[Point]
 
 

@@ -26,7 +26,10 @@ class Seconds(Document, frozen=True, kw_only=True):
 
 
 class Point(Document, frozen=True, kw_only=True):
-    """One setting that was measured. `interval` is the half width of the mean's 95 % interval over the mean."""
+    """One setting that was measured. `interval` is the half width of the mean's 95 % interval over the mean.
+
+    `peak_memory_bytes` is the most that the process grew by until then, smaller batches included.
+    """
 
     batch_size: Annotated[int, Meta(ge=1, le=limits.BATCH_SIZE)]
     threads: Annotated[int, Meta(ge=1)]
@@ -34,12 +37,15 @@ class Point(Document, frozen=True, kw_only=True):
     seconds: Seconds
     items_per_second: Positive
     interval: float
+    peak_memory_bytes: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Profile(Document, frozen=True, kw_only=True):
     """What a device measured of a variant, or why it cannot run it (`cannot_run`).
 
-    `device_class` and `variant_digest` say what it holds for: it is reused while both stay equal.
+    `device_class` and `variant_digest` say what it holds for: it is reused while both stay equal. Before each repeat
+    the device rested for `pause_seconds`, as one that serves does between batches; 0 is back to back. `request_items`
+    are the items of each of the sample requests, whose mean is `items_per_request`.
     """
 
     schema: Literal["tiermesh.profile/1"] = "tiermesh.profile/1"
@@ -58,4 +64,6 @@ class Profile(Document, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
     bytes_out_per_request: float | None = None
     items_per_request: float = 1.0
+    request_items: list[Annotated[int, Meta(ge=0)]] = []
+    pause_seconds: Annotated[float, Meta(ge=0)] = 0.0
     points: list[Point] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.profiling.emulation import Dilation
+from agent.profiling.emulation import CountedTime, Dilation
 
 
 class Time:
@@ -59,3 +59,13 @@ def test_a_device_that_is_not_emulated_never_waits() -> None:
 def test_no_device_is_emulated_faster_than_it_is() -> None:
     with pytest.raises(ValueError, match="faster"):
         Time().dilation(0.5)
+
+
+def test_counted_time_rests_a_little_and_counts_the_whole_wait() -> None:
+    rests: list[float] = []
+    clock = CountedTime(0.02, wait=rests.append)
+    begun = clock.now()
+    for seconds in (5.0, 0.001, 100.0):
+        clock.wait(seconds)
+    assert rests == [0.02, 0.001, 0.02]
+    assert clock.now() - begun == pytest.approx(105.001, abs=1.0)
