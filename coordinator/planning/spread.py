@@ -1,0 +1,72 @@
+"""How long a batch takes, by chance: quantile functions from a profile's percentiles, with the measured mean.
+
+Profiles tell percentiles from the median up. Were the faster half of the batches taken to be as long as the median,
+drawn times would be longer than the measured mean, by a sixth for lines of text of several widths.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeAlias
+
+from tiermesh.documents.problem import BatchTime
+from tiermesh.documents.workflow import PERCENTILES
+
+Curve: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""Levels from 0 to 1, and seconds, both ascending: a quantile function, linear in between."""
+
+
+def curve(batch: BatchTime) -> Curve:
+    """The quantile function that has the percentiles and the mean of a batch; the mean alone where none is known.
+
+    What the percentiles leave open are the two ends. The lower one is stretched where the mean is less than they say,
+    the upper one where it is more.
+    """
+    known = sorted((PERCENTILES[name], value) for name, value in batch.percentiles.items())
+    if not known:
+        return (0.0, 1.0), (batch.mean, batch.mean)
+    levels = (0.0, *(level for level, _ in known), 1.0)
+    inner: list[float] = []
+    for _, seconds in known:
+        inner.append(max(seconds, inner[-1] if inner else 0.0))
+    values = (inner[0], *inner, inner[-1])
+    missing = batch.mean - _mean(levels, values)
+    low = max(inner[0] + min(2 * missing / levels[1], 0.0), 0.0)
+    high = inner[-1] + max(2 * missing / (1 - levels[-2]), 0.0)
+    return levels, (low, *inner, high)
+
+
+def at(of: Curve, level: float) -> float:
+    """Seconds at a level from 0 to 1."""
+    levels, values = of
+    upper = min(max(bisect_left(levels, level), 1), len(levels) - 1)
+    below, above = levels[upper - 1], levels[upper]
+    part = (level - below) / (above - below)
+    return values[upper - 1] + part * (values[upper] - values[upper - 1])
+
+
+class BatchSeconds:
+    """The times of a replica's batches by size. `batches` are at least one, of any sizes."""
+
+    def __init__(self, batches: Sequence[BatchTime]) -> None:
+        ordered = sorted(batches, key=lambda batch: batch.batch_size)
+        self._sizes = [batch.batch_size for batch in ordered]
+        self._curves = [curve(batch) for batch in ordered]
+
+    def at(self, size: int, level: float) -> float:
+        """Seconds of a batch at a level: linear between measured sizes, in proportion beyond the largest."""
+        above = bisect_left(self._sizes, size)
+        if above == len(self._sizes):
+            return at(self._curves[-1], level) * size / self._sizes[-1]
+        seconds = at(self._curves[above], level)
+        if above == 0 or self._sizes[above] == size:
+            return seconds
+        less, below = at(self._curves[above - 1], level), self._sizes[above - 1]
+        return less + (seconds - less) * (size - below) / (self._sizes[above] - below)
+
+
+def _mean(levels: Sequence[float], values: Sequence[float]) -> float:
+    ends = zip(pairwise(levels), pairwise(values), strict=True)
+    return sum((b - a) * (low + high) / 2 for (a, b), (low, high) in ends)
