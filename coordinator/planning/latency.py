@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.planning.spread import curve
 from tiermesh.documents.problem import BatchTime
 from tiermesh.documents.workflow import PERCENTILES
 
@@ -52,12 +53,8 @@ class QueueingEstimate:
 
 
 def service(batch: BatchTime, at: Seconds) -> Seconds:
-    """The quantile function of a batch's device time, linear between the percentiles that were measured."""
-    known = sorted((PERCENTILES[name], value) for name, value in batch.percentiles.items())
-    if not known:
-        return np.full_like(at, batch.mean)
-    levels = [level for level, _ in known]
-    return np.interp(at, levels, np.maximum.accumulate([value for _, value in known]))
+    """The quantile function of a batch's device time."""
+    return np.interp(at, *curve(batch))
 
 
 def wait(load: Load, at: Seconds) -> Seconds:

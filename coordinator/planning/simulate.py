@@ -2,8 +2,9 @@
 
 One compute lane per device, shared by its replicas. A replica's batch may start when the device is free and either
 `batch_size` items wait or the oldest has waited `batch_timeout`; among replicas that may start, the one whose oldest
-item came first goes. A request carries as many items to a stage as the edges' ratios say; none ends it there. Chance
-is a seeded generator: the same plan, load and seed give the same figures.
+item came first goes. A request carries as many items to a stage as the edges' ratios say; none ends it there. Batch
+times and numbers of items are drawn from what was measured (`spread`, `items_seen`). Chance is a seeded generator: the
+same plan, load and seed give the same figures.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final, Literal
 from coordinator.planning.checking import members
 from coordinator.planning.instance import carried
 from coordinator.planning.network import Network
+from coordinator.planning.spread import at, curve
 from tiermesh.documents.plan import Lane, Plan, Replica
 from tiermesh.documents.problem import BatchTime, Problem, ProblemEdge
 from tiermesh.documents.workflow import PERCENTILES
@@ -237,7 +239,10 @@ class _Simulation:
         return self.servers[self.replicas[replica].device].down
 
     def _items(self, path: dict[str, str]) -> dict[str, int]:
-        """How many items the request is at each stage: the mean that the ratios give, rounded by chance."""
+        """How many items the request is at each stage.
+
+        What one stage makes of its items the next one gets; where several meet, the mean that the ratios give.
+        """
         mean: dict[str, float] = {}
         items: dict[str, int] = {}
         for name in self._order():
@@ -245,11 +250,23 @@ class _Simulation:
             parts = [mean[e.source] * self._carried(e, path)[0] for e in inputs]
             union = self.stages[name].kind == "union"
             mean[name] = (sum(parts) if union else min(parts)) if parts else 1.0
-            whole = math.floor(mean[name])
-            rounded = whole + (self.random.random() < mean[name] - whole)
-            dead = bool(inputs) and all(items[e.source] == 0 for e in inputs)
-            items[name] = 0 if dead else rounded
+            if len(inputs) == 1:
+                items[name] = self._become(inputs[0], items[inputs[0].source], path)
+            else:
+                dead = bool(inputs) and all(items[e.source] == 0 for e in inputs)
+                items[name] = 0 if dead else self._rounded(mean[name])
         return items
+
+    def _become(self, edge: ProblemEdge, items: int, path: dict[str, str]) -> int:
+        """Of so many items that the edge's first stage wrote, those at its second."""
+        ratio = self._carried(edge, path)[0]
+        if not edge.items_seen or ratio != edge.ratio:
+            return self._rounded(items * ratio)
+        return sum(self.random.choice(edge.items_seen) for _ in range(items))
+
+    def _rounded(self, mean: float) -> int:
+        whole = math.floor(mean)
+        return whole + (self.random.random() < mean - whole)
 
     def _order(self) -> list[str]:
         if not hasattr(self, "_ordered"):
@@ -412,16 +429,7 @@ def _pick(ordered: Sequence[float], level: float) -> float:
 
 
 def _quantile(time: BatchTime, level: float) -> float:
-    """A batch's time at a quantile, linear between measured percentiles, its mean where none is."""
-    known = sorted((PERCENTILES[name], value) for name, value in time.percentiles.items())
-    if not known:
-        return time.mean
-    if level <= known[0][0]:
-        return known[0][1]
-    for (low, a), (high, b) in itertools.pairwise(known):
-        if level <= high:
-            return a + (b - a) * (level - low) / (high - low)
-    return known[-1][1]
+    return at(curve(time), level)
 
 
 def _entries(problem: Problem) -> dict[str, str]:

@@ -9,7 +9,8 @@ What the workflow leaves open is settled here:
 * `raw_data_stays_in` restricts the tiers of sources and of each stage that reads from one.
 * A source offers its own `rate`, and at least `slo.rate` where the workflow has one source.
 * The items that a request is at a stage are the mean over its profiles; a stage without a model
-  makes one. An edge's `ratio` is the quotient of its two ends.
+  makes one. An edge's `ratio` is the quotient of its two ends; where requests are single items at
+  the first, those of the second stage's sample requests are `items_seen`.
 * What a source sends is not measured: `source_bytes` says it (bytes per request), else it counts 0.
 """
 
@@ -366,11 +367,26 @@ def _edges(view: _View, source_bytes: Mapping[str, float]) -> list[ProblemEdge]:
             source=u,
             target=name,
             ratio=items[name] / items[u] if items[u] else 0.0,
+            items_seen=_items_seen(view, u, name),
             bytes_per_item=source_bytes.get(u, 0.0) or max(sent[u].values(), default=0.0),
             bytes_by_variant=sent[u],
         )
         for u, name in view.workflow.edges
     ]
+
+
+def _items_seen(view: _View, source: str, target: str) -> list[int]:
+    """Items of the sample requests at `target`, where each is one item at `source`; none where all are alike."""
+    if any(n != 1 for n in _sample_items(view, source)):
+        return []
+    items = _sample_items(view, target)
+    return items if len(set(items)) > 1 else []
+
+
+def _sample_items(view: _View, name: str) -> list[int]:
+    """Stage code, and so its samples, are the same for all variants of a stage."""
+    profiles = [p for found in _of_stage(view, name).values() for p in found]
+    return next((p.request_items for p in profiles if p.request_items), [])
 
 
 def _bytes_out(view: _View, name: str, items: float) -> dict[str, float]:

@@ -47,26 +47,6 @@ def at(of: Curve, level: float) -> float:
     return values[upper - 1] + part * (values[upper] - values[upper - 1])
 
 
-class BatchSeconds:
-    """The times of a replica's batches by size. `batches` are at least one, of any sizes."""
-
-    def __init__(self, batches: Sequence[BatchTime]) -> None:
-        ordered = sorted(batches, key=lambda batch: batch.batch_size)
-        self._sizes = [batch.batch_size for batch in ordered]
-        self._curves = [curve(batch) for batch in ordered]
-
-    def at(self, size: int, level: float) -> float:
-        """Seconds of a batch at a level: linear between measured sizes, in proportion beyond the largest."""
-        above = bisect_left(self._sizes, size)
-        if above == len(self._sizes):
-            return at(self._curves[-1], level) * size / self._sizes[-1]
-        seconds = at(self._curves[above], level)
-        if above == 0 or self._sizes[above] == size:
-            return seconds
-        less, below = at(self._curves[above - 1], level), self._sizes[above - 1]
-        return less + (seconds - less) * (size - below) / (self._sizes[above] - below)
-
-
 def _mean(levels: Sequence[float], values: Sequence[float]) -> float:
     ends = zip(pairwise(levels), pairwise(values), strict=True)
     return sum((b - a) * (low + high) / 2 for (a, b), (low, high) in ends)

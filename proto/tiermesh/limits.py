@@ -7,6 +7,8 @@ STAGES: Final = 256
 VARIANTS_PER_STAGE: Final = 64
 DEVICES: Final = 20_000
 LANES: Final = 65_536
+ITEMS_SEEN: Final = 4_096
+"""Requests whose items tell how many items requests have."""
 NAME_CHARS: Final = 64
 
 ARTIFACT_BYTES: Final = 16 * 2**30

@@ -96,7 +96,8 @@ class ProblemEdge(Document, frozen=True, kw_only=True):
     """An edge: `ratio` items of the reading stage per item of the writing one, and bytes per written item.
 
     `*_by_variant` overrides per variant of the writing stage, `by_variants` per variants of both; the first entry
-    that matches and gives a value wins.
+    that matches and gives a value wins. `items_seen` are whole numbers of items that single written ones became, as
+    often as they do; what is played through draws from them, and rounds the ratio by chance where there are none.
     """
 
     source: Name = field(name="from")
@@ -106,6 +107,7 @@ class ProblemEdge(Document, frozen=True, kw_only=True):
     bytes_per_item: NonNegative = 0.0
     bytes_by_variant: dict[Name, NonNegative] = {}
     by_variants: list[ByVariants] = []
+    items_seen: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=limits.ITEMS_SEEN)] = []
 
 
 class BatchTime(Document, frozen=True, kw_only=True):

@@ -74,7 +74,16 @@ class Made:
         return Bundle(artifact=artifact, entry="stage:Stage")
 
     def profile(
-        self, device, variant, *, mean=0.05, threads=2, cannot_run=None, items=1.0, out=100.0
+        self,
+        device,
+        variant,
+        *,
+        mean=0.05,
+        threads=2,
+        cannot_run=None,
+        items=1.0,
+        seen=(),
+        out=100.0,
     ):
         def seconds(scale):
             value = mean * scale
@@ -104,6 +113,7 @@ class Made:
             peak_memory_bytes=None if cannot_run else 80_000_000,
             bytes_out_per_request=None if cannot_run else out,
             items_per_request=items,
+            request_items=list(seen),
             points=[] if cannot_run else points,
         )
 

@@ -56,6 +56,7 @@ def profiled(fleet, made, catalogue):
                     threads=device.description.fingerprint.threads,
                     cannot_run=cannot,
                     items=5.0 if stage == "recognise" else 1.0,
+                    seen=(4, 5, 6) if stage == "recognise" else (1, 1, 1),
                     out=1_000.0,
                 )
                 fleet(ProfileMeasured(at=1.0, who="t", device=device.id, profile=profile))
@@ -127,6 +128,8 @@ def test_edges_carry_items_and_bytes(make):
     assert edges["photos", "detect"].bytes_per_item == 50_000.0
     assert edges["detect", "recognise"].ratio == 5.0
     assert edges["detect", "recognise"].bytes_by_variant == {"v3": 1_000.0, "v4": 1_000.0}
+    assert edges["detect", "recognise"].items_seen == [4, 5, 6]
+    assert edges["photos", "detect"].items_seen == [], "a photo is always one item"
     assert edges["recognise", "text"].ratio == pytest.approx(0.2)
     assert edges["recognise", "text"].bytes_per_item == 200.0, "five items share a request's bytes"
 

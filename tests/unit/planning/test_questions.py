@@ -268,6 +268,18 @@ def test_a_plan_does_not_differ_from_itself_and_differs_from_another(problem, pl
     assert 0 < found.rerouted_share <= 1
 
 
+def test_items_are_drawn_as_they_were_seen(problem, plan):
+    """One line or seven: the work is that of three, and the slowest requests take longer than with three each."""
+
+    def seeing(items):
+        edges = [change(e, items_seen=items) if e.source == "detect" else e for e in problem.edges]
+        return simulate(change(problem, edges=edges), plan, Load(requests=8000, scale=0.2, seed=5))
+
+    alike, spread = seeing([]), seeing([1, 1, 7])
+    assert sum(spread.busy.values()) == pytest.approx(sum(alike.busy.values()), rel=0.05)
+    assert spread.latency_ms["p90"] > 1.05 * alike.latency_ms["p90"]
+
+
 def test_simulated_throughput_and_load_are_the_planned_ones(problem, plan):
     outcome = simulate(problem, plan, Load(requests=6000, arrivals="constant"))
     planned = {}

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.planning.spread import BatchSeconds, at, curve
+from coordinator.planning.spread import at, curve
 from tiermesh.documents.problem import BatchTime
 from tiermesh.documents.workflow import PERCENTILES
 
 
-def measured(seconds: list[float], size: int = 1) -> BatchTime:
+def measured(seconds: list[float]) -> BatchTime:
     """What a profile tells of these times."""
     ordered = sorted(seconds)
     percentiles = {n: ordered[int(q * (len(ordered) - 1))] for n, q in PERCENTILES.items()}
-    return BatchTime(batch_size=size, mean=fmean(seconds), percentiles=percentiles)
+    return BatchTime(batch_size=1, mean=fmean(seconds), percentiles=percentiles)
 
 
 def drawn_mean(batch: BatchTime) -> float:
@@ -46,15 +45,3 @@ def test_the_percentiles_hold_and_the_mean_does_not_come_out_too_low(seconds: li
 
 def test_without_percentiles_every_batch_takes_the_mean() -> None:
     assert {at(curve(BatchTime(batch_size=1, mean=0.3)), level / 4) for level in range(5)} == {0.3}
-
-
-def test_sizes_that_were_not_measured_lie_between_those_that_were() -> None:
-    batches = [
-        BatchTime(batch_size=size, mean=mean) for size, mean in ((4, 0.4), (1, 0.1), (2, 0.3))
-    ]
-    of = BatchSeconds(batches)
-    level = random.Random(1).random()
-    assert [of.at(size, level) for size in (1, 2, 3, 4, 8)] == pytest.approx(
-        [0.1, 0.3, 0.35, 0.4, 0.8]
-    )
-    assert BatchSeconds(batches[:1]).at(1, level) == 0.4
