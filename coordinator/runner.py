@@ -35,6 +35,7 @@ from coordinator.planning.snapshot import Snapshot, snapshot
 from coordinator.profiling import Measuring, ProfileOptions
 from coordinator.progress import Report, silent
 from coordinator.pursuit import Pursuit
+from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.rollout.applying import Applied, Applying, Target
 from coordinator.telemetry import Observed, Watching
 from tiermesh.documents.plan import Plan
@@ -45,6 +46,7 @@ from tiermesh.errors import DigestMismatch, TiermeshError
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
+    from coordinator.keeping import Keeping
     from coordinator.planning import Options
 
 P = ParamSpec("P")
@@ -421,6 +423,37 @@ class Mesh:
         )
         applying.check()
         return applying
+
+    def keep(
+        self,
+        workflows: Iterable[Workflow],
+        *,
+        auto_replan: bool = True,
+        options: Options | None = None,
+        policy: Policy = DEFAULT,
+        source_bytes: dict[str, float] | None = None,
+        interval_s: float = 0.25,
+        told: Callable[[Observed], None] = lambda _observed: None,
+        report: Report = silent,
+    ) -> Keeping:
+        """Keep workflows served: `await mesh.keep([workflow]).run()` works until it is cancelled.
+
+        Devices are watched at `interval_s`; `told` gets every sample. Without `auto_replan` a reason to plan
+        again is only recorded. `source_bytes` is as in `plan`.
+        """
+        from coordinator.keeping import Keeping
+
+        return Keeping(
+            self,
+            workflows,
+            auto_replan=auto_replan,
+            options=options,
+            policy=policy,
+            source_bytes=source_bytes,
+            interval_s=interval_s,
+            told=told,
+            report=report,
+        )
 
     def watch(
         self, *, interval_s: float = 1.0, devices: Iterable[Device] | None = None
