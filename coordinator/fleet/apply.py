@@ -12,12 +12,21 @@ from typing import Any, Final, TypeVar
 from msgspec.structs import replace
 
 from coordinator.fleet import events
-from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, answered, may_move, unanswered
+from coordinator.fleet.lifecycle import (
+    MOVED_BY_LIVENESS,
+    DeviceState,
+    Outcome,
+    Phase,
+    answered,
+    may_move,
+    unanswered,
+)
 from coordinator.fleet.naming import unique
 from coordinator.fleet.state import (
     Device,
     Fleet,
     PlanRecord,
+    Replan,
     Rollout,
     Running,
     Sighting,
@@ -90,16 +99,23 @@ def _without_answer(fleet: Fleet, device_id: str, why: str) -> Fleet:
     if device is None or device.state is DeviceState.LEFT:
         return fleet
     lost = replace(device, state=unanswered(device.state), why=why)
-    return replace(fleet, devices=_with(fleet.devices, device_id, lost))
+    return _with_device(fleet, lost)
+
+
+def _with_device(fleet: Fleet, device: Device) -> Fleet:
+    return replace(fleet, devices=_with(fleet.devices, device.id, device))
 
 
 def _described(event: events.DeviceDescribed, fleet: Fleet) -> Fleet:
     known = fleet.devices.get(event.device)
     taken = {d.name for d in fleet.devices.values() if d.id != event.device}
+    held = known is not None and known.is_held(event.at)
     device = Device(
         id=event.device,
         name=unique(event.name, event.device, taken, known.name if known else None),
-        state=answered(known.state if known else DeviceState.DISCOVERED),
+        state=known.state if known and held else answered(known.state if known else None),
+        why=known.why if known and held else "",
+        held_until=known.held_until if known and held else 0.0,
         address=event.address,
         device_class=event.description.fingerprint.device_class,
         description=event.description,
@@ -133,6 +149,33 @@ def _sightings_after(event: events.DeviceDescribed, fleet: Fleet) -> dict[str, S
 
 def _lost(event: events.DeviceLost, fleet: Fleet) -> Fleet:
     return _without_answer(fleet, event.device, event.why)
+
+
+def _failed(event: events.DeviceFailed, fleet: Fleet) -> Fleet:
+    device = fleet.devices.get(event.device)
+    if device is None or device.state not in MOVED_BY_LIVENESS:
+        return fleet
+    failed = replace(
+        device, state=DeviceState.FAILED, why=event.why, held_until=event.at + event.hold_s
+    )
+    return _with_device(fleet, failed)
+
+
+def _held(event: events.DeviceHeld, fleet: Fleet) -> Fleet:
+    device = fleet.devices.get(event.device)
+    if device is None or device.state not in MOVED_BY_LIVENESS:
+        return fleet
+    held = replace(
+        device, state=DeviceState.SUSPECT, why=event.why, held_until=event.at + event.hold_s
+    )
+    return _with_device(fleet, held)
+
+
+def _returned(event: events.DeviceReturned, fleet: Fleet) -> Fleet:
+    device = fleet.devices.get(event.device)
+    if device is None or device.state not in MOVED_BY_LIVENESS:
+        return fleet
+    return _with_device(fleet, replace(device, state=DeviceState.READY, why="", held_until=0.0))
 
 
 def _left(event: events.DeviceLeft, fleet: Fleet) -> Fleet:
@@ -171,6 +214,31 @@ def _workflow_recorded(event: events.WorkflowRecorded, fleet: Fleet) -> Fleet:
 def _plan_made(event: events.PlanMade, fleet: Fleet) -> Fleet:
     record = PlanRecord(plan=event.plan, inputs=event.inputs, made_at=event.at)
     return replace(fleet, plans=_with(fleet.plans, event.plan.digest, record))
+
+
+def _replan_started(event: events.ReplanStarted, fleet: Fleet) -> Fleet:
+    replan = Replan(
+        reason=event.reason,
+        why=event.why,
+        at=event.at,
+        before=event.before,
+        generation=event.generation,
+    )
+    return replace(fleet, replans=_with(fleet.replans, event.workflow, replan))
+
+
+def _replan_ended(event: events.ReplanEnded, fleet: Fleet) -> Fleet:
+    replan = Replan(
+        reason=event.reason,
+        why=event.why,
+        at=event.at,
+        outcome=event.outcome,
+        text=event.text,
+        before=event.before,
+        after=event.after,
+        generation=event.generation,
+    )
+    return replace(fleet, replans=_with(fleet.replans, event.workflow, replan))
 
 
 def _rollout_started(event: events.RolloutStarted, fleet: Fleet) -> Fleet:
@@ -282,12 +350,17 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.DeviceUnreachable: _unreachable,
     events.DeviceDescribed: _described,
     events.DeviceLost: _lost,
+    events.DeviceFailed: _failed,
+    events.DeviceHeld: _held,
+    events.DeviceReturned: _returned,
     events.DeviceLeft: _left,
     events.ProfileMeasured: _profile_measured,
     events.ProfileFailed: _profile_failed,
     events.ProfileDropped: _profile_dropped,
     events.WorkflowRecorded: _workflow_recorded,
     events.PlanMade: _plan_made,
+    events.ReplanStarted: _replan_started,
+    events.ReplanEnded: _replan_ended,
     events.RolloutStarted: _rollout_started,
     events.ArtifactsPushed: _step(Phase.PUSHED),
     events.RolloutPrepared: _step(Phase.PREPARED),

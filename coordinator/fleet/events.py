@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from coordinator.fleet.lifecycle import Reach
+from coordinator.fleet.lifecycle import Reach, ReplanOutcome
 from coordinator.fleet.state import Catalogue, Description, Inputs, Purpose
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.profile import Profile
@@ -86,6 +86,29 @@ class DeviceLost(Happening, frozen=True, kw_only=True):
     why: str
 
 
+class DeviceFailed(Happening, frozen=True, kw_only=True):
+    """A device is given up; once it answers again, it is not ready for `hold_s` seconds."""
+
+    device: str
+    why: str
+    hold_s: float = 0.0
+
+
+class DeviceHeld(Happening, frozen=True, kw_only=True):
+    """A device that had failed answers again, and is ready if it still does in `hold_s` seconds."""
+
+    device: str
+    why: str
+    hold_s: float
+
+
+class DeviceReturned(Happening, frozen=True, kw_only=True):
+    """A device that was suspect or held is ready again."""
+
+    device: str
+    why: str
+
+
 class DeviceLeft(Happening, frozen=True, kw_only=True):
     """An operator took a device out of the mesh."""
 
@@ -132,6 +155,32 @@ class PlanMade(Happening, frozen=True, kw_only=True):
     workflow: str
     plan: Plan
     inputs: Inputs
+
+
+class ReplanStarted(Happening, frozen=True, kw_only=True):
+    """There is a reason to plan again. `before` is the digest of the plan that runs, of `generation`."""
+
+    workflow: str
+    reason: str
+    why: str
+    before: str = ""
+    generation: int = 0
+
+
+class ReplanEnded(Happening, frozen=True, kw_only=True):
+    """How a replan ended, and `text` why so. `after` is the digest of the plan that was found, if one was.
+
+    `generation` is the one that serves from then on.
+    """
+
+    workflow: str
+    reason: str
+    why: str
+    outcome: ReplanOutcome
+    text: str
+    before: str = ""
+    after: str = ""
+    generation: int = 0
 
 
 class RolloutStarted(Happening, frozen=True, kw_only=True):
@@ -221,12 +270,17 @@ Event: TypeAlias = (
     | DeviceUnreachable
     | DeviceDescribed
     | DeviceLost
+    | DeviceFailed
+    | DeviceHeld
+    | DeviceReturned
     | DeviceLeft
     | ProfileMeasured
     | ProfileFailed
     | ProfileDropped
     | WorkflowRecorded
     | PlanMade
+    | ReplanStarted
+    | ReplanEnded
     | RolloutStarted
     | ArtifactsPushed
     | RolloutPrepared

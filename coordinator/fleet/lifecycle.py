@@ -16,9 +16,9 @@ class DeviceState(StrEnum):
     READY = "ready"
     """Described, and it answered when last asked."""
     SUSPECT = "suspect"
-    """It did not answer once."""
+    """It is not heard for a moment, or answers again after a failure and has yet to prove that it stays."""
     FAILED = "failed"
-    """It did not answer again."""
+    """It is not heard for so long, or so often, that work must go elsewhere."""
     DRAINING = "draining"
     """An operator wants no new work there."""
     LEFT = "left"
@@ -37,8 +37,12 @@ def unanswered(state: DeviceState) -> DeviceState:
     return _UNANSWERED.get(state, state)
 
 
-def answered(state: DeviceState) -> DeviceState:
-    """What a device becomes when it describes itself."""
+MOVED_BY_LIVENESS: Final = frozenset({DeviceState.READY, DeviceState.SUSPECT, DeviceState.FAILED})
+"""The states between which heartbeats move a device; the others are an operator's word."""
+
+
+def answered(state: DeviceState | None) -> DeviceState:
+    """What a device becomes when it describes itself; None for one that was not known."""
     return DeviceState.DRAINING if state is DeviceState.DRAINING else DeviceState.READY
 
 
@@ -96,6 +100,23 @@ EXIT_CODES: Final[dict[Outcome, int]] = {
     Outcome.BROKEN: 1,
     Outcome.RESTORED: 4,
 }
+
+
+class ReplanOutcome(StrEnum):
+    """How a replan ended."""
+
+    REPLACED = "replaced"
+    """The new plan serves, and meets every ask."""
+    DEGRADED = "degraded"
+    """The new plan serves at a lower rate than is asked: no plan on these devices meets it."""
+    KEPT = "kept"
+    """What runs is as good, or the gain is not worth the churn."""
+    INFEASIBLE = "infeasible"
+    """These devices cannot serve the workflow at any rate; what runs does what it can."""
+    FAILED = "failed"
+    """The new plan could not be rolled out, or none could be computed; it is tried again."""
+    ADVISED = "advised"
+    """Replanning by itself is switched off: somebody should."""
 
 
 class Reach(StrEnum):

@@ -51,9 +51,9 @@ class Band:
 class Policy:
     """When to act, in seconds of the coordinator's monotonic clock.
 
-    A lost device is acted upon at once; the next ones after `urgent_dwell_s`, doubled for each replan that was
-    not followed by `calm_s` without another, up to `urgent_dwell_max_s`. All else waits until the mesh has not changed for
-    `settle_s`, and until `dwell_s` after the last replan, doubled likewise up to `dwell_max_s`.
+    A lost device is acted upon at once; the next ones `urgent_dwell_s` after the last replan, doubled for each
+    replan that came within `calm_s` of the one before, up to `urgent_dwell_max_s`. All else waits until the mesh
+    has not changed for `settle_s`, and until `dwell_s` after the last replan, doubled likewise up to `dwell_max_s`.
     """
 
     urgent_dwell_s: float = 2.0

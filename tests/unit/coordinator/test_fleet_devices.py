@@ -8,17 +8,22 @@ from hypothesis import strategies as st
 from coordinator.fleet import Desired, apply, decide, replay
 from coordinator.fleet.events import (
     DeviceDiscovered,
+    DeviceFailed,
+    DeviceHeld,
     DeviceLeft,
     DeviceLost,
     DeviceNoted,
+    DeviceReturned,
     DeviceUnreachable,
     ProfileDropped,
     ProfileFailed,
     ProfileMeasured,
+    ReplanEnded,
+    ReplanStarted,
     Unreached,
 )
 from coordinator.fleet.instructions import Describe, Measure
-from coordinator.fleet.lifecycle import DeviceState, Reach
+from coordinator.fleet.lifecycle import DeviceState, Reach, ReplanOutcome
 from coordinator.fleet.naming import unique
 from coordinator.fleet.state import Fleet
 from tiermesh import ids
@@ -177,3 +182,62 @@ def test_events_about_what_is_unknown_change_nothing():
 def test_replay_gives_the_same_state(fleet, made):
     fleet(discovered("a"), made.described("a"), unreachable("a"), made.described("b"))
     assert replay(fleet.happened) == fleet.now
+
+
+def failed(device, at=2_000.0, hold_s=5.0):
+    return DeviceFailed(at=at, who="t", device=device, why="no heartbeat", hold_s=hold_s)
+
+
+def test_a_failed_device_that_describes_itself_is_not_ready_before_its_hold_is_over(fleet, made):
+    fleet(made.described("a"), failed("a"))
+    assert fleet.now.devices["a"].state is DeviceState.FAILED
+    fleet(made.described("a", at=2_003.0, port=7002))
+    device = fleet.now.devices["a"]
+    assert (device.state, device.description.data_address) == (
+        DeviceState.FAILED,
+        "127.0.0.1:7002",
+    )
+    fleet(DeviceHeld(at=2_003.0, who="t", device="a", why="it answers again", hold_s=5.0))
+    assert fleet.now.devices["a"].state is DeviceState.SUSPECT
+    fleet(made.described("a", at=2_007.0))
+    assert fleet.now.devices["a"].state is DeviceState.SUSPECT
+    fleet(DeviceReturned(at=2_008.0, who="t", device="a", why="it has stayed"))
+    assert fleet.now.devices["a"].state is DeviceState.READY
+
+
+def test_without_a_listener_a_failed_device_is_ready_at_the_first_contact_after_its_hold(
+    fleet, made
+):
+    fleet(made.described("a"), failed("a", at=2_000.0, hold_s=5.0), made.described("a", at=2_006.0))
+    assert fleet.now.devices["a"].state is DeviceState.READY
+
+
+def test_heartbeats_do_not_overrule_an_operator(fleet, made):
+    fleet(made.described("a"), DeviceLeft(at=1.5, who="ada", device="a"))
+    fleet(failed("a"), DeviceReturned(at=2_008.0, who="t", device="a", why="it has stayed"))
+    assert fleet.now.devices["a"].state is DeviceState.LEFT
+    fleet(failed("nobody"))
+    assert "nobody" not in fleet.now.devices
+
+
+def test_the_newest_replan_of_a_workflow_is_known_with_its_reason_and_how_it_ended(fleet):
+    begun = ReplanStarted(
+        at=1.0, who="coordinator", workflow="read", reason="device-failed", why="hub-1 has failed"
+    )
+    fleet(begun)
+    assert fleet.now.replans["read"].outcome is None
+    fleet(
+        ReplanEnded(
+            at=2.0,
+            who="coordinator",
+            workflow="read",
+            reason="device-failed",
+            why="hub-1 has failed",
+            outcome=ReplanOutcome.REPLACED,
+            text="all asks are met",
+            after="sha256:" + "1" * 64,
+            generation=2,
+        )
+    )
+    assert fleet.now.replans["read"].outcome is ReplanOutcome.REPLACED
+    assert fleet.now.replans["read"].generation == 2
