@@ -1,5 +1,22 @@
-"""When to plan again, and whether what comes out is worth rolling out: pure functions, no clock."""
+"""When to plan again, and whether what comes out is worth rolling out: pure functions, no clock.
 
-from coordinator.replanning.reasons import Band, Policy, Reason
+`observe(observation, state)` is the only way the state changes; `decide(state, now)` says whether a replan is due,
+and for which reason; `worth(problem, running, found, policy)` whether the new plan replaces the running one.
+"""
 
-__all__ = ["Band", "Policy", "Reason"]
+from coordinator.replanning.decide import decide, next_due
+from coordinator.replanning.observe import observe
+from coordinator.replanning.reasons import DEFAULT, Band, Policy, Reason
+from coordinator.replanning.state import Replan, State
+
+__all__ = [
+    "DEFAULT",
+    "Band",
+    "Policy",
+    "Reason",
+    "Replan",
+    "State",
+    "decide",
+    "next_due",
+    "observe",
+]

@@ -1,0 +1,148 @@
+"""`observe(observation, state) -> state`: the only way the state of replanning changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
+from coordinator.replanning.reasons import Band, Policy, Reason
+from coordinator.replanning.state import (
+    Applied,
+    Asked,
+    Began,
+    DeviceMoved,
+    Ended,
+    Gauge,
+    Measured,
+    Observation,
+    Pace,
+    State,
+    Trigger,
+    VariantAdded,
+)
+
+LOST = frozenset({DeviceState.FAILED, DeviceState.LEFT})
+
+
+def observe(observation: Observation, state: State) -> State:
+    """The state after an observation."""
+    match observation:
+        case DeviceMoved():
+            return _moved(observation, state)
+        case Measured():
+            return _measured(observation, state)
+        case VariantAdded(at, why):
+            return replace(state, variants=state.variants or Trigger(at, why))
+        case Asked(at, why):
+            return replace(state, asked=Trigger(at, why))
+        case _:
+            return _planned(observation, state)
+
+
+def _planned(observation: Began | Ended | Applied, state: State) -> State:
+    match observation:
+        case Began():
+            return replace(state, under_way=observation)
+        case Ended():
+            return _ended(observation, state)
+        case Applied(at, used):
+            kept = replace(state, under_way=None, failures=0, asked=None)
+            return _considered(kept, at, used)
+
+
+def _moved(moved: DeviceMoved, state: State) -> State:
+    device = moved.device
+    failed, returned = _without(state.failed, device), _without(state.returned, device)
+    asked = state.asked
+    if device in state.used:
+        if moved.state in LOST:
+            failed = {**failed, device: state.failed.get(device) or _trigger(moved)}
+        elif moved.state is DeviceState.SUSPECT:
+            # It may be about to fail, or have failed and be held: nothing is decided by it.
+            failed = state.failed
+        elif moved.state is DeviceState.DRAINING:
+            asked = Trigger(moved.at, _told(moved))
+        elif moved.stale:
+            returned = {**returned, device: _trigger(moved)}
+    elif moved.state is DeviceState.READY:
+        returned = {**returned, device: _trigger(moved)}
+    return replace(state, failed=failed, returned=returned, asked=asked, moved_at=moved.at)
+
+
+def _trigger(moved: DeviceMoved) -> Trigger:
+    return Trigger(moved.at, _told(moved))
+
+
+def _told(moved: DeviceMoved) -> str:
+    told = f"{moved.device} is {moved.state}"
+    return f"{told}: {moved.why}" if moved.why else told
+
+
+def _without(triggers: Mapping[str, Trigger], key: str) -> Mapping[str, Trigger]:
+    return {k: t for k, t in triggers.items() if k != key}
+
+
+def _measured(measured: Measured, state: State) -> State:
+    policy, load = state.policy, state.load
+    if measured.load is not None:
+        load = gauged(load, measured.load, measured.at, policy.load)
+    drift = {
+        replica: gauged(state.drift.get(replica, Gauge()), ratio, measured.at, policy.drift)
+        for replica, ratio in measured.drift.items()
+    }
+    return replace(state, load=load, drift={**state.drift, **drift})
+
+
+def gauged(gauge: Gauge, ratio: float, at: float, band: Band) -> Gauge:
+    """The gauge after a measurement."""
+    low, high = band.leave if gauge.out else band.enter
+    if low <= ratio <= high:
+        return Gauge(ratio)
+    since = at if gauge.beyond_since is None else gauge.beyond_since
+    return Gauge(ratio, since, gauge.out or at - since >= band.sustained_s)
+
+
+def _ended(ended: Ended, state: State) -> State:
+    began = state.under_way
+    if began is None:
+        return state
+    policy = state.policy
+    urgent, pace = state.urgent, state.pace
+    if began.reason is not Reason.OPERATOR:
+        pace = paced(pace, ended.at, policy)
+    if began.reason is Reason.DEVICE_FAILED:
+        urgent = paced(urgent, ended.at, policy)
+    state = replace(state, under_way=None, urgent=urgent, pace=pace)
+    if ended.outcome is ReplanOutcome.FAILED:
+        wait_s = min(policy.retry_s * 2.0 ** min(state.failures, 32), policy.dwell_max_s)
+        return replace(state, failures=state.failures + 1, retry_at=ended.at + wait_s)
+    return _considered(replace(state, failures=0), began.at, ended.used)
+
+
+def paced(pace: Pace, ended_at: float, policy: Policy) -> Pace:
+    """The pace after one more replan."""
+    calm = ended_at - pace.ended_at >= policy.calm_s
+    return Pace(ended_at, 1 if calm else pace.spree + 1)
+
+
+def _considered(state: State, until: float, used: frozenset[str]) -> State:
+    """All that came until then has been thought of; what is measured counts against a new reference."""
+
+    def later(triggers: Mapping[str, Trigger]) -> dict[str, Trigger]:
+        return {k: t for k, t in triggers.items() if t.since > until}
+
+    return replace(
+        state,
+        used=used,
+        failed={k: t for k, t in later(state.failed).items() if k in used},
+        returned=later(state.returned),
+        load=Gauge(),
+        drift={},
+        variants=_later(state.variants, until),
+        asked=_later(state.asked, until),
+    )
+
+
+def _later(trigger: Trigger | None, until: float) -> Trigger | None:
+    return trigger if trigger is not None and trigger.since > until else None

@@ -1,0 +1,137 @@
+"""What replanning remembers of one workflow, and what it is told. Times are seconds of a monotonic clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
+from coordinator.replanning.reasons import DEFAULT, Policy, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMoved:
+    """A device (by name) stands otherwise now. `why` says since when or because of what.
+
+    `stale` when it is ready, and serves another generation than the one that runs.
+    """
+
+    at: float
+    device: str
+    state: DeviceState
+    why: str = ""
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Ratios of what is to what was planned for: of the load, and of device time by replica.
+
+    None, or a replica that is left out, says that nothing was measured.
+    """
+
+    at: float
+    load: float | None = None
+    drift: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class VariantAdded:
+    """A profile has come that the running plan was not made from."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody wants a new plan."""
+
+    at: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A replan has begun: what comes from here on is not part of it."""
+
+    at: float
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """It has ended; `used` are the devices of the plan that runs now, by name."""
+
+    at: float
+    outcome: ReplanOutcome
+    used: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An operator has rolled out a plan of his own, on the devices `used`. It stands until something happens."""
+
+    at: float
+    used: frozenset[str]
+
+
+Observation: TypeAlias = DeviceMoved | Measured | VariantAdded | Asked | Began | Ended | Applied
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """There is a reason since then."""
+
+    since: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A ratio with hysteresis. It is `out` once it was beyond the band for long enough, until it is well within."""
+
+    ratio: float = 1.0
+    beyond_since: float | None = None
+    out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast replans follow each other: when the last one ended, and how many came without a calm between."""
+
+    ended_at: float = -math.inf
+    spree: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Of one workflow. `used` are the devices of the running plan, by name; all triggers are by device or replica.
+
+    `urgent` is the pace of replans for lost devices, `pace` that of all but an operator's.
+    """
+
+    policy: Policy = DEFAULT
+    used: frozenset[str] = frozenset()
+    failed: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
+    returned: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
+    load: Gauge = Gauge()
+    drift: Mapping[str, Gauge] = field(default_factory=dict[str, Gauge])
+    variants: Trigger | None = None
+    asked: Trigger | None = None
+    moved_at: float = -math.inf
+    urgent: Pace = Pace()
+    pace: Pace = Pace()
+    under_way: Began | None = None
+    failures: int = 0
+    retry_at: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Replan:
+    """A plan should be made again, for this reason."""
+
+    reason: Reason
+    why: str
