@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import Final, TypeAlias
 
 from msgspec.structs import replace
-from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 from tiermesh.documents.plan import Replica
 from tiermesh.documents.problem import BatchTime, Problem, ProblemProfile
@@ -179,6 +178,9 @@ def _pooled(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _estimate(pairs: Sequence[tuple[float, float]], batches: int) -> Ratio:
+    # SciPy takes long to import, and starts a process of its own then: not in an event loop.
+    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
     profiled = sum(b for _, b in pairs)
     ratio = sum(a for a, _ in pairs) / profiled
     n = len(pairs)
