@@ -23,6 +23,7 @@ from coordinator.fleet.lifecycle import (
 )
 from coordinator.fleet.naming import unique
 from coordinator.fleet.state import (
+    WAY_BACK,
     Device,
     Fleet,
     PlanRecord,
@@ -187,6 +188,22 @@ def _left(event: events.DeviceLeft, fleet: Fleet) -> Fleet:
     return replace(fleet, sightings=sightings, devices=_with(fleet.devices, event.device, gone))
 
 
+def _draining(event: events.DeviceDraining, fleet: Fleet) -> Fleet:
+    device = fleet.devices.get(event.device)
+    if device is None or device.state is DeviceState.LEFT:
+        return fleet
+    drained = replace(device, state=DeviceState.DRAINING, why=event.why)
+    return replace(fleet, devices=_with(fleet.devices, event.device, drained))
+
+
+def _drain_undone(event: events.DrainUndone, fleet: Fleet) -> Fleet:
+    device = fleet.devices.get(event.device)
+    if device is None or device.state is not DeviceState.DRAINING:
+        return fleet
+    back = replace(device, state=DeviceState.READY, why="")
+    return replace(fleet, devices=_with(fleet.devices, event.device, back))
+
+
 def _profile_measured(event: events.ProfileMeasured, fleet: Fleet) -> Fleet:
     profile = event.profile
     of_class = fleet.profiles.get(profile.device_class, {})
@@ -308,10 +325,13 @@ def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
     fleet = replace(fleet, rollouts=_with(fleet.rollouts, rollout.workflow, closed))
     if outcome is Outcome.ABORTED:
         return fleet
-    running = {k: v for k, v in fleet.running.items() if k != rollout.workflow}
-    serving = [d for d, phase in rollout.phases.items() if phase is Phase.COMMITTED]
     if outcome is Outcome.BROKEN:
         return fleet
+    fleet = replace(
+        fleet, way_back=_with(fleet.way_back, rollout.workflow, _way_back(fleet, closed))
+    )
+    running = {k: v for k, v in fleet.running.items() if k != rollout.workflow}
+    serving = [d for d, phase in rollout.phases.items() if phase is Phase.COMMITTED]
     if serving:
         running[rollout.workflow] = Running(
             plan=rollout.plan,
@@ -325,6 +345,20 @@ def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
     return replace(fleet, running=running)
 
 
+def _way_back(fleet: Fleet, closed: Rollout) -> list[Running]:
+    """What a rollback could go back through, once a rollout has ended well."""
+    way = fleet.way_back.get(closed.workflow, [])
+    before = fleet.running.get(closed.workflow)
+    new = (closed.plan, closed.workflow_digest)
+    if closed.purpose == "rollback":
+        there = [i for i, r in enumerate(way) if (r.plan, r.workflow_digest) == new]
+        return way[: there[-1]] if there else way
+    same = before is None or (before.plan, before.workflow_digest) == new
+    if same or closed.purpose == "restore":
+        return way
+    return [*way, before][-WAY_BACK:]
+
+
 def _outcome(rollout: Rollout) -> Outcome | None:
     phases = set(rollout.phases.values())
     if rollout.giving_up:
@@ -333,7 +367,7 @@ def _outcome(rollout: Rollout) -> Outcome | None:
         return Outcome.BROKEN if Phase.COMMITTED in phases else Outcome.ABORTED
     if phases - {Phase.ABORTED, Phase.COMMITTED, Phase.STOPPED}:
         return None
-    return Outcome.COMMITTED if rollout.purpose == "apply" else Outcome.RESTORED
+    return Outcome.RESTORED if rollout.purpose == "restore" else Outcome.COMMITTED
 
 
 def _device_noted(event: events.WorkerRestarted | events.DeviceNoted, fleet: Fleet) -> Fleet:
@@ -354,6 +388,8 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.DeviceHeld: _held,
     events.DeviceReturned: _returned,
     events.DeviceLeft: _left,
+    events.DeviceDraining: _draining,
+    events.DrainUndone: _drain_undone,
     events.ProfileMeasured: _profile_measured,
     events.ProfileFailed: _profile_failed,
     events.ProfileDropped: _profile_dropped,

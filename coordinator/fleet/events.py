@@ -116,6 +116,20 @@ class DeviceLeft(Happening, frozen=True, kw_only=True):
     why: str = ""
 
 
+class DeviceDraining(Happening, frozen=True, kw_only=True):
+    """An operator wants no work on a device: it is left out of plans from now on."""
+
+    device: str
+    why: str = ""
+
+
+class DrainUndone(Happening, frozen=True, kw_only=True):
+    """A device that was draining may be planned for again; `why` is set where draining it failed."""
+
+    device: str
+    why: str = ""
+
+
 class ProfileMeasured(Happening, frozen=True, kw_only=True):
     """A device measured a variant, or found that it cannot run it."""
 
@@ -274,6 +288,8 @@ Event: TypeAlias = (
     | DeviceHeld
     | DeviceReturned
     | DeviceLeft
+    | DeviceDraining
+    | DrainUndone
     | ProfileMeasured
     | ProfileFailed
     | ProfileDropped

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, ReplanOutcome
+from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase
 from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.profile import Profile
@@ -15,8 +15,10 @@ from tiermesh.documents.variant import Artifact, Bundle, Variant
 Inputs: TypeAlias = dict[str, dict[str, str | float | int | None]]
 """What a plan was computed from, by name: ``{"device cam-1": {"price_per_hour": 0.1}}``."""
 
-Purpose: TypeAlias = Literal["apply", "restore"]
-"""A restore goes on without the devices that fail; an apply is undone when one does."""
+Purpose: TypeAlias = Literal["apply", "rollback", "restore"]
+"""A restore goes on without the devices that fail; the others are undone when one does."""
+WAY_BACK: Final = 16
+"""Generations that a workflow can be rolled back through."""
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,17 +58,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     description: Description
     seen_at: float
     why: str = ""
-    held_until: float = 0.0
-    """It has failed, and what it says of itself makes it ready only from then on."""
     last_event_at: float = 0.0
     """When the newest event that it reported happened, by its own clock."""
-
-    def is_held(self, at: float) -> bool:
-        """Whether it is too early after a failure to take it for ready; `at` in Unix seconds.
-
-        Without a coordinator that listens, it is ready at the first contact after that.
-        """
-        return at < self.held_until and self.state is not DeviceState.READY
 
     @property
     def host(self) -> str:
@@ -115,19 +108,6 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     since: float
 
 
-class Replan(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest replan of a workflow; without an `outcome` it is under way. See `events.ReplanEnded`."""
-
-    reason: str
-    why: str
-    at: float
-    outcome: ReplanOutcome | None = None
-    text: str = ""
-    before: str = ""
-    after: str = ""
-    generation: int = 0
-
-
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The newest rollout of a workflow. It is open until it has an outcome."""
 
@@ -153,13 +133,14 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     def giving_up(self) -> bool:
         """Whether the devices that have not switched must forget it."""
         failed = Phase.FAILED in self.phases.values() or Phase.ABORTED in self.phases.values()
-        return bool(self.cancelled) or (failed and self.purpose == "apply")
+        return bool(self.cancelled) or (failed and self.purpose != "restore")
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """All of it.
 
-    `profiles` are by device class and variant digest; `profile_failures` by device and digest.
+    `profiles` are by device class and variant digest; `profile_failures` by device and digest. `way_back` is what
+    served each workflow before what runs, oldest first: a rollback goes one back, and what it left is off the way.
     """
 
     sightings: dict[str, Sighting] = {}
@@ -171,7 +152,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     generations: dict[str, int] = {}
     rollouts: dict[str, Rollout] = {}
     running: dict[str, Running] = {}
-    replans: dict[str, Replan] = {}
+    way_back: dict[str, list[Running]] = {}
 
     @property
     def ready(self) -> list[Device]:

@@ -53,6 +53,10 @@ def _plans(fleet: Fleet) -> Iterator[str]:
             yield f"{workflow} runs generation {running.generation}, which was never given out"
         if not running.devices:
             yield f"{workflow} runs on no device"
+    for workflow, way in fleet.way_back.items():
+        generations = [r.generation for r in way]
+        if generations != sorted(set(generations)):
+            yield f"the way back of {workflow} is not in order: {generations}"
 
 
 def _rollout(workflow: str, rollout: Rollout, fleet: Fleet) -> Iterator[str]:
