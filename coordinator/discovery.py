@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from coordinator.channels import Channels
 from coordinator.describing import Answer, describe_any
+from coordinator.fleet import Desired
 from coordinator.fleet.events import (
     DeviceDescribed,
     DeviceDiscovered,
@@ -19,7 +20,7 @@ from coordinator.fleet.events import (
 )
 from coordinator.fleet.instructions import Describe, Instruction
 from coordinator.fleet.lifecycle import Reach
-from coordinator.pursuit import Recording
+from coordinator.pursuit import Pursuit, Recording
 from tiermesh import limits, wire
 from tiermesh.ids import DEFAULT_MESH
 
@@ -92,6 +93,27 @@ class Describing:
 
     def _time_left(self) -> bool:
         return asyncio.get_running_loop().time() + RETRY_S < self._until
+
+
+async def look_out(
+    keeper: Recording,
+    channels: Channels,
+    *,
+    now: Callable[[], float],
+    timeout_s: float,
+    again_s: float = 5.0,
+) -> NoReturn:
+    """Describe whatever is sighted, for ever; addresses where nobody answered yet are asked again.
+
+    A device that has described itself is left to its telemetry.
+    """
+    work = Describing(keeper, channels, now=now, timeout_s=timeout_s)
+    while True:
+        # The epoch: only what was never asked is described.
+        await Pursuit(keeper, Desired(described_since=0.0), work, linger_s=again_s).run()
+        silent = [k for k, way in keeper.fleet.sightings.items() if way.failures and not way.device]
+        for events in await asyncio.gather(*(work(Describe(key)) for key in silent)):
+            await keeper.record(*events)
 
 
 def _passing(reasons: list[Unreached]) -> bool:

@@ -18,14 +18,15 @@ import asyncio
 import contextlib
 import getpass
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 from coordinator.catalogue import Ladders, accuracy_of, catalogue_of
 from coordinator.channels import Channels
-from coordinator.discovery import Describing, sighted, watching_zeroconf
+from coordinator.discovery import Describing, look_out, sighted, watching_zeroconf
 from coordinator.files import parse_workflow, read_workflow
 from coordinator.fleet import Desired, Fleet, apply, events, is_news
 from coordinator.fleet.file import FleetFile
@@ -37,12 +38,13 @@ from coordinator.progress import Report, silent
 from coordinator.pursuit import Pursuit
 from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.rollout.applying import Applied, Applying, Target
+from coordinator.rollout.rollouts import Rollouts, target_of
 from coordinator.telemetry import Observed, Watching
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.variant import Bundle, Variant
 from tiermesh.documents.workflow import Workflow
-from tiermesh.errors import DigestMismatch, TiermeshError
+from tiermesh.errors import DigestMismatch, InvalidDocument, TiermeshError
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class Mesh:
         self._home = home
         self._catalogues: dict[str, Catalogue] = {}
         self._snapshots: dict[str, Snapshot] = {}
+        self._rolling_out: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._profiling = asyncio.Lock()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -216,6 +220,13 @@ class Mesh:
             await Pursuit(self, desired, work, enough=enough, linger_s=linger_s).run()
         return self.fleet.ready
 
+    async def look_out(self, *, browse: bool = True, timeout_s: float = 5.0) -> NoReturn:
+        """Go on discovering until this is cancelled: what announces itself, and what did not answer at first."""
+        async with contextlib.AsyncExitStack() as stack:
+            if browse:
+                await self._browse(stack)
+            await look_out(self, self.channels, now=self.now, timeout_s=timeout_s)
+
     async def _browse(self, stack: contextlib.AsyncExitStack) -> None:
         lan = self.channels.insecure_lan
         try:
@@ -278,6 +289,9 @@ class Mesh:
             raise TiermeshError("no ladders were opened", fix="Name their folder with --variants")
         return self._ladders
 
+    def _path_of(self, digest: str) -> Path:
+        return self._required_ladders().path_of(digest)
+
     def _bundle(self, folder: Path) -> Bundle:
         from coordinator.variants import bundle
 
@@ -324,7 +338,9 @@ class Mesh:
             options=options or ProfileOptions(),
             report=report,
         )
-        await Pursuit(self, desired, work).run()
+        # What is measured side by side on one host measures the others, too.
+        async with self._profiling:
+            await Pursuit(self, desired, work).run()
 
     async def _drop_profiles(self, devices: list[Device], variants: dict[str, Variant]) -> None:
         held = {(d.device_class, v) for d in devices for v in variants if self.fleet.profile(d, v)}
@@ -338,13 +354,17 @@ class Mesh:
         )
 
     async def problem(
-        self, workflow: Workflow, *, source_bytes: dict[str, float] | None = None
+        self,
+        workflow: Workflow,
+        *,
+        source_bytes: dict[str, float] | None = None,
+        fleet: Fleet | None = None,
     ) -> Problem:
-        """The planning problem of a workflow on the ready devices, as they are now."""
+        """The planning problem of a workflow on the ready devices, as they are now, or as `fleet` has them."""
         catalogue = await self.catalogue(workflow)
         accuracy = await asyncio.to_thread(accuracy_of, workflow, self._required_ladders())
         made = snapshot(
-            self.fleet,
+            fleet or self.fleet,
             workflow,
             catalogue,
             accuracy=accuracy,
@@ -407,7 +427,9 @@ class Mesh:
             DigestMismatch: the workflow or the fleet has moved on since the plan was made.
             InvalidDocument: the plan does not fit the workflow.
         """
-        return await (await self.applying(plan, workflow=workflow, report=report)).apply(run)
+        applying = await self.applying(plan, workflow=workflow, report=report)
+        async with self._rolling_out[plan.workflow]:
+            return await applying.apply(run)
 
     async def applying(
         self, plan: Plan, *, workflow: Workflow | None = None, report: Report = silent
@@ -418,11 +440,54 @@ class Mesh:
             self,
             self.channels,
             Target(plan, workflow, await self.catalogue(workflow)),
-            self._required_ladders().path_of,
+            self._path_of,
             report=report,
         )
         applying.check()
         return applying
+
+    async def settle(self, *, report: Report = silent) -> list[Applied]:
+        """Bring to an end what an earlier coordinator left in the middle; returns those rollouts.
+
+        A rollout is finished where a device may have switched, and undone where none has. Where one broke,
+        what ran before it runs again.
+        """
+        settled: list[Applied] = []
+        for workflow in sorted(self.fleet.rollouts):
+            rollouts = Rollouts(self, self.channels, workflow, self._path_of, report=report)
+            async with self._rolling_out[workflow]:
+                if (applied := await rollouts.settle()) is not None:
+                    settled.append(applied)
+        return settled
+
+    def rolling_back(self, workflow: str, *, report: Report = silent) -> Applying:
+        """The plan that served a workflow before the one that does, checked and ready to be rolled out.
+
+        Raises:
+            InvalidDocument: the workflow does not run, or nothing served it before.
+            DigestMismatch: that plan no longer fits the fleet.
+        """
+        way = self.fleet.way_back.get(workflow, [])
+        if workflow not in self.fleet.running or not way:
+            known = ", ".join(sorted(self.fleet.running)) or "nothing"
+            runs = workflow in self.fleet.running
+            raise InvalidDocument(
+                f"there is nothing to roll `{workflow}` back to",
+                why="no other plan served it before" if runs else "it does not run",
+                fix="Plan again: coordinator plan" if runs else f"Running: {known}",
+                workflow=workflow,
+            )
+        target = target_of(self.fleet, way[-1])
+        applying = Applying(
+            self, self.channels, target, self._path_of, purpose="rollback", report=report
+        )
+        applying.check()
+        return applying
+
+    async def roll_back(self, workflow: str, *, report: Report = silent) -> Applied:
+        """Roll out the plan that served a workflow before, as a new generation; see `rolling_back`."""
+        async with self._rolling_out[workflow]:
+            return await self.rolling_back(workflow, report=report).apply()
 
     def keep(
         self,
