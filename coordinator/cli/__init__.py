@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 from coordinator.cli.output import Output
+from coordinator.cli.standing import asked
 from tiermesh import __version__
 from tiermesh.errors import TiermeshError
 
@@ -22,6 +23,9 @@ COMMAND_MODULES: Final = (
     "coordinator.cli.planning",
     "coordinator.cli.plans",
     "coordinator.cli.rollout",
+    "coordinator.cli.rollback",
+    "coordinator.cli.drain",
+    "coordinator.cli.run",
     "coordinator.cli.status",
     "coordinator.cli.events",
     "coordinator.cli.variants",
@@ -50,6 +54,7 @@ class Commands:
         *,
         help: str,  # noqa: A002 - argparse's own word
         examples: str,
+        json_help: str = "print one JSON document on standard output",
     ) -> argparse.ArgumentParser:
         """Add a command; `run(args, output)` returns the exit code."""
         parser = self._subparsers.add_parser(
@@ -59,9 +64,7 @@ class Commands:
             epilog="examples:\n" + examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument(
-            "--json", action="store_true", help="print one JSON document on standard output"
-        )
+        parser.add_argument("--json", action="store_true", help=json_help)
         parser.set_defaults(run=run)
         return parser
 
@@ -81,10 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = build_parser().parse_args(argv)
-    output = Output(json=args.json)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words)
+    return finish(args, Output(json=args.json), words)
+
+
+def finish(args: argparse.Namespace, output: Output, words: Sequence[str] | None = None) -> int:
+    """Carry a parsed command out, here or, by its `words`, in the coordinator at work; returns the exit code."""
     try:
-        return args.run(args, output)
+        code = asked(args, words, output) if words is not None else None
+        return args.run(args, output) if code is None else code
     except TiermeshError as error:
         output.error(error)
         return error.exit_code

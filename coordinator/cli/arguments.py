@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from pathlib import Path
 
 from tiermesh import ids
 
@@ -30,6 +31,11 @@ def name(text: str) -> str:
             f"{text!r} is not a name: letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
         )
     return text
+
+
+def digest_or_path(text: str) -> str | Path:
+    """A digest as text; anything else is the path of a file."""
+    return text if ids.is_digest(text) else Path(text)
 
 
 def _number(text: str, wanted: str, *, above: float) -> float:

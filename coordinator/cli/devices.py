@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from coordinator import config
 from coordinator.cli import arguments
-from coordinator.cli.mesh import add_mesh_options, opened
+from coordinator.cli.mesh import add_mesh_options, run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, device_label
 from tiermesh.errors import InvalidDocument
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet import Fleet
     from coordinator.fleet.state import Device
+    from coordinator.runner import Mesh
 
 NOBODY = "no devices; start one (agent run), name its --mesh, or give its address with --device"
 _STYLES = {"ready": "green", "suspect": "yellow", "failed": "red", "left": "dim"}
@@ -39,6 +39,7 @@ def register(commands: Commands) -> None:
         ),
     )
     add_mesh_options(parser)
+    parser.set_defaults(needs_mesh=lambda args: not args.offline)
     parser.add_argument(
         "--expect", type=arguments.count, metavar="N", help="wait for N devices; fail without"
     )
@@ -47,11 +48,10 @@ def register(commands: Commands) -> None:
 
 
 def _devices(args: argparse.Namespace, output: Output) -> int:
-    fleet = (
-        _known(args.state or config.state_dir())
-        if args.offline
-        else asyncio.run(_found(args, output))
-    )
+    if args.offline:
+        fleet = _known(args.state or config.state_dir())
+    else:
+        fleet = run_with_mesh(args, output, lambda m: _found(args, m), expect=args.expect)
     shown = [d for d in fleet.devices.values() if d.state != "left"]
     output.console.print(_table(shown) if shown else NOBODY)
     output.document(document(fleet))
@@ -72,15 +72,23 @@ def _known(state: Path) -> Fleet:
         journal.close()
 
 
-async def _found(args: argparse.Namespace, output: Output) -> Fleet:
-    async with opened(args, output, expect=args.expect) as mesh:
-        for name in args.forget:
-            device = mesh.fleet.named(name)
-            if device is None:
-                known = ", ".join(d.name for d in mesh.fleet.devices.values())
-                raise InvalidDocument(f"there is no device `{name}`", fix=f"Known: {known}")
-            await mesh.forget(device)
-        return mesh.fleet
+async def _found(args: argparse.Namespace, mesh: Mesh) -> Fleet:
+    for name in args.forget:
+        await mesh.forget(known_device(mesh.fleet, name))
+    return mesh.fleet
+
+
+def known_device(fleet: Fleet, name: str) -> Device:
+    """The device of that name or id, whatever its state.
+
+    Raises:
+        InvalidDocument: there is none.
+    """
+    device = fleet.named(name)
+    if device is None:
+        known = ", ".join(sorted(d.name for d in fleet.devices.values())) or "none"
+        raise InvalidDocument(f"there is no device `{name}`", fix=f"Known: {known}")
+    return device
 
 
 def document(fleet: Fleet) -> dict[str, Any]:

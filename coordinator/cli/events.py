@@ -96,7 +96,8 @@ def _subject(fleet: Fleet, about: str | None) -> str:
     return device.id if device is not None else about
 
 
-def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
+def told(entry: Entry, fleet: Fleet) -> dict[str, Any]:
+    """An event for programs, in a few words."""
     event = entry.event
     return {
         "number": entry.number,
@@ -105,8 +106,22 @@ def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
         "event": event.kind,
         "about": _name(fleet, event.subject),
         "text": summary(event),
-        "details": msgspec.to_builtins(event, enc_hook=float),
     }
+
+
+def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
+    return told(entry, fleet) | {"details": msgspec.to_builtins(entry.event, enc_hook=float)}
+
+
+def line(entry: Entry, fleet: Fleet) -> str:
+    """An event for people, as one line."""
+    event = entry.event
+    who, text = clean(_name(fleet, event.who)), clean(_told(event, fleet))
+    return f"{_when(event, '%H:%M:%S')} {who} [bold]{event.kind}[/] {text}".rstrip()
+
+
+def _when(event: events.Event, form: str) -> str:
+    return datetime.fromtimestamp(event.at, UTC).astimezone().strftime(form)
 
 
 def _table(entries: list[Entry], fleet: Fleet) -> Table:
@@ -115,10 +130,9 @@ def _table(entries: list[Entry], fleet: Fleet) -> Table:
         table.add_column(no_wrap=not wrapped, overflow="fold" if wrapped else "ellipsis")
     for entry in entries:
         event = entry.event
-        when = datetime.fromtimestamp(event.at, UTC).astimezone().strftime("%m-%d %H:%M:%S")
         table.add_row(
             f"[dim]{entry.number}[/]",
-            when,
+            _when(event, "%m-%d %H:%M:%S"),
             clean(_name(fleet, event.who)),
             f"[bold]{event.kind}[/]",
             clean(_told(event, fleet)),

@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from coordinator import config
 from coordinator.cli import arguments
@@ -18,6 +19,34 @@ from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
     from coordinator.runner import Mesh
+
+T = TypeVar("T")
+VARIANTS: Final = Path("variants")
+
+
+class Standing(Protocol):
+    """The coordinator at work that a command is carried out in: it has the mesh open."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """Its mesh."""
+        ...
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Refuse options that ask for another mesh than this one.
+
+        Raises:
+            TiermeshError: naming the option.
+        """
+        ...
+
+    def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work in its event loop, from another thread."""
+        ...
+
+
+STANDING: Final[ContextVar[Standing | None]] = ContextVar("standing", default=None)
+"""Set while a command is carried out in a coordinator at work."""
 
 
 def add_state_option(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +60,9 @@ def add_state_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_mesh_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `opened` reads."""
+    """The options that `run_with_mesh` reads. A coordinator at work carries such a command out."""
     add_state_option(parser)
+    parser.set_defaults(needs_mesh=True)
     group = parser.add_argument_group("finding devices")
     group.add_argument(
         "--device",
@@ -50,9 +80,8 @@ def add_mesh_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mesh",
         type=arguments.name,
-        default=DEFAULT_MESH,
         metavar="NAME",
-        help="the mesh whose announcements to hear (default: %(default)s)",
+        help=f"the mesh whose announcements to hear (default: {DEFAULT_MESH})",
     )
     group.add_argument("--no-browse", action="store_true", help="do not look for announcements")
     group.add_argument(
@@ -74,49 +103,70 @@ def add_variants_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants",
         type=Path,
-        default=Path("variants"),
         metavar="DIR",
-        help="the folder of the ladders (default: %(default)s)",
+        help=f"the folder of the ladders (default: {VARIANTS})",
     )
 
 
 def run_with_mesh(
-    args: argparse.Namespace, output: Output, work: Callable[[Mesh], Awaitable[int]]
-) -> int:
-    """Open the mesh that the options describe, find its devices, and do the work."""
+    args: argparse.Namespace,
+    output: Output,
+    work: Callable[[Mesh], Awaitable[T]],
+    *,
+    expect: int | None = None,
+) -> T:
+    """Open the mesh that the options describe, find its devices, and do the work.
 
-    async def run() -> int:
-        async with opened(args, output) as mesh:
+    In a coordinator at work its own mesh is used.
+    """
+
+    async def run() -> T:
+        async with _opened(args, output, expect) as mesh:
             return await work(mesh)
 
-    return asyncio.run(run())
+    standing = STANDING.get()
+    if standing is None:
+        return asyncio.run(run())
+    standing.check(args)
+    return standing.run(run)
 
 
 @contextlib.asynccontextmanager
-async def opened(
-    args: argparse.Namespace, output: Output, *, expect: int | None = None
+async def _opened(
+    args: argparse.Namespace, output: Output, expect: int | None
 ) -> AsyncGenerator[Mesh]:
-    """The mesh, with its devices found as far as they answer."""
+    for address in args.device:
+        wire.split_address(address)
+    standing = STANDING.get()
+    async with contextlib.AsyncExitStack() as stack:
+        if standing is None:
+            mesh = await stack.enter_async_context(mesh_of(args, output))
+        else:
+            mesh = standing.mesh
+        # A coordinator at work browses all the time.
+        browse = standing is None and not args.no_browse
+        with output.progress.status("finding devices"):
+            await mesh.discover(args.device, expect=expect, browse=browse, timeout_s=args.timeout)
+        warn_unreached(mesh, args.device, output)
+        yield mesh
+
+
+@contextlib.asynccontextmanager
+async def mesh_of(args: argparse.Namespace, output: Output) -> AsyncGenerator[Mesh]:
+    """The mesh that the options describe, opened; nothing has been looked for yet."""
     from coordinator.files import read_fleet_file
     from coordinator.runner import Mesh
 
-    for address in args.device:
-        wire.split_address(address)
     if args.insecure_lan:
         output.progress.print(f"[yellow]{wire.INSECURE_NOTICE}[/]")
     async with Mesh.open(
         args.state or config.state_dir(),
         ladders=await asyncio.to_thread(_ladders, args),
         home=config.home(),
-        name=args.mesh,
+        name=args.mesh or DEFAULT_MESH,
         network=await asyncio.to_thread(read_fleet_file, args.fleet) if args.fleet else None,
         insecure_lan=args.insecure_lan,
     ) as mesh:
-        with output.progress.status("finding devices"):
-            await mesh.discover(
-                args.device, expect=expect, browse=not args.no_browse, timeout_s=args.timeout
-            )
-        warn_unreached(mesh, args.device, output)
         yield mesh
 
 
@@ -125,7 +175,7 @@ def _ladders(args: argparse.Namespace):  # noqa: ANN202 - imported only where it
         return None
     from coordinator.variants import Ladders
 
-    return Ladders.open(args.variants, config.home())
+    return Ladders.open(args.variants or VARIANTS, config.home())
 
 
 def warn_unreached(mesh: Mesh, named: list[str], output: Output) -> None:

@@ -5,8 +5,8 @@ Progress and errors go to standard error, so that standard output can be piped.
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 import msgspec
 from rich.console import Console
@@ -17,17 +17,26 @@ from tiermesh.errors import TiermeshError
 class Output:
     """Where a command writes. `console` is for people; `document` is the answer for programs."""
 
-    def __init__(self, *, json: bool) -> None:
+    def __init__(
+        self, *, json: bool, console: Console | None = None, progress: Console | None = None
+    ) -> None:
         self.json = json
-        self.console = Console(highlight=False, emoji=False, quiet=json)
-        self.progress = Console(stderr=True, highlight=False, emoji=False)
+        self.console = console or _console()
+        self.console.quiet = json
+        self.progress = progress or _console(stderr=True)
 
     def document(self, value: Any) -> None:
         """Print the command's one JSON document; without `--json`, nothing."""
         if self.json:
             text = msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2)
-            sys.stdout.write(text.decode() + "\n")
-            sys.stdout.flush()
+            self.console.file.write(text.decode() + "\n")
+            self.console.file.flush()
+
+    def document_line(self, value: Any) -> None:
+        """Print one JSON document of many, on a line of its own; without `--json`, nothing."""
+        if self.json:
+            self.console.file.write(msgspec.json.encode(value, enc_hook=_plain).decode() + "\n")
+            self.console.file.flush()
 
     def error(self, error: TiermeshError) -> None:
         """Say what failed, why and what to do; with `--json` as a document, too."""
@@ -36,6 +45,25 @@ class Output:
             if text:
                 self.progress.print(f"  [dim]{label}:[/] {_escaped(text)}")
         self.document({"error": error.to_dict()})
+
+
+def _console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, emoji=False)
+
+
+def console_elsewhere(
+    file: TextIO, *, terminal: bool, size: tuple[int, int], environment: Mapping[str, str]
+) -> Console:
+    """A console as it would be in another process, whose `size` is in columns and lines."""
+    return Console(
+        file=file,
+        force_terminal=terminal,
+        width=size[0],
+        height=size[1],
+        highlight=False,
+        emoji=False,
+        _environ=environment,
+    )
 
 
 def _escaped(text: str) -> str:

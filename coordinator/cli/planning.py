@@ -63,6 +63,8 @@ def _register_plan(commands: Commands) -> None:
     add_workflow_options(parser)
     add_variants_option(parser)
     add_mesh_options(parser)
+    # A problem file is solved where the command is typed.
+    parser.set_defaults(needs_mesh=lambda args: args.problem.suffix in SUFFIXES)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -134,7 +134,7 @@ def _diff(args: argparse.Namespace, output: Output) -> int:
     after = read_plan(args.plan)
     before = read_plan(args.before) if args.before else _running(after.workflow, args.state)
     found = difference(before, after, churn_per_start=args.price_per_start)
-    _show_difference(found, output)
+    show_difference(found, output)
     output.document(found)
     return 0
 
@@ -157,7 +157,8 @@ def _running(workflow: str, state: Path | None) -> Plan:
     return record.plan
 
 
-def _show_difference(found: Difference, output: Output) -> None:
+def show_difference(found: Difference, output: Output) -> None:
+    """Print what changes from one plan to another."""
     say = output.console.print
     if found.empty:
         say("nothing would change")

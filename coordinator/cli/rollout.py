@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,10 @@ from rich.table import Table
 from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
 from coordinator.cli.output import Output
+from coordinator.cli.plans import read_plan
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
-from tiermesh import ids
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.reading import decode_json
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ def register(commands: Commands) -> None:
         ),
     )
     parser.add_argument(
-        "plan", metavar="PLAN", help="a plan file, or the digest of a plan made here"
+        "plan",
+        type=arguments.digest_or_path,
+        metavar="PLAN",
+        help="a plan file, or the digest of a plan made here",
     )
     parser.add_argument(
         "--workflow",
@@ -79,7 +82,7 @@ def _apply(args: argparse.Namespace, output: Output) -> int:
 
 
 async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
-    plan = _plan(args.plan, mesh)
+    plan = await asyncio.to_thread(_plan, args.plan, mesh)
     workflow: Workflow | None = None
     if args.workflow is not None:
         workflow = await mesh.read_workflow(args.workflow)
@@ -87,25 +90,21 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
         return await _preview(await mesh.applying(plan, workflow=workflow), args, output)
     with bars(output) as report:
         applied = await mesh.apply(plan, workflow=workflow, run=args.new_run, report=report)
-    _show(applied, output)
-    document = _document(applied)
+    show(applied, output)
+    told = document(applied)
     if args.wait and applied.exit_code == 0:
-        document["ledger"] = await _wait(mesh, applied, output)
-    output.document(document)
+        told["ledger"] = await _wait(mesh, applied, output)
+    output.document(told)
     return applied.exit_code
 
 
-def _plan(given: str, mesh: Mesh) -> Plan:
-    if ids.is_digest(given):
+def _plan(given: str | Path, mesh: Mesh) -> Plan:
+    if isinstance(given, str):
         record = mesh.fleet.plans.get(given)
         if record is None:
             raise InvalidDocument(f"no plan {given} was made here", fix="Give the plan's file")
         return record.plan
-    path = Path(given)
-    try:
-        return decode_json(path.read_bytes(), Plan, f"the plan {path.name}")
-    except OSError as error:
-        raise InvalidDocument(f"cannot read {path}", why=error.strerror or str(error)) from None
+    return read_plan(given)
 
 
 async def _preview(applying: Applying, args: argparse.Namespace, output: Output) -> int:
@@ -134,7 +133,8 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def _document(applied: Applied) -> dict[str, Any]:
+def document(applied: Applied) -> dict[str, Any]:
+    """A rollout for programs."""
     return {
         "workflow": applied.workflow,
         "plan": applied.plan,
@@ -145,18 +145,19 @@ def _document(applied: Applied) -> dict[str, Any]:
         "devices": {name: phase.value for name, phase in applied.phases.items()},
         "failures": dict(applied.failures),
         "sent_bytes": dict(applied.sent_bytes),
-        "restored": _document(applied.restored) if applied.restored is not None else None,
+        "restored": document(applied.restored) if applied.restored is not None else None,
     }
 
 
-def _show(applied: Applied, output: Output) -> None:
+def show(applied: Applied, output: Output) -> None:
+    """Say how a rollout ended, and why where it failed."""
     said = "[green]serves already[/]" if applied.unchanged else _SAID[applied.outcome.value]
     where = f"generation {applied.generation}, run {clean(applied.run)}"
     output.console.print(f"{clean(applied.workflow)}, {where}: {said}")
     for device, why in applied.failures.items():
         output.progress.print(f"[red]{clean(device)}[/]: {clean(why)}")
     if applied.restored is not None:
-        _show(applied.restored, output)
+        show(applied.restored, output)
 
 
 async def _wait(mesh: Mesh, applied: Applied, output: Output) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator import config
 from coordinator.cli import Commands
-from coordinator.cli.mesh import add_variants_option
+from coordinator.cli.mesh import VARIANTS, add_variants_option
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
@@ -266,7 +266,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 def _open(args: argparse.Namespace) -> Ladders:
     from coordinator.variants import Ladders
 
-    return Ladders.open(args.variants, args.home or config.home())
+    return Ladders.open(args.variants or VARIANTS, args.home or config.home())
 
 
 @contextmanager

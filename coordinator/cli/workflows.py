@@ -46,18 +46,15 @@ def plan_workflow(
     args: argparse.Namespace, output: Output, options: Options
 ) -> tuple[Plan, Problem]:
     """Plan the workflow of `args.problem` on the devices that answer, and keep the plan in the journal."""
-    made: list[tuple[Plan, Problem]] = []
 
-    async def work(mesh: Mesh) -> int:
+    async def work(mesh: Mesh) -> tuple[Plan, Problem]:
         workflow = await mesh.read_workflow(args.problem)
         await _warn_unmeasured(mesh, workflow, args.problem, output)
         problem = await mesh.problem(workflow, source_bytes=dict(args.source_bytes))
         with output.progress.status("planning"):
-            made.append((await mesh.solve(problem, options), problem))
-        return 0
+            return await mesh.solve(problem, options), problem
 
-    run_with_mesh(args, output, work)
-    return made[0]
+    return run_with_mesh(args, output, work)
 
 
 async def _warn_unmeasured(mesh: Mesh, workflow: Workflow, path: Path, output: Output) -> None:

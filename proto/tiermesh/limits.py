@@ -39,3 +39,9 @@ BATCH_LOG_BYTES: Final = 16 * 2**20
 """Disk that a worker's log of batches takes at most, the file before it included."""
 BATCH_LOG_ENTRIES_WAITING: Final = 10_000
 TELEMETRY_INTERVAL_MIN_MS: Final = 100
+
+COMMANDS: Final = 32
+"""Commands that a coordinator at work carries out at a time."""
+COMMAND_MESSAGE_BYTES: Final = 1 * 2**20
+COMMAND_WAITING_BYTES: Final = 128 * 2**20
+"""What a command printed and its client has not read yet; a plan of the largest size must fit."""

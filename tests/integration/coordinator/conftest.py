@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +36,7 @@ from tiermesh.v1 import (
     telemetry_pb2_grpc,
 )
 
+ROOT = Path(__file__).parents[3]
 WORKFLOW = """
 workflow: read
 slo:
@@ -473,3 +477,118 @@ def ladder_folder(tmp_path):
     (stage / "code.py").write_text("class Stage: ...\n")
     (stage.parent / "ladder.toml").write_text(LADDER.format(variants="".join(variants)))
     return tmp_path
+
+
+READ = """
+workflow: read
+slo: {rate: 4/s}
+stages:
+  photos: {source: files, path: signs/, rate: 4/s}
+  detect: {model: ocr-detect, from: photos}
+  text: {sink: jsonl, path: out/text.jsonl, from: detect}
+"""
+
+
+class Finished:
+    """A command that ended."""
+
+    def __init__(self, code, out, err):
+        self.code = code
+        self.out = out
+        self.err = err
+
+    @property
+    def document(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def folder(ladder_folder):
+    """A ladder and a workflow."""
+    (ladder_folder / "read.yaml").write_text(READ)
+    return ladder_folder
+
+
+@pytest.fixture
+def environment(folder):
+    """What commands of a test run with."""
+    return {
+        **os.environ,
+        "TIERMESH_HOME": str(folder / "home"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]),
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def started(folder, environment):
+    """Starts a command in a process of its own."""
+
+    async def start(*arguments, cwd=folder):
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "coordinator.cli", *map(str, arguments)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=cwd,
+            env=environment,
+        )
+
+    return start
+
+
+@pytest.fixture
+def coordinator(started):
+    """Runs a command in a process of its own to its end."""
+
+    async def run(*arguments, **more):
+        process = await started(*arguments, **more)
+        out, err = await process.communicate()
+        return Finished(process.returncode, out.decode(), err.decode())
+
+    return run
+
+
+@pytest.fixture
+async def standing(started, planned):
+    """A coordinator at work beside the planned two, and what it said."""
+    process = await started(
+        "run", "--no-browse", "--json", *[w for a in planned for w in ("--device", a.address)]
+    )
+    said = ""
+    while "is at work" not in said:
+        line = (await process.stderr.readline()).decode()
+        assert line, said
+        said += line
+    yield process
+    if process.returncode is None:
+        process.terminate()
+        await process.communicate()
+
+
+@pytest.fixture
+async def two(serve, fake_agent):
+    """A cheap camera and a hub that is fast enough."""
+    slow, fast = (
+        fake_agent("cam-1", host="a", price=0.01, threads=1),
+        fake_agent("hub-1", host="b", tier="hub"),
+    )
+    slow.mean_s, fast.mean_s = 0.4, 0.02
+    return await serve.start(slow, fast)
+
+
+@pytest.fixture
+async def planned(two, folder):
+    """The two, discovered and profiled, and a plan in plan.json."""
+    from coordinator.profiling import ProfileOptions
+    from coordinator.runner import Mesh
+    from coordinator.variants import Ladders
+    from tiermesh.documents.reading import encode_json
+
+    ladders = await asyncio.to_thread(Ladders.open, folder / "variants", folder / "home")
+    async with Mesh.open(folder / "home" / "coordinator", ladders=ladders) as mesh:
+        await mesh.discover([agent.address for agent in two], browse=False)
+        workflow = await mesh.read_workflow(folder / "read.yaml")
+        await mesh.profile(workflow, options=ProfileOptions(batch_sizes=(1,)))
+        plan = await mesh.plan(workflow)
+        (folder / "plan.json").write_bytes(encode_json(plan))
+    return two

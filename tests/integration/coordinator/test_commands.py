@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,79 +22,6 @@ stages:
   detect: {model: ocr-detect, from: photos}
   text: {sink: jsonl, path: out/text.jsonl, from: detect}
 """
-
-
-class Finished:
-    """A command that ended."""
-
-    def __init__(self, code, out, err):
-        self.code = code
-        self.out = out
-        self.err = err
-
-    @property
-    def document(self):
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def folder(ladder_folder):
-    """A ladder and a workflow."""
-    (ladder_folder / "read.yaml").write_text(WORKFLOW)
-    return ladder_folder
-
-
-@pytest.fixture
-def coordinator(folder):
-    """Runs the command in a process of its own."""
-
-    async def run(*arguments):
-        environment = {
-            **os.environ,
-            "TIERMESH_HOME": str(folder / "home"),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]),
-            "COLUMNS": "200",
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "coordinator.cli", *map(str, arguments)),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=folder,
-            env=environment,
-        )
-        out, err = await process.communicate()
-        return Finished(process.returncode, out.decode(), err.decode())
-
-    return run
-
-
-@pytest.fixture
-async def two(serve, fake_agent):
-    """A cheap camera and a hub that is fast enough."""
-    slow, fast = (
-        fake_agent("cam-1", host="a", price=0.01, threads=1),
-        fake_agent("hub-1", host="b", tier="hub"),
-    )
-    slow.mean_s, fast.mean_s = 0.4, 0.02
-    return await serve.start(slow, fast)
-
-
-@pytest.fixture
-async def planned(two, folder):
-    """The two, discovered and profiled, and a plan in plan.json."""
-    from coordinator.profiling import ProfileOptions
-    from coordinator.runner import Mesh
-    from coordinator.variants import Ladders
-    from tiermesh.documents.reading import encode_json
-
-    ladders = await asyncio.to_thread(Ladders.open, folder / "variants", folder / "home")
-    async with Mesh.open(folder / "home" / "coordinator", ladders=ladders) as mesh:
-        await mesh.discover([agent.address for agent in two], browse=False)
-        workflow = await mesh.read_workflow(folder / "read.yaml")
-        await mesh.profile(workflow, options=ProfileOptions(batch_sizes=(1,)))
-        plan = await mesh.plan(workflow)
-        (folder / "plan.json").write_bytes(encode_json(plan))
-    return two
 
 
 def named(agents):
