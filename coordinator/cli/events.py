@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 from rich.table import Table
@@ -17,6 +16,7 @@ from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from coordinator.fleet import events
+from coordinator.fleet.telling import summary
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -151,59 +151,3 @@ def _told(event: events.Event, fleet: Fleet) -> str:
 def _name(fleet: Fleet, subject: str) -> str:
     device = fleet.devices.get(subject)
     return device.name if device is not None else subject
-
-
-def _short(digest: str) -> str:
-    """The beginning of a digest, long enough to tell it from others; `--json` has it all."""
-    return digest[: len("sha256:") + 12]
-
-
-def summary(event: events.Event) -> str:
-    """An event in a few words."""
-    return _SUMMARIES.get(type(event), _rest)(event)
-
-
-def _profile(event: events.ProfileMeasured) -> str:
-    profile = event.profile
-    what = f"{profile.model}/{profile.variant}"
-    return f"{what}: {profile.cannot_run}" if profile.cannot_run else what
-
-
-def _described(event: events.DeviceDescribed) -> str:
-    said = event.description
-    return f"{event.name} at {event.address}, tier {said.tier}, agent {said.agent_version}"
-
-
-def _replan_ended(event: events.ReplanEnded) -> str:
-    plan = f", plan {_short(event.after)}" if event.after else ""
-    return f"{event.reason}: {event.outcome}, generation {event.generation}{plan}: {event.text}"
-
-
-def _rest(event: events.Event) -> str:
-    generation = getattr(event, "generation", None)
-    words = [f"generation {generation}"] if generation is not None else []
-    failure = getattr(event, "failure", None)
-    if failure is not None:
-        words.append(
-            f"{getattr(event, 'step', '')}: {failure.get('what', '')}. {failure.get('why', '')}"
-        )
-    words += [str(getattr(event, field, "")) for field in ("why", "text", "variant_digest")]
-    return ", ".join(word for word in words if word)
-
-
-_SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
-    events.DeviceDiscovered: lambda e: f"at {', '.join(e.addresses)}, by {e.via}",
-    events.DeviceUnreachable: lambda e: "; ".join(
-        f"{r.address}: {r.reach} {r.detail}".strip() for r in e.reasons
-    ),
-    events.DeviceDescribed: _described,
-    events.ProfileMeasured: _profile,
-    events.ProfileFailed: lambda e: f"{e.model}/{e.variant}: {e.why}",
-    events.WorkflowRecorded: lambda e: _short(e.digest),
-    events.PlanMade: lambda e: f"{_short(e.plan.digest)}, {e.plan.cost.total_per_hour:.4g} USD/h",
-    events.ReplanStarted: lambda e: f"{e.reason}: {e.why}",
-    events.ReplanEnded: _replan_ended,
-    events.RolloutStarted: lambda e: (
-        f"generation {e.generation} to {len(e.devices)} devices ({e.purpose})"
-    ),
-}

@@ -6,7 +6,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase
+from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, ReplanOutcome
 from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.profile import Profile
@@ -58,8 +58,17 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     description: Description
     seen_at: float
     why: str = ""
+    held_until: float = 0.0
+    """It has failed, and what it says of itself makes it ready only from then on."""
     last_event_at: float = 0.0
     """When the newest event that it reported happened, by its own clock."""
+
+    def is_held(self, at: float) -> bool:
+        """Whether it is too early after a failure to take it for ready; `at` in Unix seconds.
+
+        Without a coordinator that listens, it is ready at the first contact after that.
+        """
+        return at < self.held_until and self.state is not DeviceState.READY
 
     @property
     def host(self) -> str:
@@ -108,6 +117,19 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     since: float
 
 
+class Replan(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest replan of a workflow; without an `outcome` it is under way. See `events.ReplanEnded`."""
+
+    reason: str
+    why: str
+    at: float
+    outcome: ReplanOutcome | None = None
+    text: str = ""
+    before: str = ""
+    after: str = ""
+    generation: int = 0
+
+
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The newest rollout of a workflow. It is open until it has an outcome."""
 
@@ -153,6 +175,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     rollouts: dict[str, Rollout] = {}
     running: dict[str, Running] = {}
     way_back: dict[str, list[Running]] = {}
+    replans: dict[str, Replan] = {}
 
     @property
     def ready(self) -> list[Device]:

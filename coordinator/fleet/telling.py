@@ -29,6 +29,11 @@ def _described(event: events.DeviceDescribed) -> str:
     return f"{event.name} at {event.address}, tier {said.tier}, agent {said.agent_version}"
 
 
+def _replan_ended(event: events.ReplanEnded) -> str:
+    plan = f", plan {short(event.after)}" if event.after else ""
+    return f"{event.reason}: {event.outcome}, generation {event.generation}{plan}: {event.text}"
+
+
 def _rest(event: events.Event) -> str:
     generation = getattr(event, "generation", None)
     words = [f"generation {generation}"] if generation is not None else []
@@ -51,6 +56,8 @@ _SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
     events.ProfileFailed: lambda e: f"{e.model}/{e.variant}: {e.why}",
     events.WorkflowRecorded: lambda e: short(e.digest),
     events.PlanMade: lambda e: f"{short(e.plan.digest)}, {e.plan.cost.total_per_hour:.4g} USD/h",
+    events.ReplanStarted: lambda e: f"{e.reason}: {e.why}",
+    events.ReplanEnded: _replan_ended,
     events.RolloutStarted: lambda e: (
         f"generation {e.generation} to {len(e.devices)} devices ({e.purpose})"
     ),
