@@ -359,8 +359,12 @@ class Mesh:
         *,
         source_bytes: dict[str, float] | None = None,
         fleet: Fleet | None = None,
+        adjust: Callable[[Problem], Problem] | None = None,
     ) -> Problem:
-        """The planning problem of a workflow on the ready devices, as they are now, or as `fleet` has them."""
+        """The planning problem of a workflow on the ready devices, as they are now, or as `fleet` has them.
+
+        `adjust` makes another one of it on the same devices, such as for another load.
+        """
         catalogue = await self.catalogue(workflow)
         accuracy = await asyncio.to_thread(accuracy_of, workflow, self._required_ladders())
         made = snapshot(
@@ -371,8 +375,9 @@ class Mesh:
             network=self.network,
             source_bytes=source_bytes,
         )
-        self._snapshots[made.problem.digest] = made
-        return made.problem
+        problem = adjust(made.problem) if adjust is not None else made.problem
+        self._snapshots[problem.digest] = Snapshot(problem, made.inputs)
+        return problem
 
     async def plan(
         self,

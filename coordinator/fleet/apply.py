@@ -159,7 +159,28 @@ def _failed(event: events.DeviceFailed, fleet: Fleet) -> Fleet:
     failed = replace(
         device, state=DeviceState.FAILED, why=event.why, held_until=event.at + event.hold_s
     )
-    return _with_device(fleet, failed)
+    fleet = _with_device(fleet, failed)
+    for rollout in fleet.rollouts.values():
+        fleet = _rolled_out_without(fleet, rollout, event)
+    return fleet
+
+
+def _rolled_out_without(fleet: Fleet, rollout: Rollout, event: events.DeviceFailed) -> Fleet:
+    """A device that is lost need not be waited for: before it has switched, the rollout goes on or ends without it."""
+    phase = rollout.phases.get(event.device)
+    if rollout.outcome is not None or phase is None:
+        return fleet
+    if phase is Phase.LEAVING:
+        phases = {d: p for d, p in rollout.phases.items() if d != event.device}
+        rollout = replace(rollout, phases=phases)
+    elif phase in (Phase.PENDING, Phase.PUSHED, Phase.FAILED):
+        rollout = replace(
+            rollout,
+            phases=_with(rollout.phases, event.device, Phase.ABORTED),
+            failures=_with(rollout.failures, event.device, event.why),
+        )
+    fleet = replace(fleet, rollouts=_with(fleet.rollouts, rollout.workflow, rollout))
+    return _settled(fleet, rollout, event.at)
 
 
 def _held(event: events.DeviceHeld, fleet: Fleet) -> Fleet:
@@ -259,7 +280,9 @@ def _replan_ended(event: events.ReplanEnded, fleet: Fleet) -> Fleet:
 
 
 def _rollout_started(event: events.RolloutStarted, fleet: Fleet) -> Fleet:
-    phases = dict.fromkeys(event.leaving, Phase.LEAVING)
+    # One that is lost cannot be told; it is when it comes back with an older generation.
+    leaving = (d for d in event.leaving if not _is_lost(fleet.devices.get(d)))
+    phases = dict.fromkeys(leaving, Phase.LEAVING)
     rollout = Rollout(
         workflow=event.workflow,
         generation=event.generation,
@@ -277,6 +300,10 @@ def _rollout_started(event: events.RolloutStarted, fleet: Fleet) -> Fleet:
         generations=_with(fleet.generations, event.workflow, newest),
     )
     return _settled(fleet, rollout, event.at)
+
+
+def _is_lost(device: Device | None) -> bool:
+    return device is not None and device.state is DeviceState.FAILED
 
 
 def _step(to: Phase) -> Callable[[Any, Fleet], Fleet]:

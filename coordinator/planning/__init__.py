@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Objective", "Options", "Strategy", "solve"]
 
 
-def solve(problem: Problem, options: Options | None = None) -> Plan:
-    """The best plan for a problem under the options.
+def solve(problem: Problem, options: Options | None = None, *, explain: bool = True) -> Plan:
+    """The best plan for a problem under the options; without `explain` it is not found out why there is none.
 
     The solver and NumPy are imported at the first call: most commands of the coordinator need neither.
 
@@ -35,4 +35,4 @@ def solve(problem: Problem, options: Options | None = None) -> Plan:
     """
     from coordinator.planning import planner
 
-    return planner.solve(problem, options)
+    return planner.solve(problem, options, explain=explain)

@@ -16,6 +16,7 @@ from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination, engine_name
 from tiermesh.documents.plan import MadeFor, Plan, Predicted, Rules, Solver
 from tiermesh.documents.problem import Problem
+from tiermesh.errors import Infeasible
 
 SHOWN_DEVICES: Final = 8
 SETTLED: Final = 1e-8
@@ -24,8 +25,10 @@ SMALL: Final = 32
 """Up to this many devices, links' delays are told apart even where no latency is asked."""
 
 
-def solve(problem: Problem, options: Options | None = None) -> Plan:
+def solve(problem: Problem, options: Options | None = None, *, explain: bool = True) -> Plan:
     """The best plan for a problem under the options.
+
+    Why there is none takes longer to find out than that there is none: without `explain`, nobody wants to know.
 
     Raises:
         InvalidDocument: the problem makes no sense.
@@ -34,6 +37,8 @@ def solve(problem: Problem, options: Options | None = None) -> Plan:
     options = options or Options()
     started = time.perf_counter()
     found, latency_s = _search(problem, options)
+    if found is None and not explain:
+        raise Infeasible("no plan meets every ask")
     if found is None:
         raise conflict.explain(problem, options)
     return _plan(found, latency_s, options, time.perf_counter() - started)

@@ -29,8 +29,11 @@ def due_at(reason: Reason, state: State) -> float:
     """From when on a reason that there is may be acted upon."""
     policy = state.policy
     match reason:
-        case Reason.OPERATOR:
+        case Reason.OPERATOR if state.asked is not None:
             return state.retry_at
+        case Reason.OPERATOR:
+            first = min((t.since for t in state.drained.values()), default=0.0)
+            return max(first + policy.drain_s, state.retry_at)
         case Reason.DEVICE_FAILED:
             earliest = dwelt(state.urgent, policy.urgent_dwell_s, policy.urgent_dwell_max_s, policy)
             return max(earliest, state.retry_at)
@@ -51,6 +54,8 @@ def _reasons(state: State) -> Iterator[tuple[Reason, str]]:
     """Every reason there is, the most important first."""
     if state.asked is not None:
         yield Reason.OPERATOR, state.asked.why
+    elif state.drained:
+        yield Reason.OPERATOR, _all(state.drained.values())
     if state.failed:
         yield Reason.DEVICE_FAILED, _all(state.failed.values())
     if state.returned:

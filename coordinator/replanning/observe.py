@@ -54,7 +54,7 @@ def _planned(observation: Began | Ended | Applied, state: State) -> State:
 def _moved(moved: DeviceMoved, state: State) -> State:
     device = moved.device
     failed, returned = _without(state.failed, device), _without(state.returned, device)
-    asked = state.asked
+    drained = _without(state.drained, device)
     if device in state.used:
         if moved.state in LOST:
             failed = {**failed, device: state.failed.get(device) or _trigger(moved)}
@@ -62,12 +62,12 @@ def _moved(moved: DeviceMoved, state: State) -> State:
             # It may be about to fail, or have failed and be held: nothing is decided by it.
             failed = state.failed
         elif moved.state is DeviceState.DRAINING:
-            asked = Trigger(moved.at, _told(moved))
+            drained = {**drained, device: _trigger(moved)}
         elif moved.stale:
             returned = {**returned, device: _trigger(moved)}
     elif moved.state is DeviceState.READY:
         returned = {**returned, device: _trigger(moved)}
-    return replace(state, failed=failed, returned=returned, asked=asked, moved_at=moved.at)
+    return replace(state, failed=failed, returned=returned, drained=drained, moved_at=moved.at)
 
 
 def _trigger(moved: DeviceMoved) -> Trigger:
@@ -137,6 +137,7 @@ def _considered(state: State, until: float, used: frozenset[str]) -> State:
         used=used,
         failed={k: t for k, t in later(state.failed).items() if k in used},
         returned=later(state.returned),
+        drained={k: t for k, t in later(state.drained).items() if k in used},
         load=Gauge(),
         drift={},
         variants=_later(state.variants, until),

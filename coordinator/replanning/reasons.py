@@ -62,6 +62,8 @@ class Policy:
     dwell_s: float = 10.0
     dwell_max_s: float = 600.0
     calm_s: float = 900.0
+    drain_s: float = 15.0
+    """How long whoever drains a device may take to move its work himself."""
     retry_s: float = 1.0
     """After a rollout that failed; doubled for each further one, up to `dwell_max_s`."""
     load: Band = Band(enter=(0.7, 1.2), leave=(0.85, 1.1), sustained_s=10.0)

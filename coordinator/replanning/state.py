@@ -117,6 +117,7 @@ class State:
     used: frozenset[str] = frozenset()
     failed: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     returned: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
+    drained: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     load: Gauge = Gauge()
     drift: Mapping[str, Gauge] = field(default_factory=dict[str, Gauge])
     variants: Trigger | None = None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordinator.planning.diff import difference
-from coordinator.planning.simulate import Load, Served, simulate
 from coordinator.replanning.reasons import Policy
 from coordinator.replanning.situation import asked_rate
 from tiermesh.documents.plan import Plan
@@ -106,6 +105,8 @@ def _late(problem: Problem, plan: Plan) -> Iterator[str]:
     asked = problem.asks.latency_s
     if not asked or len(plan.replicas) > SIMULATED:
         return
+    from coordinator.planning.simulate import Load, Served, simulate
+
     served = Served(replicas=plan.replicas, lanes=plan.lanes, rate_rps=asked_rate(problem))
     found = simulate(problem, served, Load(requests=REQUESTS)).latency_ms
     for percentile, limit_s in asked.items():

@@ -1,0 +1,143 @@
+"""Keeping workflows served: watch the devices, and plan again when there is a reason to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from coordinator.files import parse_workflow
+from coordinator.keeping.listening import Listening
+from coordinator.keeping.workflow import MEASURE_S, Kept
+from coordinator.planning import Options
+from coordinator.progress import Report
+from coordinator.replanning import Policy
+from coordinator.rollout import steps
+from coordinator.telemetry import Observed
+from tiermesh.documents.workflow import Workflow
+from tiermesh.errors import TiermeshError
+
+if TYPE_CHECKING:
+    from coordinator.runner import Mesh
+
+__all__ = ["Keeping"]
+
+
+class Keeping:
+    """Workflows that are kept served. Made by `Mesh.keep`; `run` does the work until it is cancelled.
+
+    An operator may use the mesh meanwhile: a plan that he rolls out stays until a device of it fails, or something
+    else changes. `auto_replan` may be changed at any time. `newest` is what each device (by id) said last.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        workflows: Iterable[Workflow],
+        *,
+        auto_replan: bool,
+        options: Options | None,
+        policy: Policy,
+        source_bytes: dict[str, float] | None,
+        interval_s: float,
+        told: Callable[[Observed], None],
+        report: Report,
+    ) -> None:
+        self.auto_replan = auto_replan
+        self.newest: dict[str, Observed] = {}
+        self._mesh = mesh
+        self._told = told
+        self._interval_s = interval_s
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._kept: dict[str, Kept] = {}
+        self._keep = partial(
+            Kept,
+            mesh,
+            may_replan=lambda: self.auto_replan,
+            options=options or Options(),
+            policy=policy,
+            source_bytes=source_bytes,
+            report=report,
+        )
+        self._wanted = list(workflows)
+
+    async def run(self) -> None:
+        """Keep them served until this is cancelled; what runs then goes on without it.
+
+        A workflow that does not run yet is planned and applied first. One that an operator rolls out is kept, too.
+        """
+        listening = Listening(self._mesh, interval_s=self._interval_s, told=self._take)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for workflow in self._wanted:
+                    self._add(workflow, group)
+                group.create_task(listening.run())
+                group.create_task(self._measure())
+                await self._look(group)
+        finally:
+            await self._end()
+
+    def _add(self, workflow: Workflow, group: asyncio.TaskGroup) -> None:
+        kept = self._kept[workflow.workflow] = self._keep(workflow)
+        group.create_task(kept.run())
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            change, fleet = self._mesh.change, self._mesh.fleet
+            for name in fleet.running.keys() - self._kept.keys():
+                source = fleet.workflows[fleet.running[name].workflow_digest]
+                self._add(parse_workflow(source.text), group)
+            for kept in self._kept.values():
+                kept.look()
+            await change.wait()
+
+    async def _end(self) -> None:
+        for task in self._stopping.values():
+            task.cancel()
+        await asyncio.gather(*self._stopping.values(), return_exceptions=True)
+        self._kept.clear()
+
+    def replan(self, workflow: str, why: str) -> None:
+        """Plan again because somebody asks for it, also where `auto_replan` is off.
+
+        How it ends is recorded as `replan-ended`.
+        """
+        self._kept[workflow].ask(why)
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            for kept in list(self._kept.values()):
+                await kept.measure()
+
+    def _take(self, observed: Observed) -> None:
+        self.newest[observed.device.id] = observed
+        self._told(observed)
+        if observed.sample is None:
+            return
+        for kept in self._kept.values():
+            kept.take(observed.device, observed.sample)
+            generation = kept.should_stop(observed.device, observed.sample)
+            if generation is not None:
+                self._stop(observed, kept.name, generation)
+
+    def _stop(self, observed: Observed, workflow: str, generation: int) -> None:
+        """Tell a device that came back with an older generation to stop serving it."""
+        device = observed.device
+        before = self._stopping.get(device.id)
+        if before is not None and not before.done():
+            return
+
+        async def tell() -> None:
+            try:
+                channel = self._mesh.channels.to(device.address)
+                await steps.stop(channel, device.name, workflow, generation)
+            except TiermeshError:
+                # It still serves the old generation in its next sample, and is told again.
+                return
+            await self._mesh.note(
+                f"{device.name} was told to stop an older generation of {workflow}"
+            )
+
+        self._stopping[device.id] = asyncio.ensure_future(tell())

@@ -1,0 +1,255 @@
+"""Keeping a workflow served by agents that only keep the protocol: who is lost, what follows, and who may interfere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
+from coordinator.fleet.liveness import Timing
+from coordinator.replanning import Policy
+from tiermesh import wire
+from tiermesh.errors import Unsupported
+from tiermesh.v1 import telemetry_pb2
+
+QUICK = Policy(settle_s=0.2, dwell_s=0.3, urgent_dwell_s=0.1, retry_s=0.1)
+BRISK = Timing(suspect_after_s=0.4, failed_after_s=0.8, gone_after_s=0.1, hold_s=0.5)
+
+
+@pytest.fixture
+def beating(fake_agent):
+    """An agent whose heart beats, until a test holds its breath."""
+
+    class Beating(fake_agent):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            self.breathes = asyncio.Event()
+            self.breathes.set()
+
+        async def Watch(self, request, context):
+            number = 0
+            while True:
+                await self.breathes.wait()
+                number += 1
+                yield telemetry_pb2.Sample(
+                    number=number, at=time.time(), generations=dict(self.generations)
+                )
+                await asyncio.sleep(request.interval_ms / 1_000)
+
+    return Beating
+
+
+@pytest.fixture
+def agents(beating):
+    """A camera that the source is on, and two hubs that can detect: the second is dearer."""
+    return [
+        beating("cam-1", price=0.01, host="a"),
+        beating("hub-1", tier="hub", price=0.1, host="b"),
+        beating("hub-2", tier="hub", price=0.2, host="c"),
+    ]
+
+
+WORKFLOW = """
+workflow: read
+slo:
+  rate: 4/s
+stages:
+  photos: {source: files, path: signs/, rate: 4/s, devices: [cam-1]}
+  detect: {model: ocr-detect, from: photos, tiers: [hub]}
+  text: {sink: jsonl, path: out/text.jsonl, from: detect, devices: [cam-1]}
+"""
+
+
+class Kept:
+    """A mesh that is kept, and waiting for what happens in it."""
+
+    def __init__(self, mesh, keeping):
+        self.mesh = mesh
+        self.keeping = keeping
+
+    async def until(self, condition, seconds=20.0):
+        """Wait for a condition on the fleet."""
+        async with asyncio.timeout(seconds):
+            while True:
+                change = self.mesh.change
+                if condition(self.mesh.fleet):
+                    return
+                await change.wait()
+
+    async def served_by(self, name, seconds=20.0):
+        await self.until(lambda fleet: self.uses(fleet) == {"cam-1", name} and ended(fleet))
+
+    def uses(self, fleet):
+        running = fleet.running.get("read")
+        return {fleet.devices[d].name for d in running.devices} if running else set()
+
+    async def told(self, *kinds):
+        return [e.event for e in await self.mesh.history(kinds=kinds)]
+
+
+def ended(fleet):
+    replan = fleet.replans.get("read")
+    return replan is not None and replan.outcome is not None
+
+
+@pytest.fixture
+async def keep(open_mesh, serve, agents, tmp_path, monkeypatch):
+    """Starts the agents and keeps the workflow on them."""
+    monkeypatch.setattr("coordinator.keeping.listening.TIMING", BRISK)
+    path = tmp_path / "read.yaml"
+    path.write_text(WORKFLOW)
+
+    @contextlib.asynccontextmanager
+    async def kept(**options):
+        for agent in agents:
+            await serve.start(agent, port=wire.free_port())
+        async with open_mesh() as mesh:
+            await mesh.discover([a.address for a in agents], browse=False)
+            workflow = await mesh.read_workflow(path)
+            await mesh.profile(workflow)
+            keeping = mesh.keep([workflow], policy=QUICK, interval_s=0.1, **options)
+            task = asyncio.create_task(keeping.run())
+            try:
+                yield Kept(mesh, keeping)
+                assert not task.done(), task.result()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    return kept
+
+
+def port_of(agent):
+    return int(agent.address.rpartition(":")[2])
+
+
+async def test_a_workflow_that_does_not_run_is_planned_and_applied(keep, agents):
+    async with keep() as on:
+        await on.served_by("hub-1")
+        (began,) = await on.told("replan-started")
+        (over,) = await on.told("replan-ended")
+        assert (began.reason, began.why) == ("operator", "it does not run yet")
+        assert (over.outcome, over.generation) == (ReplanOutcome.REPLACED, 1)
+        assert over.after == on.mesh.fleet.running["read"].plan
+
+
+async def test_a_device_that_dies_is_replaced_and_taken_back_when_it_returns(keep, agents, serve):
+    _, hub, spare = agents
+    async with keep() as on:
+        await on.served_by("hub-1")
+        before = on.mesh.fleet.running["read"].plan
+        port = port_of(hub)
+        await serve.stop(hub)
+        await on.served_by("hub-2")
+        lost = (await on.told("replan-ended"))[-1]
+        assert (lost.reason, lost.outcome) == ("device-failed", ReplanOutcome.REPLACED)
+        assert "hub-1 is failed" in lost.why
+        assert (lost.before, lost.after) == (before, on.mesh.fleet.running["read"].plan)
+        assert lost.generation == 2
+        assert spare.generations == {"read": 2}
+
+        await serve.start(hub, port=port)
+        await on.served_by("hub-1")
+        back = (await on.told("replan-ended"))[-1]
+        assert (back.reason, back.outcome) == ("device-returned", ReplanOutcome.REPLACED)
+        assert "saved" in back.text
+        states = [e.kind for e in await on.told("device-failed", "device-held", "device-returned")]
+        assert states == ["device-failed", "device-held", "device-returned"]
+
+
+async def test_a_device_that_returns_with_a_replaced_generation_is_told_to_stop_it(
+    keep, agents, serve
+):
+    _, hub, _ = agents
+    async with keep() as on:
+        await on.served_by("hub-1")
+        port = port_of(hub)
+        await serve.stop(hub)
+        await on.served_by("hub-2")
+        on.keeping.auto_replan = False
+        assert hub.generations == {"read": 1}
+        await serve.start(hub, port=port)
+        await on.until(lambda _fleet: hub.generations == {})
+        assert on.uses(on.mesh.fleet) == {"cam-1", "hub-2"}
+
+
+async def test_without_auto_replan_the_reason_is_told_and_nothing_is_rolled_out(
+    keep, agents, serve
+):
+    async with keep(auto_replan=False) as on:
+        await on.served_by("hub-1")
+        await serve.stop(agents[1])
+        await on.until(lambda fleet: fleet.replans["read"].outcome is ReplanOutcome.ADVISED)
+        told = on.mesh.fleet.replans["read"]
+        assert (told.reason, told.generation) == ("device-failed", 1)
+        assert on.mesh.fleet.generations == {"read": 1}
+        on.keeping.replan("read", "ada asked")
+        await on.served_by("hub-2")
+
+
+async def test_a_device_that_only_falls_silent_fails_too_and_its_late_heartbeat_brings_it_back(
+    keep, agents
+):
+    hub = agents[1]
+    async with keep() as on:
+        await on.served_by("hub-1")
+        hub.breathes.clear()
+        await on.until(lambda fleet: fleet.devices["hub-1"].state is DeviceState.FAILED)
+        assert "no sample" in on.mesh.fleet.devices["hub-1"].why
+        await on.served_by("hub-2")
+        hub.breathes.set()
+        await on.served_by("hub-1")
+
+
+async def test_when_no_plan_is_left_this_is_said_and_what_runs_is_kept(keep, agents, serve):
+    async with keep() as on:
+        await on.served_by("hub-1")
+        running = on.mesh.fleet.running["read"]
+        ports = [port_of(a) for a in agents[1:]]
+        for agent in agents[1:]:
+            await serve.stop(agent)
+        await on.until(lambda fleet: fleet.replans["read"].outcome is ReplanOutcome.INFEASIBLE)
+        assert on.mesh.fleet.running["read"].plan == running.plan
+        await serve.start(agents[2], port=ports[1])
+        await on.served_by("hub-2")
+
+
+async def test_a_plan_that_only_serves_a_part_is_rolled_out_and_says_so(keep, agents, serve):
+    # Another device class, so that it is measured itself: with 0.7 of its time it detects 2 a second.
+    agents[2].threads, agents[2].mean_s = 1, 0.35
+    async with keep() as on:
+        await on.served_by("hub-1")
+        await serve.stop(agents[1])
+        await on.until(lambda fleet: fleet.replans["read"].outcome is ReplanOutcome.DEGRADED)
+        assert "2 of the 4 requests a second" in on.mesh.fleet.replans["read"].text
+        assert on.uses(on.mesh.fleet) == {"cam-1", "hub-2"}
+
+
+async def test_a_rollout_that_fails_is_tried_again(keep, agents, serve):
+    spare = agents[2]
+    async with keep() as on:
+        await on.served_by("hub-1")
+        spare.fail["load"] = Unsupported("no room")
+        await serve.stop(agents[1])
+        await on.until(lambda fleet: fleet.replans["read"].outcome is ReplanOutcome.FAILED)
+        assert "no room" in on.mesh.fleet.replans["read"].text
+        spare.fail.clear()
+        await on.served_by("hub-2")
+
+
+async def test_an_operators_plan_stands_until_a_device_of_it_fails(keep, agents, serve, make_plan):
+    async with keep() as on:
+        await on.served_by("hub-1")
+        mesh = on.mesh
+        workflow = mesh.workflow_of(mesh.fleet.plans[mesh.fleet.running["read"].plan].plan)
+        dearer = make_plan(await mesh.problem(workflow), ["hub-2"], source="cam-1")
+        await mesh.apply(dearer)
+        replans = len(await on.told("replan-ended"))
+        await asyncio.sleep(4 * QUICK.dwell_s)  # longer than any dwell of this policy so far
+        assert len(await on.told("replan-ended")) == replans
+        assert on.uses(mesh.fleet) == {"cam-1", "hub-2"}
+        await serve.stop(agents[2])
+        await on.served_by("hub-1")
