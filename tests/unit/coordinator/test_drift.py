@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.drift import (
@@ -38,6 +38,7 @@ def served(times: list[tuple[int, float]]) -> list[Window]:
     return [Window({size: 1}, {size: seconds}) for size, seconds in times]
 
 
+@settings(deadline=None)  # the first ratio imports SciPy
 @given(
     factor=st.floats(0.2, 5.0),
     sizes=st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=2, max_size=60),
