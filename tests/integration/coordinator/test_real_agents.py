@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +11,8 @@ from coordinator.fleet import validate
 from coordinator.fleet.lifecycle import Outcome
 from coordinator.runner import Mesh
 from coordinator.status import ledger_of
-from tiermesh import wire
+from tests.agents import AgentProcess, put_words, write_workflow
 
-ROOT = Path(__file__).parents[3]
 WORKFLOW = """
 workflow: shout
 slo: {rate: 20/s}
@@ -25,55 +21,14 @@ stages:
   upper: {map: code, from: files, devices: [hub-1]}
   out:   {sink: jsonl, path: out/text.jsonl, from: upper, devices: [cam-1]}
 """
-CODE = """
-class Upper:
-    def __init__(self, files, options):
-        pass
-
-    def apply(self, payload):
-        return {"text": bytes(payload["image"]).decode().upper()}
-"""
-RUN_AGENT = "import sys; from agent.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-class Process:
-    """An agent's process."""
-
-    def __init__(self, folder, name, tier):
-        self.folder = folder
-        self.name = name
-        self.tier = tier
-        self.port = wire.free_port()
-        self.process = None
-
-    @property
-    def address(self):
-        return f"127.0.0.1:{self.port}"
-
-    async def start(self):
-        words = ["run", "--no-announce", "--state", self.folder, "--name", self.name]
-        words += ["--tier", self.tier, "--port", self.port, "--threads", 1, "--price", 0.01]
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RUN_AGENT, *map(str, words)),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")])},
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-
-    async def stop(self):
-        if self.process is not None and self.process.returncode is None:
-            self.process.terminate()
-            await self.process.wait()
 
 
 @pytest.fixture
 async def agents(tmp_path):
-    data = tmp_path / "cam-1" / "data" / "in"
-    data.mkdir(parents=True)
-    for i in range(12):
-        (data / f"{i:02}.txt").write_text(f"word {i}")
+    put_words(tmp_path / "cam-1" / "data" / "in", 12)
     started = [
-        Process(tmp_path / "cam-1", "cam-1", "edge"),
-        Process(tmp_path / "hub-1", "hub-1", "hub"),
+        AgentProcess(tmp_path / "cam-1", "cam-1", "edge"),
+        AgentProcess(tmp_path / "hub-1", "hub-1", "hub"),
     ]
     for agent in started:
         await agent.start()
@@ -83,13 +38,7 @@ async def agents(tmp_path):
 
 @pytest.fixture
 def workflow_path(ladder_folder):
-    code = ladder_folder / "code"
-    code.mkdir()
-    (code / "stage.toml").write_text('entry = "upper:Upper"\n')
-    (code / "upper.py").write_text(CODE)
-    path = ladder_folder / "shout.yaml"
-    path.write_text(WORKFLOW)
-    return path
+    return write_workflow(ladder_folder, WORKFLOW)
 
 
 @pytest.fixture
