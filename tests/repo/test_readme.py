@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from coordinator.cli import build_parser
+from tests.agents import put_words, write_workflow
 from tests.fetched import VARIANTS, fetched_ladders
 from tiermesh.documents.profile import Point, Profile, Seconds
 from tiermesh.documents.reading import encode_json
@@ -65,6 +66,14 @@ ON_A_MESH: Final = {
     PLAN_IN_A_SCRIPT: f"--mesh {MESH}",
     f"{APPLY} --json": f"--mesh {MESH}",
 }
+# On a mesh of three agents that serve a workflow without models; measuring those takes a minute.
+STAYING: Final = "coordinator run variants/read-signs/read-signs.yaml"
+STAYING_AS_RUN: Final = f"coordinator run shout.yaml --mesh {MESH}-stays"
+BESIDE_IT: Final = [
+    "coordinator drain hub-1",
+    "coordinator drain hub-1 --undo",
+    "coordinator rollback",
+]
 ON_FILES = [
     "coordinator import jellybean DIR -o problem.json",
     "coordinator plan problem.json --exclusive --single-variant",
@@ -85,10 +94,10 @@ def workflow_shown() -> Any:
 
 
 def test_every_command_is_known_here_and_none_is_left_over() -> None:
-    known = [*MADE, *DEMOS, *INSTALLED, *ON_A_MESH, *ON_FILES]
+    known = [*MADE, *DEMOS, *INSTALLED, *ON_A_MESH, STAYING, *BESIDE_IT, *ON_FILES]
     assert sorted(commands()) == sorted(known)
-    mesh = [line for line in commands() if line in ON_A_MESH]
-    assert mesh == list(ON_A_MESH), "they are run in README's order"
+    for run in (list(ON_A_MESH), [STAYING, *BESIDE_IT]):
+        assert [line for line in commands() if line in run] == run, "they are run in README's order"
 
 
 @pytest.mark.parametrize("command", MADE)
@@ -162,13 +171,21 @@ class Shell:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def start_agent(self, command: str) -> subprocess.Popen[str]:
+        """Start an agent, and wait until it serves; it ends with its standard input, should the test be killed."""
+        process = self.start(f"{command} --exit-with-stdin")
+        assert process.stderr is not None
+        assert any(" serves " in line for line in process.stderr), "the agent does not start"
+        return process
+
     def start(self, command: str) -> subprocess.Popen[str]:
-        """Start a command that goes on; it ends with its standard input, should the test be killed."""
+        """Start a command that goes on."""
         return subprocess.Popen(
-            ["/bin/bash", "-c", f"exec {command} --exit-with-stdin"],
+            ["/bin/bash", "-c", f"exec {command}"],
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -198,11 +215,12 @@ def agent(shell: Shell, home: Path) -> Iterator[subprocess.Popen[str]]:
     render_signs(photos, PHOTOS, seed=3)
     (photos / "truth.json").unlink()
     run, more = next(iter(ON_A_MESH.items()))
-    process = shell.start(f"{run} {more}")
-    assert process.stderr is not None
-    # It says so once it serves.
-    assert any(" serves hub on " in line for line in process.stderr), "the agent does not start"
+    process = shell.start_agent(f"{run} {more}")
     yield process
+    end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
 
@@ -233,6 +251,49 @@ def test_the_commands_take_a_workflow_to_its_results(
     assert (applied["ledger"]["accepted"], applied["ledger"]["results"]) == (PHOTOS, PHOTOS)
     results = (home / "agent" / "data" / "out" / "text.jsonl").read_text().splitlines()
     assert len(results) == PHOTOS
+
+
+STAYING_WORKFLOW: Final = """
+workflow: shout
+slo: {rate: 20/s}
+stages:
+  files: {source: files, path: in, rate: 20/s, repeat: true, devices: [cam-1]}
+  upper: {map: code, from: files, tiers: [hub]}
+  out:   {sink: jsonl, path: out.jsonl, from: upper, devices: [cam-1]}
+"""
+
+
+@pytest.fixture
+def three_agents(shell: Shell) -> Iterator[None]:
+    """A camera with files to serve, and two hubs, of which the first is cheaper."""
+    put_words(shell.folder / "cam-1" / "data" / "in", 5)
+    write_workflow(shell.folder, STAYING_WORKFLOW)
+    started: list[subprocess.Popen[str]] = []
+    for name, tier, price in (("cam-1", "edge", 0.01), ("hub-1", "hub", 0.02), ("hub-2", "hub", 1)):
+        options = f"--state {name} --name {name} --tier {tier} --price {price} --threads 1"
+        started.append(shell.start_agent(f"agent run {options} --mesh {MESH}-stays"))
+    yield
+    for process in started:
+        end(process)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_coordinator_that_stays_carries_out_the_commands_beside_it(
+    three_agents: None, shell: Shell
+) -> None:
+    staying = shell.start(STAYING_AS_RUN)
+    assert staying.stdout is not None
+    try:
+        assert any("replan-ended" in line for line in staying.stdout), "it serves the workflow"
+        said = [shell.run(command) for command in BESIDE_IT]
+        assert staying.poll() is None
+    finally:
+        end(staying)
+    assert staying.returncode == 0
+    assert "from hub-1 to hub-2" in said[0]
+    assert "hub-1 is planned for again" in said[1]
+    assert "from hub-2 to hub-1" in said[2]
 
 
 @pytest.fixture
