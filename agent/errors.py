@@ -3,7 +3,8 @@
 TiermeshError
 ├── StageCodeFailed      what people wrote for a stage does not load, start or work
 ├── MeasurementFailed    a measurement ended without saying anything about the device
-└── StateDamaged         a file of the agent's state folder is not what the agent wrote
+├── StateDamaged         a file of the agent's state folder is not what the agent wrote
+└── Superseded           a newer call for the same thing took over
 """
 
 from __future__ import annotations
@@ -37,3 +38,9 @@ class StateDamaged(TiermeshError):
     """A file in the state folder cannot be read; the fix says what removing it costs."""
 
     kind = "state-damaged"
+
+
+class Superseded(TiermeshError):
+    """A newer call for the same thing took over: whoever made this one may be gone already."""
+
+    kind = "superseded"

@@ -21,6 +21,7 @@ from agent.profiling import fingerprint as fingerprints
 from agent.profiling.service import ProfilingService
 from agent.rollout.activate import Activation, AssignmentFolder, RolloutService
 from agent.rollout.artifacts import ArtifactsService
+from agent.rollout.collecting import Collector
 from agent.rollout.store import Store
 from agent.serving.supervisor import WorkerSettings, WorkerSupervisor
 from agent.telemetry import EventLog, TelemetryService
@@ -111,6 +112,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     )
     config.data_folder.mkdir(parents=True, exist_ok=True)
     store = Store(config.state_folder / "artifacts")
+    await asyncio.to_thread(store.sweep)
     fingerprint = await asyncio.to_thread(
         fingerprints.take, config.threads, config.slowdown if config.slowdown > 1 else None
     )
@@ -132,11 +134,21 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         on_event=events.add,
     )
     stack.push_async_callback(supervisor.close)
+    assignments = AssignmentFolder(config.state_folder / "assignments")
+    collector = Collector(
+        store,
+        lambda: [
+            *assignments.kept(),
+            *(
+                (f"{a.workflow} {a.generation} is prepared", a)
+                for a in activation.node.prepared.values()
+            ),
+        ],
+        clock=time.time,
+    )
+    artifacts = ArtifactsService(store, collector, insecure_lan=config.insecure_lan)
     activation = Activation(
-        identity.device_id,
-        AssignmentFolder(config.state_folder / "assignments"),
-        supervisor,
-        store.has,
+        identity.device_id, assignments, supervisor, store.has, stopped=artifacts.collect_soon
     )
     telemetry = TelemetryService(
         clock=time.time,
@@ -151,7 +163,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     profiling_pb2_grpc.add_ProfilingServicer_to_server(
         ProfilingService(identity.device_id, fingerprint, store), server
     )
-    rollout_pb2_grpc.add_ArtifactsServicer_to_server(ArtifactsService(store), server)
+    rollout_pb2_grpc.add_ArtifactsServicer_to_server(artifacts, server)
     rollout_pb2_grpc.add_RolloutServicer_to_server(RolloutService(activation), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
     port = wire.bind(server, config.host, identity.control_port, insecure_lan=config.insecure_lan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,12 +11,13 @@ import grpc
 import grpc.aio
 
 from coordinator.channels import Channels, next_of
+from coordinator.distributing import Distribution
 from coordinator.fleet.events import Event, ProfileFailed, ProfileMeasured
 from coordinator.fleet.instructions import Instruction, Measure
 from coordinator.fleet.state import Device
-from coordinator.progress import Progress, Report
+from coordinator.progress import Progress, Report, Transfer
 from coordinator.pursuit import Recording
-from coordinator.pushing import PathOf, Pushing
+from coordinator.pushing import PathOf
 from tiermesh import limits, wire
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.reading import decode_json, encode_json
@@ -53,6 +55,7 @@ class Measuring:
         self,
         keeper: Recording,
         channels: Channels,
+        distribution: Distribution,
         variants: Mapping[str, Variant],
         path_of: PathOf,
         *,
@@ -62,11 +65,14 @@ class Measuring:
     ) -> None:
         self._keeper = keeper
         self._channels = channels
+        self._distribution = distribution
         self._variants = variants
         self._path_of = path_of
         self._now = now
         self._options = options
         self._report = report
+        # What one measurement needs is kept until the next begins.
+        self._numbers = itertools.count(1)
 
     async def __call__(self, instruction: Instruction) -> Sequence[Event]:
         """Have a device measure a variant; its failure is an event, not an exception."""
@@ -75,15 +81,26 @@ class Measuring:
         variant = self._variants[instruction.variant_digest]
         subject = f"{variant.model}/{variant.name}"
 
-        def progress(done: float, doing: str) -> None:
-            self._report(Progress(device.name, subject, done, doing))
+        def progress(done: float, doing: str, transfer: Transfer | None = None) -> None:
+            self._report(Progress(device.name, subject, done, doing, transfer))
+
+        def moved(transfer: Transfer) -> None:
+            doing = f"fetch from {transfer.source}" if transfer.source else "push"
+            progress(0.0, f"{doing} {transfer.done:.0%}", transfer)
 
         try:
+            await self._distribution.bring(
+                device,
+                variant.artifacts,
+                self._path_of,
+                keep_for="a measurement",
+                generation=next(self._numbers),
+                moved=moved,
+            )
             profile = await measure(
                 self._channels.to(device.address),
                 device,
                 variant,
-                path_of=self._path_of,
                 options=self._options,
                 progress=progress,
             )
@@ -110,18 +127,14 @@ async def measure(
     device: Device,
     variant: Variant,
     *,
-    path_of: PathOf,
     options: ProfileOptions,
     progress: Callable[[float, str], None] = lambda _done, _doing: None,
 ) -> Profile:
-    """Push a variant's artifacts to a device and have it measured there.
+    """Have a variant measured on a device that has its artifacts.
 
     Raises:
         TiermeshError: the device did not finish, or its profile is of something else.
     """
-    await Pushing(channel, device.name, path_of).push(
-        variant.artifacts, lambda have, need: progress(0.0, f"push {have / max(need, 1):.0%}")
-    )
     call = profiling_pb2_grpc.ProfilingStub(channel).Profile(
         _request(variant, options), timeout=2 * options.time_limit_s + SILENCE_S
     )

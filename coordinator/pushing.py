@@ -1,27 +1,28 @@
-"""Pushing artifacts: only what a device lacks, going on where a broken push stopped."""
+"""The artifact calls to one device: what it holds, pushes that go on where they broke, fetches from its peers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import grpc
 import grpc.aio
 
 from tiermesh import limits, wire
-from tiermesh.documents.variant import Artifact
-from tiermesh.errors import DigestMismatch, StorageFull, Unreachable
-from tiermesh.v1 import rollout_pb2, rollout_pb2_grpc
+from tiermesh.errors import Unreachable
+from tiermesh.v1 import rollout_pb2 as pb
+from tiermesh.v1 import rollout_pb2_grpc
 
 BREAKS: Final = 5
-"""Pushes of one artifact may break this often without getting any further."""
+"""A transfer of one artifact may break this often without getting any further."""
 PAUSE_S: Final = 0.1
 """Before the second attempt; doubled for each after it."""
 STALL_S: Final = 30.0
-"""A push that moves no byte for so long is broken."""
+"""A transfer that moves no byte for so long is broken."""
 STAT_TIMEOUT_S: Final = 10.0
 
 # INTERNAL and UNKNOWN are what a call says that ended while a chunk was being written.
@@ -34,178 +35,219 @@ _BREAKS: Final = (
 )
 
 PathOf: TypeAlias = Callable[[str], Path]
-Moved: TypeAlias = Callable[[int, int], None]
-"""Told the bytes that the device has and the bytes that it needs."""
+Held: TypeAlias = Mapping[str, pb.StatReply.Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Sendable:
+    """An artifact as it lies here, with the digests of its chunks (`tiermesh.chunks`)."""
+
+    digest: str
+    size_bytes: int
+    path: Path
+    chunk_digests: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a device holds of some artifacts, and the room that it has for more."""
+
+    held: Held
+    free_bytes: int
+    reclaimable_bytes: int
 
 
 class Pushing:
-    """A push to one device. `sent_bytes` counts what went over the wire."""
+    """The artifacts of one device. `sent_bytes` counts what was sent to it from here."""
 
-    def __init__(self, channel: grpc.aio.Channel, peer: str, path_of: PathOf) -> None:
+    def __init__(self, channel: grpc.aio.Channel, peer: str) -> None:
         self._stub = rollout_pb2_grpc.ArtifactsStub(channel)
         self._peer = peer
-        self._path_of = path_of
         self.sent_bytes = 0
 
-    async def push(self, artifacts: Iterable[Artifact], moved: Moved = lambda _a, _b: None) -> int:
-        """Make the device have all `artifacts`; returns the bytes sent.
+    async def stat(
+        self,
+        digests: Iterable[str],
+        *,
+        keep_for: str = "",
+        generation: int = 0,
+        timeout_s: float = STAT_TIMEOUT_S,
+    ) -> Room:
+        """What the device holds of these; with `keep_for` it keeps them for that.
 
         Raises:
-            StorageFull: the device has no room for what it lacks; nothing was sent.
-            DigestMismatch: a file here is not what it should be, or arrived so.
+            Unreachable: the device does not answer.
+        """
+        held: dict[str, pb.StatReply.Held] = {}
+        reply = pb.StatReply()
+        for piece in _pieces(digests, limits.ARTIFACTS_PER_ASSIGNMENT):
+            request = pb.StatRequest(digests=piece, keep_for=keep_for, generation=generation)
+            try:
+                reply = await self._stub.Stat(request, timeout=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise wire.raised_by(error, self._peer) from None
+            held |= {digest: reply.held[digest] for digest in piece}
+        return Room(held, reply.free_bytes, reply.reclaimable_bytes)
+
+    async def push(self, artifact: Sendable, note: Callable[[int], None]) -> None:
+        """Send what the device lacks of an artifact; `note` is told the bytes that it has.
+
+        At most one chunk (`limits.ARTIFACT_CHUNK_BYTES`) is ever on its way, so that a break costs no more.
+
+        Raises:
+            DigestMismatch: it arrived otherwise than it lies here.
+            StorageFull: the device is full.
             Unreachable: the push broke too often.
         """
-        wanted = {a.digest: a for a in artifacts}
-        held = await self._held(wanted)
-        total = sum(a.size_bytes for a in wanted.values())
-        there = {d: a.size_bytes if held[d].complete else held[d].bytes for d, a in wanted.items()}
-        moved(sum(there.values()), total)
-        for digest, artifact in wanted.items():
-            if held[digest].complete:
-                continue
+        breaks = Breaks(self._peer)
+        while True:
+            why = await self._attempt(artifact, breaks.moved(note))
+            if why is None:
+                return
+            await breaks.pause(why)
 
-            def note(count: int, digest: str = digest) -> None:
-                there[digest] = count
-                moved(sum(there.values()), total)
-
-            await self._push_one(artifact, held[digest].bytes, note)
-        return self.sent_bytes
-
-    async def lacking(self, artifacts: Iterable[Artifact]) -> int:
-        """The bytes that a push would send."""
-        wanted = {a.digest: a for a in artifacts}
-        held = await self._held(wanted)
-        return sum(a.size_bytes - held[d].bytes for d, a in wanted.items() if not held[d].complete)
-
-    async def _held(self, wanted: Mapping[str, Artifact]) -> dict[str, rollout_pb2.StatReply.Held]:
-        held: dict[str, rollout_pb2.StatReply.Held] = {}
-        free = None
-        for digests in _pieces(wanted, limits.ARTIFACTS_PER_ASSIGNMENT):
-            reply = await self._stat(digests)
-            free = reply.free_bytes
-            held |= {digest: reply.held[digest] for digest in digests}
-        lacking = sum(
-            a.size_bytes - held[d].bytes for d, a in wanted.items() if not held[d].complete
-        )
-        if free is not None and lacking > free:
-            raise StorageFull(
-                f"{self._peer} has no room for the artifacts",
-                why=f"they need {lacking} bytes, and {free} are free",
-                fix="Free some space there, or plan without this device",
-                needed_bytes=lacking,
-                free_bytes=free,
-            )
-        return held
-
-    async def _stat(self, digests: list[str]) -> rollout_pb2.StatReply:
+    async def _attempt(self, artifact: Sendable, note: Callable[[int], None]) -> str | None:
+        """Send what is left; None when it is complete, else why not."""
+        call = self._stub.Push()
+        file = await asyncio.to_thread(artifact.path.open, "rb")
         try:
-            return await self._stub.Stat(
-                rollout_pb2.StatRequest(digests=digests), timeout=STAT_TIMEOUT_S
-            )
+            return await self._send(call, artifact, file, note)
+        except TimeoutError:
+            return f"no byte moved in {STALL_S:g} s"
+        except asyncio.InvalidStateError:
+            return f"the call ended: {(await call.code()).name}"
+        except grpc.aio.AioRpcError as error:
+            return self._why_broken(error)
+        finally:
+            call.cancel()
+            await asyncio.to_thread(file.close)
+
+    async def _send(
+        self, call: Any, artifact: Sendable, file: Any, note: Callable[[int], None]
+    ) -> str | None:
+        first = pb.PushChunk(
+            digest=artifact.digest,
+            size_bytes=artifact.size_bytes,
+            chunk_digests=artifact.chunk_digests,
+        )
+        await asyncio.wait_for(call.write(first), STALL_S)
+        reply = await _next(call)
+        if reply is None:
+            return "the device ended the push"
+        offset = reply.bytes
+        await asyncio.to_thread(file.seek, offset)
+        while not reply.complete:
+            note(reply.bytes)
+            while room := limits.ARTIFACT_CHUNK_BYTES - (offset - reply.bytes):
+                size = min(limits.ARTIFACT_MESSAGE_BYTES, room)
+                data = await asyncio.to_thread(file.read, size)
+                if not data:
+                    break
+                offset += len(data)
+                self.sent_bytes += len(data)
+                await asyncio.wait_for(call.write(pb.PushChunk(data=data)), STALL_S)
+            reply = await _next(call)
+            if reply is None:
+                return "the device has only a part of it"
+        note(artifact.size_bytes)
+        return None
+
+    async def fetch(
+        self,
+        artifact: Sendable,
+        peers: Sequence[tuple[str, str]],
+        note: Callable[[int, str], None],
+    ) -> pb.FetchEvent:
+        """Have the device get an artifact from peers (name, address), as far as they have it.
+
+        `note` is told the bytes that it has, and who sent the newest. A device that cannot fetch says so of
+        every peer.
+
+        Raises:
+            StorageFull: the device is full.
+            Unreachable: the device, not a peer, does not answer.
+        """
+        request = pb.FetchRequest(
+            digest=artifact.digest,
+            size_bytes=artifact.size_bytes,
+            chunk_digests=artifact.chunk_digests,
+            peers=[pb.FetchRequest.Peer(name=n, address=a) for n, a in peers],
+        )
+        call = self._stub.Fetch(request)
+        last = pb.FetchEvent()
+        try:
+            while (event := await _next(call)) is not None:
+                last = event
+                note(event.bytes, event.peer)
+        except TimeoutError:
+            raise Unreachable(f"{self._peer} said nothing for {STALL_S:g} s") from None
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise Unreachable(
+                    f"{self._peer} stopped fetching", why=self._why_broken(error), peer=self._peer
+                ) from None
+            return pb.FetchEvent(failures={name: "the device cannot fetch" for name, _ in peers})
+        finally:
+            call.cancel()
+        return last
+
+    async def collect(self, *, free: bool) -> pb.CollectReply:
+        """What the device holds and why; with `free`, it frees what nothing needs.
+
+        Raises:
+            Unreachable: the device does not answer.
+        """
+        try:
+            return await self._stub.Collect(pb.CollectRequest(free=free), timeout=STALL_S)
         except grpc.aio.AioRpcError as error:
             raise wire.raised_by(error, self._peer) from None
 
-    async def _push_one(self, artifact: Artifact, offset: int, note: Callable[[int], None]) -> None:
-        path = await asyncio.to_thread(self._checked, artifact)
-        breaks = 0
-        while True:
-            why = await self._attempt(path, artifact, offset, note)
-            if why is None:
-                note(artifact.size_bytes)
-                return
-            breaks += 1
-            if breaks > BREAKS:
-                raise Unreachable(
-                    f"the push to {self._peer} broke {breaks} times at byte {offset}",
-                    why=why,
-                    fix="Check the connection, and run the command again: it goes on from there",
-                    peer=self._peer,
-                )
-            await asyncio.sleep(PAUSE_S * 2 ** (breaks - 1))
-            held = await self._offset(artifact.digest)
-            if held is not None and held.complete:
-                note(artifact.size_bytes)
-                return
-            if held is not None and held.bytes > offset:
-                breaks = 0
-            offset = held.bytes if held is not None else offset
+    def _why_broken(self, error: grpc.aio.AioRpcError) -> str:
+        raised = wire.raised_by(error, self._peer)
+        if error.code() not in _BREAKS:
+            raise raised from None
+        return raised.why or raised.what
 
-    async def _offset(self, digest: str) -> rollout_pb2.StatReply.Held | None:
-        try:
-            return (await self._stat([digest])).held[digest]
-        except Unreachable:
-            return None
 
-    def _checked(self, artifact: Artifact) -> Path:
-        path = self._path_of(artifact.digest)
-        size = path.stat().st_size if path.is_file() else None
-        if size != artifact.size_bytes:
-            raise DigestMismatch(
-                f"the artifact {artifact.digest} is not as it was",
-                why=f"{path} is missing"
-                if size is None
-                else f"{path} has {size} bytes, not {artifact.size_bytes}",
-                fix="Fetch it again: coordinator variants fetch",
-                digest=artifact.digest,
+class Breaks:
+    """Counts the breaks of a transfer that did not get any further, and waits after each."""
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+        self._count = 0
+        self._best = -1
+
+    def moved(self, note: Callable[[int], None]) -> Callable[[int], None]:
+        """`note`, and watch it: who gets further may break again."""
+
+        def noted(count: int) -> None:
+            if count > self._best:
+                self._best, self._count = count, 0
+            note(count)
+
+        return noted
+
+    async def pause(self, why: str) -> None:
+        """Wait before another attempt.
+
+        Raises:
+            Unreachable: there were too many.
+        """
+        self._count += 1
+        if self._count > BREAKS:
+            raise Unreachable(
+                f"the push to {self._peer} broke {self._count} times at byte {max(self._best, 0)}",
+                why=why,
+                fix="Check the connection, and run the command again: it goes on from there",
+                peer=self._peer,
             )
-        return path
-
-    async def _attempt(
-        self, path: Path, artifact: Artifact, offset: int, note: Callable[[int], None]
-    ) -> str | None:
-        """Send what is left; None when it is complete, else why not."""
-        beat = asyncio.Event()
-        call = self._stub.Push(self._chunks(path, artifact, offset, note, beat))
-        reply = asyncio.ensure_future(_reply(call))
-        try:
-            while not reply.done():
-                beat.clear()
-                waiter = asyncio.ensure_future(beat.wait())
-                done, _ = await asyncio.wait(
-                    {reply, waiter}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                waiter.cancel()
-                if not done:
-                    return f"no byte moved in {STALL_S:g} s"
-            return None if reply.result().complete else "the device has only a part of it"
-        except grpc.aio.AioRpcError as error:
-            raised = wire.raised_by(error, self._peer)
-            if error.code() not in _BREAKS:
-                raise raised from None
-            return raised.why or raised.what
-        finally:
-            call.cancel()
-            reply.cancel()
-            await asyncio.gather(reply, return_exceptions=True)
-
-    async def _chunks(
-        self,
-        path: Path,
-        artifact: Artifact,
-        offset: int,
-        note: Callable[[int], None],
-        beat: asyncio.Event,
-    ) -> AsyncIterator[rollout_pb2.PushChunk]:
-        file = await asyncio.to_thread(path.open, "rb")
-        try:
-            await asyncio.to_thread(file.seek, offset)
-            yield rollout_pb2.PushChunk(
-                digest=artifact.digest, size_bytes=artifact.size_bytes, offset=offset
-            )
-            while data := await asyncio.to_thread(file.read, limits.ARTIFACT_CHUNK_BYTES):
-                yield rollout_pb2.PushChunk(data=data)
-                offset += len(data)
-                self.sent_bytes += len(data)
-                beat.set()
-                note(offset)
-        finally:
-            file.close()
+        await asyncio.sleep(PAUSE_S * 2 ** (self._count - 1))
 
 
-async def _reply(
-    call: grpc.aio.StreamUnaryCall[rollout_pb2.PushChunk, rollout_pb2.PushReply],
-) -> rollout_pb2.PushReply:
-    return await call
+async def _next(call: Any) -> Any:
+    """The next message of a call, None at its end; TimeoutError when none comes in time."""
+    message = await asyncio.wait_for(call.read(), STALL_S)
+    return None if message is grpc.aio.EOF else cast("Any", message)
 
 
 def _pieces(digests: Iterable[str], size: int) -> Iterable[list[str]]:

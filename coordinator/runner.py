@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 from coordinator.catalogue import Ladders, accuracy_of, catalogue_of
 from coordinator.channels import Channels
 from coordinator.discovery import Describing, look_out, sighted, watching_zeroconf
+from coordinator.distributing import Distribution
 from coordinator.files import parse_workflow, read_workflow
 from coordinator.fleet import Desired, Fleet, apply, events, is_news
 from coordinator.fleet.file import FleetFile
@@ -85,6 +86,7 @@ class Mesh:
         self._home = home
         self._catalogues: dict[str, Catalogue] = {}
         self._snapshots: dict[str, Snapshot] = {}
+        self.distribution = Distribution(channels, lambda: self.fleet, lambda: self.network)
         self._rolling_out: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._profiling = asyncio.Lock()
 
@@ -332,6 +334,7 @@ class Mesh:
         work = Measuring(
             self,
             self.channels,
+            self.distribution,
             variants,
             self._required_ladders().path_of,
             now=self.now,

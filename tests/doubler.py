@@ -52,7 +52,7 @@ def zipped(files: dict[str, str]) -> bytes:
 def put(store: Store, data: bytes) -> Artifact:
     digest = ids.digest_bytes(data)
     if not store.has(digest):
-        with store.writer(digest, len(data), 0) as writer:
+        with store.writer(digest, len(data)) as writer:
             writer.write(data)
             assert writer.finish()
     return Artifact(digest=digest, size_bytes=len(data))

@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import grpc.aio
 
 from agent import node as nodes
 from agent.durable import write_whole
+from agent.errors import StateDamaged
 from agent.node import Node
 from tiermesh import wire
 from tiermesh.documents.assignment import Assignment
@@ -24,6 +25,8 @@ from tiermesh.v1 import rollout_pb2 as pb
 from tiermesh.v1 import rollout_pb2_grpc
 
 log = logging.getLogger(__name__)
+
+_LAST: Final = ".last"
 
 Report: TypeAlias = Callable[[str, str, float], None]
 """Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took."""
@@ -50,7 +53,7 @@ class Serving(Protocol):
 
 
 class AssignmentFolder:
-    """The committed assignments on disk, one JSON file per workflow, replaced whole."""
+    """The committed assignments on disk, one JSON file per workflow, replaced whole; and those that ran before."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,8 +73,11 @@ class AssignmentFolder:
 
     def keep(self, assignment: Assignment) -> None:
         """Put an assignment on disk, whole or not at all."""
+        path = self._path(assignment.workflow)
         try:
-            write_whole(self._path(assignment.workflow), encode_json(assignment))
+            if path.exists():
+                write_whole(self._last(assignment.workflow), path.read_bytes())
+            write_whole(path, encode_json(assignment))
         except OSError as error:
             raise StorageFull(
                 f"cannot keep the assignment of {assignment.workflow}",
@@ -82,6 +88,30 @@ class AssignmentFolder:
     def forget(self, workflow: str) -> None:
         """Remove a workflow's assignment."""
         self._path(workflow).unlink(missing_ok=True)
+        self._last(workflow).unlink(missing_ok=True)
+
+    def kept(self) -> list[tuple[str, Assignment]]:
+        """What runs, and what ran last before it, each with what it is in words.
+
+        Raises:
+            StateDamaged: a file cannot be read, so nobody knows what it needs.
+        """
+        found: list[tuple[str, Assignment]] = []
+        for pattern, word in (("*.json", "runs"), (f"*.json{_LAST}", "ran before")):
+            for path in sorted(self._folder.glob(pattern)):
+                try:
+                    assignment = decode_json(path.read_bytes(), Assignment, str(path))
+                except (TiermeshError, OSError) as error:
+                    raise StateDamaged(
+                        f"cannot tell what {path.name} needs",
+                        why=str(error),
+                        fix=f"Roll its workflow out again, or remove {path}",
+                    ) from None
+                found.append((f"{assignment.workflow} {assignment.generation} {word}", assignment))
+        return found
+
+    def _last(self, workflow: str) -> Path:
+        return self._folder / f"{workflow}.json{_LAST}"
 
     def _path(self, workflow: str) -> Path:
         return self._folder / f"{workflow}.json"
@@ -96,7 +126,11 @@ class Activation:
         folder: AssignmentFolder,
         serving: Serving,
         has_artifact: Callable[[str], bool],
+        *,
+        stopped: Callable[[], None] = lambda: None,
     ) -> None:
+        """`stopped` is called when a workflow has been stopped and forgotten."""
+        self._stopped = stopped
         self._folder = folder
         self._serving = serving
         self._has_artifact = has_artifact
@@ -167,6 +201,7 @@ class Activation:
                 await self._serving.stop(workflow)
             await asyncio.to_thread(self._folder.forget, workflow)
             self.node = after
+        self._stopped()
 
 
 _STEPS = {

@@ -11,22 +11,28 @@ All methods block on the disk: call them off the event loop.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
 import os
 import shutil
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
 
-from agent.durable import sync_folder
 from agent.rollout import bundles
-from tiermesh import ids, limits
-from tiermesh.errors import DigestMismatch, LimitExceeded, StorageFull, TiermeshError
+from agent.rollout.writing import Writer, disk_error, full
+from tiermesh import chunks, ids, limits
+from tiermesh.errors import LimitExceeded, TiermeshError
 
-_READ_BYTES: Final = 2**20
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An artifact, or what has arrived of it. `used_at` is when it came or was asked for last (Unix seconds)."""
+
+    digest: str
+    size_bytes: int
+    complete: bool
+    used_at: float
 
 
 class Store:
@@ -72,41 +78,84 @@ class Store:
         """How much more may be stored; the reserve is not counted."""
         return max(self._free_bytes(self._partial) - limits.STORE_RESERVE_BYTES, 0)
 
-    def writer(self, digest: str, size: int, offset: int) -> Writer:
-        """Receive an artifact of `size` bytes from `offset` on, which is at most what is held.
+    def read(self, digest: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes of an artifact, whole or not, from `offset` on; none where they are not held."""
+        for path in (self._complete_path(digest), self._partial_path(digest)):
+            try:
+                with path.open("rb") as file:
+                    file.seek(offset)
+                    return file.read(size)
+            except FileNotFoundError:
+                continue
+        return b""
+
+    def inventory(self) -> list[Held]:
+        """All that is held, whole or in part, by digest."""
+        found = [
+            Held(digest, status.st_size, folder is self._complete, status.st_mtime)
+            for folder in (self._complete, self._partial)
+            for path in folder.iterdir()
+            if ids.is_digest(digest := f"sha256:{path.name}")
+            and (status := _status(path)) is not None
+        ]
+        return sorted(found, key=lambda held: held.digest)
+
+    def touch(self, digests: Iterable[str]) -> None:
+        """Note that these were asked for, as far as they are there."""
+        for digest in digests:
+            for path in (self._complete_path(digest), self._partial_path(digest)):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+
+    def writer(self, digest: str, size: int, chunk_digests: bytes = b"") -> Writer:
+        """Receive an artifact of `size` bytes, from where an earlier writer ended.
+
+        `chunk_digests` are those of its chunks (`tiermesh.chunks`); what is held and does not fit them goes.
 
         Raises:
-            LimitExceeded: it is larger than `limits.ARTIFACT_BYTES`.
+            LimitExceeded: it is larger than `limits.ARTIFACT_BYTES`, or has another number of chunks.
             StorageFull: the rest of it would leave less than the reserve.
-            TiermeshError: bytes before `offset` are missing, or the artifact is already whole.
+            TiermeshError: it is whole already.
         """
-        if size > limits.ARTIFACT_BYTES:
-            raise LimitExceeded(
-                f"the artifact {digest} has {size} bytes",
-                why=f"the limit is {limits.ARTIFACT_BYTES}",
-                limit="ARTIFACT_BYTES",
+        _check_announced(digest, size, chunk_digests)
+        if self.has(digest):
+            raise TiermeshError(f"the artifact {digest} is there already", digest=digest)
+        needed, free = size - self.held(digest), self.free_bytes()
+        if needed > free:
+            raise full(
+                digest,
+                f"{needed} bytes are needed and {free} may be used",
+                needed_bytes=needed,
+                free_bytes=free,
             )
-        held = self.held(digest)
-        if self.has(digest) or not 0 <= offset <= min(held, size):
-            raise TiermeshError(
-                f"cannot write the artifact {digest} from byte {offset} on",
-                why=f"{held} of its {size} bytes are held",
-                fix="Ask what is held, and go on from there",
-                held=held,
-            )
-        if size - offset > (free := self.free_bytes()):
-            raise _full(digest, f"{size - offset} bytes are needed and {free} may be used")
         partial, complete = self._partial_path(digest), self._complete_path(digest)
         try:
-            return Writer(partial, complete, digest, size, offset)
+            return Writer(partial, complete, digest, size, chunk_digests)
         except OSError as error:
-            raise _disk_error(digest, error) from error
+            raise disk_error(digest, error) from error
 
     def remove(self, digest: str) -> None:
-        """Forget an artifact, whole or partial, and what was unpacked of it."""
+        """Forget an artifact, whole or partial, and what was unpacked of it.
+
+        A crash in between leaves what `sweep` removes, and nothing that could be taken for whole.
+        """
         self._complete_path(digest).unlink(missing_ok=True)
         self._partial_path(digest).unlink(missing_ok=True)
-        shutil.rmtree(self._unpacked / _hex(digest), ignore_errors=True)
+        unpacked = self._unpacked / _hex(digest)
+        if unpacked.is_dir():
+            gone = self._unpacked / f".gone.{_hex(digest)}"
+            shutil.rmtree(gone, ignore_errors=True)
+            unpacked.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed left: drafts, and folders of bundles that are gone.
+
+        Only while nobody unpacks.
+        """
+        for folder in self._unpacked.iterdir():
+            if not (self._complete / folder.name).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def unpack(self, digest: str) -> Path:
         """The folder with a bundle's content, unpacked at the first call.
@@ -125,7 +174,7 @@ class Store:
             bundles.unzip(bundle, draft, self.free_bytes())
             return _publish(draft, folder)
         except OSError as error:
-            raise _disk_error(digest, error) from error
+            raise disk_error(digest, error) from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -134,97 +183,6 @@ class Store:
 
     def _partial_path(self, digest: str) -> Path:
         return self._partial / _hex(digest)
-
-
-class Writer:
-    """One artifact on its way in. What has arrived stays, whole or not, when the context ends."""
-
-    def __init__(self, partial: Path, complete: Path, digest: str, size: int, offset: int) -> None:
-        self._partial = partial
-        self._complete = complete
-        self._digest = digest
-        self._size = size
-        self._written = offset
-        self._file = partial.open("r+b" if partial.exists() else "w+b")
-        self._file.truncate(offset)
-        self._hash = hashlib.sha256()
-        self._file.seek(0)
-        while data := self._file.read(_READ_BYTES):
-            self._hash.update(data)
-        # A cancelled push closes while a thread may still be writing.
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def write(self, data: bytes) -> int:
-        """Append; returns how many bytes are held now.
-
-        Raises:
-            LimitExceeded: more bytes than were announced.
-            StorageFull: the disk is full; what was written before stays.
-        """
-        if self._written + len(data) > self._size:
-            raise LimitExceeded(
-                f"more bytes than the {self._size} announced came for {self._digest}"
-            )
-        with self._lock:
-            try:
-                self._file.write(data)
-                self._file.flush()
-            except OSError as error:
-                self._cut_back()
-                raise _disk_error(self._digest, error) from error
-            self._hash.update(data)
-            self._written += len(data)
-            return self._written
-
-    def finish(self) -> bool:
-        """Make the artifact whole if all of its bytes are there, and say whether they are.
-
-        Raises:
-            DigestMismatch: the bytes are not those that the digest names; they are removed.
-            StorageFull: the disk is full.
-        """
-        if self._written < self._size:
-            return False
-        found = f"sha256:{self._hash.hexdigest()}"
-        if found != self._digest:
-            self.close()
-            self._partial.unlink(missing_ok=True)
-            raise DigestMismatch(
-                f"what arrived is not the artifact {self._digest}",
-                why=f"its digest is {found}",
-                fix="Push it again; if this repeats, the sender's file has changed",
-            )
-        try:
-            os.fsync(self._file.fileno())
-            self.close()
-            self._partial.replace(self._complete)
-            sync_folder(self._complete.parent)
-        except OSError as error:
-            raise _disk_error(self._digest, error) from error
-        return True
-
-    def close(self) -> None:
-        """Let go of the file; what has arrived stays."""
-        with self._lock:
-            self._file.close()
-
-    def _cut_back(self) -> None:
-        """Drop what a failed write may have left, so that the file holds what the hash has seen."""
-        try:
-            self._file.truncate(self._written)
-        except OSError:
-            self._partial.unlink(missing_ok=True)
 
 
 def _publish(draft: Path, folder: Path) -> Path:
@@ -246,21 +204,25 @@ def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
-def _full(digest: str, why: str) -> StorageFull:
-    return StorageFull(
-        f"no room for the artifact {digest}",
-        why=why,
-        fix="Free disk space on the device, or serve fewer variants there",
-        digest=digest,
-    )
+def _check_announced(digest: str, size: int, chunk_digests: bytes) -> None:
+    if size > limits.ARTIFACT_BYTES:
+        raise LimitExceeded(
+            f"the artifact {digest} has {size} bytes",
+            why=f"the limit is {limits.ARTIFACT_BYTES}",
+            limit="ARTIFACT_BYTES",
+        )
+    if chunk_digests and len(chunk_digests) != chunks.DIGEST_BYTES * chunks.count(size):
+        raise LimitExceeded(
+            f"the artifact {digest} comes with digests of {len(chunk_digests)} bytes",
+            why=f"{size} bytes have {chunks.count(size)} chunks",
+        )
 
 
-def _disk_error(digest: str, error: OSError) -> TiermeshError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _full(digest, error.strerror or "the disk is full")
-    return TiermeshError(
-        f"the disk refuses the artifact {digest}", why=error.strerror or str(error), digest=digest
-    )
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _free_on_disk(folder: Path) -> int:

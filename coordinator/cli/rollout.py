@@ -145,6 +145,7 @@ def document(applied: Applied) -> dict[str, Any]:
         "devices": {name: phase.value for name, phase in applied.phases.items()},
         "failures": dict(applied.failures),
         "sent_bytes": dict(applied.sent_bytes),
+        "fetched_bytes": {name: dict(by) for name, by in applied.fetched_bytes.items()},
         "restored": document(applied.restored) if applied.restored is not None else None,
     }
 

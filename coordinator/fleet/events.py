@@ -218,9 +218,10 @@ class _RolloutStep(Happening, frozen=True, kw_only=True):
 
 
 class ArtifactsPushed(_RolloutStep, frozen=True, kw_only=True):
-    """A device has every artifact of its assignment. `sent_bytes` is what it lacked."""
+    """A device has every artifact of its assignment: what lacked was sent from here or fetched from peers, by name."""
 
     sent_bytes: int = 0
+    fetched_bytes: dict[str, int] = {}
 
 
 class RolloutPrepared(_RolloutStep, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from coordinator.fleet.lifecycle import Outcome, Phase
 from coordinator.fleet.state import Device, Purpose, Running
 from coordinator.planning.snapshot import changes, inputs_of
 from coordinator.progress import Report, silent
-from coordinator.pushing import PathOf, Pushing
+from coordinator.pushing import PathOf
 from coordinator.rollout.assignment import check
 from coordinator.rollout.rollouts import Applied, Keeper, Rollouts, Target
 from tiermesh import ids
@@ -49,7 +49,6 @@ class Applying:
         report: Report = silent,
     ) -> None:
         self._keeper = keeper
-        self._channels = channels
         self._path_of = path_of
         self._purpose: Purpose = purpose
         self._name = target.plan.workflow
@@ -131,8 +130,8 @@ class Applying:
     async def _part(self, device_id: str, assignment: Assignment) -> Part:
         device = self._keeper.fleet.devices[device_id]
         try:
-            pushing = Pushing(self._channels.to(device.address), device.name, self._path_of)
-            lacking = await pushing.lacking(assignment.artifacts.values())
+            artifacts = assignment.artifacts.values()
+            lacking = await self._keeper.distribution.lacking(device, artifacts)
         except TiermeshError as error:
             return Part(device.name, assignment, None, str(error))
         return Part(device.name, assignment, lacking)

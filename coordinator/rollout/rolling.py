@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc.aio
 
 from coordinator.channels import Channels
+from coordinator.distributing import Brought, Distribution
 from coordinator.fleet import events
 from coordinator.fleet.instructions import (
     Abort,
@@ -18,8 +19,8 @@ from coordinator.fleet.instructions import (
     Stop,
 )
 from coordinator.fleet.state import Device
-from coordinator.progress import Progress, Report
-from coordinator.pushing import PathOf, Pushing
+from coordinator.progress import Progress, Report, Transfer
+from coordinator.pushing import PathOf
 from coordinator.rollout import steps
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
@@ -31,6 +32,7 @@ class RollingOut:
     def __init__(
         self,
         channels: Channels,
+        distribution: Distribution,
         devices: Mapping[str, Device],
         assignments: Mapping[str, Assignment],
         path_of: PathOf,
@@ -39,12 +41,13 @@ class RollingOut:
         report: Report,
     ) -> None:
         self._channels = channels
+        self._distribution = distribution
         self._devices = devices
         self._assignments = assignments
         self._path_of = path_of
         self._now = now
         self._report = report
-        self.sent_bytes: dict[str, int] = {}
+        self.brought: dict[str, Brought] = {}
 
     async def __call__(self, instruction: Instruction) -> Sequence[events.Event]:
         """Carry an instruction out; a device's failure is an event, not an exception."""
@@ -64,8 +67,13 @@ class RollingOut:
         workflow, generation, peer = instruction.workflow, instruction.generation, device.name
         match instruction:
             case Push():
-                sent = await self._push(channel, device)
-                return self._made(events.ArtifactsPushed, instruction, sent_bytes=sent)
+                brought = await self._push(device)
+                return self._made(
+                    events.ArtifactsPushed,
+                    instruction,
+                    sent_bytes=brought.sent_bytes,
+                    fetched_bytes=brought.fetched_bytes,
+                )
             case Prepare():
                 await self._prepare(channel, device)
                 return self._made(events.RolloutPrepared, instruction)
@@ -79,16 +87,22 @@ class RollingOut:
                 await steps.stop(channel, peer, workflow, generation)
                 return self._made(events.RolloutStopped, instruction)
 
-    async def _push(self, channel: grpc.aio.Channel, device: Device) -> int:
-        artifacts = self._assignments[device.id].artifacts.values()
-        pushing = Pushing(channel, device.name, self._path_of)
-        self.sent_bytes[device.id] = await pushing.push(
-            artifacts,
-            lambda have, need: self._report(
-                Progress(device.name, "rollout", have / max(need, 1), "push")
-            ),
+    async def _push(self, device: Device) -> Brought:
+        assignment = self._assignments[device.id]
+
+        def moved(transfer: Transfer) -> None:
+            doing = f"fetch from {transfer.source}" if transfer.source else "push"
+            self._report(Progress(device.name, "rollout", transfer.done, doing, transfer))
+
+        self.brought[device.id] = await self._distribution.bring(
+            device,
+            assignment.artifacts.values(),
+            self._path_of,
+            keep_for=f"rollout of {assignment.workflow}",
+            generation=assignment.generation,
+            moved=moved,
         )
-        return self.sent_bytes[device.id]
+        return self.brought[device.id]
 
     async def _prepare(self, channel: grpc.aio.Channel, device: Device) -> None:
         assignment = self._assignments[device.id]

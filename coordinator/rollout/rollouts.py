@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from coordinator.channels import Channels
+from coordinator.distributing import Distribution
 from coordinator.files import parse_workflow
 from coordinator.fleet import Desired, Fleet, events
 from coordinator.fleet.file import FleetFile
@@ -24,16 +25,18 @@ from tiermesh.documents.workflow import Workflow
 
 
 class Keeper(Recording, Protocol):
-    """Who keeps the state, and knows the network, the time and who is asking."""
+    """Who keeps the state, and knows the network, the time and who is asking, and brings artifacts to devices."""
 
     now: Callable[[], float]
     who: str
     network: FleetFile
+    distribution: Distribution
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """How a rollout ended. `phases` and `failures` are by device name, `sent_bytes` too.
+    """How a rollout ended. `phases` and `failures` are by device name, and so is what was brought to it:
+    `sent_bytes` from here, `fetched_bytes` from peers by their names.
 
     `restored` tells of the rollout that followed when devices had already switched; `unchanged` that
     the plan already ran everywhere.
@@ -47,6 +50,9 @@ class Applied:
     phases: Mapping[str, Phase]
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
     sent_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
+    fetched_bytes: Mapping[str, Mapping[str, int]] = field(
+        default_factory=dict[str, Mapping[str, int]]
+    )
     unchanged: bool = False
     restored: Applied | None = None
 
@@ -223,6 +229,7 @@ class Rollouts:
     def _work(self, parts: Mapping[str, Assignment]) -> RollingOut:
         return RollingOut(
             self._channels,
+            self._keeper.distribution,
             self._keeper.fleet.devices,
             parts,
             self._path_of,
@@ -240,7 +247,8 @@ class Rollouts:
             outcome=rollout.outcome or Outcome.BROKEN,
             phases={self._device_name(d): phase for d, phase in rollout.phases.items()},
             failures={self._device_name(d): why for d, why in rollout.failures.items()},
-            sent_bytes={self._device_name(d): sent for d, sent in work.sent_bytes.items()},
+            sent_bytes={self._device_name(d): b.sent_bytes for d, b in work.brought.items()},
+            fetched_bytes={self._device_name(d): b.fetched_bytes for d, b in work.brought.items()},
         )
 
     def _device_name(self, device_id: str) -> str:

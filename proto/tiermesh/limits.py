@@ -12,7 +12,18 @@ ITEMS_SEEN: Final = 4_096
 NAME_CHARS: Final = 64
 
 ARTIFACT_BYTES: Final = 16 * 2**30
-ARTIFACT_CHUNK_BYTES: Final = 256 * 2**10
+ARTIFACT_CHUNK_BYTES: Final = 2**20
+"""An artifact is verified by chunks of this size as it arrives, and a break costs one of them at most."""
+ARTIFACT_MESSAGE_BYTES: Final = 256 * 2**10
+ARTIFACT_PEERS: Final = 16
+"""Peers that a device is told of at once for one artifact."""
+ARTIFACT_READS: Final = 8
+"""Peers that a device serves artifacts to at a time."""
+ARTIFACT_PUSHES: Final = 8
+"""Pushes of the coordinator under way at a time."""
+ARTIFACT_PUSHES_PER_NETWORK: Final = 2
+ARTIFACT_RETENTION_S: Final = 24 * 3600.0
+"""What nothing needs is kept so long after its last use, unless its room is."""
 ARTIFACTS_PER_ASSIGNMENT: Final = 4_096
 BUNDLE_UNPACKED_BYTES: Final = 1 * 2**30
 STORE_RESERVE_BYTES: Final = 64 * 2**20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,11 +17,14 @@ _UP: Final = ("up", "unknown")
 
 
 def addresses() -> dict[str, list[str]]:
-    """The IP addresses of every interface by its name."""
+    """The IP addresses of every interface by its name, each with the length of its network: ``10.0.0.5/24``."""
     import ifaddr
 
     return {
-        adapter.name: [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for ip in adapter.ips]
+        adapter.name: [
+            f"{ip.ip if isinstance(ip.ip, str) else ip.ip[0]}/{ip.network_prefix}"
+            for ip in adapter.ips
+        ]
         for adapter in ifaddr.get_adapters()
     }
 
@@ -36,9 +40,11 @@ def probe(sys: Path, known: Mapping[str, Sequence[str]]) -> list[Interface]:
 
 def _interface(folder: Path, addresses: list[str]) -> Interface:
     speed = reading.number(folder / "speed")
+    known = [ipaddress.ip_interface(address) for address in addresses]
     return Interface(
         name=folder.name,
-        addresses=addresses,
+        addresses=[str(one.ip) for one in known],
+        networks=sorted({str(one.network) for one in known}),
         speed_mbps=speed if speed is not None and speed > 0 else None,
         loopback=reading.number(folder / "type") == _LOOPBACK_TYPE,
         wireless=(folder / "wireless").exists() or (folder / "phy80211").exists(),

@@ -38,10 +38,11 @@ class Runtime(Document, frozen=True, kw_only=True):
 
 
 class Interface(Document, frozen=True, kw_only=True):
-    """A network interface that is up."""
+    """A network interface that is up. `networks` are those that its addresses lie in, ``10.0.0.0/24``."""
 
     name: str
     addresses: list[str]
+    networks: list[str] = []
     speed_mbps: int | None = None
     loopback: bool = False
     wireless: bool = False

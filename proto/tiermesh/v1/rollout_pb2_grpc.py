@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ArtifactsStub:
-    """Content-addressed artifacts. A push that breaks goes on at `Stat`'s offset.
+    """Content-addressed artifacts: pushed by the coordinator, fetched from peers, collected when nothing needs them.
     """
 
     def __init__(self, channel):
@@ -40,15 +40,30 @@ class ArtifactsStub:
                 request_serializer=tiermesh_dot_v1_dot_rollout__pb2.StatRequest.SerializeToString,
                 response_deserializer=tiermesh_dot_v1_dot_rollout__pb2.StatReply.FromString,
                 _registered_method=True)
-        self.Push = channel.stream_unary(
+        self.Push = channel.stream_stream(
                 '/tiermesh.v1.Artifacts/Push',
                 request_serializer=tiermesh_dot_v1_dot_rollout__pb2.PushChunk.SerializeToString,
                 response_deserializer=tiermesh_dot_v1_dot_rollout__pb2.PushReply.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_stream(
+                '/tiermesh.v1.Artifacts/Fetch',
+                request_serializer=tiermesh_dot_v1_dot_rollout__pb2.FetchRequest.SerializeToString,
+                response_deserializer=tiermesh_dot_v1_dot_rollout__pb2.FetchEvent.FromString,
+                _registered_method=True)
+        self.Read = channel.unary_stream(
+                '/tiermesh.v1.Artifacts/Read',
+                request_serializer=tiermesh_dot_v1_dot_rollout__pb2.ReadRequest.SerializeToString,
+                response_deserializer=tiermesh_dot_v1_dot_rollout__pb2.ReadChunk.FromString,
+                _registered_method=True)
+        self.Collect = channel.unary_unary(
+                '/tiermesh.v1.Artifacts/Collect',
+                request_serializer=tiermesh_dot_v1_dot_rollout__pb2.CollectRequest.SerializeToString,
+                response_deserializer=tiermesh_dot_v1_dot_rollout__pb2.CollectReply.FromString,
+                _registered_method=True)
 
 
 class ArtifactsServicer:
-    """Content-addressed artifacts. A push that breaks goes on at `Stat`'s offset.
+    """Content-addressed artifacts: pushed by the coordinator, fetched from peers, collected when nothing needs them.
     """
 
     def Stat(self, request, context):
@@ -58,7 +73,30 @@ class ArtifactsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Push(self, request_iterator, context):
-        """Missing associated documentation comment in .proto file."""
+        """One artifact. The first reply says from which byte on it is wanted, the others how far it has come. A newer
+        Push or Fetch of the same artifact ends this one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fetch(self, request, context):
+        """Get one artifact from peers, as far as they have it. The last event says what came of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Read(self, request, context):
+        """What is here of an artifact, and verified. Where it is arriving, this waits a while for more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Collect(self, request, context):
+        """What is held and why; frees what nothing needs where asked to.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -71,10 +109,25 @@ def add_ArtifactsServicer_to_server(servicer, server):
                     request_deserializer=tiermesh_dot_v1_dot_rollout__pb2.StatRequest.FromString,
                     response_serializer=tiermesh_dot_v1_dot_rollout__pb2.StatReply.SerializeToString,
             ),
-            'Push': grpc.stream_unary_rpc_method_handler(
+            'Push': grpc.stream_stream_rpc_method_handler(
                     servicer.Push,
                     request_deserializer=tiermesh_dot_v1_dot_rollout__pb2.PushChunk.FromString,
                     response_serializer=tiermesh_dot_v1_dot_rollout__pb2.PushReply.SerializeToString,
+            ),
+            'Fetch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=tiermesh_dot_v1_dot_rollout__pb2.FetchRequest.FromString,
+                    response_serializer=tiermesh_dot_v1_dot_rollout__pb2.FetchEvent.SerializeToString,
+            ),
+            'Read': grpc.unary_stream_rpc_method_handler(
+                    servicer.Read,
+                    request_deserializer=tiermesh_dot_v1_dot_rollout__pb2.ReadRequest.FromString,
+                    response_serializer=tiermesh_dot_v1_dot_rollout__pb2.ReadChunk.SerializeToString,
+            ),
+            'Collect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Collect,
+                    request_deserializer=tiermesh_dot_v1_dot_rollout__pb2.CollectRequest.FromString,
+                    response_serializer=tiermesh_dot_v1_dot_rollout__pb2.CollectReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -85,7 +138,7 @@ def add_ArtifactsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Artifacts:
-    """Content-addressed artifacts. A push that breaks goes on at `Stat`'s offset.
+    """Content-addressed artifacts: pushed by the coordinator, fetched from peers, collected when nothing needs them.
     """
 
     @staticmethod
@@ -126,12 +179,93 @@ class Artifacts:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
+        return grpc.experimental.stream_stream(
             request_iterator,
             target,
             '/tiermesh.v1.Artifacts/Push',
             tiermesh_dot_v1_dot_rollout__pb2.PushChunk.SerializeToString,
             tiermesh_dot_v1_dot_rollout__pb2.PushReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tiermesh.v1.Artifacts/Fetch',
+            tiermesh_dot_v1_dot_rollout__pb2.FetchRequest.SerializeToString,
+            tiermesh_dot_v1_dot_rollout__pb2.FetchEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Read(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tiermesh.v1.Artifacts/Read',
+            tiermesh_dot_v1_dot_rollout__pb2.ReadRequest.SerializeToString,
+            tiermesh_dot_v1_dot_rollout__pb2.ReadChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Collect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiermesh.v1.Artifacts/Collect',
+            tiermesh_dot_v1_dot_rollout__pb2.CollectRequest.SerializeToString,
+            tiermesh_dot_v1_dot_rollout__pb2.CollectReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,25 +27,43 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ArtifactsStub:
-    """Content-addressed artifacts. A push that breaks goes on at `Stat`'s offset."""
+    """Content-addressed artifacts: pushed by the coordinator, fetched from peers, collected when nothing needs them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ArtifactsAsyncStub: ...
     Stat: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.StatRequest, _rollout_pb2.StatReply]
-    Push: _grpc.StreamUnaryMultiCallable[_rollout_pb2.PushChunk, _rollout_pb2.PushReply]
+    Push: _grpc.StreamStreamMultiCallable[_rollout_pb2.PushChunk, _rollout_pb2.PushReply]
+    """One artifact. The first reply says from which byte on it is wanted, the others how far it has come. A newer
+    Push or Fetch of the same artifact ends this one.
+    """
+    Fetch: _grpc.UnaryStreamMultiCallable[_rollout_pb2.FetchRequest, _rollout_pb2.FetchEvent]
+    """Get one artifact from peers, as far as they have it. The last event says what came of it."""
+    Read: _grpc.UnaryStreamMultiCallable[_rollout_pb2.ReadRequest, _rollout_pb2.ReadChunk]
+    """What is here of an artifact, and verified. Where it is arriving, this waits a while for more."""
+    Collect: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.CollectRequest, _rollout_pb2.CollectReply]
+    """What is held and why; frees what nothing needs where asked to."""
 
 @_typing.type_check_only
 class ArtifactsAsyncStub(ArtifactsStub):
-    """Content-addressed artifacts. A push that breaks goes on at `Stat`'s offset."""
+    """Content-addressed artifacts: pushed by the coordinator, fetched from peers, collected when nothing needs them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Stat: _aio.UnaryUnaryMultiCallable[_rollout_pb2.StatRequest, _rollout_pb2.StatReply]  # type: ignore[assignment]
-    Push: _aio.StreamUnaryMultiCallable[_rollout_pb2.PushChunk, _rollout_pb2.PushReply]  # type: ignore[assignment]
+    Push: _aio.StreamStreamMultiCallable[_rollout_pb2.PushChunk, _rollout_pb2.PushReply]  # type: ignore[assignment]
+    """One artifact. The first reply says from which byte on it is wanted, the others how far it has come. A newer
+    Push or Fetch of the same artifact ends this one.
+    """
+    Fetch: _aio.UnaryStreamMultiCallable[_rollout_pb2.FetchRequest, _rollout_pb2.FetchEvent]  # type: ignore[assignment]
+    """Get one artifact from peers, as far as they have it. The last event says what came of it."""
+    Read: _aio.UnaryStreamMultiCallable[_rollout_pb2.ReadRequest, _rollout_pb2.ReadChunk]  # type: ignore[assignment]
+    """What is here of an artifact, and verified. Where it is arriving, this waits a while for more."""
+    Collect: _aio.UnaryUnaryMultiCallable[_rollout_pb2.CollectRequest, _rollout_pb2.CollectReply]  # type: ignore[assignment]
+    """What is held and why; frees what nothing needs where asked to."""
 
 class ArtifactsServicer(metaclass=_abc_1.ABCMeta):
-    """Content-addressed artifacts. A push that breaks goes on at `Stat`'s offset."""
+    """Content-addressed artifacts: pushed by the coordinator, fetched from peers, collected when nothing needs them."""
 
     @_abc_1.abstractmethod
     def Stat(
@@ -59,7 +77,34 @@ class ArtifactsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_rollout_pb2.PushChunk],
         context: _ServicerContext,
-    ) -> _typing.Union[_rollout_pb2.PushReply, _abc.Awaitable[_rollout_pb2.PushReply]]: ...
+    ) -> _typing.Union[_abc.Iterator[_rollout_pb2.PushReply], _abc.AsyncIterator[_rollout_pb2.PushReply]]:
+        """One artifact. The first reply says from which byte on it is wanted, the others how far it has come. A newer
+        Push or Fetch of the same artifact ends this one.
+        """
+
+    @_abc_1.abstractmethod
+    def Fetch(
+        self,
+        request: _rollout_pb2.FetchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rollout_pb2.FetchEvent], _abc.AsyncIterator[_rollout_pb2.FetchEvent]]:
+        """Get one artifact from peers, as far as they have it. The last event says what came of it."""
+
+    @_abc_1.abstractmethod
+    def Read(
+        self,
+        request: _rollout_pb2.ReadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rollout_pb2.ReadChunk], _abc.AsyncIterator[_rollout_pb2.ReadChunk]]:
+        """What is here of an artifact, and verified. Where it is arriving, this waits a while for more."""
+
+    @_abc_1.abstractmethod
+    def Collect(
+        self,
+        request: _rollout_pb2.CollectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.CollectReply, _abc.Awaitable[_rollout_pb2.CollectReply]]:
+        """What is held and why; frees what nothing needs where asked to."""
 
 def add_ArtifactsServicer_to_server(servicer: ArtifactsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

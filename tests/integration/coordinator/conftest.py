@@ -95,6 +95,8 @@ class FakeAgent(
         self.store = {}
         self.partial = {}
         self.free_bytes = 10**9
+        self.reclaimable_bytes = 0
+        self.kept_for = {}
         self.break_after = []
         self.pushed_bytes = 0
         self.fail = {}
@@ -146,7 +148,11 @@ class FakeAgent(
 
     async def Stat(self, request, context):
         await self._meet("stat", context)
-        reply = rollout_pb2.StatReply(free_bytes=self.free_bytes)
+        reply = rollout_pb2.StatReply(
+            free_bytes=self.free_bytes, reclaimable_bytes=self.reclaimable_bytes
+        )
+        if request.keep_for:
+            self.kept_for[request.keep_for] = request.generation
         for digest in request.digests:
             complete = digest in self.store
             held = self.store.get(digest, self.partial.get(digest, b""))
@@ -157,25 +163,33 @@ class FakeAgent(
 
     async def Push(self, request_iterator, context):
         await self._meet("push", context)
-        digest, size, limit, got = "", 0, None, 0
-        async for chunk in request_iterator:
-            if chunk.digest:
-                digest, size = chunk.digest, chunk.size_bytes
-                assert chunk.offset == len(self.partial.get(digest, b""))
-                limit = self.break_after.pop(0) if self.break_after else None
-            self.partial[digest] = self.partial.get(digest, b"") + chunk.data
-            self.pushed_bytes += len(chunk.data)
-            got += len(chunk.data)
+        chunks = aiter(request_iterator)
+        first = await anext(chunks)
+        digest, size = first.digest, first.size_bytes
+        limit = self.break_after.pop(0) if self.break_after else None
+        data = self.partial.get(digest, b"")
+        yield rollout_pb2.PushReply(bytes=len(data))
+        got = 0
+        while limit == 0 or len(data) < size:
             if limit is not None and got >= limit:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the link broke")  # pyright: ignore[reportGeneralTypeIssues]
-        data = self.partial.get(digest, b"")
-        if len(data) < size:
-            return rollout_pb2.PushReply(bytes=len(data), complete=False)
+            chunk = await anext(chunks)
+            data = self.partial[digest] = data + chunk.data
+            self.pushed_bytes += len(chunk.data)
+            got += len(chunk.data)
+            if len(data) < size:
+                yield rollout_pb2.PushReply(bytes=len(data))
         self.partial.pop(digest, None)
         if ids.digest_bytes(data) != digest:
             await wire.abort(context, DigestMismatch(f"{digest} arrived with other bytes"))
         self.store[digest] = data
-        return rollout_pb2.PushReply(bytes=size, complete=True)
+        yield rollout_pb2.PushReply(bytes=size, complete=True)
+
+    async def Fetch(self, request, context):
+        """What an agent says whose peers are of no use: the coordinator sends everything itself."""
+        await self._meet("fetch", context)
+        failures = {peer.name: "it is not a real agent" for peer in request.peers}
+        yield rollout_pb2.FetchEvent(failures=failures)
 
     async def Profile(self, request, context):
         await self._meet("profile", context)

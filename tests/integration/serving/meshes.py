@@ -106,7 +106,7 @@ class Device:
         digest = ids.digest_bytes(data)
         store = Store(self.root / "store")
         if not store.has(digest):
-            with store.writer(digest, len(data), 0) as writer:
+            with store.writer(digest, len(data)) as writer:
                 writer.write(data)
                 writer.finish()
         return Artifact(digest=digest, size_bytes=len(data))

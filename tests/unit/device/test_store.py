@@ -14,14 +14,22 @@ from hypothesis import strategies as st
 from agent.rollout.store import Store, Writer
 from tests.doubler import put, zipped
 from tiermesh import ids, limits
+from tiermesh.chunks import Hashing
 from tiermesh.errors import DigestMismatch, LimitExceeded, StorageFull, TiermeshError
 
 DATA = bytes(range(256)) * 40
 DIGEST = ids.digest_bytes(DATA)
 
 
-def begin(store: Store, offset: int = 0, size: int = len(DATA)) -> Writer:
-    return store.writer(DIGEST, size, offset)
+def digests_of(data: bytes) -> bytes:
+    hashing = Hashing(len(data))
+    hashing.update(data)
+    assert hashing.digest == ids.digest_bytes(data)
+    return hashing.chunk_digests
+
+
+def begin(store: Store, size: int = len(DATA), chunk_digests: bytes = b"") -> Writer:
+    return store.writer(DIGEST, size, chunk_digests)
 
 
 def test_an_artifact_is_there_once_it_is_whole(store: Store) -> None:
@@ -40,20 +48,24 @@ def test_an_artifact_is_there_once_it_is_whole(store: Store) -> None:
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(breaks=st.lists(st.tuples(st.integers(0, len(DATA)), st.integers(0, 300)), max_size=6))
+@given(breaks=st.lists(st.tuples(st.integers(0, len(DATA)), st.booleans()), max_size=6))
 def test_a_push_that_breaks_anywhere_goes_on_after_restarts(
-    tmp_path_factory: pytest.TempPathFactory, breaks: list[tuple[int, int]]
+    tmp_path_factory: pytest.TempPathFactory, breaks: list[tuple[int, bool]]
 ) -> None:
     root = tmp_path_factory.mktemp("store")
-    for stop, back in breaks:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(limits, "ARTIFACT_CHUNK_BYTES", 1_000)
+        chunk_digests = digests_of(DATA)
+        for stop, chunked in breaks:
+            store = Store(root)
+            with begin(store, chunk_digests=chunk_digests if chunked else b"") as writer:
+                assert writer.held == store.held(DIGEST)
+                writer.write(DATA[writer.held : max(stop, writer.held)])
+                assert writer.verified <= writer.held
         store = Store(root)
-        offset = max(store.held(DIGEST) - back, 0)
-        with begin(store, offset) as writer:
-            writer.write(DATA[offset : max(stop, offset)])
-    store = Store(root)
-    with begin(store, held := store.held(DIGEST)) as writer:
-        writer.write(DATA[held:])
-        assert writer.finish()
+        with begin(store, chunk_digests=chunk_digests) as writer:
+            writer.write(DATA[writer.held :])
+            assert writer.finish()
     assert store.path(DIGEST).read_bytes() == DATA
 
 
@@ -65,10 +77,47 @@ def test_wrong_bytes_are_removed(store: Store) -> None:
     assert store.held(DIGEST) == 0
 
 
-def test_a_push_cannot_begin_where_nothing_is_held(store: Store) -> None:
-    with pytest.raises(TiermeshError) as caught:
-        begin(store, offset=1)
-    assert caught.value.fields["held"] == 0
+@pytest.mark.parametrize("at", [0, 999, 1_000, 9_999, len(DATA) - 1])
+def test_a_wrong_chunk_is_dropped_and_what_is_before_it_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    monkeypatch.setattr(limits, "ARTIFACT_CHUNK_BYTES", 1_000)
+    wrong = bytearray(DATA)
+    wrong[at] ^= 1
+    chunk_digests = digests_of(DATA)
+    with begin(store, chunk_digests=chunk_digests) as writer:
+        with pytest.raises(DigestMismatch, match="is not the artifact"):
+            writer.write(bytes(wrong))
+        assert writer.held == writer.verified == at - at % 1_000
+        writer.write(DATA[writer.held :])
+        assert writer.finish()
+
+
+def test_what_the_disk_lost_is_found_when_a_push_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ARTIFACT_CHUNK_BYTES", 1_000)
+    with begin(store) as writer:
+        writer.write(DATA[:5_500])
+    (partial,) = (store.root / "partial").iterdir()
+    with partial.open("r+b") as file:
+        file.seek(2_500)
+        file.write(bytes(100))
+    with begin(store, chunk_digests=digests_of(DATA)) as writer:
+        assert (writer.held, writer.verified) == (2_000, 2_000)
+        writer.write(DATA[2_000:])
+        assert writer.finish()
+
+
+def test_digests_of_another_number_of_chunks_are_refused(store: Store) -> None:
+    with pytest.raises(LimitExceeded, match="comes with digests of 31 bytes"):
+        begin(store, chunk_digests=bytes(31))
+
+
+def test_what_is_whole_is_not_written_again(store: Store) -> None:
+    put(store, DATA)
+    with pytest.raises(TiermeshError, match="is there already"):
+        begin(store)
 
 
 def test_more_than_announced_is_refused(store: Store) -> None:
@@ -92,18 +141,27 @@ def test_a_disk_that_fills_up_meanwhile_keeps_what_arrived(
     with begin(store) as writer:
         writer.write(DATA[:100])
 
-        class Full(io.BytesIO):
-            def write(self, _: object) -> int:
-                raise OSError(errno.ENOSPC, "No space left on device")
-
         whole = writer._file
+
+        class Full(io.BytesIO):
+            """Takes a part of what is written, then nothing."""
+
+            def write(self, data: memoryview) -> int:
+                if writer._file.tell() > 100:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                self.seek(150)
+                return whole.write(data[:50])
+
+            def truncate(self, size: int | None = None) -> int:
+                return whole.truncate(size)
+
         with monkeypatch.context() as patched:
             patched.setattr(writer, "_file", Full(bytes(100)))
             with pytest.raises(StorageFull, match="No space left on device"):
                 writer.write(DATA[100:])
         writer._file = whole
     assert store.held(DIGEST) == 100
-    with begin(store, 100) as writer:
+    with begin(store) as writer:
         writer.write(DATA[100:])
         assert writer.finish()
 
@@ -171,7 +229,7 @@ def test_a_bundle_that_lies_about_its_size_is_refused(store: Store) -> None:
 def test_a_folder_that_refuses_is_an_error_in_words(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "open", refuse)
