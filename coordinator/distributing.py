@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from coordinator.channels import Channels
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.nearness import is_near, network_of
 from coordinator.fleet.state import Device, Fleet
+from coordinator.hashing import Files
 from coordinator.progress import Transfer
 from coordinator.pushing import Breaks, PathOf, Pushing, Room, Sendable
 from coordinator.tracker import Tracker
 from tiermesh import limits
-from tiermesh.chunks import Hashing
 from tiermesh.documents.variant import Artifact
-from tiermesh.errors import DigestMismatch, StorageFull, Unreachable
+from tiermesh.errors import StorageFull, Unreachable
 
 Moved: TypeAlias = Callable[[Transfer], None]
 
@@ -88,7 +86,8 @@ class Distribution:
             _check_room(device.name, wanted, room)
             near = [d for d in self._fleet().ready if is_near(device, d, self._network())]
             await self._look(near, wanted)
-            bringing = _Bringing(self, device, link, near, path_of, _Meter(wanted, room, moved))
+            meter = _Meter(wanted, room, moved)
+            bringing = _Bringing(self, device, link, near=near, path_of=path_of, meter=meter)
             for artifact in sorted(wanted.values(), key=lambda a: (-a.size_bytes, a.digest)):
                 if not room.held[artifact.digest].complete:
                     await bringing.one(artifact)
@@ -154,6 +153,7 @@ class _Bringing:
         distribution: Distribution,
         device: Device,
         link: Pushing,
+        *,
         near: Sequence[Device],
         path_of: PathOf,
         meter: _Meter,
@@ -254,50 +254,6 @@ class _Meter:
         since, before = self._seen[0]
         rate = (there - before) / (now - since) if now > since else 0.0
         self._moved(Transfer(there, self._needed, max(rate, 0.0), source))
-
-
-class Files:
-    """The artifacts here, hashed once while their files stay as they are. Blocks on the disk."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int], Sendable] = {}
-
-    def sendable(self, artifact: Artifact, path_of: PathOf) -> Sendable:
-        """The artifact's file, whose content was checked.
-
-        Raises:
-            DigestMismatch: it is missing, or has other bytes than its digest says.
-        """
-        path = path_of(artifact.digest)
-        try:
-            status = path.stat()
-        except OSError:
-            raise _changed(artifact, f"{path} is missing") from None
-        key = artifact.digest, status.st_size, status.st_mtime_ns
-        if key not in self._known:
-            self._known[key] = _hashed(artifact, path, status)
-        return self._known[key]
-
-
-def _hashed(artifact: Artifact, path: Path, status: os.stat_result) -> Sendable:
-    if status.st_size != artifact.size_bytes:
-        raise _changed(artifact, f"{path} has {status.st_size} bytes, not {artifact.size_bytes}")
-    hashing = Hashing(artifact.size_bytes)
-    with path.open("rb") as file:
-        while data := file.read(limits.ARTIFACT_CHUNK_BYTES):
-            hashing.update(data)
-    if hashing.digest != artifact.digest:
-        raise _changed(artifact, f"{path} has other bytes: {hashing.digest}")
-    return Sendable(artifact.digest, artifact.size_bytes, path, hashing.chunk_digests)
-
-
-def _changed(artifact: Artifact, why: str) -> DigestMismatch:
-    return DigestMismatch(
-        f"the artifact {artifact.digest} is not as it was",
-        why=why,
-        fix="Fetch it again: coordinator variants fetch",
-        digest=artifact.digest,
-    )
 
 
 def _lacking(wanted: Mapping[str, Artifact], room: Room) -> int:

@@ -35,11 +35,11 @@ class Keeper(Recording, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """How a rollout ended. `phases` and `failures` are by device name, and so is what was brought to it:
-    `sent_bytes` from here, `fetched_bytes` from peers by their names.
+    """How a rollout ended.
 
-    `restored` tells of the rollout that followed when devices had already switched; `unchanged` that
-    the plan already ran everywhere.
+    `phases` and `failures` are by device name, and so is what was brought to it: `sent_bytes` from here,
+    `fetched_bytes` from peers by their names. `restored` tells of the rollout that followed when devices had
+    already switched; `unchanged` that the plan already ran everywhere.
     """
 
     workflow: str

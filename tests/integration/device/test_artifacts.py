@@ -30,7 +30,7 @@ CHUNK = limits.ARTIFACT_CHUNK_BYTES
 
 
 def service_of(store: Store) -> ArtifactsService:
-    return ArtifactsService(store, Collector(store, lambda: [], clock=lambda: 0.0))
+    return ArtifactsService(store, Collector(store, list, clock=lambda: 0.0))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class Peer:
         self.name = root.name
         self.store = Store(root)
         self.service = ArtifactsService(
-            self.store, Collector(self.store, lambda: [], clock=lambda: 0.0)
+            self.store, Collector(self.store, list, clock=lambda: 0.0)
         )
         self.server = wire.server()
         add_ArtifactsServicer_to_server(self.service, self.server)
