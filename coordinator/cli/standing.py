@@ -50,8 +50,10 @@ def needs_mesh(args: argparse.Namespace) -> bool:
 
 def asked(args: argparse.Namespace, words: Sequence[str], output: Output) -> int | None:
     """The exit code of a command that the coordinator at work carries out; None where none is at work."""
+    if not needs_mesh(args):
+        return None
     folder: Path = args.state or config.state_dir()
-    if not needs_mesh(args) or not (folder / SOCKET_NAME).exists():
+    if not (folder / SOCKET_NAME).exists():
         return None
     width, height = output.console.size
     wanted = Ask(
