@@ -143,7 +143,7 @@ def _table(entries: list[Entry], fleet: Fleet) -> Table:
 def _told(event: events.Event, fleet: Fleet) -> str:
     """What happened, after whom or what it is about, where that is not who did it."""
     text = summary(event)
-    if event.subject == event.who:
+    if event.subject in ("", event.who):
         return text
     return f"{_name(fleet, event.subject)}: {text}" if text else _name(fleet, event.subject)
 
