@@ -18,6 +18,7 @@ from coordinator.cli.plans import read_plan
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
 from tiermesh.documents.plan import Plan
+from tiermesh.documents.workflow import Source
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def register(commands: Commands) -> None:
             "  coordinator apply plan.json\n"
             "  coordinator apply plan.json --dry-run\n"
             "  coordinator apply plan.json --run evening --wait --json\n"
+            "It returns when every device of the plan serves it, and the others have ended what they had.\n"
             "exit code 4: a device failed, and what ran before runs (again)"
         ),
     )
@@ -71,7 +73,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="return when the sources are finished and the sinks have confirmed it all",
+        help="return only when the sources are finished and the sinks have confirmed it all",
     )
     add_variants_option(parser)
     add_mesh_options(parser)
@@ -86,6 +88,8 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     workflow: Workflow | None = None
     if args.workflow is not None:
         workflow = await mesh.read_workflow(args.workflow)
+    if args.wait:
+        _check_ends(workflow or mesh.workflow_of(plan))
     if args.dry_run:
         return await _preview(await mesh.applying(plan, workflow=workflow), args, output)
     with bars(output) as report:
@@ -105,6 +109,21 @@ def _plan(given: str | Path, mesh: Mesh) -> Plan:
             raise InvalidDocument(f"no plan {given} was made here", fix="Give the plan's file")
         return record.plan
     return read_plan(given)
+
+
+def _check_ends(workflow: Workflow) -> None:
+    endless = [name for name in workflow.of_kind(Source) if _is_endless(workflow, name)]
+    if endless:
+        raise InvalidDocument(
+            "--wait would never return",
+            why=f"the source `{endless[0]}` repeats its files for ever",
+            fix="Leave --wait out; without it, too, apply returns only when every device serves the plan",
+        )
+
+
+def _is_endless(workflow: Workflow, name: str) -> bool:
+    source = workflow.stages[name]
+    return isinstance(source, Source) and source.repeat and source.count is None
 
 
 async def _preview(applying: Applying, args: argparse.Namespace, output: Output) -> int:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.cli import main
+from coordinator.cli.rollout import _check_ends
+from coordinator.files import parse_workflow
+from tiermesh.errors import InvalidDocument
 
 LADDERS = Path(__file__).parents[3] / "variants"
 
@@ -86,3 +89,16 @@ def test_a_choice_names_what_is_allowed():
     with pytest.raises(InvalidDocument, match="Allowed: files") as caught:
         parse_workflow(text)
     assert caught.value.fields["path"] == "$.stages.a.source"
+
+
+def test_waiting_for_a_source_that_never_ends():
+    def workflow(source):
+        return parse_workflow(
+            "{workflow: w, stages: {a: {source: files, path: in, rate: 1/s%s},"
+            " b: {sink: jsonl, path: out, from: a}}}" % source
+        )
+
+    _check_ends(workflow(""))
+    _check_ends(workflow(", repeat: true, count: 9"))
+    with pytest.raises(InvalidDocument, match="--wait would never return"):
+        _check_ends(workflow(", repeat: true"))
