@@ -472,17 +472,19 @@ class Mesh:
         """The plan that served a workflow before the one that does, checked and ready to be rolled out.
 
         Raises:
-            InvalidDocument: the workflow does not run, or nothing served it before.
+            InvalidDocument: the workflow does not run.
             DigestMismatch: that plan no longer fits the fleet.
+            TiermeshError: nothing served it before.
         """
-        way = self.fleet.way_back.get(workflow, [])
-        if workflow not in self.fleet.running or not way:
+        if workflow not in self.fleet.running:
             known = ", ".join(sorted(self.fleet.running)) or "nothing"
-            runs = workflow in self.fleet.running
-            raise InvalidDocument(
+            raise InvalidDocument(f"`{workflow}` does not run", fix=f"Running: {known}")
+        way = self.fleet.way_back.get(workflow, [])
+        if not way:
+            raise TiermeshError(
                 f"there is nothing to roll `{workflow}` back to",
-                why="no other plan served it before" if runs else "it does not run",
-                fix="Plan again: coordinator plan" if runs else f"Running: {known}",
+                why="no other plan served it before",
+                fix="Plan again: coordinator plan",
                 workflow=workflow,
             )
         target = target_of(self.fleet, way[-1])

@@ -36,7 +36,8 @@ def register(commands: Commands) -> None:
             "exit code 4: a device failed, what ran before runs (again), and the device is not drained"
         ),
     )
-    parser.add_argument("device", metavar="DEVICE", help="its name or id")
+    # `--device` is an address, as for the other commands.
+    parser.add_argument("drained", metavar="DEVICE", help="its name or id")
     parser.add_argument("--undo", action="store_true", help="plan for it again from now on")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done")
     add_workflow_options(parser)
@@ -51,7 +52,7 @@ def _drain(args: argparse.Namespace, output: Output) -> int:
 async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     from coordinator.draining import Draining
 
-    device = known_device(mesh.fleet, args.device)
+    device = known_device(mesh.fleet, args.drained)
     if args.undo:
         return await _undo(device, output, mesh)
     if device.state == "left":
@@ -100,9 +101,10 @@ async def _carry_out(draining: Draining, args: argparse.Namespace, output: Outpu
         show(one, output)
     code = applied[-1].exit_code if applied else 0
     output.console.print(
-        f"{name} serves nothing and is left out of new plans; back with: coordinator drain {name} --undo"
+        f"{name} serves nothing, and is left out of new plans until: coordinator drain {name} --undo"
         if code == 0
-        else f"[yellow]{name} is not drained: it is planned for again[/]"
+        else f"[yellow]{name} is not drained: it is planned for again[/]",
+        soft_wrap=True,
     )
     output.document({**told, "drained": code == 0, "rollouts": [document(one) for one in applied]})
     return code

@@ -84,7 +84,8 @@ async def _stay(args: argparse.Namespace, output: Output) -> int:
             async with _until_told_to_end():
                 output.progress.print(
                     f"the coordinator of the mesh {clean(mesh.name)} is at work (pid {os.getpid()});"
-                    " Ctrl-C ends it, and serving goes on"
+                    " Ctrl-C ends it, and serving goes on",
+                    soft_wrap=True,
                 )
                 await _work(args, output, mesh)
             await mesh.note("the coordinator was told to end")

@@ -58,6 +58,20 @@ async def test_errors_and_exit_codes_are_those_of_the_command(
     assert failed.document["outcome"] == "aborted"
 
 
+async def test_what_cannot_be_drained_or_rolled_back_says_why(coordinator, standing, planned):
+    assert (await coordinator("apply", "plan.json")).code == 0
+    drained = await coordinator("drain", "hub-1", "--json")
+    assert drained.code == 3
+    assert "hub-1 cannot be drained" in drained.document["error"]["what"]
+    assert "ready" in (await coordinator("devices")).out
+    back = await coordinator("rollback")
+    assert back.code == 1
+    assert "no other plan served it before" in back.err
+    unknown = await coordinator("drain", "moon")
+    assert unknown.code == 2
+    assert "Known: cam-1, hub-1" in unknown.err
+
+
 async def test_ctrl_c_gives_the_rollout_up_and_waits_for_that(started, standing, planned):
     planned[0].hold["prepare"] = asyncio.Event()
     process = await started("apply", "plan.json")

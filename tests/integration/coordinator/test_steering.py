@@ -8,7 +8,14 @@ from coordinator.draining import Draining, undo
 from coordinator.fleet import validate
 from coordinator.fleet.lifecycle import Outcome, Phase
 from coordinator.profiling import ProfileOptions
-from tiermesh.errors import DigestMismatch, Infeasible, InvalidDocument, StorageFull, Unsupported
+from tiermesh.errors import (
+    DigestMismatch,
+    Infeasible,
+    InvalidDocument,
+    StorageFull,
+    TiermeshError,
+    Unsupported,
+)
 
 QUICK = ProfileOptions(batch_sizes=(1, 2), time_limit_s=5.0)
 
@@ -74,7 +81,7 @@ async def test_each_rollback_goes_one_plan_further_back(ready):
     plans = [(await ready.apply(name, source="dev-1")).plan for name in ("dev-1", "dev-2", "dev-3")]
     assert (await ready.mesh.roll_back("read")).plan == plans[1]
     assert (await ready.mesh.roll_back("read")).plan == plans[0]
-    with pytest.raises(InvalidDocument, match="nothing to roll `read` back to") as caught:
+    with pytest.raises(TiermeshError, match="nothing to roll `read` back to") as caught:
         await ready.mesh.roll_back("read")
     assert "no other plan served it before" in caught.value.why
 
@@ -128,9 +135,8 @@ async def test_a_plan_for_a_device_that_changed_is_refused(ready):
 
 
 async def test_nothing_runs_so_nothing_is_rolled_back(ready):
-    with pytest.raises(InvalidDocument) as caught:
+    with pytest.raises(InvalidDocument, match="`read` does not run"):
         await ready.mesh.roll_back("read")
-    assert caught.value.why == "it does not run"
 
 
 # --- drain -------------------------------------------------------------------------------------------------------
