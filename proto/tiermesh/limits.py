@@ -9,6 +9,9 @@ DEVICES: Final = 20_000
 LANES: Final = 65_536
 ITEMS_SEEN: Final = 4_096
 """Requests whose items tell how many items requests have."""
+TRACE_TIMES: Final = 100_000
+"""Recorded arrivals in a problem."""
+MAP_PHASES: Final = 64
 NAME_CHARS: Final = 64
 
 ARTIFACT_BYTES: Final = 16 * 2**30

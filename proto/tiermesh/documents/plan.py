@@ -33,11 +33,12 @@ class Solver(Document, frozen=True, kw_only=True):
 
 
 class Cost(Document, frozen=True, kw_only=True):
-    """US dollars per hour."""
+    """US dollars per hour: of devices, of functions (`serverless_per_hour`, at the planned rate), and of traffic."""
 
     compute_per_hour: float
     network_per_hour: float
     total_per_hour: float
+    serverless_per_hour: float = 0.0
 
 
 class Predicted(Document, frozen=True, kw_only=True):
@@ -61,10 +62,19 @@ class Room(Document, frozen=True, kw_only=True):
     batches: list[BatchTime] = []
 
 
+class Function(Document, frozen=True, kw_only=True):
+    """A replica as a provider's function: its memory size, the mean price of an item, and how many run at once."""
+
+    memory_mb: float
+    usd_per_item: float
+    mean_servers: float
+
+
 class Replica(Document, frozen=True, kw_only=True):
     """A stage's variant on a device. `id` is ``stage@device`` or ``stage@device/variant``; `rate_rps` counts items.
 
-    Without `room` its batches stay as planned.
+    `utilization` is the share of the device's time that its batches take, at the size that they come to. Without
+    `room` its batches stay as planned. A `function` is no device of the mesh, and keeps none busy.
     """
 
     id: str
@@ -77,6 +87,7 @@ class Replica(Document, frozen=True, kw_only=True):
     utilization: float = 0.0
     memory_mb: float | None = None
     room: Room | None = None
+    function: Function | None = None
 
 
 class Lane(Document, frozen=True, kw_only=True):

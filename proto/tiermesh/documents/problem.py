@@ -18,11 +18,34 @@ Positive = Annotated[float, Meta(gt=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
+class ColdStart(Document, frozen=True, kw_only=True):
+    """What a call takes longer when a server has to start for it, and the share of the calls that do.
+
+    The time is paid for. `source` says where the figures come from: providers do not promise any.
+    """
+
+    seconds: Positive
+    share: Fraction
+    source: Annotated[str, Meta(min_length=1)]
+
+
+class Serverless(Document, frozen=True, kw_only=True):
+    """The terms of functions: as many servers as there are batches, paid for by the GB-second and the call.
+
+    1 GB is 1024 MB, as price lists count. The memory sizes on offer are those with a profile.
+    """
+
+    usd_per_gb_second: NonNegative
+    usd_per_call: NonNegative = 0.0
+    cold_start: ColdStart | None = None
+
+
 class ProblemDevice(Document, frozen=True, kw_only=True):
     """A device, or `count` equal ones (their names are then ``name.1``, ``name.2`` ...).
 
     `usable_share` is how much of its time stages may take; `uplink_mbps` and `downlink_mbps` bound all that one
-    device sends to, and takes from, others.
+    device sends to, and takes from, others. A `serverless` device stands for a provider's functions: it is paid
+    for by use alone, has no queue for a device, and does not count as one that may be lost.
     """
 
     name: Name
@@ -35,6 +58,7 @@ class ProblemDevice(Document, frozen=True, kw_only=True):
     watts_idle: NonNegative = 0.0
     uplink_mbps: Positive | None = None
     downlink_mbps: Positive | None = None
+    serverless: Serverless | None = None
 
 
 class ProblemLink(Document, frozen=True, kw_only=True):
@@ -62,13 +86,30 @@ class DefaultLink(Document, frozen=True, kw_only=True):
     allowed: bool = True
 
 
+class MapRates(Document, frozen=True, kw_only=True):
+    """A Markovian arrival process: rates per second of changing phase without (D0) and with (D1) an arrival."""
+
+    D0: list[list[float]]
+    D1: list[list[float]]
+
+
+class Arrivals(Document, frozen=True, kw_only=True):
+    """How requests come: a process (`map`), or recorded seconds in ascending order (`trace_s`).
+
+    The shape alone counts: its clock is scaled until as many come as the source's `rate_rps` says.
+    """
+
+    map: MapRates | None = None
+    trace_s: Annotated[list[float], Meta(max_length=limits.TRACE_TIMES)] = []
+
+
 class ProblemStage(Document, frozen=True, kw_only=True):
     """A stage. A stage without a model has no variants. Sources and sinks may be pinned to devices by share.
 
     An `external` source or sink is outside the fleet: it is not placed, and links name it by its stage name
     (free where none does). A stage without variants and without a profile takes no device time. A `stateful`
     stage runs as one replica. `devices` and `tiers` restrict where a stage may run; empty means anywhere.
-    `arrivals` is how a source's requests come: evenly, or by chance.
+    `arrivals` is how a source's requests come: evenly, by chance, or as a process or a record says.
     """
 
     name: Name
@@ -80,7 +121,7 @@ class ProblemStage(Document, frozen=True, kw_only=True):
     tiers: list[Name] = []
     stateful: bool = False
     external: bool = False
-    arrivals: Literal["constant", "poisson"] = "poisson"
+    arrivals: Literal["constant", "poisson"] | Arrivals = "poisson"
 
 
 class ByVariants(Document, frozen=True, kw_only=True):
@@ -119,7 +160,10 @@ class BatchTime(Document, frozen=True, kw_only=True):
 
 
 class ProblemProfile(Document, frozen=True, kw_only=True):
-    """How fast a stage's variant is on a device, for each batch size that may be used."""
+    """How fast a stage's variant is on a device, for each batch size that may be used.
+
+    On a serverless device `memory_mb` is the size of the function that was measured; each size has its own profile.
+    """
 
     stage: Name
     variant: Name | None = None
