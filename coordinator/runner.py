@@ -363,10 +363,12 @@ class Mesh:
         source_bytes: dict[str, float] | None = None,
         fleet: Fleet | None = None,
         adjust: Callable[[Problem], Problem] | None = None,
+        functions: bool = False,
     ) -> Problem:
         """The planning problem of a workflow on the ready devices, as they are now, or as `fleet` has them.
 
-        `adjust` makes another one of it on the same devices, such as for another load.
+        `adjust` makes another one of it on the same devices, such as for another load. With `functions` those of the
+        fleet file's providers may serve as well; what is to be applied does without them.
         """
         catalogue = await self.catalogue(workflow)
         accuracy = await asyncio.to_thread(accuracy_of, workflow, self._required_ladders())
@@ -377,6 +379,7 @@ class Mesh:
             accuracy=accuracy,
             network=self.network,
             source_bytes=source_bytes,
+            functions=functions,
         )
         problem = adjust(made.problem) if adjust is not None else made.problem
         self._snapshots[problem.digest] = Snapshot(problem, made.inputs)

@@ -50,7 +50,8 @@ def plan_workflow(
     async def work(mesh: Mesh) -> tuple[Plan, Problem]:
         workflow = await mesh.read_workflow(args.problem)
         await _warn_unmeasured(mesh, workflow, args.problem, output)
-        problem = await mesh.problem(workflow, source_bytes=dict(args.source_bytes))
+        sizes = dict(args.source_bytes)
+        problem = await mesh.problem(workflow, source_bytes=sizes, functions=True)
         with output.progress.status("planning"):
             return await mesh.solve(problem, options), problem
 

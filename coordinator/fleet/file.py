@@ -9,20 +9,54 @@ Addresses of devices that multicast does not reach, the order of the tiers, what
 
 Links that are not listed are free, unlimited and immediate. The ends of a link are names of devices
 or tiers.
+
+A provider's functions, with their prices and how fast they were measured to be (seconds of a batch, by memory size)::
+
+    serverless:
+      - name: lambda
+        tier: cloud
+        usd_per_gb_second: 1.66667e-05
+        usd_per_call: 2.0e-07
+        cold_start: {seconds: 1.2, share: 0.01, source: "our logs of last month"}
+        profiles:
+          - {model: ocr-recognise, variant: v6s, memory_mb: 2048, batches: [{batch_size: 1, mean: 0.08}]}
+
+Plans say what such functions would save. No agent runs on them, so a plan that uses them cannot be applied, and what
+the coordinator plans by itself never does.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from tiermesh.documents.problem import DefaultLink, ProblemLink
+from tiermesh.documents.problem import BatchTime, ColdStart, DefaultLink, NonNegative, ProblemLink
 from tiermesh.documents.reading import Document
 from tiermesh.documents.workflow import Name
 
 TIERS: Final = ("edge", "hub", "datacenter", "cloud")
 """The order of the tiers where a fleet file does not say."""
+
+
+class FunctionProfile(Document, frozen=True, kw_only=True):
+    """How fast a variant of a model is as a function of a memory size."""
+
+    model: Name
+    variant: Name
+    memory_mb: Annotated[float, msgspec.Meta(gt=0)]
+    batches: Annotated[list[BatchTime], msgspec.Meta(min_length=1)]
+
+
+class Functions(Document, frozen=True, kw_only=True):
+    """A provider's functions: where they are, what they cost, and how fast they are."""
+
+    name: Name
+    tier: Name
+    usd_per_gb_second: NonNegative
+    usd_per_call: NonNegative = 0.0
+    cold_start: ColdStart | None = None
+    profiles: Annotated[list[FunctionProfile], msgspec.Meta(min_length=1)]
 
 
 class FleetFile(Document, frozen=True, kw_only=True):
@@ -33,3 +67,4 @@ class FleetFile(Document, frozen=True, kw_only=True):
     links: list[ProblemLink] = msgspec.field(default_factory=list[ProblemLink])
     default_link: DefaultLink = DefaultLink()
     upward_only: bool = False
+    serverless: list[Functions] = msgspec.field(default_factory=list[Functions])

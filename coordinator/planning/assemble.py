@@ -9,26 +9,25 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.planning.draft import Draft
+from coordinator.planning.figures import Figures
 from coordinator.planning.instance import Candidate, Instance
 from coordinator.planning.lanes import Piece, Spot
 from coordinator.planning.latency import (
     SAMPLES,
-    Estimator,
-    Load,
-    QueueingEstimate,
     Seconds,
     quantiles,
     spread_points,
 )
 from coordinator.planning.network import FREE, Link, gib_per_hour
+from coordinator.planning.options import Objective, Options
 from tiermesh import limits
-from tiermesh.documents.plan import Cost, Lane, Predicted, Replica, Room
+from tiermesh.documents.plan import Cost, Function, Lane, Predicted, Replica, Room
 from tiermesh.documents.problem import BatchTime
 from tiermesh.errors import LimitExceeded
 
@@ -40,28 +39,6 @@ Serving: TypeAlias = tuple[str, Spot]
 BACKUP_TRIES: Final = 8
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A plan's content before its proof: pieces at `scale` times the asked rates, and replicas held ready."""
-
-    instance: Instance
-    pieces: list[Piece]
-    scale: float = 1.0
-    standby: tuple[Spot, ...] = ()
-
-    def rates(self) -> dict[Serving, float]:
-        """Items per second of every replica, in the order of the workflow."""
-        found: dict[Serving, float] = {}
-        for stage in self.instance.placed:
-            for piece in self.pieces:
-                key = (stage, piece.spots[stage])
-                rate = piece.share * piece.branch.rates[stage] * self.scale
-                found[key] = found.get(key, 0.0) + rate
-        for spot in self.standby:
-            found.setdefault((spot.candidate.stage, spot), 0.0)
-        return found
-
-
 def replica_id(stage: str, spot: Spot) -> str:
     """``stage@device``, or ``stage@device/variant``."""
     variant = spot.candidate.variant
@@ -70,43 +47,56 @@ def replica_id(stage: str, spot: Spot) -> str:
 
 def replicas(draft: Draft) -> list[Replica]:
     """Every replica of the plan."""
-    found: list[Replica] = []
-    on = loads(draft)
-    rooms: dict[tuple[Candidate, Load | None], Room | None] = {}
-    for (stage, spot), rate in draft.rates().items():
-        c = spot.candidate
-        load = on.get(spot.device)
-        if (c, load) not in rooms:
-            rooms[c, load] = _room(draft.instance, c, load)
-        found.append(
-            Replica(
-                id=replica_id(stage, spot),
-                stage=stage,
-                variant=c.variant,
-                device=spot.device,
-                rate_rps=rate,
-                batch_size=c.batch.batch_size if c.batch else 1,
-                utilization=rate * c.seconds,
-                memory_mb=c.memory_mb or None,
-                room=rooms[c, load],
-            )
-        )
-    return found
+    figures = draft.figures
+    return [
+        _replica(draft, stage, spot, rate, figures.get((stage, spot)))
+        for (stage, spot), rate in draft.rates().items()
+    ]
 
 
-def _room(instance: Instance, c: Candidate, load: Load | None) -> Room | None:
+def _replica(draft: Draft, stage: str, spot: Spot, rate: float, figures: Figures | None) -> Replica:
+    c = spot.candidate
+    serverless = draft.instance.classes[c.device_class].serverless
+    size = c.batch.batch_size if c.batch else 1
+    timeout_s = figures.timeout_s if figures is not None else c.timeout_s or 0.0
+    seconds = figures.seconds if figures is not None else c.seconds
+    return Replica(
+        id=replica_id(stage, spot),
+        stage=stage,
+        variant=c.variant,
+        device=spot.device,
+        rate_rps=rate,
+        batch_size=size,
+        batch_timeout_ms=timeout_s * 1e3,
+        utilization=0.0 if serverless else rate * seconds,
+        memory_mb=c.memory_mb or None,
+        room=None if serverless or figures is None else _room(draft.instance, c, figures),
+        function=_function(c, rate, figures) if serverless else None,
+    )
+
+
+def _function(c: Candidate, rate: float, figures: Figures | None) -> Function:
+    if figures is None:
+        return Function(memory_mb=c.memory_mb, usd_per_item=c.usd_per_item, mean_servers=0.0)
+    return Function(
+        memory_mb=c.memory_mb,
+        usd_per_item=figures.usd_per_item,
+        mean_servers=rate * figures.seconds,
+    )
+
+
+def _room(instance: Instance, c: Candidate, figures: Figures) -> Room | None:
     """Batches as large as were measured, and so fit in memory, while 95 % of the requests are as quick as expected."""
-    if c.variant is None or c.batch is None or load is None:
+    if c.variant is None:
         return None
-    device = instance.classes[c.device_class].like.name
-    batches = instance.profile_of[c.stage, c.variant, device].batches
+    batches = instance.batches(c)
     largest = max(batch.batch_size for batch in batches)
     if largest == 1:
         return None
-    expected = QueueingEstimate().seconds(c.batch, load, np.array([0.95]))
     return Room(
         batch_size_max=largest,
-        latency_p95_ms=1e3 * float(expected[0]),
+        batch_timeout_ms_max=figures.timeout_s * 1e3,
+        latency_p95_ms=1e3 * float(figures.sojourn.at(np.array([0.95]))[0]),
         batches=[BatchTime(batch_size=b.batch_size, mean=b.mean) for b in batches],
     )
 
@@ -205,7 +195,7 @@ def link(instance: Instance, source: str, target: str) -> Link:
 
 
 def busy(draft: Draft) -> dict[str, float]:
-    """The share of its time that each used device works."""
+    """The share of its time that each used device needs, in batches that are always full: what it must have."""
     found: defaultdict[str, float] = defaultdict(float)
     for (_, spot), rate in draft.rates().items():
         found[spot.device] += rate * spot.candidate.seconds
@@ -213,13 +203,24 @@ def busy(draft: Draft) -> dict[str, float]:
 
 
 def cost(draft: Draft) -> Cost:
-    """What the plan costs: every used device in full, and every charged byte."""
+    """What the plan costs: every used device in full, every call of a function, and every charged byte."""
     devices = {spot.device for piece in draft.pieces for spot in piece.spots.values()}
     compute = sum(draft.instance.class_of[d].like.price_per_hour for d in sorted(devices))
-    network = _network_cost(draft)
+    network, functions = _network_cost(draft), _functions_cost(draft)
     return Cost(
-        compute_per_hour=compute, network_per_hour=network, total_per_hour=compute + network
+        compute_per_hour=compute,
+        network_per_hour=network,
+        serverless_per_hour=functions,
+        total_per_hour=compute + network + functions,
     )
+
+
+def _functions_cost(draft: Draft) -> float:
+    """At the true mean price of an item, which depends on how full batches get."""
+    if not draft.instance.serverless:
+        return 0.0
+    rates = draft.rates()
+    return math.fsum(3600 * rates[s] * f.usd_per_item for s, f in draft.figures.items())
 
 
 def _network_cost(draft: Draft) -> float:
@@ -245,10 +246,28 @@ def _edge_link(instance: Instance, piece: Piece, source: str, target: str) -> Li
 def watts(draft: Draft) -> float:
     """The power of the devices used, at the load planned."""
     total = 0.0
-    for device, share in busy(draft).items():
+    taken: defaultdict[str, float] = defaultdict(float)
+    for serving, rate in draft.rates().items():
+        figures = draft.figures.get(serving)
+        taken[serving[1].device] += rate * figures.seconds if figures is not None else 0.0
+    for device, share in taken.items():
         like = draft.instance.class_of[device].like
         total += like.watts_idle + max(like.watts_busy - like.watts_idle, 0.0) * share
     return total
+
+
+def objective(draft: Draft, options: Options) -> float:
+    """The objective of a draft, computed from its replicas and lanes; of latency, what its budget buys: the cost."""
+    match options.objective:
+        case Objective.THROUGHPUT:
+            return draft.instance.request_rate * draft.scale
+        case Objective.ACCURACY:
+            return accuracy(draft) or 0.0
+        case Objective.POWER:
+            return watts(draft)
+        case _:
+            energy = watts(draft) / 1000 * draft.instance.problem.terms.price_per_kwh
+            return cost(draft).total_per_hour + energy
 
 
 def accuracy(draft: Draft) -> float | None:
@@ -261,9 +280,9 @@ def accuracy(draft: Draft) -> float | None:
     return round(math.fsum(parts), 12)
 
 
-def predicted(draft: Draft, estimator: Estimator | None = None) -> Predicted:
+def predicted(draft: Draft) -> Predicted:
     """What the plan promises: throughput, accuracy, and latency from end to end."""
-    end_to_end = latency(draft, estimator or QueueingEstimate())
+    end_to_end = latency(draft)
     return Predicted(
         throughput_rps=draft.instance.request_rate * draft.scale,
         accuracy=accuracy(draft),
@@ -271,36 +290,17 @@ def predicted(draft: Draft, estimator: Estimator | None = None) -> Predicted:
     )
 
 
-def loads(draft: Draft) -> dict[str, Load]:
-    """What each device's compute lane is asked to do."""
-    sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for (_, spot), rate in draft.rates().items():
-        batch = spot.candidate.batch
-        if batch is None or rate <= 0:
-            continue
-        per_second = rate / batch.batch_size
-        total = sums[spot.device]
-        total[0] += rate * spot.candidate.seconds
-        total[1] += per_second
-        total[2] += per_second * batch.mean**2
-    return {
-        device: Load(busy=b, batches_per_second=n, second_moment=square / n)
-        for device, (b, n, square) in sums.items()
-    }
-
-
-def latency(draft: Draft, estimator: Estimator) -> Seconds:
+def latency(draft: Draft) -> Seconds:
     """End-to-end seconds of evenly drawn requests: each takes a lane, and each stage its own quantile."""
     instance = draft.instance
     points = spread_points(SAMPLES, len(instance.placed) + 1)
     ends = np.cumsum([piece.share for piece in draft.pieces])
     lane: Lanes = np.minimum(np.searchsorted(ends, points[:, -1], side="right"), len(ends) - 1)
-    at_spot = _Sojourns(loads(draft), estimator)
     total = np.zeros(SAMPLES)
     times: dict[str, Seconds] = {}
     for column, stage in enumerate(instance.placed):
         arrived = _arrivals(draft, times, stage, lane)
-        times[stage] = arrived + at_spot.draw(draft, stage, lane, points[:, column])
+        times[stage] = arrived + _stays(draft, stage, lane, points[:, column])
         total = np.maximum(total, times[stage])
     return total
 
@@ -317,26 +317,19 @@ def _arrivals(draft: Draft, times: Mapping[str, Seconds], stage: str, lane: Lane
     return latest
 
 
-@dataclass(frozen=True)
-class _Sojourns:
-    """What replicas add to requests, on devices under their loads."""
-
-    loads: Mapping[str, Load]
-    estimator: Estimator
-
-    def draw(self, draft: Draft, stage: str, lane: Lanes, at: Seconds) -> Seconds:
-        """Per request, the seconds at its lane's replica of a stage, at its own quantile."""
-        seconds = np.zeros(len(at))
-        spots = [piece.spots[stage] for piece in draft.pieces]
-        used = [spots[i] for i in sorted({int(i) for i in lane})]
-        index = {spot: i for i, spot in enumerate(dict.fromkeys(used))}
-        which = np.array([index.get(spot, -1) for spot in spots])[lane]
-        for spot, i in index.items():
-            batch = spot.candidate.batch
-            if batch is not None and spot.device in self.loads:
-                mask = which == i
-                seconds[mask] = self.estimator.seconds(batch, self.loads[spot.device], at[mask])
-        return seconds
+def _stays(draft: Draft, stage: str, lane: Lanes, at: Seconds) -> Seconds:
+    """Per request, the seconds at its lane's replica of a stage, at its own quantile."""
+    seconds = np.zeros(len(at))
+    spots = [piece.spots[stage] for piece in draft.pieces]
+    used = [spots[i] for i in sorted({int(i) for i in lane})]
+    index = {spot: i for i, spot in enumerate(dict.fromkeys(used))}
+    which = np.array([index.get(spot, -1) for spot in spots])[lane]
+    for spot, i in index.items():
+        figures = draft.figures.get((stage, spot))
+        if figures is not None:
+            mask = which == i
+            seconds[mask] = figures.sojourn.at(at[mask])
+    return seconds
 
 
 def saturated(draft: Draft, level: float) -> Sequence[str]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import graphlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NoReturn
 
 from tiermesh import limits
-from tiermesh.documents.problem import OperatorAccuracy, Problem, ProblemDevice, ProblemStage
+from tiermesh.documents.problem import (
+    Arrivals,
+    OperatorAccuracy,
+    Problem,
+    ProblemDevice,
+    ProblemStage,
+)
 from tiermesh.documents.reading import to_plain
 from tiermesh.errors import InvalidDocument, LimitExceeded
 
@@ -67,6 +74,20 @@ def _check_names(problem: Problem) -> None:
     _unique([s.name for s in problem.stages], "$.stages")
     for i, device in enumerate(problem.devices):
         _known(device.tier, problem.tiers, f"$.devices[{i}].tier", "tier")
+        if device.serverless is not None:
+            _check_serverless(device, f"$.devices[{i}]")
+
+
+def _check_serverless(device: ProblemDevice, at: str) -> None:
+    """Functions are paid for by use, and there is no end of them."""
+    plain = ProblemDevice(name=device.name, tier=device.tier, serverless=device.serverless)
+    for field in ("count", "price_per_hour", "memory_mb", "usable_share"):
+        if getattr(device, field) != getattr(plain, field):
+            _wrong(
+                f"{at}.{field}",
+                "a serverless device is paid for by use and has no end",
+                "Leave it out; prices are in `serverless`, memory sizes in the profiles",
+            )
 
 
 def _unique(names: Iterable[str], path: str) -> None:
@@ -103,8 +124,23 @@ def _check_stage(stage: ProblemStage, at: str) -> None:
         _wrong(f"{at}.external", f"a {stage.kind} stage cannot be outside the fleet")
     if stage.kind == "source" and not stage.rate_rps:
         _wrong(f"{at}.rate_rps", "a source needs a rate above zero")
+    if isinstance(stage.arrivals, Arrivals):
+        _check_arrivals(stage.arrivals, f"{at}.arrivals")
     if stage.pinned and abs(sum(stage.pinned.values()) - 1.0) > PIN_TOLERANCE:
         _wrong(f"{at}.pinned", f"the shares sum to {sum(stage.pinned.values()):g}", "Make it 1")
+
+
+def _check_arrivals(arrivals: Arrivals, at: str) -> None:
+    given, times = arrivals.map, arrivals.trace_s
+    if (given is None) == (not times):
+        _wrong(at, "it must have either `map` or `trace_s`")
+    if given is not None:
+        rows = (*given.D0, *given.D1)
+        sizes = {len(given.D0), len(given.D1), *(len(row) for row in rows)}
+        if len(sizes) != 1 or not 1 <= max(sizes) <= limits.MAP_PHASES:
+            _wrong(f"{at}.map", "D0 and D1 must be square, of one size of 1 to 64")
+    elif times[0] == times[-1] or any(a > b for a, b in itertools.pairwise(times)):
+        _wrong(f"{at}.trace_s", "it must be ascending seconds, not all of them equal")
 
 
 def _check_graph(problem: Problem) -> None:
@@ -138,8 +174,8 @@ def _check_links(problem: Problem) -> None:
 
 def _check_profiles(problem: Problem) -> None:
     stages = {s.name: s for s in problem.stages}
-    devices = {d.name for d in problem.devices}
-    seen: set[tuple[str, str | None, str]] = set()
+    devices = {d.name: d for d in problem.devices}
+    seen: set[tuple[object, ...]] = set()
     for i, profile in enumerate(problem.profiles):
         at = f"$.profiles[{i}]"
         if profile.stage not in stages or stages[profile.stage].external:
@@ -148,6 +184,10 @@ def _check_profiles(problem: Problem) -> None:
             _wrong(f"{at}.device", f"there is no device `{profile.device}`")
         _check_variant(stages[profile.stage], profile.variant, f"{at}.variant")
         key = (profile.stage, profile.variant, profile.device)
+        if devices[profile.device].serverless is not None:
+            key = (*key, profile.memory_mb)
+            if profile.memory_mb <= 0:
+                _wrong(f"{at}.memory_mb", "the memory size decides a function's price and speed")
         if key in seen:
             _wrong(at, "the stage, variant and device have a profile already")
         seen.add(key)

@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 
 from coordinator.planning import exact, slo, survive
+from coordinator.planning.building import build
 from coordinator.planning.exact import Found
-from coordinator.planning.instance import build
 from coordinator.planning.options import Objective, Options
 from tiermesh.documents.problem import DefaultLink, Problem, ProblemDevice, ProblemStage
 from tiermesh.errors import Infeasible

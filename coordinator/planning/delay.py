@@ -1,8 +1,8 @@
 """Latency inside the program: what a replica adds, and the longest way through the DAG.
 
-Percentiles do not add, and a queue's wait is not linear in its load. So the program counts with a mean: a batch's
-time plus the wait at a given load `busy` (M/D/1), summed along every way that requests can take, within a budget. What
-budget and load make the promised percentiles come true is found outside (`slo`).
+Percentiles do not add, and a queue's wait is not linear in its load. So the program counts with a mean: what a
+setting of batches adds on a device that is as busy as it may be (`settings`), summed along every way that requests can
+take, within a budget. What budget and load make the promised percentiles come true is found outside (`slo`).
 """
 
 from __future__ import annotations
@@ -14,22 +14,16 @@ from coordinator.planning.instance import Candidate
 from tiermesh.documents.problem import ProblemEdge
 
 
-def seconds_at(candidate: Candidate, busy: float) -> float:
-    """A batch's mean time and its mean wait on a device that is `busy` with batches like it (M/D/1)."""
-    mean = candidate.batch.mean if candidate.batch else 0.0
-    return mean * (1 + busy / (2 * (1 - busy)))
-
-
-def bound_delay(formulation: Formulation, budget_s: float, busy: float) -> int:
+def bound_delay(formulation: Formulation, budget_s: float) -> int:
     """Keep every way from source to sink within `budget_s`; returns the column of the longest way's seconds."""
-    ways = _Ways(formulation, budget_s, busy)
+    ways = _Ways(formulation, budget_s)
     return ways.longest
 
 
 class _Ways:
-    def __init__(self, formulation: Formulation, budget_s: float, busy: float) -> None:
+    def __init__(self, formulation: Formulation, budget_s: float) -> None:
         self.formulation, self.program = formulation, formulation.program
-        self.budget_s, self.busy = budget_s, busy
+        self.budget_s = budget_s
         self.longest = self.program.column(upper=budget_s)
         self.ends: dict[tuple[str, int], int] = {}
         self.adds: dict[tuple[str, int], int] = {}
@@ -49,7 +43,7 @@ class _Ways:
             program.row([(self.longest, 1.0), (end, -1.0)], lower=0.0)
         batches: defaultdict[tuple[str | None, int], Terms] = defaultdict(list)
         for candidate, rate in self.formulation.rates_of(stage):
-            if candidate.seconds > 0:
+            if candidate.stay_s is not None:
                 serving = self._serving(stage, candidate, rate)
                 batches[candidate.variant, candidate.device_class].append((serving, 1.0))
         for terms in batches.values():
@@ -61,11 +55,13 @@ class _Ways:
         instance, program = self.formulation.instance, self.program
         device_class = instance.classes[candidate.device_class]
         serving = program.column(upper=1.0, integer=True)
-        most = device_class.count * device_class.like.usable_share / candidate.seconds
-        most = min(most, self.formulation.top_rate(stage))
+        most = self.formulation.top_rate(stage)
+        if candidate.seconds > 0:
+            usable = device_class.count * device_class.like.usable_share
+            most = min(most, usable / candidate.seconds)
         program.row([(rate, 1.0), (serving, -most)], upper=0.0)
         adds = self.adds[stage, device_class.site]
-        takes = seconds_at(candidate, self.busy)
+        takes = candidate.stay_s or 0.0
         if takes > self.budget_s:
             program.row([(serving, 1.0)], upper=0.0)
         else:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coordinator.planning import exhaustive, greedy, lanes
-from coordinator.planning.assemble import Draft
+from coordinator.planning.building import build
+from coordinator.planning.draft import Draft
 from coordinator.planning.formulation import Formulation
-from coordinator.planning.instance import Instance, build
-from coordinator.planning.options import Options
+from coordinator.planning.instance import Instance
+from coordinator.planning.options import Objective, Options
 from coordinator.planning.relaxation import Relaxation, applies
 from coordinator.planning.settle import settle
 from coordinator.planning.solver import Effort, Solution, Termination, solve
@@ -157,4 +158,13 @@ def read_off(formulation: Formulation, solution: Solution) -> Draft:
     """The draft of a solution."""
     values = settle(formulation, solution)
     scale = values[formulation.columns.theta]
-    return Draft(formulation.instance, lanes.cut(formulation, values), scale)
+    return Draft(
+        formulation.instance, lanes.cut(formulation, values), scale, frugal=_frugal(formulation)
+    )
+
+
+def _frugal(formulation: Formulation) -> bool:
+    """Whether it is the time that devices work that counts, and not only that they have enough of it."""
+    asked = formulation.asks.watts_at_most is not None
+    priced = formulation.instance.problem.terms.price_per_kwh > 0
+    return asked or priced or formulation.options.objective is Objective.POWER

@@ -1,18 +1,20 @@
 """Why a plan is as it is: what the next best would cost, which asks bind, and what one unit more would save.
 
-Each answer is a plan of its own: the problem is changed in one place and solved again.
+Each answer is a plan of its own: the problem is changed in one place and solved again. What binds is judged by plans
+that keep every ask, percentiles and the loss of a device among them. Replicas are compared without percentiles, which
+takes a fraction of the time; the explanation says so where any are asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
-from coordinator.planning import exact
-from coordinator.planning.instance import build
+from coordinator.planning import overflow, slo
+from coordinator.planning.exact import Found
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.planner import objective_value
 from tiermesh.documents.plan import Plan, Replica
@@ -24,6 +26,8 @@ EXPLAINED: Final = 24
 """At most so many replicas are explained, the busiest first."""
 SAME: Final = 1e-6
 FULL: Final = 0.995
+SLOWER: Final = (0.1, 0.25, 0.5, 1.0)
+"""Parts of a percentile by which it is relaxed, until that makes a better plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +51,16 @@ class Binding:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Why each replica, and what binds. The objective is in its own unit: USD/h, requests/s, accuracy or W."""
+    """Why each replica, and what binds. The objective is in its own unit: USD/h, requests/s, accuracy or W.
+
+    `left_out` names what replicas were compared without; nothing is left out of what binds.
+    """
 
     objective: str
     value: float
     replicas: list[Why]
     binding: list[Binding]
+    left_out: list[str] = field(default_factory=list[str])
 
 
 def explain(problem: Problem, plan: Plan) -> Explanation:
@@ -74,6 +82,7 @@ def explain(problem: Problem, plan: Plan) -> Explanation:
         value=plan.solver.objective,
         replicas=[asking.why(r) for r in busiest],
         binding=sorted(asking.binding(), key=lambda b: -b.saves),
+        left_out=["latency"] if asking.latency_asked else [],
     )
 
 
@@ -89,19 +98,31 @@ class _Asking:
             strategy=Strategy.EXACT,
         )
         self.gains = objective in {Objective.THROUGHPUT, Objective.ACCURACY}
+        self.latency_asked = bool(problem.asks.latency_s) and objective is not Objective.LATENCY
         self.base = self.value(problem)
 
     def value(self, problem: Problem) -> float | None:
         """The objective of a problem's best plan (percentiles left out); None where there is none."""
-        found = exact.search(build(problem, exclusive=self.options.exclusive), self.options)
+        return self._objective(overflow.search(problem, self.options))
+
+    def kept(self, problem: Problem) -> float | None:
+        """The objective of the best plan found that keeps the percentiles as well."""
+        if not problem.asks.latency_s or not self.latency_asked:
+            return self.value(problem)
+        checked = slo.search(problem, self.options)
+        return self._objective(checked.found if checked is not None else None)
+
+    def _objective(self, found: Found | None) -> float | None:
         return None if found is None else objective_value(found, self.options)
 
     def worse(self, problem: Problem) -> float | None:
-        """How much worse the best plan of a changed problem is."""
-        value = self.value(problem)
-        if value is None or self.base is None:
+        """How much worse the best plan of a changed problem is, percentiles left out."""
+        return self._worse(self.value(problem), self.base)
+
+    def _worse(self, value: float | None, than: float | None) -> float | None:
+        if value is None or than is None:
             return None
-        return (self.base - value) if self.gains else (value - self.base)
+        return (than - value) if self.gains else (value - than)
 
     # --- replicas ------------------------------------------------------------------------------------------------
 
@@ -172,11 +193,29 @@ class _Asking:
     # --- constraints ---------------------------------------------------------------------------------------------
 
     def binding(self) -> Iterator[Binding]:
-        """Each constraint that, relaxed by a unit, makes the objective better."""
+        """Each constraint that, relaxed by a unit, makes the objective better: by that of a plan that was found."""
+        base = self.plan.solver.objective if self.latency_asked else self.base
         for name, by, relaxed in self._relaxations():
-            worse = self.worse(relaxed)
+            worse = self._worse(self.kept(relaxed), base)
             if worse is not None and worse < -SAME:
                 yield Binding(constraint=name, relaxed_by=by, saves=-worse)
+        if self.latency_asked:
+            yield from self._slower_allowed(base)
+
+    def _slower_allowed(self, base: float | None) -> Iterator[Binding]:
+        """The least relaxation of each percentile, of those tried, that makes a better plan."""
+        asked = self.problem.asks.latency_s
+        for name, seconds in asked.items():
+            for part in SLOWER:
+                looser = {**asked, name: seconds * (1 + part)}
+                worse = self._worse(self.kept(self._asks(latency_s=looser)), base)
+                if worse is not None and worse < -SAME:
+                    yield Binding(
+                        constraint=f"{name} at most {seconds * 1e3:g} ms",
+                        relaxed_by=f"{seconds * part * 1e3:.4g} ms",
+                        saves=-worse,
+                    )
+                    break
 
     def _relaxations(self) -> Iterator[tuple[str, str, Problem]]:
         asks = self.problem.asks
@@ -193,12 +232,14 @@ class _Asking:
             yield "cost ceiling", "1 USD/h", self._asks(cost_per_hour_at_most=higher)
         if asks.watts_at_most is not None:
             yield "power ceiling", "1 W", self._asks(watts_at_most=asks.watts_at_most + 1)
+        if asks.any_device_lost is not None:
+            yield "any device may be lost", "given up", self._asks(any_device_lost=None)
         if not self.gains:
             yield "rate", "1 request/s less", self._slower(1.0)
         yield from self._device_relaxations()
         yield from self._link_relaxations()
 
-    def _asks(self, **asks: float) -> Problem:
+    def _asks(self, **asks: object) -> Problem:
         changed = msgspec.structs.replace(self.problem.asks, **asks)
         return msgspec.structs.replace(self.problem, asks=changed)
 

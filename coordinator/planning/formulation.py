@@ -19,6 +19,7 @@ from typing import Final
 
 from coordinator.planning.instance import Branch, Candidate, DeviceClass, Instance, Site
 from coordinator.planning.options import Objective, Options
+from coordinator.planning.quick import key_of, too_slow
 from coordinator.planning.solver import Program
 from coordinator.planning.strands import Strand, closing_stages, is_plain
 from coordinator.planning.traffic import Traffic
@@ -152,6 +153,7 @@ class Formulation:
             slots = sorted({self.slot(c) for c in self._on(device_class)})
             for slot in slots:
                 pinned = slot == SHARED and self.instance.pinned_to(device_class)
+                pinned = pinned or device_class.serverless
                 count = device_class.count
                 used = program.column(lower=count if pinned else 0, upper=count, integer=True)
                 columns.used[device_class.index, slot] = used
@@ -186,6 +188,8 @@ class Formulation:
         for candidate in self.instance.candidates:
             rate = program.column(upper=self.top_rate(candidate.stage))
             columns.rate.append(rate)
+            if candidate.usd_per_item:
+                self.cost.append((rate, candidate.usd_per_item * 3600))
             like = self.instance.classes[candidate.device_class].like
             key = (candidate.device_class, self.slot(candidate))
             if candidate.seconds > 0:
@@ -453,10 +457,25 @@ class Formulation:
             terms = self.accuracy_terms()
             terms.append((self.columns.theta, -asks.accuracy_at_least))
             row(terms, lower=0.0)
+        if asks.latency_s:
+            self._limit_slow()
         if asks.cost_per_hour_at_most is not None:
             row(self.cost, upper=asks.cost_per_hour_at_most)
         if asks.watts_at_most is not None:
             row(self.watts, upper=asks.watts_at_most)
+
+    def _limit_slow(self) -> None:
+        """What cannot be quick enough takes no more than the part of the requests that need not be."""
+        for slow in too_slow(self.instance):
+            terms = [
+                (column, slow.parts[key_of(candidate)])
+                for candidate, column in zip(
+                    self.instance.candidates, self.columns.rate, strict=True
+                )
+                if slow.parts.get(key_of(candidate))
+            ]
+            most = slow.most * self.instance.request_rate
+            self.program.row([*terms, (self.columns.theta, -most)], upper=0.0)
 
     def accuracy_terms(self) -> Terms:
         """The mean accuracy over requests, times `theta`."""

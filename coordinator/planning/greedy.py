@@ -111,7 +111,8 @@ def _least_cost(instance: Instance, branch: Branch, stages: Iterable[str]) -> fl
         if stage not in instance.by_stage:
             continue
         prices = [
-            _price_per_second(instance, c) * c.seconds for c in _candidates(instance, branch, stage)
+            _price_per_second(instance, c) * c.seconds + c.usd_per_item * 3600
+            for c in _candidates(instance, branch, stage)
         ]
         total += branch.rates[stage] * min(prices, default=math.inf)
     return total
@@ -169,6 +170,7 @@ def _ranked(
         tier = instance.problem.tiers.index(instance.classes[candidate.device_class].like.tier)
         free = opened.spare[candidate.device_class, formulation.slot(candidate)] > EPSILON
         work = 0.0 if free else _price_per_second(instance, candidate) * candidate.seconds
+        work += candidate.usd_per_item * 3600
         return order.value * tier, work + _traffic(instance, branch, candidate, opened)
 
     return sorted(reachable, key=key)

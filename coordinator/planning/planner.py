@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from coordinator.planning import assemble, conflict, slo, survive
-from coordinator.planning.exact import Found, search, search_exhaustively, search_greedily
-from coordinator.planning.instance import build
+from coordinator.planning import assemble, conflict, overflow, slo
+from coordinator.planning.building import build
+from coordinator.planning.exact import Found, search_exhaustively, search_greedily
 from coordinator.planning.latency import SATURATED
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination, engine_name
@@ -53,16 +53,15 @@ def _search(problem: Problem, options: Options) -> tuple[Found | None, Mapping[s
     if problem.asks.latency_s or options.objective is Objective.LATENCY:
         checked = slo.search(problem, options)
         return (checked.found, checked.latency_s) if checked is not None else (None, {})
-    if problem.asks.any_device_lost is not None:
-        return survive.search(build(problem, exclusive=options.exclusive), options), {}
     delays = not _priced(problem) and len(problem.devices) <= SMALL
-    found = search(build(problem, exclusive=options.exclusive, delays=delays), options)
+    found = overflow.search(problem, options, delays=delays)
     return found, slo.check(found, {}).latency_s if found is not None else {}
 
 
 def _priced(problem: Problem) -> bool:
     links = (*problem.links, problem.default_link)
-    return any(d.price_per_hour for d in problem.devices) or any(x.price_per_gib for x in links)
+    paid = any(d.price_per_hour or d.serverless for d in problem.devices)
+    return paid or any(x.price_per_gib for x in links)
 
 
 def _plan(found: Found, latency_s: Mapping[str, float], options: Options, seconds: float) -> Plan:
@@ -97,20 +96,9 @@ def _predicted(draft: assemble.Draft, latency_s: Mapping[str, float]) -> Predict
 
 def objective_value(found: Found, options: Options) -> float:
     """The objective of a draft, computed from its replicas and lanes."""
-    draft = found.draft
-    match options.objective:
-        case Objective.LATENCY:
-            return found.objective
-        case Objective.THROUGHPUT:
-            return draft.instance.request_rate * draft.scale
-        case Objective.ACCURACY:
-            return assemble.accuracy(draft) or 0.0
-        case Objective.POWER:
-            return assemble.watts(draft)
-        case _:
-            terms = draft.instance.problem.terms
-            energy = assemble.watts(draft) / 1000 * terms.price_per_kwh
-            return assemble.cost(draft).total_per_hour + energy
+    if options.objective is Objective.LATENCY:
+        return found.objective
+    return assemble.objective(found.draft, options)
 
 
 def _proof(found: Found, options: Options, seconds: float) -> Solver:

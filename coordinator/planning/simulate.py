@@ -2,9 +2,10 @@
 
 One compute lane per device, shared by its replicas. A replica's batch may start when the device is free and either
 `batch_size` items wait or the oldest has waited `batch_timeout`; among replicas that may start, the one whose oldest
-item came first goes. A request carries as many items to a stage as the edges' ratios say; none ends it there. Batch
-times and numbers of items are drawn from what was measured (`spread`, `items_seen`). Chance is a seeded generator: the
-same plan, load and seed give the same figures.
+item came first goes. Functions are never busy: there is a server for each batch, and some have to start. A request
+carries as many items to a stage as the edges' ratios say; none ends it there. Batch times and numbers of items are
+drawn from what was measured (`spread`, `items_seen`). Chance is a seeded generator: the same plan, load and seed give
+the same figures.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
 
 from coordinator.planning.checking import members
 from coordinator.planning.instance import carried
 from coordinator.planning.network import Network
-from coordinator.planning.spread import at, curve
+from coordinator.planning.requests import Requests
+from coordinator.planning.spread import Curve, at, curve
 from tiermesh.documents.plan import Lane, Plan, Replica
-from tiermesh.documents.problem import BatchTime, Problem, ProblemEdge
+from tiermesh.documents.problem import BatchTime, Problem, ProblemEdge, Serverless
 from tiermesh.documents.workflow import PERCENTILES
 from tiermesh.errors import InvalidDocument
 
@@ -52,7 +56,10 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of it. Latencies in milliseconds; `busy` is the share of its time that each device worked."""
+    """What came of it. Latencies in milliseconds; `busy` is the share of its time that each device worked.
+
+    `servers` is how many of each provider's functions ran at once on average, `serverless_per_hour` what they cost.
+    """
 
     offered_rps: float
     throughput_rps: float
@@ -62,6 +69,8 @@ class Outcome:
     lost: int
     moved_to_backup: int
     accuracy: float | None
+    servers: dict[str, float] = field(default_factory=dict[str, float])
+    serverless_per_hour: float = 0.0
 
 
 @dataclass(slots=True)
@@ -81,13 +90,18 @@ class _Request:
 
 @dataclass(slots=True)
 class _Server:
-    """A device: when it is free, its replicas' queues of (arrived, request), and the work it has done."""
+    """A device: its replicas' queues of (arrived, request), and the work it has done; or all functions of a provider.
 
-    free_at: float = 0.0
+    `terms` are those of functions; they are never `taken`.
+    """
+
+    terms: Serverless | None = None
     busy_s: float = 0.0
+    paid_usd: float = 0.0
     down: bool = False
+    taken: bool = False
     queues: dict[str, deque[tuple[float, _Request]]] = field(default_factory=dict)
-    serving: list[_Request] = field(default_factory=list["_Request"])
+    serving: dict[int, list[_Request]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +140,12 @@ class _Simulation:
         self.replicas = {r.id: r for r in plan.replicas}
         self.network = Network(problem)
         self.entry = _entries(problem)
-        self.times = _batch_times(problem)
+        self.times = _Times(problem)
+        self.requests = Requests.of(problem, plan.rate_rps * load.scale)
         self.random = random.Random(load.seed)  # noqa: S311 - a model of traffic, not a secret
-        self.servers: dict[str, _Server] = defaultdict(_Server)
+        terms = {d.name: d.serverless for d in problem.devices}
+        used = dict.fromkeys(r.device for r in plan.replicas)
+        self.servers = {name: _Server(terms.get(self.entry.get(name, ""))) for name in used}
         self.events: list[tuple[float, int, str, object]] = []
         self.count = 0
         self.done: list[tuple[float, float]] = []
@@ -159,17 +176,21 @@ class _Simulation:
             return list(self.load.times)
         if self._arrivals() == "constant":
             return self._even(rate)
+        if self._arrivals() == "shaped":
+            generator = np.random.default_rng(self.load.seed)
+            return self.requests.times(self.load.requests, generator).tolist()
         clock, births = 0.0, list[float]()
         for _ in range(self.load.requests):
             clock += self.random.expovariate(rate)
             births.append(clock)
         return births
 
-    def _arrivals(self) -> Literal["poisson", "constant"]:
+    def _arrivals(self) -> Literal["poisson", "constant", "shaped"]:
         if self.load.arrivals is not None:
             return self.load.arrivals
-        sources = [s.arrivals for s in self.stages.values() if s.kind == "source"]
-        return "constant" if sources and set(sources) == {"constant"} else "poisson"
+        if self.requests.memoryless:
+            return "poisson"
+        return "shaped" if self.requests.process or self.requests.record else "constant"
 
     def _even(self, rate: float) -> list[float]:
         """Each device at which requests enter makes its share evenly; they all begin together."""
@@ -312,7 +333,7 @@ class _Simulation:
         replica = self.replicas[request.path[stage]]
         if self.servers[replica.device].down:
             self._lose(request)
-        elif self._times(replica) is None:
+        elif not self.times.known(self._profile(replica)):
             self._finish(clock, request, stage)
         else:
             queue = self.servers[replica.device].queues.setdefault(replica.id, deque())
@@ -338,54 +359,55 @@ class _Simulation:
 
     # --- devices -------------------------------------------------------------------------------------------------
 
-    def _times(self, replica: Replica) -> Sequence[BatchTime] | None:
-        return self.times.get((replica.stage, replica.variant, self.entry[replica.device]))
-
     def _on_check(self, clock: float, device: str) -> None:
         self._start(clock, device)
 
     def _start(self, clock: float, device: str) -> None:
+        """Start what may start: one batch on a device that is free, and every batch as a function."""
         server = self.servers[device]
-        if server.down or server.serving:
-            return
-        ready = [
-            (queue[0][0], name)
-            for name, queue in server.queues.items()
-            if queue and self._may_start(clock, name, queue)
-        ]
-        if not ready:
-            return
-        replica = self.replicas[min(ready)[1]]
+        while not server.down and not server.taken:
+            ready = [
+                (queue[0][0], name)
+                for name, queue in server.queues.items()
+                if queue and self._may_start(clock, name, queue)
+            ]
+            if not ready:
+                return
+            self._serve(clock, server, self.replicas[min(ready)[1]])
+
+    def _serve(self, clock: float, server: _Server, replica: Replica) -> None:
         queue = server.queues[replica.id]
         size = min(replica.batch_size, len(queue))
-        server.serving = [queue.popleft()[1] for _ in range(size)]
-        seconds = self._service(replica, size)
+        seconds = at(self.times.of(self._profile(replica), size), self.random.random())
+        if server.terms is not None:
+            seconds += self._cold_start(server.terms)
+            server.paid_usd += _call_usd(server.terms, replica, seconds)
+        server.taken = server.terms is None
         server.busy_s += seconds
-        self._at(clock + seconds, "served", (device, replica.stage))
+        self.count += 1
+        server.serving[self.count] = [queue.popleft()[1] for _ in range(size)]
+        self._at(clock + seconds, "served", (replica.device, replica.stage, self.count))
+
+    def _cold_start(self, terms: Serverless) -> float:
+        cold = terms.cold_start
+        return cold.seconds if cold is not None and self.random.random() < cold.share else 0.0
 
     def _may_start(self, clock: float, name: str, queue: deque[tuple[float, _Request]]) -> bool:
         replica = self.replicas[name]
         waited = clock - queue[0][0]
         return len(queue) >= replica.batch_size or waited >= replica.batch_timeout_ms / 1e3 - 1e-9
 
-    def _service(self, replica: Replica, size: int) -> float:
-        """A batch's device time: that of the smallest measured size that holds it, at a drawn quantile."""
-        times = self._times(replica) or ()
-        fitting = [t for t in times if t.batch_size >= size]
-        time = (
-            min(fitting, key=lambda t: t.batch_size)
-            if fitting
-            else max(times, key=lambda t: t.batch_size)
-        )
-        return _quantile(time, self.random.random())
+    def _profile(self, replica: Replica) -> _Key:
+        memory = replica.function.memory_mb if replica.function is not None else None
+        return replica.stage, replica.variant, self.entry[replica.device], memory
 
-    def _on_served(self, clock: float, what: tuple[str, str]) -> None:
-        device, stage = what
+    def _on_served(self, clock: float, what: tuple[str, str, int]) -> None:
+        device, stage, batch = what
         server = self.servers[device]
         if server.down:
             return
-        served, server.serving = server.serving, []
-        for request in served:
+        server.taken = False
+        for request in server.serving.pop(batch):
             request.left[stage] -= 1
             if request.left[stage] == 0 and not request.lost:
                 self._finish(clock, request, stage)
@@ -395,12 +417,12 @@ class _Simulation:
         del clock
         server = self.servers[device]
         server.down = True
-        for request in server.serving:
+        waiting = (request for queue in server.queues.values() for _, request in queue)
+        running = (request for batch in server.serving.values() for request in batch)
+        for request in (*waiting, *running):
             self._lose(request)
-        for queue in server.queues.values():
-            for _, request in queue:
-                self._lose(request)
-            queue.clear()
+        server.queues.clear()
+        server.serving.clear()
 
     # --- figures -------------------------------------------------------------------------------------------------
 
@@ -416,25 +438,82 @@ class _Simulation:
             latency_ms={name: _pick(latencies, q) * 1e3 for name, q in PERCENTILES.items()}
             if latencies
             else {},
-            busy={d: s.busy_s / clock if clock else 0.0 for d, s in sorted(self.servers.items())},
+            busy={
+                d: s.busy_s / clock if clock else 0.0
+                for d, s in sorted(self.servers.items())
+                if s.terms is None
+            },
             completed=len(self.done),
             lost=self.lost,
             moved_to_backup=self.moved,
             accuracy=self.plan.accuracy,
+            servers={
+                d: s.busy_s / clock if clock else 0.0
+                for d, s in sorted(self.servers.items())
+                if s.terms is not None
+            },
+            serverless_per_hour=sum(s.paid_usd for s in self.servers.values()) / clock * 3600
+            if clock
+            else 0.0,
         )
+
+
+def _call_usd(terms: Serverless, replica: Replica, seconds: float) -> float:
+    gigabytes = (replica.memory_mb or 0.0) / 1024
+    return seconds * gigabytes * terms.usd_per_gb_second + terms.usd_per_call
 
 
 def _pick(ordered: Sequence[float], level: float) -> float:
     return ordered[min(int(level * len(ordered)), len(ordered) - 1)]
 
 
-def _quantile(time: BatchTime, level: float) -> float:
-    return at(curve(time), level)
-
-
 def _entries(problem: Problem) -> dict[str, str]:
     return {name: d.name for d in problem.devices for name in members(d)}
 
 
-def _batch_times(problem: Problem) -> dict[tuple[str, str | None, str], Sequence[BatchTime]]:
-    return {(p.stage, p.variant, p.device): p.batches for p in problem.profiles}
+_Key: TypeAlias = tuple[str, str | None, str, float | None]
+"""A stage, its variant, the device's name in the problem, and the memory size of a function."""
+
+
+class _Times:
+    """Batch times by profile; a batch of a size that was not measured takes a time between its neighbours'."""
+
+    def __init__(self, problem: Problem) -> None:
+        functions = {d.name for d in problem.devices if d.serverless is not None}
+        self._measured: dict[_Key, Sequence[BatchTime]] = {
+            (
+                p.stage,
+                p.variant,
+                p.device,
+                p.memory_mb if p.device in functions else None,
+            ): sorted(p.batches, key=lambda b: b.batch_size)
+            for p in problem.profiles
+        }
+        self._known: dict[tuple[_Key, int], Curve] = {}
+
+    def known(self, key: _Key) -> bool:
+        """Whether the profile is there; a stage without one takes no time."""
+        return key in self._measured
+
+    def of(self, key: _Key, size: int) -> Curve:
+        """How long a batch takes, by chance."""
+        if (key, size) not in self._known:
+            self._known[key, size] = curve(_interpolated(self._measured[key], size))
+        return self._known[key, size]
+
+
+def _interpolated(measured: Sequence[BatchTime], size: int) -> BatchTime:
+    above = next((b for b in measured if b.batch_size >= size), measured[-1])
+    below = next((b for b in reversed(measured) if b.batch_size <= size), above)
+    if below.batch_size >= above.batch_size:
+        return above
+    part = (size - below.batch_size) / (above.batch_size - below.batch_size)
+    return BatchTime(
+        batch_size=size,
+        mean=below.mean + part * (above.mean - below.mean),
+        percentiles={
+            name: seconds + part * (above.percentiles[name] - seconds)
+            for name, seconds in below.percentiles.items()
+            if name in above.percentiles
+        },
+    )

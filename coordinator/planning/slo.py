@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from coordinator.planning import assemble, exact, survive
+from coordinator.planning import assemble, overflow
+from coordinator.planning.building import build
+from coordinator.planning.candidates import Choosing
 from coordinator.planning.delay import bound_delay
 from coordinator.planning.exact import Found, read_off
 from coordinator.planning.formulation import Formulation
-from coordinator.planning.instance import Instance, build
+from coordinator.planning.instance import Instance
+from coordinator.planning.lanes import Spot
 from coordinator.planning.options import Objective, Options
 from coordinator.planning.simulate import Load, Served, simulate
 from coordinator.planning.solver import Effort, Termination
@@ -28,6 +31,7 @@ from tiermesh.documents.problem import Problem
 LEVELS: Final = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
 """How busy a device may be, the cheapest first."""
 CUTS: Final = 5
+HALVINGS: Final = 3
 LEAST_CUT: Final = 1.1
 MOST_CUT: Final = 1.7
 SIMULATED: Final = 200
@@ -48,25 +52,18 @@ class Checked:
 
 def search(problem: Problem, options: Options, levels: Sequence[float] = LEVELS) -> Checked | None:
     """The best plan within the latency asked; the quickest one where that is the objective."""
-    plain = build(problem, exclusive=options.exclusive)
-    priced = replace(options, objective=_within(options.objective))
-    lossless = problem.asks.any_device_lost is None
-    loose = (exact if lossless else survive).search(plain, priced)
+    quickest = options.objective is Objective.LATENCY
+    loose = overflow.search(problem, replace(options, objective=_within(options.objective)))
     if loose is None:
         return None
-    if options.objective is not Objective.LATENCY:
-        checked = check(loose, problem.asks.latency_s)
-        if checked.worst <= 1:
-            return checked
-    instance = build(problem, exclusive=options.exclusive, delays=True)
-    best: Checked | None = None
-    for busy in levels:
-        best = _at_level(instance, options, busy, best)
-        if best is not None and loose.objective > 0 and not _better(loose, best.found):
-            break
+    searching = _Search(problem, options, loose)
+    if not quickest and searching.loosely():
+        return searching.best
+    searching.through(levels)
+    best = searching.best
     if best is None:
         return None
-    if options.objective is Objective.LATENCY:
+    if quickest:
         seconds = best.latency_s[_aimed_at(problem)]
         return replace(best, found=replace(best.found, objective=seconds))
     return replace(best, found=replace(best.found, bound=loose.bound))
@@ -76,24 +73,97 @@ def _within(objective: Objective) -> Objective:
     return Objective.COST if objective is Objective.LATENCY else objective
 
 
-def _at_level(
-    instance: Instance, options: Options, busy: float, best: Checked | None
-) -> Checked | None:
-    """The best of what is known and what devices that are at most `busy` can do."""
-    asked = instance.problem.asks.latency_s
-    quickest = options.objective is Objective.LATENCY
-    budget = min(asked.values(), default=LONGEST_S)
-    for _ in range(CUTS):
-        found = _within_budget(instance, options, busy, budget)
-        if found is None or (best is not None and not quickest and not _better(found, best.found)):
-            return best
-        checked = check(found, asked)
-        if quickest and checked.worst <= 1:
-            return checked if best is None or _quicker(checked, best) else best
-        if checked.worst <= 1:
-            return checked
-        budget = min(budget, _longest(found)) / min(max(checked.worst, LEAST_CUT), MOST_CUT)
-    return best
+class _Search:
+    """Goes through levels of load; `best` is the best plan that kept what is asked, `loose` the one without the ask."""
+
+    def __init__(self, problem: Problem, options: Options, loose: Found) -> None:
+        self.best: Checked | None = None
+        self._problem, self._options, self._loose = problem, options, loose
+        self._asked = problem.asks.latency_s
+        self._quickest = options.objective is Objective.LATENCY
+        self._shares = overflow.shares_of(loose.draft)
+        self._known: dict[object, Checked] = {}
+
+    def loosely(self) -> bool:
+        """Whether the plan without the ask keeps it, and nothing can be better."""
+        checked = self._check(self._loose)
+        if checked.worst > 1:
+            return False
+        self.best = checked
+        return self._loose.proved or not self._shares
+
+    def through(self, levels: Sequence[float]) -> None:
+        """Try the levels, the highest first, until none can be better; where functions help, those in between."""
+        reached = None
+        for busy in levels:
+            before = self.best
+            self._at(busy)
+            reached = busy if self.best is not before else reached
+            if (
+                self.best is not None
+                and self._loose.objective > 0
+                and not self._may_win(self._loose)
+            ):
+                break
+        if reached is not None and self._loose.draft.instance.serverless:
+            self._between(reached, min((x for x in levels if x > reached), default=1.0))
+
+    def _between(self, low: float, high: float) -> None:
+        """How much functions take follows from the level, so that one in between may be cheaper."""
+        for _ in range(HALVINGS):
+            busy, before = (low + high) / 2, self.best
+            self._at(busy)
+            low, high = (low, busy) if self.best is before else (busy, high)
+
+    def _at(self, busy: float) -> None:
+        """What devices that are at most `busy` can do, within a budget that is cut while percentiles miss."""
+        instance, priced = self._instance(busy), self._shares
+        budget = min(self._asked.values(), default=LONGEST_S)
+        for _ in range(CUTS):
+            found = _within_budget(instance, self._options, busy, budget)
+            if found is None or not (self._quickest or self._may_win(found)):
+                return
+            known = len(self._known)
+            checked = self._check(overflow.truly_priced(found, self._options))
+            if checked.worst <= 1 and (self.best is None or self._wins(checked, self.best)):
+                self.best = checked
+            seen = overflow.shares_of(found.draft)
+            if overflow.agree(priced, seen):
+                if checked.worst <= 1:
+                    return
+            else:
+                self._shares = priced = {**priced, **seen}
+                instance = self._instance(busy)
+            if checked.worst > 1:
+                least = LEAST_CUT if len(self._known) > known else MOST_CUT
+                budget = min(budget, _longest(found)) / min(max(checked.worst, least), MOST_CUT)
+
+    def _instance(self, busy: float) -> Instance:
+        choosing = Choosing(busy=busy, shares=self._shares)
+        exclusive = self._options.exclusive
+        return build(self._problem, exclusive=exclusive, delays=True, choosing=choosing)
+
+    def _check(self, found: Found) -> Checked:
+        """Check a plan, or remember one that serves the same requests with the same settings."""
+        lanes = sorted(
+            (round(p.share, 4), *((s, x.device, *_setting(x)) for s, x in sorted(p.spots.items())))
+            for p in found.draft.pieces
+        )
+        key = (tuple(lanes), found.draft.scale)
+        if key not in self._known:
+            self._known[key] = check(found, self._asked)
+        return replace(self._known[key], found=found)
+
+    def _may_win(self, found: Found) -> bool:
+        return self.best is None or _better(found, self.best.found)
+
+    def _wins(self, checked: Checked, best: Checked) -> bool:
+        return _quicker(checked, best) if self._quickest else _better(checked.found, best.found)
+
+
+def _setting(spot: Spot) -> tuple[str, int, float, float]:
+    c = spot.candidate
+    return c.variant or "", c.batch.batch_size if c.batch else 1, c.timeout_s or 0.0, c.memory_mb
 
 
 LONGEST_S: Final = 600.0
@@ -124,7 +194,7 @@ def _within_budget(
 
     def make() -> Formulation:
         formulation = Formulation(instance, options, busy_at_most=busy)
-        longest[formulation] = column = bound_delay(formulation, budget, busy)
+        longest[formulation] = column = bound_delay(formulation, budget)
         program = formulation.program
         if options.objective is Objective.LATENCY:
             program.cost = [0.0] * len(program.cost)
@@ -144,21 +214,34 @@ def _within_budget(
 
 
 def check(found: Found, asked: Mapping[Any, float]) -> Checked:
-    """Estimate a plan's percentiles; where it is small and has a steady state, simulate them."""
+    """Estimate a plan's percentiles; where it is small, settles, and may keep what is asked, simulate them.
+
+    The burstier requests come, the longer it is played. Then the estimate, over other arrivals, must keep it as well.
+    """
     draft = found.draft
     latency_ms: Mapping[str, float] = assemble.predicted(draft).latency_ms  # pyright: ignore[reportAssignmentType]
+    estimated = _worst(latency_ms, asked)
     replicas = assemble.replicas(draft)
-    if len(replicas) <= SIMULATED and not assemble.saturated(draft, OVERLOADED):
+    uneven = draft.requests.unevenness
+    settles = not assemble.saturated(draft, OVERLOADED)
+    if len(replicas) <= SIMULATED and settles and (uneven == 1 or estimated <= HOPELESS):
         served = Served(
             replicas=replicas,
             lanes=assemble.lanes(draft),
             rate_rps=draft.instance.request_rate * draft.scale,
         )
-        latency_ms = simulate(draft.instance.problem, served, Load(requests=REQUESTS)).latency_ms
+        load = Load(requests=REQUESTS * uneven)
+        latency_ms = simulate(draft.instance.problem, served, load).latency_ms
+    worst = _worst(latency_ms, asked)
     seconds = {name: ms / 1e3 for name, ms in latency_ms.items()}
-    worst = max((seconds.get(name, 0.0) / limit for name, limit in asked.items()), default=0.0)
-    return Checked(found, seconds, worst)
+    return Checked(found, seconds, worst if uneven == 1 else max(worst, estimated))
 
 
+def _worst(latency_ms: Mapping[str, float], asked: Mapping[Any, float]) -> float:
+    return max((latency_ms.get(n, 0.0) / 1e3 / limit for n, limit in asked.items()), default=0.0)
+
+
+HOPELESS: Final = 1.3
+"""A plan that is estimated to miss by so much is not played."""
 OVERLOADED: Final = 0.97
 """A device this busy settles too slowly for a short simulation: the estimate's long tail is the safer figure."""

@@ -11,6 +11,8 @@ What the workflow leaves open is settled here:
 * The items that a request is at a stage are the mean over its profiles; a stage without a model
   makes one. An edge's `ratio` is the quotient of its two ends; where requests are single items at
   the first, those of the second stage's sample requests are `items_seen`.
+* A provider's functions (of the fleet file) are there only where they are asked for, with the variants of
+  models that a ready device was measured with: items and bytes out are known from there.
 * What a source sends is not measured: `source_bytes` says it (bytes per request), else it counts 0.
 """
 
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Literal, TypeAlias
 
-from coordinator.fleet.file import FleetFile
+from coordinator.fleet.file import FleetFile, Functions
 from coordinator.fleet.state import Catalogue, Device, Fleet, Inputs
 from tiermesh import ids
 from tiermesh.documents.problem import (
@@ -34,6 +36,7 @@ from tiermesh.documents.problem import (
     ProblemEdge,
     ProblemProfile,
     ProblemStage,
+    Serverless,
 )
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.reading import to_plain
@@ -83,8 +86,9 @@ def snapshot(
     accuracy: AccuracyTable = (),
     network: FleetFile | None = None,
     source_bytes: Mapping[str, float] | None = None,
+    functions: bool = False,
 ) -> Snapshot:
-    """The problem of serving `workflow` on the ready devices of `fleet`.
+    """The problem of serving `workflow` on the ready devices of `fleet`, and by its providers' `functions`.
 
     Raises:
         TiermeshError: no device is ready, or a stage's variants are profiled nowhere.
@@ -92,18 +96,19 @@ def snapshot(
     """
     view = _view(fleet, workflow, catalogue, network or FleetFile())
     inputs = _inputs(view)
+    offered = [_functions(offer) for offer in view.network.serverless] if functions else []
     problem = Problem(
         name=workflow.workflow,
         workflow_digest=workflow.digest,
         fleet_digest=ids.digest_value(inputs),
         tiers=view.network.tiers,
-        devices=[_device(device) for device in view.devices],
+        devices=[*(_device(device) for device in view.devices), *offered],
         links=view.network.links,
         default_link=view.network.default_link,
         upward_only=view.network.upward_only,
         stages=[_stage(view, name) for name in workflow.stages],
         edges=_edges(view, source_bytes or {}),
-        profiles=_profiles(view),
+        profiles=[*_profiles(view), *(_function_profiles(view) if functions else [])],
         accuracy=_accuracy(view, accuracy),
         asks=_asks(workflow),
     )
@@ -233,6 +238,33 @@ def _device(device: Device) -> ProblemDevice:
     )
 
 
+def _functions(offer: Functions) -> ProblemDevice:
+    terms = Serverless(
+        usd_per_gb_second=offer.usd_per_gb_second,
+        usd_per_call=offer.usd_per_call,
+        cold_start=offer.cold_start,
+    )
+    return ProblemDevice(name=offer.name, tier=offer.tier, serverless=terms)
+
+
+def _function_profiles(view: _View) -> list[ProblemProfile]:
+    models = {n: s.model for n, s in view.workflow.stages.items() if isinstance(s, Model)}
+    measured = [key for key, by_device in view.measured.items() if by_device]
+    return [
+        ProblemProfile(
+            stage=stage,
+            variant=variant,
+            device=offer.name,
+            batches=profile.batches,
+            memory_mb=profile.memory_mb,
+        )
+        for offer in view.network.serverless
+        for profile in offer.profiles
+        for stage, variant in measured
+        if (profile.model, profile.variant) == (models[stage], variant)
+    ]
+
+
 def _stage(view: _View, name: str) -> ProblemStage:
     stage = view.workflow.stages[name]
     _check_places(view, name, stage)
@@ -267,7 +299,10 @@ def _arrivals(stage: Stage) -> Literal["constant", "poisson"]:
 
 def _check_places(view: _View, name: str, stage: Stage) -> None:
     known = {
-        "devices": [device.name for device in view.devices],
+        "devices": [
+            *(device.name for device in view.devices),
+            *(offer.name for offer in view.network.serverless),
+        ],
         "tiers": view.network.tiers,
     }
     for field, allowed in known.items():

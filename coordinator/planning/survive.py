@@ -5,8 +5,8 @@ plan pays for and what it has loaded, and the degraded asks hold with rates and 
 are added as plans are found to need them, since few of them decide. What only a scenario uses is part of the plan as
 a replica on standby.
 
-A device to which a source is pinned is not lost alone: the requests that begin there are lost with it. The latency
-asked holds while nothing is lost.
+A device to which a source is pinned is not lost alone: the requests that begin there are lost with it. A provider's
+functions are not lost: they may take over, and are paid for then. The latency asked holds while nothing is lost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from coordinator.planning.assemble import Draft
+from coordinator.planning.draft import Draft
 from coordinator.planning.exact import Found, read_off
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
@@ -85,7 +85,9 @@ def _losable(formulation: Formulation, solution: Solution) -> list[int]:
         used[index] = used.get(index, 0.0) + solution.values[column]
     classes = formulation.instance.classes
     return [
-        i for i, n in used.items() if n > 0.5 and not formulation.instance.pinned_to(classes[i])
+        i
+        for i, n in used.items()
+        if n > 0.5 and not classes[i].serverless and not formulation.instance.pinned_to(classes[i])
     ]
 
 

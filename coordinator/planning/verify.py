@@ -33,6 +33,7 @@ def violations(problem: Problem, plan: Plan, options: Options | None = None) -> 
     return wrong_form or [
         *check.rates(),
         *check.devices(),
+        *check.functions(),
         *check.traffic(),
         *check.accuracy(),
         *check.cost(),
@@ -46,6 +47,23 @@ def _more(value: float, limit: float) -> bool:
 
 def _differs(a: float, b: float) -> bool:
     return abs(a - b) > TOLERANCE * (1 + abs(b))
+
+
+def _per_item(profile: ProblemProfile, largest: int) -> tuple[float, float]:
+    """The least and the most seconds per item in batches of up to `largest`; between measured sizes linear."""
+    sizes = sorted(profile.batches, key=lambda b: b.batch_size)
+    times: list[float] = []
+    for size in range(1, largest + 1):
+        above = next((b for b in sizes if b.batch_size >= size), None)
+        below = next((b for b in reversed(sizes) if b.batch_size <= size), None)
+        if above is None:
+            return math.inf, 0.0
+        if below is None or below is above:
+            times.append(above.mean / size)
+            continue
+        part = (size - below.batch_size) / (above.batch_size - below.batch_size)
+        times.append((below.mean + part * (above.mean - below.mean)) / size)
+    return min(times), max(times)
 
 
 class _Check:
@@ -83,20 +101,24 @@ class _Check:
         return any(p.stage == stage for p in self.problem.profiles)
 
     @cached_property
-    def _profiles(self) -> dict[tuple[str, str | None, str], ProblemProfile]:
-        return {(p.stage, p.variant, p.device): p for p in self.problem.profiles}
+    def _profiles(self) -> dict[tuple[str, str | None, str, float | None], ProblemProfile]:
+        functions = {d.name for d in self.problem.devices if d.serverless is not None}
+        return {
+            (p.stage, p.variant, p.device, p.memory_mb if p.device in functions else None): p
+            for p in self.problem.profiles
+        }
 
     def _profile(self, replica: Replica) -> ProblemProfile | None:
         entry = self.entry[replica.device].name
-        return self._profiles.get((replica.stage, replica.variant, entry))
+        memory = replica.function.memory_mb if replica.function is not None else None
+        return self._profiles.get((replica.stage, replica.variant, entry, memory))
 
-    def seconds(self, replica: Replica) -> float:
-        """Device time per item at the replica's batch size."""
+    def seconds(self, replica: Replica) -> tuple[float, float]:
+        """The least and the most device time per item, in batches up to the replica's size; none for a function."""
         profile = self._profile(replica)
-        if profile is None:
-            return 0.0
-        times = {b.batch_size: b.mean / b.batch_size for b in profile.batches}
-        return times.get(replica.batch_size, math.inf)
+        if profile is None or replica.function is not None:
+            return 0.0, 0.0
+        return _per_item(profile, replica.batch_size)
 
     def lanes(self) -> Iterator[str]:
         """Each lane has one replica for each stage, and the shares sum to 1."""
@@ -174,10 +196,10 @@ class _Check:
         busy: defaultdict[str, float] = defaultdict(float)
         memory: defaultdict[str, float] = defaultdict(float)
         for replica in self.plan.replicas:
-            part = replica.rate_rps * self.seconds(replica)
-            if _differs(replica.utilization, part):
-                yield f"{replica.id} says it is busy {replica.utilization}, and is {part}"
-            busy[replica.device] += part
+            least, most = (replica.rate_rps * seconds for seconds in self.seconds(replica))
+            if _more(least, replica.utilization) or _more(replica.utilization, most):
+                yield f"{replica.id} says it is busy {replica.utilization}, and is {least} to {most}"
+            busy[replica.device] += least
             profile = self._profile(replica)
             memory[replica.device] += profile.memory_mb if profile else 0.0
         for name in busy:
@@ -280,6 +302,7 @@ class _Check:
         """Devices and traffic cost what the plan says, within the ceiling; so does the power."""
         asks, used = self.problem.asks, {r.device for r in self.plan.replicas}
         compute = math.fsum(self.entry[d].price_per_hour for d in used)
+        functions = math.fsum(self.function_cost(r) for r in self.plan.replicas)
         network = math.fsum(
             self.link(here, there)[1].price_per_gib * rate * 3600 / 2**30
             for here, there, rate in self.flows()
@@ -288,16 +311,48 @@ class _Check:
         for what, mine, theirs in (
             ("compute", compute, said.compute_per_hour),
             ("network", network, said.network_per_hour),
-            ("total", compute + network, said.total_per_hour),
+            ("serverless", functions, said.serverless_per_hour),
+            ("total", compute + network + functions, said.total_per_hour),
         ):
             if _differs(mine, theirs):
                 yield f"{what} costs {mine}, not {theirs}"
         if asks.cost_per_hour_at_most is not None and _more(
-            compute + network, asks.cost_per_hour_at_most
+            compute + network + functions, asks.cost_per_hour_at_most
         ):
-            yield f"it costs {compute + network} of {asks.cost_per_hour_at_most}"
+            yield f"it costs {compute + network + functions} of {asks.cost_per_hour_at_most}"
         if asks.watts_at_most is not None and _more(self.watts(), asks.watts_at_most):
             yield f"it draws {self.watts()} W of {asks.watts_at_most}"
+
+    def functions(self) -> Iterator[str]:
+        """A function is on serverless terms, and its price between that of full batches and of single items."""
+        for replica in self.plan.replicas:
+            terms = self.entry[replica.device].serverless
+            if (terms is None) != (replica.function is None):
+                yield f"{replica.id} is a function on a device, or the other way round"
+                continue
+            profile = self._profile(replica)
+            if terms is None or replica.function is None or profile is None:
+                continue
+            cold = terms.cold_start
+            started = cold.seconds * cold.share if cold is not None else 0.0
+            gigabytes = replica.function.memory_mb / 1024
+            least, most = (
+                (seconds + extra) * gigabytes * terms.usd_per_gb_second + call
+                for seconds, extra, call in zip(
+                    _per_item(profile, replica.batch_size),
+                    (started / replica.batch_size, started),
+                    (terms.usd_per_call / replica.batch_size, terms.usd_per_call),
+                    strict=True,
+                )
+            )
+            price = replica.function.usd_per_item
+            if price < least * (1 - TOLERANCE) or price > most * (1 + TOLERANCE):
+                yield f"{replica.id} costs {price} an item, and can cost {least} to {most}"
+
+    @staticmethod
+    def function_cost(replica: Replica) -> float:
+        """US dollars per hour of a replica as a function."""
+        return replica.function.usd_per_item * replica.rate_rps * 3600 if replica.function else 0.0
 
     def watts(self) -> float:
         """The power of the devices used."""

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from coordinator.planning.batching.arrivals import Floats, Map
-from coordinator.planning.batching.choice import Grid, Point, frontier, point_at
+from coordinator.planning.batching.choice import Grid, Point, Setting, frontier, point_at
 from coordinator.planning.batching.laws import UnlimitedLaw
 from coordinator.planning.batching.recursion import Estimate, Replay, estimate
 from coordinator.planning.batching.service import ServiceGrid, ServiceTimes
@@ -108,10 +108,28 @@ def serverless_candidates(
     (`Map.thinned`).
     """
     grid, law = Grid(tuple(batch_sizes), tuple(timeouts_s), service), UnlimitedLaw(process)
+    return [point_at(law, grid, setting) for setting in _along_frontier(grid, law, quantile, most)]
+
+
+def serverless_settings(
+    process: Map,
+    service: ServiceGrid,
+    batch_sizes: Sequence[int],
+    timeouts_s: Sequence[float],
+    *,
+    quantile: float = 0.95,
+    most: int = 16,
+) -> list[Setting]:
+    """The settings of `serverless_candidates` alone, for those who work the figures out themselves."""
+    grid, law = Grid(tuple(batch_sizes), tuple(timeouts_s), service), UnlimitedLaw(process)
+    return _along_frontier(grid, law, quantile, most)
+
+
+def _along_frontier(grid: Grid, law: UnlimitedLaw, quantile: float, most: int) -> list[Setting]:
     best = frontier(law.surface(grid, quantile))
     count = min(most, len(best))
     picked = {round(i * (len(best) - 1) / max(count - 1, 1)) for i in range(count)}
-    return [point_at(law, grid, best[i][0]) for i in sorted(picked)]
+    return [best[i][0] for i in sorted(picked)]
 
 
 def _replayed(

@@ -80,7 +80,12 @@ def test_a_plan_has_the_fields_that_it_promises(run, problem_file):
     code, plan = run("plan", problem_file)
 
     assert code == 0
-    assert set(plan["cost"]) == {"compute_per_hour", "network_per_hour", "total_per_hour"}
+    assert set(plan["cost"]) == {
+        "compute_per_hour",
+        "network_per_hour",
+        "serverless_per_hour",
+        "total_per_hour",
+    }
     assert set(plan["solver"]) == {
         "name", "status", "termination", "objective", "bound", "gap", "seconds"
     }  # fmt: skip

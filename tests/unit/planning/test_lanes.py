@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.planning import solve
-from coordinator.planning.instance import build
+from coordinator.planning.building import build
 from coordinator.planning.lanes import Piece, deal
 from coordinator.planning.strands import closing_stages
 from coordinator.planning.verify import violations

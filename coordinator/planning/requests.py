@@ -1,0 +1,141 @@
+"""How requests come: the arrivals of a problem's sources, as seen at any share and by any stage.
+
+A replica sees a random share p of the requests: of a MAP that is the MAP (D0 + (1 - p) D1, p D1), of a record or of
+even arrivals each with chance p. What is drawn has fixed seeds: plans are compared on the same arrivals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from coordinator.planning.batching.arrivals import Floats, Map
+from tiermesh.documents.problem import Arrivals, Problem
+
+SEED: Final = 20_201_115
+LONGEST: Final = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """The requests of a workflow: `rate_rps` per second, evenly, as a process, or as `record` (ascending seconds).
+
+    Even arrivals have neither process nor record.
+    """
+
+    rate_rps: float
+    process: Map | None = None
+    record: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, problem: Problem, rate_rps: float | None = None) -> Requests:
+        """Those of a problem, at its own rate or another.
+
+        Each request begins at every source, so the arrivals are those of one of them: of the first that is more
+        than Poisson, else even ones if all are.
+        """
+        sources = [s for s in problem.stages if s.kind == "source"]
+        rate = rate_rps or max(s.rate_rps or 0.0 for s in sources)
+        for source in sources:
+            if isinstance(source.arrivals, Arrivals):
+                return cls._shaped(source.arrivals, rate)
+        if all(source.arrivals == "constant" for source in sources):
+            return cls(rate)
+        return cls(rate, Map.poisson(rate))
+
+    @classmethod
+    def _shaped(cls, arrivals: Arrivals, rate: float) -> Requests:
+        if arrivals.map is not None:
+            given = Map(np.array(arrivals.map.D0), np.array(arrivals.map.D1))
+            return cls(rate, given.at_rate(rate))
+        times = np.array(arrivals.trace_s)
+        scale = (len(times) - 1) / (times[-1] - times[0]) / rate
+        return cls(rate, None, tuple(((times - times[0]) * scale).tolist()))
+
+    def __hash__(self) -> int:
+        """By what they are, so that equal requests of two problems are one question."""
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal processes at equal rates."""
+        return isinstance(other, Requests) and self._key == other._key
+
+    @cached_property
+    def _key(self) -> tuple[object, ...]:
+        process = self.process
+        shape = None if process is None else (process.d0.tobytes(), process.d1.tobytes())
+        return self.rate_rps, shape, self.record
+
+    @property
+    def memoryless(self) -> bool:
+        """Whether they are Poisson."""
+        return self.process is not None and self.process.phases == 1
+
+    @cached_property
+    def as_process(self) -> Map:
+        """The process, or the one fitted to the record; even arrivals count as Poisson, since lanes thin them."""
+        if self.process is not None:
+            return self.process
+        if self.record:
+            from coordinator.planning.batching.fitting import Timestamps, fit
+
+            return fit(Timestamps.read(self.record)).process.at_rate(self.rate_rps)
+        return Map.poisson(self.rate_rps)
+
+    @property
+    def unevenness(self) -> int:
+        """How many times as many must be followed as of Poisson arrivals before figures settle; 1 to `LONGEST`."""
+        if self.process is not None:
+            return math.ceil(min(max(self.process.dispersion, 1.0), LONGEST) - 1e-9)
+        return LONGEST if self.record else 1
+
+    def times(self, count: int, generator: np.random.Generator) -> Floats:
+        """`count` arrivals in ascending seconds; a record that ends begins again.
+
+        Bursty processes rarely bring their mean rate within what can be followed: their clock is set right.
+        """
+        if self.process is not None:
+            return _at_rate(self.process, count, generator)
+        if not self.record:
+            return np.arange(1, count + 1) / self.rate_rps
+        record = np.array(self.record)
+        rounds = np.arange(math.ceil(count / len(record)))
+        whole = record[-1] + 1 / self.rate_rps
+        return (rounds[:, None] * whole + record[None, :]).ravel()[:count]
+
+    def at(self, share: float, items: float, count: int, seed: int = 0) -> Floats:
+        """When about `count` items come to a replica with a share of the requests, of `items` (mean) each."""
+        generator = np.random.default_rng((SEED, seed))
+        share = min(share * min(items, 1.0), 1.0)
+        requests = max(math.ceil(count / max(items, 1.0)), 2)
+        if self.process is not None:
+            times = _at_rate(self.process.thinned(share), requests, generator)
+        else:
+            drawn = self.times(math.ceil(requests / share), generator)
+            times = drawn[generator.random(len(drawn)) < share]
+        return repeated(times, max(items, 1.0), generator)
+
+
+def _at_rate(process: Map, count: int, generator: np.random.Generator) -> Floats:
+    times = process.sample(count, generator)
+    if process.phases == 1:
+        return times
+    return times * ((count - 1) / process.rate / span(times))
+
+
+def repeated(times: Floats, items: float, generator: np.random.Generator) -> Floats:
+    """Each time as often as a request has items: their mean, rounded by chance."""
+    whole = math.floor(items)
+    if items == whole:
+        return np.repeat(times, whole)
+    return np.repeat(times, whole + (generator.random(len(times)) < items - whole))
+
+
+def span(times: Sequence[float] | Floats) -> float:
+    """Seconds from the first to the last; above zero."""
+    return max(float(times[-1] - times[0]), 1e-300)
