@@ -24,7 +24,7 @@ from tiermesh.errors import InvalidDocument, TiermeshError
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from tiermesh.documents.plan import Plan
+    from tiermesh.documents.plan import Plan, Replica
 
 SHOWN_ROWS = 40
 
@@ -152,7 +152,7 @@ def show_plan(plan: Plan, output: Output) -> None:
     gap = "unknown" if proof.gap is None else f"{proof.gap:.2%}"
     say(
         f"[bold]{plan.workflow}[/]: {plan.cost.total_per_hour:.5f} USD/h "
-        f"({plan.cost.compute_per_hour:.5f} devices + {plan.cost.network_per_hour:.5f} network)"
+        f"({' + '.join(_parts(plan))})"
     )
     say(f"{proof.termination}, gap {gap}, found in {proof.seconds:.2f} s by {proof.name}")
     promised = plan.predicted
@@ -164,8 +164,29 @@ def show_plan(plan: Plan, output: Output) -> None:
         say(f"[yellow]warning:[/] {clean(warning)}")
 
 
+def _parts(plan: Plan) -> list[str]:
+    """What the cost is made of."""
+    cost = plan.cost
+    parts = [f"{cost.compute_per_hour:.5f} devices", f"{cost.network_per_hour:.5f} network"]
+    if any(r.function is not None for r in plan.replicas):
+        parts.insert(1, f"{cost.serverless_per_hour:.5f} serverless")
+    return parts
+
+
+def _busy(replica: Replica) -> str:
+    """The share of a device's time; of a function its size, how many run at once, and its price."""
+    used = replica.function
+    if used is None:
+        return f"{replica.utilization:.0%}"
+    per_million = used.usd_per_item * 1e6
+    return (
+        f"serverless, {used.memory_mb:.0f} MB: {used.mean_servers:.2f} at once, "
+        f"{per_million:.3g} USD per million"
+    )
+
+
 def _replica_table(plan: Plan) -> Table:
-    table = Table("stage", "variant", "device", "items/s", "batch", "busy", box=None)
+    table = Table("stage", "variant", "device", "items/s", "batch", "wait", "busy", box=None)
     for replica in plan.replicas[:SHOWN_ROWS]:
         table.add_row(
             replica.stage,
@@ -173,7 +194,8 @@ def _replica_table(plan: Plan) -> Table:
             replica.device,
             f"{replica.rate_rps:.3f}",
             str(replica.batch_size),
-            f"{replica.utilization:.0%}",
+            f"{replica.batch_timeout_ms:.0f} ms" if replica.batch_timeout_ms else "",
+            _busy(replica),
         )
     if len(plan.replicas) > SHOWN_ROWS:
         table.add_row(f"and {len(plan.replicas) - SHOWN_ROWS} more")

@@ -99,6 +99,8 @@ def _show_explanation(explanation: Explanation, output: Output) -> None:
     for why in explanation.replicas:
         table.add_row(clean(why.replica), clean(why.reason))
     output.console.print(table)
+    if explanation.left_out:
+        output.console.print(f"(compared without {', '.join(explanation.left_out)})")
     binding = Table("what binds", "relaxed by", "saves", box=None, header_style="bold")
     for row in explanation.binding:
         binding.add_row(clean(row.constraint), clean(row.relaxed_by), f"{row.saves:.5g}")
@@ -240,4 +242,11 @@ def _show_outcome(outcome: Outcome, plan: Plan, output: Output) -> None:
         f"{outcome.completed} done, {outcome.lost} lost, {outcome.moved_to_backup} moved to backups"
     )
     fullest = sorted(outcome.busy.items(), key=lambda item: -item[1])[:12]
-    say("busy: " + ", ".join(f"{device} {share:.0%}" for device, share in fullest))
+    if fullest:
+        say("busy: " + ", ".join(f"{device} {share:.0%}" for device, share in fullest))
+    if outcome.servers:
+        running = ", ".join(f"{name} {n:.2f} at once" for name, n in outcome.servers.items())
+        promised = plan.cost.serverless_per_hour
+        say(
+            f"serverless: {running}; {outcome.serverless_per_hour:.5f} USD/h (promised {promised:.5f})"
+        )

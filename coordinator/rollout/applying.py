@@ -12,7 +12,7 @@ from coordinator.fleet.state import Device, Purpose, Running
 from coordinator.planning.snapshot import changes, inputs_of
 from coordinator.progress import Report, silent
 from coordinator.pushing import PathOf
-from coordinator.rollout.assignment import check
+from coordinator.rollout.assignment import check, refuse_functions
 from coordinator.rollout.rollouts import Applied, Keeper, Rollouts, Target
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment
@@ -61,8 +61,10 @@ class Applying:
         Raises:
             DigestMismatch: naming what changed.
             InvalidDocument: the plan does not fit the workflow.
+            Unsupported: it uses functions, on which no agent runs.
         """
         plan, workflow = self.target.plan, self.target.workflow
+        refuse_functions(plan)
         if plan.made_for.workflow != workflow.digest:
             raise DigestMismatch(
                 f"this plan was made for another version of the workflow `{workflow.workflow}`",

@@ -17,7 +17,7 @@ from tiermesh.documents.assignment import (
 )
 from tiermesh.documents.plan import Plan, Replica
 from tiermesh.documents.workflow import Model, Sink, Source, Stage, Workflow, is_path_inside
-from tiermesh.errors import InvalidDocument
+from tiermesh.errors import InvalidDocument, Unsupported
 
 SHARE_TOLERANCE: Final = 1e-6
 
@@ -77,6 +77,7 @@ def check(
     """
     if plan.workflow != workflow.workflow:
         _wrong("$.workflow", f"it is for `{plan.workflow}`, not for `{workflow.workflow}`")
+    refuse_functions(plan)
     replicas: dict[str, Replica] = {}
     for i, replica in enumerate(plan.replicas):
         at = f"$.replicas[{i}]"
@@ -87,6 +88,28 @@ def check(
     _check_lanes(plan, workflow, replicas)
     for name, stage in workflow.stages.items():
         _check_paths(name, stage)
+
+
+def refuse_functions(plan: Plan) -> None:
+    """Refuse a plan that sends requests to a provider's functions: no agent runs there.
+
+    Raises:
+        Unsupported: naming the functions and what they were to do.
+    """
+    functions = [r for r in plan.replicas if r.function is not None]
+    if not functions:
+        return
+    places = ", ".join(dict.fromkeys(f"`{r.device}`" for r in functions))
+    work = ", ".join(f"{r.id} ({r.rate_rps:.3g} items/s)" for r in functions[:8])
+    raise Unsupported(
+        f"this plan uses serverless functions, and no agent runs on {places}",
+        why=f"it is not to be had from the devices of the mesh: {work}",
+        fix=(
+            f"To serve it, an agent named {places} would have to be enrolled that calls the functions. "
+            f"To do without, take {places} out of `serverless` in the fleet file, and plan again"
+        ),
+        functions=[r.id for r in functions],
+    )
 
 
 def _check_replica(
