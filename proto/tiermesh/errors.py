@@ -5,6 +5,7 @@ TiermeshError
 ├── DigestMismatch       bytes, or a plan's inputs, are not the ones that were named
 ├── StaleGeneration      a plan older than the one that runs
 ├── Unreachable          a peer does not answer
+├── TakenOver            another coordinator, or a newer connection, has taken this one's place
 ├── Unsupported          this device cannot run what it was asked to run
 ├── StorageFull          no room for what should be kept
 ├── LimitExceeded        something from outside is larger than its named limit
@@ -69,6 +70,12 @@ class Unreachable(TiermeshError):
     """A device or an address does not answer."""
 
     kind = "unreachable"
+
+
+class TakenOver(TiermeshError):
+    """Another coordinator commands the device now, or a newer connection is in use."""
+
+    kind = "taken-over"
 
 
 class Unsupported(TiermeshError):

@@ -59,3 +59,13 @@ COMMANDS: Final = 32
 COMMAND_MESSAGE_BYTES: Final = 1 * 2**20
 COMMAND_WAITING_BYTES: Final = 128 * 2**20
 """What a command printed and its client has not read yet; a plan of the largest size must fit."""
+
+CONTROL_MESSAGES_KEPT: Final = 1_024
+"""Numbered messages of a control session, in each direction, that are sent and not yet handled."""
+CONTROL_BYTES_KEPT: Final = 2 * GRPC_MESSAGE_BYTES
+CONTROL_UNNUMBERED_PER_S: Final = 200
+CONTROL_COMMANDS: Final = 64
+"""Commands that a device works on at a time."""
+CONTROL_OBSERVERS: Final = 16
+DEVICE_EVENTS_KEPT: Final = 256
+DEVICE_EVENT_CHARS: Final = 1_000
