@@ -144,7 +144,8 @@ class Store:
         unpacked = self._unpacked / _hex(digest)
         if unpacked.is_dir():
             gone = self._unpacked / f".gone.{_hex(digest)}"
-            shutil.rmtree(gone, ignore_errors=True)
+            if gone.exists():
+                shutil.rmtree(gone, ignore_errors=True)
             unpacked.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 

@@ -31,9 +31,7 @@ class Peer:
     def __init__(self, root: Path) -> None:
         self.name = root.name
         self.store = Store(root)
-        self.service = ArtifactsService(
-            self.store, Collector(self.store, list, clock=lambda: 0.0)
-        )
+        self.service = ArtifactsService(self.store, Collector(self.store, list, clock=lambda: 0.0))
         self.server = wire.server()
         add_ArtifactsServicer_to_server(self.service, self.server)
         self.address = f"127.0.0.1:{wire.bind(self.server, '127.0.0.1', 0)}"
