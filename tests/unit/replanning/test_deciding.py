@@ -1,0 +1,242 @@
+"""Reasons to plan again: when each is due, what wins, and what is forgotten."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
+from coordinator.replanning import Band, Policy, Reason, State, decide, next_due, observe
+from coordinator.replanning.observe import gauged
+from coordinator.replanning.state import (
+    Applied,
+    Asked,
+    Began,
+    DeviceMoved,
+    Ended,
+    Gauge,
+    Measured,
+    VariantAdded,
+)
+from tiermesh.errors import InvalidDocument
+
+POLICY = Policy()
+USED = frozenset({"cam-1", "hub-1"})
+
+
+def state(*observations, used=USED):
+    made = observe(Applied(0.0, used), State(policy=POLICY))
+    for observation in observations:
+        made = observe(observation, made)
+    return made
+
+
+def failed(at, device="hub-1"):
+    return DeviceMoved(at, device, DeviceState.FAILED, "no heartbeat")
+
+
+def ready(at, device):
+    return DeviceMoved(at, device, DeviceState.READY)
+
+
+def replanned(now, begun, ended, reason, outcome=ReplanOutcome.REPLACED):
+    return observe(Ended(ended, outcome, USED), observe(Began(begun, reason), now))
+
+
+def test_nothing_that_happened_is_no_reason():
+    assert decide(state(), 1e9) is None
+    assert next_due(state()) is None
+
+
+def test_the_first_lost_device_is_acted_upon_at_once_and_told_with_its_cause():
+    due = decide(state(failed(5.0)), 5.0)
+    assert due.reason is Reason.DEVICE_FAILED
+    assert due.why == "hub-1 is failed: no heartbeat"
+
+
+def test_a_device_that_the_plan_does_not_use_may_fail():
+    assert decide(state(failed(5.0, "hub-9")), 100.0) is None
+
+
+def test_a_device_that_is_back_before_anything_was_done_is_forgotten():
+    assert decide(state(failed(5.0), ready(5.1, "hub-1")), 100.0) is None
+
+
+def test_suspicion_alone_changes_nothing():
+    suspect = DeviceMoved(5.0, "hub-1", DeviceState.SUSPECT, "late")
+    assert decide(state(suspect), 100.0) is None
+    assert decide(state(failed(5.0), replace(suspect, at=6.0)), 100.0) is not None
+
+
+def test_a_newcomer_waits_until_the_mesh_has_settled():
+    now = state(ready(5.0, "hub-2"))
+    assert decide(now, 5.0 + POLICY.settle_s - 0.1) is None
+    assert decide(now, 5.0 + POLICY.settle_s).reason is Reason.DEVICE_RETURNED
+    assert next_due(now) == 5.0 + POLICY.settle_s
+
+
+def test_several_newcomers_are_one_reason():
+    now = state(*(ready(float(i), f"hub-{i}") for i in range(2, 9)))
+    assert "and 3 more" in decide(now, 100.0).why
+
+
+def test_a_device_of_the_plan_with_another_generation_is_a_reason():
+    stale = DeviceMoved(5.0, "hub-1", DeviceState.READY, "it serves generation 1", stale=True)
+    assert decide(state(stale), 100.0).reason is Reason.DEVICE_RETURNED
+
+
+def test_nothing_is_due_while_a_replan_is_under_way():
+    now = observe(Began(6.0, Reason.DEVICE_FAILED), state(failed(5.0)))
+    assert decide(now, 1e6) is None
+    assert next_due(now) is None
+
+
+def test_what_comes_during_a_replan_is_looked_at_after_it():
+    now = observe(Began(6.0, Reason.DEVICE_FAILED), state(failed(5.0)))
+    now = observe(ready(7.0, "hub-2"), now)
+    now = observe(Ended(8.0, ReplanOutcome.REPLACED, frozenset({"cam-1", "hub-3"})), now)
+    assert decide(now, 100.0).reason is Reason.DEVICE_RETURNED
+
+
+def test_replans_for_lost_devices_follow_each_other_slower_and_slower():
+    now, at, waits = state(), 0.0, []
+    for _ in range(9):
+        now = observe(failed(at, "hub-1"), now)
+        due = at
+        while decide(now, due) is None:
+            due += 0.5
+        waits.append(due - at)
+        now = replanned(now, due, due + 1, Reason.DEVICE_FAILED)
+        at = due + 1
+    assert waits[0] == 0.0
+    assert waits[1:5] == [2.0, 4.0, 8.0, 16.0]
+    assert max(waits) == POLICY.urgent_dwell_max_s
+
+
+def test_after_a_calm_a_lost_device_is_acted_upon_at_once_again():
+    now = replanned(state(failed(0.0)), 0.0, 1.0, Reason.DEVICE_FAILED)
+    now = replanned(observe(failed(2.0), now), 3.0, 4.0, Reason.DEVICE_FAILED)
+    later = 4.0 + POLICY.calm_s
+    now = replanned(observe(failed(later), now), later, later + 1, Reason.DEVICE_FAILED)
+    assert now.urgent.spree == 1
+
+
+def test_a_failed_rollout_keeps_the_reason_and_waits_longer_each_time():
+    now, waits, at = state(failed(0.0)), [], 0.0
+    for _ in range(4):
+        now = replanned(now, at, at, Reason.OPERATOR, ReplanOutcome.FAILED)
+        due = at
+        while decide(now, due) is None:
+            due += 0.25
+        waits.append(due - at)
+        at = due
+    assert waits == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_what_was_judged_and_kept_is_no_reason_any_more():
+    now = state(ready(5.0, "hub-2"), VariantAdded(5.0, "v9"))
+    now = replanned(now, 10.0, 11.0, Reason.DEVICE_RETURNED, ReplanOutcome.KEPT)
+    assert decide(now, 1e6) is None
+
+
+def test_an_operators_plan_ends_all_reasons_that_came_before_it():
+    now = observe(Applied(20.0, frozenset({"cam-1"})), state(failed(5.0), ready(6.0, "hub-2")))
+    assert decide(now, 1e6) is None
+    assert decide(observe(failed(21.0, "cam-1"), now), 21.0).reason is Reason.DEVICE_FAILED
+
+
+def test_whoever_drains_a_device_may_move_its_work_himself_first():
+    drained = state(DeviceMoved(5.0, "hub-1", DeviceState.DRAINING, "by ada"))
+    assert decide(drained, 5.0 + POLICY.drain_s - 0.1) is None
+    assert decide(drained, 5.0 + POLICY.drain_s).reason is Reason.OPERATOR
+    assert decide(observe(ready(6.0, "hub-1"), drained), 1e6) is None
+    assert decide(observe(Applied(9.0, frozenset({"cam-1"})), drained), 1e6) is None
+
+
+def test_who_asks_is_answered_at_once_before_all_others():
+    now = state(failed(5.0), Asked(5.0, "ada asked"))
+    assert decide(now, 5.0) == decide(now, 1e6)
+    assert decide(now, 5.0).reason is Reason.OPERATOR
+
+
+def test_a_load_must_stay_beyond_its_band_and_is_told_in_percent():
+    now = state(*(Measured(float(i), load=1.4) for i in range(10)))
+    assert decide(now, 1e6) is None
+    now = observe(Measured(10.0, load=1.4), now)
+    assert decide(now, 10.0).why == "the load is 140% of what was planned for"
+
+
+def test_drift_names_the_replicas():
+    measured = [Measured(float(i), drift={"detect@hub-1": 2.0, "x": 1.0}) for i in range(30)]
+    due = decide(state(*measured), 30.0)
+    assert due.reason is Reason.PROFILE_DRIFT
+    assert "detect@hub-1 2.00" in due.why
+    assert "x" not in due.why.split(": ")[1]
+
+
+BAND = Band(enter=(0.5, 2.0), leave=(0.8, 1.25), sustained_s=5.0)
+
+
+def follow(ratios):
+    gauge, seen = Gauge(), []
+    for at, ratio in enumerate(ratios):
+        gauge = gauged(gauge, ratio, float(at), BAND)
+        seen.append(gauge.out)
+    return seen
+
+
+def test_a_gauge_goes_out_late_and_comes_back_well_within():
+    assert follow([3.0] * 5) == [False] * 5
+    assert follow([3.0] * 6)[-1]
+    assert follow([3.0] * 6 + [1.6, 1.3])[-2:] == [True, True]
+    assert not follow([3.0] * 6 + [1.2])[-1]
+    assert not follow([3.0, 3.0, 1.0] * 5)[-1]
+
+
+@given(st.lists(st.floats(0.51, 1.99), max_size=60))
+def test_a_ratio_within_its_band_never_goes_out(ratios):
+    assert not any(follow(ratios))
+
+
+@given(st.lists(st.floats(0.0, 10.0), max_size=200))
+def test_a_gauge_changes_no_more_often_than_it_can_sustain(ratios):
+    seen = follow(ratios)
+    out = sum(not a and b for a, b in zip([False, *seen], seen, strict=False))
+    assert out <= len(ratios) / BAND.sustained_s + 1
+
+
+@pytest.mark.parametrize("leave", [(0.5, 1.25), (0.4, 1.25), (0.8, 2.0), (0.8, 0.9)])
+def test_a_band_needs_hysteresis(leave):
+    with pytest.raises(InvalidDocument):
+        Band(enter=(0.5, 2.0), leave=leave, sustained_s=1.0)
+
+
+names = st.sampled_from(["cam-1", "hub-1", "hub-2", "hub-3"])
+times = st.just(0.0)
+observations = st.one_of(
+    st.builds(DeviceMoved, times, names, st.sampled_from(list(DeviceState)), st.text(max_size=5)),
+    st.builds(Measured, times, st.none() | st.floats(0, 10)),
+    st.builds(VariantAdded, times, st.just("v")),
+    st.builds(Asked, times, st.just("ada")),
+    st.builds(Began, times, st.sampled_from(list(Reason))),
+    st.builds(Ended, times, st.sampled_from(list(ReplanOutcome)), st.frozensets(names)),
+    st.builds(Applied, times, st.frozensets(names)),
+)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 50.0), observations), max_size=60))
+def test_whatever_happens_a_due_replan_has_a_reason_and_is_not_due_before_it_says(happened):
+    now, at = State(policy=POLICY), 0.0
+    for wait, observation in happened:
+        at += wait
+        now = observe(replace(observation, at=at), now)
+        due, when = decide(now, at), next_due(now)
+        assert (due is None) == (when is None or when > at)
+        if due is not None:
+            assert due.why or due.reason is Reason.OPERATOR
+        if when is not None and math.isfinite(when):
+            assert decide(now, max(when, at)) is not None
