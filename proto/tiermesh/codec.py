@@ -1,27 +1,59 @@
 """Frames as bytes: what travels in one message of a stream (`v1/streaming.proto`).
 
-A 4-byte little-endian length, a protobuf header of that length, then the tensors' bytes, raw. gRPC carries the whole
-through identity serializers, so that a large tensor is copied once when a message is put together, and not at all
-when it is taken apart.
+A 4-byte little-endian length, a protobuf envelope of that length with the frames' headers as MessagePack, then the
+tensors' bytes, raw. gRPC carries the whole through identity serializers, so that a large tensor is copied once when
+a message is put together, and not at all when it is taken apart. What comes from outside is checked while it is
+decoded, in C; only what remains to be said of a header is said here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final
 
+import msgspec
 from google.protobuf.message import DecodeError
+from msgspec import Meta
 
 from tiermesh import limits
 from tiermesh.errors import LimitExceeded, TiermeshError
-from tiermesh.frames import Frame, Kind, Packed, Tensor, check_tensor
+from tiermesh.frames import EMPTY, Frame, Kind, Packed, Tensor, check_tensor
 from tiermesh.v1 import streaming_pb2 as pb
 
 _LENGTH_BYTES: Final = 4
 _ID_BYTES: Final = 16
 _VIEW_SHARE: Final = 8
 _LONGEST_S: Final = 1e9
-_KINDS: Final = {int(kind): kind for kind in Kind}
+_MOST: Final = 2**63 - 1
+
+_Count = Annotated[int, Meta(ge=0, le=_MOST)]
+
+
+class _TensorHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    dtype: Annotated[str, Meta(max_length=8)]
+    shape: Annotated[tuple[_Count, ...], Meta(max_length=limits.TENSOR_DIMENSIONS)]
+    size: _Count
+
+
+class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    kind: Kind
+    generation: _Count
+    lane: _Count
+    request_id: bytes
+    attempt: _Count
+    origin: str
+    stage: str
+    sources: Annotated[tuple[str, ...], Meta(max_length=limits.SOURCES_PER_FRAME)]
+    accepted_at: float
+    remaining: float
+    error: str
+    payload: bytes
+    tensors: Annotated[tuple[_TensorHeader, ...], Meta(max_length=limits.TENSORS_PER_FRAME)]
+
+
+_Headers = Annotated[list[_Header], Meta(max_length=limits.FRAMES_PER_MESSAGE)]
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(_Headers)
 
 
 def hello(message: pb.Hello) -> bytes:
@@ -31,29 +63,32 @@ def hello(message: pb.Hello) -> bytes:
 
 def encode(first: int, frames: Iterable[Frame], now: float) -> bytes:
     """Frames numbered from `first` on as one message; `now` is by the clock that their deadlines are by."""
-    message = pb.StreamMessage()
-    message.frames.first = first
-    add = message.frames.frames.add
     body: list[bytes | memoryview] = []
-    for frame in frames:
-        header = add(
-            kind=frame.kind,
-            generation=frame.generation,
-            lane=frame.lane,
-            request_id=bytes.fromhex(frame.request_id),
-            attempt=frame.attempt,
-            origin=frame.origin,
-            stage=frame.stage,
-            sources=frame.sources,
-            accepted_at=frame.accepted_at,
-            remaining=frame.deadline - now if frame.deadline else 0.0,
-            error=frame.error,
-            payload=frame.payload.data,
+    headers = [
+        (
+            frame.kind,
+            frame.generation,
+            frame.lane,
+            bytes.fromhex(frame.request_id),
+            frame.attempt,
+            frame.origin,
+            frame.stage,
+            frame.sources,
+            frame.accepted_at,
+            frame.deadline - now if frame.deadline else 0.0,
+            frame.error,
+            frame.payload.data,
+            _beside(frame.payload, body) if frame.payload.tensors else (),
         )
-        for tensor in frame.payload.tensors:
-            header.tensors.add(dtype=tensor.dtype, shape=tensor.shape, size=len(tensor.data))
-            body.append(tensor.data)
+        for frame in frames
+    ]
+    message = pb.StreamMessage(frames=pb.Frames(first=first, headers=_ENCODER.encode(headers)))
     return _framed(message, body)
+
+
+def _beside(payload: Packed, body: list[bytes | memoryview]) -> list[tuple[object, ...]]:
+    body += [tensor.data for tensor in payload.tensors]
+    return [(t.dtype, t.shape, len(t.data)) for t in payload.tensors]
 
 
 def _framed(message: pb.StreamMessage, body: Sequence[bytes | memoryview]) -> bytes:
@@ -82,11 +117,10 @@ def decode(data: bytes, now: float) -> tuple[int, list[Frame]]:
     message, body = _split(data)
     if message.WhichOneof("message") != "frames":
         raise TiermeshError("a stream carries frames", why="the message is another")
-    headers = message.frames.frames
-    if len(headers) > limits.FRAMES_PER_MESSAGE:
-        raise LimitExceeded(
-            f"{len(headers)} frames in a message", why=f"the limit is {limits.FRAMES_PER_MESSAGE}"
-        )
+    try:
+        headers = _DECODER.decode(message.frames.headers)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise TiermeshError("the headers of frames cannot be read", why=str(error)) from None
     cut = _Cut(body)
     frames = [_frame(header, cut, now) for header in headers]
     cut.check_end()
@@ -124,36 +158,40 @@ class _Cut:
             raise TiermeshError("a message is longer than its tensors")
 
 
-def _frame(header: pb.FrameHeader, cut: _Cut, now: float) -> Frame:
-    kind = _KINDS.get(header.kind)
-    if kind is None:
-        raise TiermeshError(f"a frame of the unknown kind {header.kind}")
+def _frame(header: _Header, cut: _Cut, now: float) -> Frame:
     identity = header.request_id
-    if len(identity) != _ID_BYTES and (identity or kind is not Kind.LOST):
+    if len(identity) != _ID_BYTES and (identity or header.kind is not Kind.LOST):
         raise TiermeshError(f"a request id of {len(identity)} bytes")
     if not abs(header.remaining) < _LONGEST_S:
         raise TiermeshError(f"a deadline {header.remaining} seconds from now")
-    packed = Packed(header.payload, tuple(_tensors(header, cut)) if header.tensors else ())
-    if packed.size > limits.FRAME_BYTES:
-        raise LimitExceeded(f"a frame of {packed.size} bytes", why=f"limit: {limits.FRAME_BYTES}")
     return Frame(
-        kind,
+        header.kind,
         header.generation,
         header.lane,
         identity.hex(),
         header.attempt,
         header.origin,
         header.stage,
-        tuple(header.sources),
+        header.sources,
         header.accepted_at,
         now + header.remaining,
-        packed,
+        _payload(header, cut),
         header.error,
     )
 
 
-def _tensors(header: pb.FrameHeader, cut: _Cut) -> Iterator[Tensor]:
-    for tensor in header.tensors:
-        shape = tuple(tensor.shape)
-        check_tensor(tensor.dtype, shape, tensor.size)
-        yield Tensor(tensor.dtype, shape, cut.take(tensor.size))
+def _payload(header: _Header, cut: _Cut) -> Packed:
+    if header.tensors:
+        packed = Packed(header.payload, tuple([_tensor(one, cut) for one in header.tensors]))
+    elif header.payload == EMPTY.data:
+        return EMPTY
+    else:
+        packed = Packed(header.payload)
+    if packed.size > limits.FRAME_BYTES:
+        raise LimitExceeded(f"a frame of {packed.size} bytes", why=f"limit: {limits.FRAME_BYTES}")
+    return packed
+
+
+def _tensor(header: _TensorHeader, cut: _Cut) -> Tensor:
+    check_tensor(header.dtype, header.shape, header.size)
+    return Tensor(header.dtype, header.shape, cut.take(header.size))

@@ -71,23 +71,38 @@ or dict of values."""
 
 _TENSOR_CODE: Final = 1
 _INDEX_BYTES: Final = 4
-_APART_BYTES: Final = 1_024
-"""Bytes values of a payload that are at least this long travel beside it, as tensors do, and are not copied."""
+_APART_BYTES: Final = 4_096
+"""Bytes values of a payload that are at least this long travel beside it, as tensors do, and are not copied. Copying
+shorter ones costs less than keeping them apart."""
 
 
-class Packed(msgspec.Struct, frozen=True, gc=False):
-    """A payload as MessagePack, with its tensors beside it. `size` in bytes counts both."""
+class Packed:
+    """A payload as MessagePack, with its tensors beside it. `size` in bytes counts both.
 
-    data: bytes
-    tensors: tuple[Tensor, ...] = ()
+    Not changed once made. Not a struct, so that the size, which each queue on the way asks for, is counted once.
+    """
 
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-        size = len(self.data)
-        for tensor in self.tensors:
+    __slots__ = ("data", "size", "tensors")
+
+    def __init__(self, data: bytes, tensors: tuple[Tensor, ...] = ()) -> None:
+        self.data = data
+        self.tensors = tensors
+        size = len(data)
+        for tensor in tensors:
             size += len(tensor.data)
-        return size
+        self.size = size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Packed) and (self.data, self.tensors) == (
+            other.data,
+            other.tensors,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.data, self.tensors))
+
+    def __repr__(self) -> str:
+        return f"Packed({self.size} bytes, {len(self.tensors)} tensors)"
 
     def unpack(self) -> dict[str, Any]:
         """The payload, with a Tensor for each tensor.

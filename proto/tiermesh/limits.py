@@ -38,6 +38,8 @@ FRAMES_PER_MESSAGE: Final = 256
 MESSAGE_TARGET_BYTES: Final = 256 * 2**10
 """A message stops taking more frames once it is this large."""
 TENSOR_DIMENSIONS: Final = 8
+TENSORS_PER_FRAME: Final = 4_096
+SOURCES_PER_FRAME: Final = 256
 
 STREAM_CREDIT_FRAMES: Final = 256
 STREAM_CREDIT_BYTES: Final = 64 * 2**20

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btiermesh/v1/streaming.proto\x12\x0btiermesh.v1\"f\n\rStreamMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.tiermesh.v1.HelloH\x00\x12%\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x13.tiermesh.v1.FramesH\x00\x42\t\n\x07message\"{\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08workflow\x18\x02 \x01(\t\x12\x0e\n\x06sender\x18\x03 \x01(\t\x12\x10\n\x08receiver\x18\x04 \x01(\t\x12\x14\n\x0csender_epoch\x18\x05 \x01(\x04\x12\x0e\n\x06oldest\x18\x06 \x01(\x04\"A\n\x06\x46rames\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12(\n\x06\x66rames\x18\x02 \x03(\x0b\x32\x18.tiermesh.v1.FrameHeader\"\x86\x02\n\x0b\x46rameHeader\x12\x0c\n\x04kind\x18\x01 \x01(\r\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x12\n\nrequest_id\x18\x04 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0e\n\x06origin\x18\x06 \x01(\t\x12\r\n\x05stage\x18\x07 \x01(\t\x12\x0f\n\x07sources\x18\x08 \x03(\t\x12\x13\n\x0b\x61\x63\x63\x65pted_at\x18\t \x01(\x01\x12\x11\n\tremaining\x18\n \x01(\x01\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12\x0f\n\x07payload\x18\x0c \x01(\x0c\x12*\n\x07tensors\x18\r \x03(\x0b\x32\x19.tiermesh.v1.TensorHeader\":\n\x0cTensorHeader\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"\x89\x01\n\x0bStreamReply\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.tiermesh.v1.WelcomeH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.tiermesh.v1.AckH\x00\x12\'\n\x07refusal\x18\x03 \x01(\x0b\x32\x14.tiermesh.v1.RefusalH\x00\x42\x07\n\x05reply\"6\n\x06Window\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"@\n\x07Welcome\x12\x16\n\x0ereceiver_epoch\x18\x01 \x01(\x04\x12\x1d\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.tiermesh.v1.Ack\"\\\n\x03\x41\x63k\x12\x0c\n\x04next\x18\x01 \x01(\x04\x12!\n\x04\x66ull\x18\x02 \x01(\x0b\x32\x13.tiermesh.v1.Window\x12$\n\x07windows\x18\x03 \x03(\x0b\x32\x13.tiermesh.v1.Window\"%\n\x07Refusal\x12\r\n\x05\x61gain\x18\x01 \x01(\x08\x12\x0b\n\x03why\x18\x02 \x01(\t2M\n\x07Streams\x12\x42\n\x06Stream\x12\x1a.tiermesh.v1.StreamMessage\x1a\x18.tiermesh.v1.StreamReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btiermesh/v1/streaming.proto\x12\x0btiermesh.v1\"f\n\rStreamMessage\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.tiermesh.v1.HelloH\x00\x12%\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x13.tiermesh.v1.FramesH\x00\x42\t\n\x07message\"{\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08workflow\x18\x02 \x01(\t\x12\x0e\n\x06sender\x18\x03 \x01(\t\x12\x10\n\x08receiver\x18\x04 \x01(\t\x12\x14\n\x0csender_epoch\x18\x05 \x01(\x04\x12\x0e\n\x06oldest\x18\x06 \x01(\x04\"(\n\x06\x46rames\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0f\n\x07headers\x18\x02 \x01(\x0c\"\x89\x01\n\x0bStreamReply\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.tiermesh.v1.WelcomeH\x00\x12\x1f\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.tiermesh.v1.AckH\x00\x12\'\n\x07refusal\x18\x03 \x01(\x0b\x32\x14.tiermesh.v1.RefusalH\x00\x42\x07\n\x05reply\"6\n\x06Window\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"@\n\x07Welcome\x12\x16\n\x0ereceiver_epoch\x18\x01 \x01(\x04\x12\x1d\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x10.tiermesh.v1.Ack\"\\\n\x03\x41\x63k\x12\x0c\n\x04next\x18\x01 \x01(\x04\x12!\n\x04\x66ull\x18\x02 \x01(\x0b\x32\x13.tiermesh.v1.Window\x12$\n\x07windows\x18\x03 \x03(\x0b\x32\x13.tiermesh.v1.Window\"%\n\x07Refusal\x12\r\n\x05\x61gain\x18\x01 \x01(\x08\x12\x0b\n\x03why\x18\x02 \x01(\t2M\n\x07Streams\x12\x42\n\x06Stream\x12\x1a.tiermesh.v1.StreamMessage\x1a\x18.tiermesh.v1.StreamReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=148
   _globals['_HELLO']._serialized_end=271
   _globals['_FRAMES']._serialized_start=273
-  _globals['_FRAMES']._serialized_end=338
-  _globals['_FRAMEHEADER']._serialized_start=341
-  _globals['_FRAMEHEADER']._serialized_end=603
-  _globals['_TENSORHEADER']._serialized_start=605
-  _globals['_TENSORHEADER']._serialized_end=663
-  _globals['_STREAMREPLY']._serialized_start=666
-  _globals['_STREAMREPLY']._serialized_end=803
-  _globals['_WINDOW']._serialized_start=805
-  _globals['_WINDOW']._serialized_end=859
-  _globals['_WELCOME']._serialized_start=861
-  _globals['_WELCOME']._serialized_end=925
-  _globals['_ACK']._serialized_start=927
-  _globals['_ACK']._serialized_end=1019
-  _globals['_REFUSAL']._serialized_start=1021
-  _globals['_REFUSAL']._serialized_end=1058
-  _globals['_STREAMS']._serialized_start=1060
-  _globals['_STREAMS']._serialized_end=1137
+  _globals['_FRAMES']._serialized_end=313
+  _globals['_STREAMREPLY']._serialized_start=316
+  _globals['_STREAMREPLY']._serialized_end=453
+  _globals['_WINDOW']._serialized_start=455
+  _globals['_WINDOW']._serialized_end=509
+  _globals['_WELCOME']._serialized_start=511
+  _globals['_WELCOME']._serialized_end=575
+  _globals['_ACK']._serialized_start=577
+  _globals['_ACK']._serialized_end=669
+  _globals['_REFUSAL']._serialized_start=671
+  _globals['_REFUSAL']._serialized_end=708
+  _globals['_STREAMS']._serialized_start=710
+  _globals['_STREAMS']._serialized_end=787
 # @@protoc_insertion_point(module_scope)

@@ -88,114 +88,42 @@ class Frames(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FIRST_FIELD_NUMBER: _builtins.int
-    FRAMES_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
     first: _builtins.int
     """The number of the first frame; the others follow without a gap."""
-    @_builtins.property
-    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrameHeader]: ...
+    headers: _builtins.bytes
+    """The frames' headers as MessagePack: an array of arrays, each with the fields below in their order. MessagePack,
+    because a protobuf message per frame costs Python several times as much.
+
+      kind        int     see Kind in tiermesh/frames.py
+      generation  int
+      lane        int
+      request_id  bytes   16; none in a frame that speaks of a device and not of a request
+      attempt     int
+      origin      string
+      stage       string
+      sources     array   the devices whose sources hold the request until it is confirmed
+      accepted_at float   Unix seconds by the clock of the source; for people
+      remaining   float   seconds left until the deadline when the message was written: clocks need not agree
+      error       string
+      payload     bytes   MessagePack; extension 1 stands for a tensor or bytes: the index into `tensors`, 4 bytes,
+                          little-endian
+      tensors     array   of arrays: dtype (NumPy's short form, such as "<f4"; empty for plain bytes), shape, size in
+                          bytes
+    """
     def __init__(
         self,
         *,
         first: _builtins.int = ...,
-        frames: _abc.Iterable[Global___FrameHeader] | None = ...,
+        headers: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "frames", b"frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "headers", b"headers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Frames: _TypeAlias = Frames  # noqa: Y015
-
-@_typing.final
-class FrameHeader(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    GENERATION_FIELD_NUMBER: _builtins.int
-    LANE_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
-    ORIGIN_FIELD_NUMBER: _builtins.int
-    STAGE_FIELD_NUMBER: _builtins.int
-    SOURCES_FIELD_NUMBER: _builtins.int
-    ACCEPTED_AT_FIELD_NUMBER: _builtins.int
-    REMAINING_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
-    PAYLOAD_FIELD_NUMBER: _builtins.int
-    TENSORS_FIELD_NUMBER: _builtins.int
-    kind: _builtins.int
-    generation: _builtins.int
-    lane: _builtins.int
-    request_id: _builtins.bytes
-    """16 bytes; none in a frame that speaks of a device and not of a request."""
-    attempt: _builtins.int
-    origin: _builtins.str
-    stage: _builtins.str
-    accepted_at: _builtins.float
-    """Unix seconds by the clock of the source; for people."""
-    remaining: _builtins.float
-    """Seconds left until the deadline when the message was written: devices' clocks need not agree."""
-    error: _builtins.str
-    payload: _builtins.bytes
-    """The payload as MessagePack. Extension 1 stands for a tensor or bytes: the index into `tensors`, little-endian."""
-    @_builtins.property
-    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The devices whose sources hold the request until it is confirmed."""
-
-    @_builtins.property
-    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorHeader]: ...
-    def __init__(
-        self,
-        *,
-        kind: _builtins.int = ...,
-        generation: _builtins.int = ...,
-        lane: _builtins.int = ...,
-        request_id: _builtins.bytes = ...,
-        attempt: _builtins.int = ...,
-        origin: _builtins.str = ...,
-        stage: _builtins.str = ...,
-        sources: _abc.Iterable[_builtins.str] | None = ...,
-        accepted_at: _builtins.float = ...,
-        remaining: _builtins.float = ...,
-        error: _builtins.str = ...,
-        payload: _builtins.bytes = ...,
-        tensors: _abc.Iterable[Global___TensorHeader] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "attempt", b"attempt", "error", b"error", "generation", b"generation", "kind", b"kind", "lane", b"lane", "origin", b"origin", "payload", b"payload", "remaining", b"remaining", "request_id", b"request_id", "sources", b"sources", "stage", b"stage", "tensors", b"tensors"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___FrameHeader: _TypeAlias = FrameHeader  # noqa: Y015
-
-@_typing.final
-class TensorHeader(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DTYPE_FIELD_NUMBER: _builtins.int
-    SHAPE_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
-    dtype: _builtins.str
-    """NumPy's short form, such as "<f4"; empty for plain bytes."""
-    size: _builtins.int
-    @_builtins.property
-    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    def __init__(
-        self,
-        *,
-        dtype: _builtins.str = ...,
-        shape: _abc.Iterable[_builtins.int] | None = ...,
-        size: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "shape", b"shape", "size", b"size"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TensorHeader: _TypeAlias = TensorHeader  # noqa: Y015
 
 @_typing.final
 class StreamReply(_message.Message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,33 +130,55 @@ def test_a_message_that_was_cut_or_stretched_is_refused(frame: Frame, data: st.D
             codec.decode(wrong, 0.0)
 
 
+def header(**fields: Any) -> list[Any]:
+    """A frame's header as it travels, with some fields replaced."""
+    plain: dict[str, Any] = {
+        "kind": 1, "generation": 1, "lane": 0, "request_id": bytes(16), "attempt": 1, "origin": "a",
+        "stage": "b", "sources": ["d"], "accepted_at": 1.0, "remaining": 9.0, "error": "",
+        "payload": b"\x80", "tensors": [],
+    }  # fmt: skip
+    return list({**plain, **fields}.values())
+
+
+def message_of(headers: Any) -> bytes:
+    packed = msgspec.msgpack.encode(headers)
+    message = pb.StreamMessage(frames=pb.Frames(first=1, headers=packed)).SerializeToString()
+    return len(message).to_bytes(4, "little") + message
+
+
+def test_the_headers_of_these_tests_are_what_is_sent() -> None:
+    _, (frame,) = codec.decode(message_of([header()]), 0.0)
+    assert frame.stage == "b"
+
+
 @pytest.mark.parametrize(
-    "header",
+    "wrong",
     [
-        pb.FrameHeader(kind=9, request_id=bytes(16)),
-        pb.FrameHeader(kind=1, request_id=bytes(5)),
-        pb.FrameHeader(kind=1),
-        pb.FrameHeader(kind=1, request_id=bytes(16), remaining=math.nan),
-        pb.FrameHeader(kind=1, request_id=bytes(16), remaining=math.inf),
-        pb.FrameHeader(
-            kind=1, request_id=bytes(16), tensors=[pb.TensorHeader(dtype="<f4", shape=[3], size=0)]
-        ),
-        pb.FrameHeader(
-            kind=1, request_id=bytes(16), tensors=[pb.TensorHeader(dtype="|O8", shape=[0], size=0)]
-        ),
+        {"kind": 9},
+        {"kind": "1"},
+        {"generation": -1},
+        {"lane": 2**64 - 1},
+        {"request_id": bytes(5)},
+        {"request_id": b""},
+        {"request_id": "0" * 16},
+        {"remaining": math.nan},
+        {"remaining": math.inf},
+        {"sources": ["d"] * (limits.SOURCES_PER_FRAME + 1)},
+        {"tensors": [["<f4", [3], 0]]},
+        {"tensors": [["|O8", [0], 0]]},
+        {"tensors": [["", [], 0]] * (limits.TENSORS_PER_FRAME + 1)},
+        {"tensors": [["<f4", [-1], 0]]},
+        {"one": "more"},
     ],
 )
-def test_a_header_from_outside_is_checked(header: pb.FrameHeader) -> None:
-    message = pb.StreamMessage(frames=pb.Frames(first=1, frames=[header])).SerializeToString()
+def test_a_header_from_outside_is_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(TiermeshError):
-        codec.decode(len(message).to_bytes(4, "little") + message, 0.0)
+        codec.decode(message_of([header(**wrong)]), 0.0)
 
 
-def test_too_many_frames_are_refused() -> None:
-    headers = [pb.FrameHeader(kind=1, request_id=bytes(16))] * (limits.FRAMES_PER_MESSAGE + 1)
-    message = pb.StreamMessage(frames=pb.Frames(first=1, frames=headers)).SerializeToString()
-    with pytest.raises(LimitExceeded):
-        codec.decode(len(message).to_bytes(4, "little") + message, 0.0)
+def test_too_many_frames_are_refused_before_they_are_made() -> None:
+    with pytest.raises(TiermeshError, match="length"):
+        codec.decode(message_of([header()] * (limits.FRAMES_PER_MESSAGE + 1)), 0.0)
 
 
 def test_a_payload_from_outside_that_is_none_is_one_requests_error() -> None:
