@@ -10,6 +10,7 @@ has, and the sink drops what it has seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import inf
 from typing import Final, TypeAlias
 
@@ -33,7 +34,6 @@ from agent.serving.meetings import Join
 from agent.serving.post import Generations, Post
 from agent.serving.sink import Arrival, Sink
 from agent.serving.sources import Sources
-from agent.serving.streams.receiver import Receiver
 from agent.serving.streams.window import Window
 from tiermesh.errors import StaleGeneration, TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
@@ -123,11 +123,10 @@ class Flow:
         Raises:
             Fenced: a newer call has taken over. TiermeshError: the sender broke the protocol.
         """
-
-        def keep(frame: Frame, receiver: Receiver) -> None:
-            self._arrive(frame, lambda: self.post.reopen(device, receiver, frame), now)
-
-        self.links.take(device, session, first, frames, keep)
+        receiver = self.links.receivers[device]
+        reopen = self.post.reopen
+        for frame in receiver.take(session, first, frames):
+            self._arrive(frame, partial(reopen, device, receiver, frame), now)
         self._settle(now)
 
     def connected(self, device: str, epoch: int, now: float) -> None:
@@ -184,14 +183,14 @@ class Flow:
             self.sources.hear(frame, now)
             return
         generation = self.generations.get(frame.generation)
-        replica = generation.router.replica_here(frame.lane, frame.stage) if generation else None
-        if generation is None or replica is None:
+        queue = generation.queue_here(frame.lane, frame.stage) if generation else None
+        if generation is None or queue is None:
             missing = f"replica of {frame.stage}" if generation else "such generation"
             _call(release)
             self.post.give_back(frame, "", f"{self.device} has no {missing}", now)
             return
         generation.touched = now
-        self._enter(_At(generation, generation.queues[replica]), frame, release, now)
+        self._enter(_At(generation, queue), frame, release, now)
 
     def _enter(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         queue = at.queue

@@ -165,6 +165,18 @@ class Generation:
         self.graph = self.router.graph
         self.queues = {spec.id: ReplicaQueue(assignment, spec) for spec in assignment.replicas}
         self.touched = now
+        self._here: dict[tuple[int, str], ReplicaQueue] = {}
+
+    def queue_here(self, lane: int, stage: str) -> ReplicaQueue | None:
+        """The queue of the replica here that serves a stage of a lane; None: there is none."""
+        at = lane, stage
+        found = self._here.get(at)
+        if found is None:
+            replica = self.router.replica_here(lane, stage)
+            # What is not here is not remembered: what comes from outside may name any number of such.
+            if replica is not None:
+                found = self._here[at] = self.queues[replica]
+        return found
 
     @property
     def is_idle(self) -> bool:

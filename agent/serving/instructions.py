@@ -1,42 +1,42 @@
-"""What a flow asks the I/O around it to do, and what a job on the compute lane came to."""
+"""What a flow asks the I/O around it to do, and what a job on the compute lane came to.
+
+Structs and not dataclasses, because there is one of them for each frame.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from agent.serving.entries import Entry
 from agent.serving.ledger import Request
 from tiermesh.frames import Frame, Packed
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """Put accepted requests of a source on disk, then call `Flow.recorded`."""
 
     source: str
     requests: tuple[Request, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True):
     """Read a request's file, then call `Flow.inject` with its payload, or `Flow.unreadable`."""
 
     source: str
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """Take a confirmed request out of a source's spool."""
 
     source: str
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """Write the end of a request at a sink, then call `Flow.written`."""
 
     sink: str
@@ -45,44 +45,38 @@ class Write:
     release: Callable[[], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True):
     """Something waits to be sent to a device."""
 
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
+class Acknowledge(msgspec.Struct, frozen=True):
     """A device's windows have opened: tell it before the timer does."""
 
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class Hangup:
+class Hangup(msgspec.Struct, frozen=True):
     """End the call to a device, which is lost; and call it again."""
 
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unload:
+class Unload(msgspec.Struct, frozen=True):
     """A generation has drained: free its replicas."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """Something that people should see."""
 
     kind: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(msgspec.Struct, frozen=True):
     """Something to write down, when there is time."""
 
     entry: Entry
@@ -93,27 +87,23 @@ Instruction: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A request's items, each with the key that a batch's items share."""
 
     items: tuple[tuple[Hashable, Any], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """What the stage made of the request."""
 
     payload: Packed
 
 
-@dataclass(frozen=True, slots=True)
-class Filtered:
+class Filtered(msgspec.Struct, frozen=True):
     """The stage ends the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The stage failed on the request."""
 
     why: str

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from agent.serving.streams.receiver import Receiver
 from agent.serving.streams.sender import Link, Sender
 from agent.serving.streams.window import Window
-from tiermesh.frames import Frame
 
 
 class Links:
@@ -47,25 +46,6 @@ class Links:
         """This device was silent for so long: that of the others does not count."""
         for sender in self.senders.values():
             sender.excuse(seconds)
-
-    def take(
-        self,
-        device: str,
-        session: int,
-        first: int,
-        frames: list[Frame],
-        keep: Callable[[Frame, Receiver], None],
-    ) -> None:
-        """Frames have come: `keep` takes each new one into care before the cursor moves on.
-
-        Raises:
-            Fenced: a newer call has taken over. TiermeshError: the sender broke the protocol.
-        """
-        receiver = self.receivers[device]
-        for number, frame in enumerate(frames, first):
-            if receiver.is_new(session, number, frame):
-                receiver.hold(frame)
-                keep(frame, receiver)
 
     def acknowledgement(self, device: str) -> tuple[int, Window, Mapping[str, Window]]:
         """What to tell a sender: the number wanted next, the full window, and the windows that are not full."""

@@ -39,6 +39,7 @@ class Router:
         self.here = {spec.id: spec for spec in assignment.replicas}
         self._check()
         self._cuts: dict[str, tuple[list[int], list[float]]] = {}
+        self._hops: dict[tuple[int, str], tuple[Hop, ...]] = {}
 
     def _check(self) -> None:
         devices, stages = self.assignment.replica_devices, self.assignment.stages
@@ -133,14 +134,20 @@ class Router:
 
         Sinks have no backup: a request must not end at two.
         """
+        hops = self._hops.get((lane, stage))
+        if hops is None:
+            hops = self._hops[lane, stage] = self._find_hops(lane, stage)
+        for hop in hops:
+            if not is_lost(hop.device):
+                return hop
+        return None
+
+    def _find_hops(self, lane: int, stage: str) -> tuple[Hop, ...]:
         given, devices = self.assignment.lanes[lane], self.assignment.replica_devices
         replicas = [given.path[stage]]
         if stage in given.backup and self.assignment.stages[stage].kind != "sink":
             replicas.append(given.backup[stage])
-        for replica in replicas:
-            if not is_lost(devices[replica]):
-                return Hop(stage, replica, devices[replica])
-        return None
+        return tuple(Hop(stage, replica, devices[replica]) for replica in replicas)
 
     def device_of(self, lane: int, stage: str) -> str:
         """The device of a lane's first choice for a stage."""

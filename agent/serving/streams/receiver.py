@@ -6,9 +6,11 @@ per stage, and the windows are what is left.
 
 from __future__ import annotations
 
-from agent.serving.streams.window import FULL, UNBOUNDED, Window, channel
+from collections.abc import Sequence
+
+from agent.serving.streams.window import FULL, Window
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import Frame
+from tiermesh.frames import Frame, Kind
 
 
 class Fenced(TiermeshError):
@@ -26,7 +28,8 @@ class Receiver:
         self.duplicates = 0
         self._sender_epoch = 0
         self._session = 0
-        self._held: dict[str, Window] = {}
+        self._held: dict[str, list[int]] = {}
+        """Frames and bytes in care, by stage."""
 
     def open(self, sender_epoch: int, oldest: int) -> int:
         """A call begins; returns its session. Sessions before it are fenced off.
@@ -51,53 +54,62 @@ class Receiver:
         """Whether no newer call has taken over."""
         return session == self._session
 
-    def is_new(self, session: int, number: int, frame: Frame) -> bool:
-        """Whether the frame of that number is the one wanted next; False: it is here already.
+    def take(self, session: int, first: int, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Take numbered frames into care; returns those that are new. All or none: the cursor moves last.
 
         Raises:
             Fenced: a newer call of this sender has taken over.
-            TiermeshError: frames before it are missing, or it is more than was granted.
+            TiermeshError: frames before them are missing, or they are more than was granted.
         """
         if session != self._session:
             raise Fenced("a stream is cut off", why="a newer one of the same sender has taken over")
-        if number < self.next:
-            self.duplicates += 1
-            return False
-        if number > self.next:
-            raise TiermeshError(f"frame {number} came", why=f"frame {self.next} is due")
-        name = channel(frame)
-        left = self.window(name)
-        if name != UNBOUNDED and (left.frames < 1 or left.bytes < frame.size):
-            raise TiermeshError(f"frame {number} came", why=f"the window of {name} is closed")
-        return True
+        if first > self.next:
+            raise TiermeshError(f"frame {first} came", why=f"frame {self.next} is due")
+        known = min(self.next - first, len(frames))
+        new = frames[known:] if known else frames
+        held = self._with(new)
+        self.duplicates += known
+        self._held = held
+        self.next += len(new)
+        return new
 
-    def hold(self, frame: Frame) -> None:
-        """The frame is in care now: the cursor moves on and its window shrinks."""
-        self.next += 1
-        self._count(channel(frame), 1, frame.size)
+    def _with(self, frames: Sequence[Frame]) -> dict[str, list[int]]:
+        """What is held, with these."""
+        held = {name: one.copy() for name, one in self._held.items()}
+        for frame in frames:
+            if frame.kind is not Kind.DATA:
+                continue
+            one = held.get(frame.stage)
+            if one is None:
+                one = held[frame.stage] = [0, 0]
+            one[0] += 1
+            one[1] += frame.size
+        for name, (count, size) in held.items():
+            if count > self.full.frames or size > self.full.bytes:
+                raise TiermeshError(
+                    f"frames for {name} came", why=f"the window of {name} is closed"
+                )
+        return held
 
     def release(self, frame: Frame) -> bool:
         """The frame has been worked on: its window opens again. True: it was less than half open."""
-        before = self.window(channel(frame))
-        self._count(channel(frame), -1, -frame.size)
-        return 2 * before.frames < self.full.frames or 2 * before.bytes < self.full.bytes
-
-    def _count(self, name: str, frames: int, size: int) -> None:
-        if name == UNBOUNDED:
-            return
-        held = self._held.get(name, Window(0, 0))
-        held = Window(held.frames + frames, held.bytes + size)
-        if held.frames:
-            self._held[name] = held
-        else:
-            self._held.pop(name, None)
+        held = self._held.get(frame.stage) if frame.kind is Kind.DATA else None
+        if held is None:
+            return False
+        full = self.full
+        was_low = 2 * held[0] > full.frames or 2 * held[1] > full.bytes
+        held[0] -= 1
+        held[1] -= frame.size
+        if not held[0]:
+            del self._held[frame.stage]
+        return was_low
 
     def window(self, name: str) -> Window:
         """What may be under way beyond `next` to one stage."""
         held = self._held.get(name)
         if held is None:
             return self.full
-        return Window(self.full.frames - held.frames, self.full.bytes - held.bytes)
+        return Window(self.full.frames - held[0], self.full.bytes - held[1])
 
     def windows(self) -> dict[str, Window]:
         """The windows that are not full, by stage."""

@@ -8,15 +8,17 @@ moved), all that the former one had acknowledged and not finished is gone: `conn
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
+from math import inf
 from typing import Final
 
 from agent.serving.streams.window import FULL, UNBOUNDED, Window, channel
 from tiermesh import limits
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import Frame
+from tiermesh.frames import Frame, Kind
 
 SILENCE_S: Final = 1.0
 """A peer that has said nothing for so long is lost. Receivers repeat their acknowledgement four times as often."""
@@ -43,8 +45,24 @@ class _Channel:
     frames: int = 0
     bytes: int = 0
 
-    def may_send(self, frame: Frame) -> bool:
-        return self.frames < self.window.frames and self.bytes + frame.size <= self.window.bytes
+    def number(self, frames: int, size: int) -> list[Frame]:
+        """Take what the window lets go, at most so many frames and just above so many bytes, in order."""
+        frames = min(frames, self.window.frames - self.frames)
+        return self.take(frames, size, self.window.bytes - self.bytes)
+
+    def take(self, frames: int, size: int, room: float) -> list[Frame]:
+        """Take the first that wait: at most `frames`, while fewer than `size` bytes are taken, never above `room`."""
+        waiting, taken, total = self.waiting, list[Frame](), 0
+        while waiting and len(taken) < frames and total < size:
+            more = total + waiting[0].size
+            if more > room:
+                break
+            total = more
+            taken.append(waiting.popleft())
+        self.waiting_bytes -= total
+        self.frames += len(taken)
+        self.bytes += total
+        return taken
 
 
 class Sender:
@@ -53,11 +71,12 @@ class Sender:
     def __init__(self, now: float) -> None:
         self.link = Link.CONNECTING
         self.receiver_epoch = 0
-        self.sent_frames = self.resent_frames = 0
+        self.sent_frames = self.resent_frames = self.resent_bytes = 0
         self._heard = now
         self._next = 1
         self._kept: deque[Frame] = deque()
         self._resend = 0
+        self._refused = False
         self._channels: dict[str, _Channel] = {}
         self._full = FULL
         self._windows: Mapping[str, Window] = {}
@@ -79,15 +98,25 @@ class Sender:
 
     def offer(self, frame: Frame) -> None:
         """Queue a frame. Who offers work asks `has_room` first."""
-        queue = self._channel(channel(frame))
+        name = frame.stage if frame.kind is Kind.DATA else UNBOUNDED
+        queue = self._channels.get(name) or self._channel(name)
         queue.waiting.append(frame)
         queue.waiting_bytes += frame.size
 
     def has_room(self, stage: str) -> bool:
         """Whether more frames for a stage should be made: false is backpressure."""
         queue = self._channels.get(stage)
+        if queue is None:
+            return True
         most = ROOM_FRAMES if stage != UNBOUNDED else ROOM_ENDS
-        return queue is None or (len(queue.waiting) < most and queue.waiting_bytes < ROOM_BYTES)
+        has_room = len(queue.waiting) < most and queue.waiting_bytes < ROOM_BYTES
+        self._refused = self._refused or not has_room
+        return has_room
+
+    def take_refused(self) -> bool:
+        """Whether somebody has asked for room in vain since the last call: there may be some now."""
+        refused, self._refused = self._refused, False
+        return refused
 
     def connected(self, receiver_epoch: int, now: float) -> bool:
         """The receiver has answered; its first acknowledgement follows. True: it is another one than before."""
@@ -123,12 +152,13 @@ class Sender:
                 f"a receiver acknowledges up to frame {upto}",
                 why=f"frames {self.oldest} to {self._next - 1} are kept",
             )
-        for _ in range(upto - self.oldest):
+        count = upto - self.oldest
+        for _ in range(count):
             frame = self._kept.popleft()
-            queue = self._channels[channel(frame)]
+            queue = self._channels[frame.stage if frame.kind is Kind.DATA else UNBOUNDED]
             queue.frames -= 1
             queue.bytes -= frame.size
-            self._resend = max(self._resend - 1, 0)
+        self._resend = max(self._resend - count, 0)
         self._full, self._windows = full, windows
         for name, queue in self._channels.items():
             queue.window = windows.get(name, full)
@@ -139,46 +169,33 @@ class Sender:
         if self.link is not Link.UP:
             return None
         first = self.oldest + self._resend
-        frames = list(self._to_resend())
-        if not frames:
-            frames = list(self._to_send())
+        frames = self._to_resend() if self._resend < len(self._kept) else self._to_send()
         self._resend += len(frames)
         return (first, frames) if frames else None
 
-    def _to_resend(self) -> Iterator[Frame]:
-        size = 0
-        for index in range(self._resend, len(self._kept)):
-            frame = self._kept[index]
-            if (
-                index - self._resend >= limits.FRAMES_PER_MESSAGE
-                or size >= limits.MESSAGE_TARGET_BYTES
-            ):
-                return
+    def _to_resend(self) -> list[Frame]:
+        frames, size = list[Frame](), 0
+        for frame in islice(self._kept, self._resend, self._resend + limits.FRAMES_PER_MESSAGE):
+            if size >= limits.MESSAGE_TARGET_BYTES:
+                break
             size += frame.size
-            self.resent_frames += 1
-            yield frame
+            frames.append(frame)
+        self.resent_frames += len(frames)
+        self.resent_bytes += size
+        return frames
 
-    def _to_send(self) -> Iterator[Frame]:
-        count = size = 0
+    def _to_send(self) -> list[Frame]:
+        frames, size = list[Frame](), 0
         for name in sorted(self._channels, key=UNBOUNDED.__ne__):
             queue = self._channels[name]
-            while queue.waiting and (name == UNBOUNDED or queue.may_send(queue.waiting[0])):
-                if count >= limits.FRAMES_PER_MESSAGE or size >= limits.MESSAGE_TARGET_BYTES:
-                    return
-                frame = self._number(queue)
-                count += 1
-                size += frame.size
-                yield frame
-
-    def _number(self, queue: _Channel) -> Frame:
-        frame = queue.waiting.popleft()
-        queue.waiting_bytes -= frame.size
-        queue.frames += 1
-        queue.bytes += frame.size
-        self._kept.append(frame)
-        self._next += 1
-        self.sent_frames += 1
-        return frame
+            before = queue.bytes
+            most, left = limits.FRAMES_PER_MESSAGE - len(frames), limits.MESSAGE_TARGET_BYTES - size
+            frames += queue.take(most, left, inf) if name == UNBOUNDED else queue.number(most, left)
+            size += queue.bytes - before
+        self._kept.extend(frames)
+        self._next += len(frames)
+        self.sent_frames += len(frames)
+        return frames
 
     def disconnected(self) -> None:
         """The call has ended; whether the peer is lost, time tells."""

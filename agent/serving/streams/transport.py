@@ -19,7 +19,7 @@ from agent.serving.flow import Flow
 from agent.serving.streams.receiver import Fenced
 from agent.serving.streams.sender import SILENCE_S
 from agent.serving.streams.window import Window
-from tiermesh import PROTOCOL_VERSION, codec, wire
+from tiermesh import PROTOCOL_VERSION, codec, limits, wire
 from tiermesh.errors import TiermeshError, Unreachable
 from tiermesh.v1 import streaming_pb2 as pb
 
@@ -30,6 +30,9 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, pb.StreamReply]"
 
 _METHOD: Final = "/tiermesh.v1.Streams/Stream"
 _ACK_EVERY_S: Final = SILENCE_S / 4
+_ACK_WITHIN_S: Final = 0.005
+_ACK_FRAMES: Final = limits.STREAM_CREDIT_FRAMES // 4
+_ACK_BYTES: Final = limits.STREAM_CREDIT_BYTES // 16
 _AGAIN_S: Final = 0.1
 
 
@@ -134,6 +137,8 @@ class Outgoing:
             self._wake.clear()
             while (message := sender.next_message()) is not None:
                 first, frames = message
+                if sender.take_refused():
+                    self._driver.changed()
                 await call.write(codec.encode(first, frames, self._driver.now()))
             await self._wake.wait()
 
@@ -161,13 +166,59 @@ def _refusal(reply: pb.StreamReply | None) -> str:
     return reply.refusal.why if reply is not None else "it hangs up"
 
 
+class _Due:
+    """When the next acknowledgement of a call is due: soon after a frame, at once after many, and on a timer."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = 0.0
+        self._frames = self._bytes = 0
+        self._within(_ACK_EVERY_S)
+
+    def received(self, frames: int, size: int) -> None:
+        """A message with so many frames has come. One acknowledgement costs as much as a message."""
+        self._frames += frames
+        self._bytes += size
+        if self._frames >= _ACK_FRAMES or self._bytes >= _ACK_BYTES:
+            self.now()
+        else:
+            self._within(_ACK_WITHIN_S)
+
+    def now(self) -> None:
+        """It is due at once."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until it is due; it is sent now."""
+        await self._event.wait()
+        self._event.clear()
+        self._frames = self._bytes = 0
+        self.close()
+        self._within(_ACK_EVERY_S)
+
+    def close(self) -> None:
+        """No more are due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _within(self, seconds: float) -> None:
+        at = self._loop.time() + seconds
+        if self._timer is None or at < self._at:
+            self.close()
+            self._at = at
+            self._timer = self._loop.call_at(at, self._event.set)
+
+
 class Incoming:
     """Takes the streams of other devices: the `Streams` service."""
 
     def __init__(self, driver: Driver, device: str) -> None:
         self._driver = driver
         self._device = device
-        self._acks: dict[tuple[str, str], asyncio.Event] = {}
+        self._acks: dict[tuple[str, str], _Due] = {}
         self._closing = asyncio.Event()
 
     def close(self) -> None:
@@ -188,9 +239,9 @@ class Incoming:
 
     def acknowledge(self, workflow: str, device: str) -> None:
         """Send an acknowledgement to a device now."""
-        event = self._acks.get((workflow, device))
-        if event is not None:
-            event.set()
+        due = self._acks.get((workflow, device))
+        if due is not None:
+            due.now()
 
     async def _stream(
         self, _: Any, context: grpc.aio.ServicerContext[bytes, pb.StreamReply]
@@ -211,9 +262,9 @@ class Incoming:
         session = flow.links.receiver(hello.sender).open(hello.sender_epoch, hello.oldest)
         key = flow.workflow, hello.sender
         superseded = self._acks.get(key)
-        due = self._acks[key] = asyncio.Event()
+        due = self._acks[key] = _Due()
         if superseded is not None:
-            superseded.set()
+            superseded.now()
         try:
             await context.write(
                 pb.StreamReply(
@@ -226,6 +277,7 @@ class Incoming:
                 self._until_closed(),
             )
         finally:
+            due.close()
             if self._acks.get(key) is due:
                 del self._acks[key]
 
@@ -258,14 +310,14 @@ class Incoming:
         flow: Flow,
         sender: str,
         session: int,
-        due: asyncio.Event,
+        due: _Due,
     ) -> None:
         while (data := await context.read()) is not grpc.aio.EOF:
             now = self._driver.now()
             first, frames = codec.decode(data, now)
             flow.receive(sender, session, first, frames, now)
             self._driver.changed()
-            due.set()
+            due.received(len(frames), len(data))
 
     async def _acknowledge(
         self,
@@ -273,13 +325,10 @@ class Incoming:
         flow: Flow,
         sender: str,
         session: int,
-        due: asyncio.Event,
+        due: _Due,
     ) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ACK_EVERY_S):
-                    await due.wait()
-            due.clear()
+            await due.wait()
             if not flow.links.receiver(sender).is_current(session):
                 raise Fenced("a stream is cut off", why="a newer one of the same sender took over")
             await context.write(pb.StreamReply(ack=_ack(flow, sender)))

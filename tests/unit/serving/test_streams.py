@@ -72,11 +72,9 @@ class Stream(RuleBasedStateMachine):
     @rule()
     def deliver(self) -> None:
         first, frames = self.forth.popleft()
-        for number, one in enumerate(frames, first):
-            if self.receiver.is_new(self.session, number, one):
-                self.receiver.hold(one)
-                self.taken.append(one)
-                self.in_care.append(one)
+        for one in self.receiver.take(self.session, first, frames):
+            self.taken.append(one)
+            self.in_care.append(one)
         self._acknowledge()
 
     @precondition(lambda self: self.back)
@@ -223,18 +221,19 @@ def test_an_older_sender_and_an_older_call_are_fenced_off() -> None:
         receiver.open(1, 1)
     receiver.open(2, 1)
     with pytest.raises(Fenced):
-        receiver.is_new(first, 1, frame(1))
+        receiver.take(first, 1, [frame(1)])
 
 
 def test_a_gap_and_a_broken_window_are_refused() -> None:
     receiver = Receiver(Window(1, 10_000))
     session = receiver.open(1, 1)
     with pytest.raises(TiermeshError, match="frame 1 is due"):
-        receiver.is_new(session, 2, frame(2))
-    receiver.hold(frame(1))
+        receiver.take(session, 2, [frame(2)])
+    receiver.take(session, 1, [frame(1)])
     with pytest.raises(TiermeshError, match="window of s is closed"):
-        receiver.is_new(session, 2, frame(2))
-    assert receiver.is_new(session, 2, frame(2, kind=Kind.CONFIRM))
+        receiver.take(session, 2, [frame(2)])
+    assert receiver.next == 2, "nothing of a refused message is taken"
+    assert receiver.take(session, 2, [frame(2, kind=Kind.CONFIRM)])
 
 
 def test_an_acknowledgement_of_what_was_not_sent_is_refused() -> None:
