@@ -24,7 +24,7 @@ from tiermesh.documents.problem import BatchTime, ProblemProfile, Serverless
 PARTS: Final = (0.0, 0.5, 1.0)
 """Timeouts that are tried, in times of a full batch."""
 FUNCTION_PARTS: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-FOLLOWED: Final = 1_500
+FOLLOWED: Final = 1_000
 ROUNDS: Final = 4
 KEPT: Final = 4
 """Settings of one profile at a level, evenly along what is left of them."""
