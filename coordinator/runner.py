@@ -31,6 +31,7 @@ from coordinator.distributing import Distribution
 from coordinator.files import parse_workflow, read_workflow
 from coordinator.fleet import Desired, Fleet, apply, events, is_news
 from coordinator.fleet.file import FleetFile
+from coordinator.fleet.liveness import TIMING, Timing
 from coordinator.fleet.state import Catalogue, Device
 from coordinator.journal import Entry, Journal
 from coordinator.planning.snapshot import Snapshot, snapshot
@@ -509,6 +510,7 @@ class Mesh:
         auto_replan: bool = True,
         options: Options | None = None,
         policy: Policy = DEFAULT,
+        timing: Timing = TIMING,
         source_bytes: dict[str, float] | None = None,
         interval_s: float = 0.25,
         told: Callable[[Observed], None] = lambda _observed: None,
@@ -517,7 +519,8 @@ class Mesh:
         """Keep workflows served: `await mesh.keep([workflow]).run()` works until it is cancelled.
 
         Devices are watched at `interval_s`; `told` gets every sample. Without `auto_replan` a reason to plan
-        again is only recorded. `source_bytes` is as in `plan`.
+        again is only recorded. `timing` says when a device is given up, `policy` when to plan again. `source_bytes`
+        is as in `plan`.
         """
         from coordinator.keeping import Keeping
 
@@ -527,6 +530,7 @@ class Mesh:
             auto_replan=auto_replan,
             options=options,
             policy=policy,
+            timing=timing,
             source_bytes=source_bytes,
             interval_s=interval_s,
             told=told,

@@ -24,10 +24,11 @@ class Upper:
 class AgentProcess:
     """An agent's process; its data folder is `folder` / data."""
 
-    def __init__(self, folder: Path, name: str, tier: str) -> None:
+    def __init__(self, folder: Path, name: str, tier: str, *, price: float = 0.01) -> None:
         self.folder = folder
         self.name = name
         self.tier = tier
+        self.price = price
         self.port = wire.free_port()
         self.process: asyncio.subprocess.Process | None = None
 
@@ -37,7 +38,7 @@ class AgentProcess:
 
     async def start(self) -> None:
         words = ["run", "--no-announce", "--state", self.folder, "--name", self.name]
-        words += ["--tier", self.tier, "--port", self.port, "--threads", 1, "--price", 0.01]
+        words += ["--tier", self.tier, "--port", self.port, "--threads", 1, "--price", self.price]
         path = os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "proto")])
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", RUN_AGENT, *map(str, words)),

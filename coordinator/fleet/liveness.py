@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from coordinator.fleet.lifecycle import DeviceState
 
@@ -34,6 +35,9 @@ class Timing:
     hold_s: float = 5.0
     hold_max_s: float = 300.0
     forgiven_after_s: float = 600.0
+
+
+TIMING: Final = Timing()
 
 
 class Standing(StrEnum):

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.files import parse_workflow
+from coordinator.fleet.liveness import Timing
 from coordinator.keeping.listening import Listening
 from coordinator.keeping.workflow import MEASURE_S, Kept
 from coordinator.planning import Options
@@ -39,6 +40,7 @@ class Keeping:
         auto_replan: bool,
         options: Options | None,
         policy: Policy,
+        timing: Timing,
         source_bytes: dict[str, float] | None,
         interval_s: float,
         told: Callable[[Observed], None],
@@ -49,6 +51,7 @@ class Keeping:
         self._mesh = mesh
         self._told = told
         self._interval_s = interval_s
+        self._timing = timing
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._kept: dict[str, Kept] = {}
         self._keep = partial(
@@ -67,7 +70,9 @@ class Keeping:
 
         A workflow that does not run yet is planned and applied first. One that an operator rolls out is kept, too.
         """
-        listening = Listening(self._mesh, interval_s=self._interval_s, told=self._take)
+        listening = Listening(
+            self._mesh, interval_s=self._interval_s, told=self._take, timing=self._timing
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 for workflow in self._wanted:

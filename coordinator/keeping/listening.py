@@ -30,7 +30,6 @@ LOOK_S: Final = 0.1
 PROBE_S: Final = 0.1
 """Between two attempts to connect to a device whose stream has broken."""
 PROBE_TIMEOUT_S: Final = 1.0
-TIMING: Final = Timing()
 WHO: Final = "coordinator"
 _GONE: Final = (DeviceState.LEFT, DeviceState.DISCOVERED)
 
@@ -56,7 +55,7 @@ class Listening:
         *,
         interval_s: float,
         told: Callable[[Observed], None],
-        timing: Timing = TIMING,
+        timing: Timing,
     ) -> None:
         self._mesh = mesh
         self._interval_s = interval_s

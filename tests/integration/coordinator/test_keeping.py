@@ -96,9 +96,8 @@ def ended(fleet):
 
 
 @pytest.fixture
-async def keep(open_mesh, serve, agents, tmp_path, monkeypatch):
+async def keep(open_mesh, serve, agents, tmp_path):
     """Starts the agents and keeps the workflow on them."""
-    monkeypatch.setattr("coordinator.keeping.listening.TIMING", BRISK)
     path = tmp_path / "read.yaml"
     path.write_text(WORKFLOW)
 
@@ -110,7 +109,7 @@ async def keep(open_mesh, serve, agents, tmp_path, monkeypatch):
             await mesh.discover([a.address for a in agents], browse=False)
             workflow = await mesh.read_workflow(path)
             await mesh.profile(workflow)
-            keeping = mesh.keep([workflow], policy=QUICK, interval_s=0.1, **options)
+            keeping = mesh.keep([workflow], policy=QUICK, timing=BRISK, interval_s=0.1, **options)
             task = asyncio.create_task(keeping.run())
             try:
                 yield Kept(mesh, keeping)
