@@ -92,11 +92,10 @@ def test_a_choice_names_what_is_allowed():
 
 
 def test_waiting_for_a_source_that_never_ends():
-    def workflow(source):
-        return parse_workflow(
-            "{workflow: w, stages: {a: {source: files, path: in, rate: 1/s%s},"
-            " b: {sink: jsonl, path: out, from: a}}}" % source
-        )
+    def workflow(more):
+        source = "a: {source: files, path: in, rate: 1/s" + more + "}"
+        sink = "b: {sink: jsonl, path: out, from: a}"
+        return parse_workflow("{workflow: w, stages: {" + source + ", " + sink + "}}")
 
     _check_ends(workflow(""))
     _check_ends(workflow(", repeat: true, count: 9"))
