@@ -39,12 +39,16 @@ def register(commands: Commands) -> None:
         ),
     )
     add_mesh_options(parser)
-    parser.set_defaults(needs_mesh=lambda args: not args.offline)
+    parser.set_defaults(needs_mesh=_asks_devices)
     parser.add_argument(
         "--expect", type=arguments.count, metavar="N", help="wait for N devices; fail without"
     )
     parser.add_argument("--offline", action="store_true", help="only what the journal knows")
     parser.add_argument("--forget", action="append", default=[], metavar="NAME", help="take it out")
+
+
+def _asks_devices(args: argparse.Namespace) -> bool:
+    return not args.offline
 
 
 def _devices(args: argparse.Namespace, output: Output) -> int:

@@ -6,7 +6,7 @@ Progress and errors go to standard error, so that standard output can be piped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 import msgspec
 from rich.console import Console
@@ -52,7 +52,7 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def console_elsewhere(
-    file: TextIO, *, terminal: bool, size: tuple[int, int], environment: Mapping[str, str]
+    file: IO[str], *, terminal: bool, size: tuple[int, int], environment: Mapping[str, str]
 ) -> Console:
     """A console as it would be in another process, whose `size` is in columns and lines."""
     return Console(

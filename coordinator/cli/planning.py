@@ -63,8 +63,13 @@ def _register_plan(commands: Commands) -> None:
     add_workflow_options(parser)
     add_variants_option(parser)
     add_mesh_options(parser)
-    # A problem file is solved where the command is typed.
-    parser.set_defaults(needs_mesh=lambda args: args.problem.suffix in SUFFIXES)
+    parser.set_defaults(needs_mesh=_is_of_workflow)
+
+
+def _is_of_workflow(args: argparse.Namespace) -> bool:
+    """Whether a workflow is planned; a problem file needs no mesh, and is solved where the command is typed."""
+    problem: Path = args.problem
+    return problem.suffix in SUFFIXES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,12 @@ import asyncio
 import io
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from coordinator import config
 from coordinator.cli.mesh import STANDING
@@ -32,11 +33,14 @@ from tiermesh import limits
 from tiermesh.errors import Unsupported
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from coordinator.commands.listening import Voice
     from coordinator.runner import Mesh
 
 T = TypeVar("T")
-Stream = Literal["out", "err"]
+Stream: TypeAlias = Literal["out", "err"]
+_STREAMS: Final[tuple[Stream, Stream]] = ("out", "err")
 
 
 def needs_mesh(args: argparse.Namespace) -> bool:
@@ -98,7 +102,7 @@ class StandingCoordinator:
         context = copy_context()
         context.run(STANDING.set, command)
         typed = asyncio.get_running_loop().run_in_executor(
-            self._threads, context.run, self._typed, wanted, voice
+            self._threads, lambda: context.run(self._typed, wanted, voice)
         )
         try:
             return await asyncio.shield(typed)
@@ -110,24 +114,21 @@ class StandingCoordinator:
         # The command line imports this module.
         from coordinator.cli import build_parser, finish
 
-        terminal = wanted.terminal
-        size = (terminal.columns, terminal.lines)
-        consoles = [
-            console_elsewhere(
-                _Wire(voice, stream), terminal=is_one, size=size, environment=terminal.environment
-            )
-            for stream, is_one in (("out", terminal.out), ("err", terminal.err))
-        ]
         try:
             args = build_parser().parse_args(wanted.words)
         except SystemExit as error:
             return int(error.code or 0)
         _resolve(args, Path(wanted.folder))
-        output = Output(json=args.json, console=consoles[0], progress=consoles[1])
+        console, progress = (_console(wanted.terminal, voice, stream) for stream in _STREAMS)
+        output = Output(json=args.json, console=console, progress=progress)
         if not needs_mesh(args):
             output.error(Unsupported("this command is not one for a coordinator at work"))
             return 2
-        return finish(args, output)
+        try:
+            return finish(args, output)
+        except Exception:  # noqa: BLE001 - as in a process of its own: its traceback, and exit code 1
+            progress.file.write(traceback.format_exc())
+            return 1
 
 
 class _Command:
@@ -137,7 +138,7 @@ class _Command:
         self.mesh = mesh
         self._variants = variants
         self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Future[object] | None = None
+        self._task: asyncio.Future[Any] | None = None
         self._interrupted = False
 
     def check(self, args: argparse.Namespace) -> None:
@@ -187,6 +188,15 @@ class _Command:
             task.cancel()
 
 
+def _console(terminal: Terminal, voice: Voice, stream: Stream) -> Console:
+    return console_elsewhere(
+        cast("IO[str]", _Wire(voice, stream)),
+        terminal=terminal.out if stream == "out" else terminal.err,
+        size=(terminal.columns, terminal.lines),
+        environment=terminal.environment,
+    )
+
+
 class _Wire(io.TextIOBase):
     """What is written here is printed by the client."""
 
@@ -206,5 +216,5 @@ def _resolve(args: argparse.Namespace, folder: Path) -> None:
         if isinstance(value, Path):
             setattr(args, name, folder / value)
         elif isinstance(value, list):
-            given: list[object] = value
+            given = cast("list[object]", value)
             setattr(args, name, [folder / v if isinstance(v, Path) else v for v in given])

@@ -134,8 +134,6 @@ class _Client:
 
     async def serve(self, *, full: bool) -> None:
         """Carry the client's command out, unless it may not or cannot be."""
-        if not _same_user(self._writer):
-            return
         try:
             async with asyncio.timeout(ASK_S):
                 ask = await read_from_client(self._reader)
@@ -143,7 +141,7 @@ class _Client:
             return
         if not isinstance(ask, Ask):
             return
-        refusal = _refusal(ask, full=full)
+        refusal = _refusal(ask, self._writer, full=full)
         answer = Refuse(refusal.to_dict()) if refusal else End(await self._until_end(ask))
         self._voice.send(answer)
         with contextlib.suppress(ConnectionError):
@@ -164,7 +162,13 @@ class _Client:
         return INTERRUPTED if work.cancelled() else work.result()
 
 
-def _refusal(ask: Ask, *, full: bool) -> TiermeshError | None:
+def _refusal(ask: Ask, writer: asyncio.StreamWriter, *, full: bool) -> TiermeshError | None:
+    if not _same_user(writer):
+        return Unsupported(
+            "the coordinator at work is another user's",
+            why="it takes commands of its own user only",
+            fix="Run the command as that user",
+        )
     if ask.version != VERSION:
         return Unsupported(
             f"the coordinator at work is of version {VERSION}, and this command of {ask.version}",

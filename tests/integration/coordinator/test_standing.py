@@ -226,5 +226,5 @@ async def test_another_user_is_not_served(tmp_path, show, monkeypatch):
 
     monkeypatch.setattr(listening_module.os, "geteuid", lambda: os.getuid() + 1)
     async with listening(tmp_path, never):
-        with pytest.raises(TiermeshError, match="ended before this command was done"):
+        with pytest.raises(Unsupported, match="is another user's"):
             await ask(tmp_path, Ask(version=VERSION), show)
