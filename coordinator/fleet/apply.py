@@ -380,8 +380,9 @@ def _way_back(fleet: Fleet, closed: Rollout) -> list[Running]:
     if closed.purpose == "rollback":
         there = [i for i, r in enumerate(way) if (r.plan, r.workflow_digest) == new]
         return way[: there[-1]] if there else way
-    same = before is None or (before.plan, before.workflow_digest) == new
-    if same or closed.purpose == "restore":
+    if before is None or closed.purpose == "restore":
+        return way
+    if (before.plan, before.workflow_digest) == new:
         return way
     return [*way, before][-WAY_BACK:]
 

@@ -220,7 +220,7 @@ async def test_a_coordinator_killed_after_each_event_of_a_rollout_finishes_or_un
         assert (await mesh.apply(plans[0], run="one")).outcome is Outcome.COMMITTED
         await confirmed_beyond(mesh, "one", RATE)
     victims = Victims(ladder_folder, state, agents)
-    ends = []
+    ends, number, code = [], 0, None
     try:
         for number in range(1, 20):
             await victims.start(number)
