@@ -27,6 +27,7 @@ COMMAND_MODULES: Final = (
     "coordinator.cli.drain",
     "coordinator.cli.run",
     "coordinator.cli.status",
+    "coordinator.cli.artifacts",
     "coordinator.cli.events",
     "coordinator.cli.variants",
     "coordinator.cli.batching",

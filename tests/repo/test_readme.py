@@ -63,6 +63,7 @@ ON_A_MESH: Final = {
     APPLY: f"--mesh {MESH}",
     "coordinator status": "",
     "coordinator events": "",
+    "coordinator artifacts": f"--mesh {MESH}",
     PLAN_IN_A_SCRIPT: f"--mesh {MESH}",
     f"{APPLY} --json": f"--mesh {MESH}",
 }
