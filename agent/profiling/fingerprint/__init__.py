@@ -75,7 +75,9 @@ def take(
         ),
         runtimes=_tried("runtimes", runtimes.describe, []),
         modules=_tried("modules", modules.probe, {}),
-        interfaces=_tried("network", lambda: network.probe(at.sys, network.addresses()), []),
+        interfaces=_tried(
+            "network", lambda: network.probe(at.sys, network.addresses_with_networks()), []
+        ),
         power=_tried("power", lambda: power.supply(at.sys), "unknown"),
         temperature_sensors=_tried("temperature", lambda: power.temperature_sensors(at.sys), []),
         threads=threads or len(os.sched_getaffinity(0)),

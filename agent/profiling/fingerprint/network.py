@@ -17,7 +17,13 @@ _UP: Final = ("up", "unknown")
 
 
 def addresses() -> dict[str, list[str]]:
-    """The IP addresses of every interface by its name, each with the length of its network: ``10.0.0.5/24``."""
+    """The IP addresses of every interface by its name."""
+    known = addresses_with_networks()
+    return {name: [one.partition("/")[0] for one in found] for name, found in known.items()}
+
+
+def addresses_with_networks() -> dict[str, list[str]]:
+    """As `addresses`, each with the length of its network: ``10.0.0.5/24``."""
     import ifaddr
 
     return {
