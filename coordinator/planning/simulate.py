@@ -4,8 +4,8 @@ One compute lane per device, shared by its replicas. A replica's batch may start
 `batch_size` items wait or the oldest has waited `batch_timeout`; among replicas that may start, the one whose oldest
 item came first goes. Functions are never busy: there is a server for each batch, and some have to start. A request
 carries as many items to a stage as the edges' ratios say; none ends it there. Batch times and numbers of items are
-drawn from what was measured (`spread`, `items_seen`). Chance is a seeded generator: the same plan, load and seed give
-the same figures.
+drawn from what was measured (`spread`, `items_seen`), and lanes are dealt as request ids do it. Chance is a seeded
+generator: the same plan, load and seed give the same figures.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from coordinator.planning.instance import carried
 from coordinator.planning.network import Network
 from coordinator.planning.requests import Requests
 from coordinator.planning.spread import Curve, at, curve
+from tiermesh import ids
 from tiermesh.documents.plan import Lane, Plan, Replica
 from tiermesh.documents.problem import BatchTime, Problem, ProblemEdge, Serverless
 from tiermesh.documents.workflow import PERCENTILES
@@ -143,6 +144,7 @@ class _Simulation:
         self.times = _Times(problem)
         self.requests = Requests.of(problem, plan.rate_rps * load.scale)
         self.random = random.Random(load.seed)  # noqa: S311 - a model of traffic, not a secret
+        self.start = self.random.random()
         terms = {d.name: d.serverless for d in problem.devices}
         used = dict.fromkeys(r.device for r in plan.replicas)
         self.servers = {name: _Server(terms.get(self.entry.get(name, ""))) for name in used}
@@ -222,7 +224,7 @@ class _Simulation:
 
     def _on_born(self, clock: float, what: tuple[int, list[float]]) -> None:
         index, ends = what
-        at = bisect.bisect_left(ends, self.random.random() * ends[-1])
+        at = bisect.bisect_left(ends, (self.start + index * ids.GOLDEN) % 1.0 * ends[-1])
         lane = self.plan.lanes[min(at, len(ends) - 1)]
         request = self._request(index, clock, lane)
         if request is None:

@@ -17,6 +17,11 @@ DEFAULT_MESH: Final = "default"
 
 NAME_PATTERN: Final = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.NAME_CHARS - 1}}}$"
 
+GOLDEN: Final = 0.6180339887498949
+"""Between positions of requests in a row: of all steps the one whose multiples lie most evenly in [0, 1)."""
+_POSITION_BITS: Final = 56
+_STEP: Final = int(GOLDEN * (1 << _POSITION_BITS)) | 1
+
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 
 
@@ -54,13 +59,17 @@ def is_digest(text: str) -> bool:
 
 
 def request_id(workflow: str, run: str, index: int) -> str:
-    """The id of the `index`-th request of a run: 32 hex digits.
+    """The id of the `index`-th request of a run: 32 hex digits, the first 14 of which are its position.
 
     Every source of a workflow gives the same id to the same index, so that inputs of a join that come
-    from different sources meet.
+    from different sources meet. Positions are a Weyl sequence from a start of each run: any few
+    requests in a row fall on lanes as their shares say, which chance would do only in the long run.
     """
+    start = hashlib.blake2b(f"{workflow}\0{run}".encode(), digest_size=_POSITION_BITS // 8)
+    at = (int.from_bytes(start.digest()) + index * _STEP) % (1 << _POSITION_BITS)
     text = f"{workflow}\0{run}\0{index}".encode()
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+    rest = hashlib.blake2b(text, digest_size=16 - _POSITION_BITS // 8)
+    return f"{at:014x}{rest.hexdigest()}"
 
 
 def position(request: str) -> float:

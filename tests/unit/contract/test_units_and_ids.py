@@ -41,10 +41,20 @@ def test_request_ids_are_stable_and_fall_in_the_unit_interval(
     assert 0 <= ids.position(request) < 1
 
 
-def test_requests_spread_over_the_lanes_in_proportion() -> None:
-    positions = [ids.position(ids.request_id("w", "r", i)) for i in range(20_000)]
-    share = sum(p < 0.23 for p in positions) / len(positions)
-    assert share == pytest.approx(0.23, abs=0.01)
+@given(st.text(), st.floats(0.05, 0.95), st.integers(0, 10**12), st.integers(1, 5))
+def test_any_few_requests_in_a_row_fall_on_the_lanes_in_proportion(
+    run: str, share: float, first: int, every: int
+) -> None:
+    """`every` is how many devices make a source's requests in turn."""
+    indices = range(first, first + 100 * every, every)
+    positions = [ids.position(ids.request_id("w", run, i)) for i in indices]
+    assert sum(p < share for p in positions) == pytest.approx(100 * share, abs=6)
+
+
+def test_runs_begin_at_places_of_their_own() -> None:
+    starts = {ids.position(ids.request_id("w", f"run-{i}", 0)) for i in range(100)}
+    assert len(starts) == 100
+    assert 0.3 < sum(starts) / 100 < 0.7
 
 
 def test_equal_values_have_equal_digests_whatever_their_order() -> None:
