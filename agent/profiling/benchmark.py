@@ -3,8 +3,8 @@
 The request comes on standard input, the answers go to what was standard output. Stage code gets
 the standard error stream for both, so nothing that it prints can end up among the answers.
 
-The time of a batch of b items is all that the device spends on them: the model's run, and each
-item's share of preparing and finishing its request.
+The time of a batch of b items is all that the device spends on b items as they come: the model's
+run, or one run for each of their shapes, and each item's share of preparing and finishing its request.
 
 A device that serves rests between batches: its processor slows down, and others use its caches. So
 it rests for `PAUSE_S` before each repeat here as well; back to back, small models are up to 1.6
@@ -163,8 +163,9 @@ class Benchmark:
             if sample.items:
                 shares += [carried / len(sample.items)] * len(sample.items)
                 carried = 0.0
-            all_seen = len(per_request.seconds) >= len(samples)
-            if all_seen and (self._enough(per_request) or time.perf_counter() > ends_at):
+            all_seen = len(per_request.seconds) % len(samples) == 0
+            is_enough = self._enough(per_request, len(samples))
+            if all_seen and (is_enough or time.perf_counter() > ends_at):
                 return shares
         raise AssertionError("cycle ended")
 
@@ -183,25 +184,31 @@ class Benchmark:
         if self._takes(size) * (1 + self.ask.min_repeats) > budget.left:
             self._say(budget, f"{what}: left out, there is no time for it")
             return
-        batches = _rotating([item for sample in samples for item in sample.items], size)
-        share_of = itertools.cycle(shares)
-        inference.infer(next(batches)[1])
+        items = [item for sample in samples for item in sample.items]
+        batches, share_of = _rotating(items, size), itertools.cycle(shares)
+        _run(inference, next(batches)[1])
         timed, said = Samples(), time.perf_counter()
-        while not self._enough(timed) and (not timed.seconds or time.perf_counter() < ends_at):
-            stratum, batch = next(batches)
+        while not timed.seconds or (
+            time.perf_counter() < ends_at and not self._enough(timed, len(items))
+        ):
+            first, batch = next(batches)
             self._rest()
             begun = self._clock.now()
-            inference.infer(batch)
+            _run(inference, batch)
             seconds = self._clock.now() - begun
-            timed.add(seconds + sum(itertools.islice(share_of, size)), stratum)
+            timed.add(seconds + sum(itertools.islice(share_of, size)), first)
             if time.perf_counter() - said > _PROGRESS_SECONDS:
                 said = time.perf_counter()
                 self._say(budget, f"{what}: {_so_far(timed)}")
+        timed = timed.whole_rounds(len(items))
         self._say(budget, f"{what}: {_so_far(timed)}")
         self._points.append(_point(timed, size, threads, self._peak()))
 
-    def _enough(self, timed: Samples) -> bool:
-        ask = self.ask
+    def _enough(self, timed: Samples, round_length: int) -> bool:
+        """At the end of a round, in which every item or request has had its turn; or it is too much."""
+        ask, taken = self.ask, len(timed.seconds)
+        if taken % round_length and taken < ask.max_repeats:
+            return False
         return timed.enough(Rule(ask.interval, ask.min_repeats, ask.max_repeats))
 
     def _takes(self, size: int) -> float:
@@ -245,18 +252,16 @@ def _samples(inference: Inference) -> tuple[list[_Sample], float]:
     return samples, sum(sizes) / len(sizes)
 
 
-def _rotating(items: Sequence[Item], size: int) -> Iterator[tuple[int, list[Item]]]:
-    """Batches of one shape each, with the number of the shape.
-
-    Each item in turn begins one, so shapes come as often as they are.
-    """
-    groups = list(by_shape(items))
-    shape_of = {index: shape for shape, group in enumerate(groups) for index in group}
+def _rotating(items: Sequence[Item], size: int) -> Iterator[tuple[int, list[list[Item]]]]:
+    """Batches of neighbouring items by shape, each with the number of its first item; each item in turn is one."""
     for first in itertools.cycle(range(len(items))):
-        shape = shape_of[first]
-        group = groups[shape]
-        at = group.index(first)
-        yield shape, [items[group[(at + i) % len(group)]] for i in range(size)]
+        batch = [items[(first + i) % len(items)] for i in range(size)]
+        yield first, [[batch[i] for i in group] for group in by_shape(batch)]
+
+
+def _run(inference: Inference, batch: Sequence[Sequence[Item]]) -> None:
+    for alike in batch:
+        inference.infer(alike)
 
 
 def _point(timed: Samples, size: int, threads: int, peak_memory_bytes: int) -> Point:

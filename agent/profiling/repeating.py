@@ -62,6 +62,14 @@ class Samples:
         n = len(self.seconds)
         return n >= rule.max_repeats or (n >= rule.min_repeats and self.interval <= rule.interval)
 
+    def whole_rounds(self, length: int) -> Samples:
+        """Those of whole rounds of `length` strata, so that none counts more than another; all, before one is whole."""
+        rounds = len(self.seconds) // length
+        whole = Samples()
+        for index, seconds in enumerate(self.seconds[: rounds * length or None]):
+            whole.add(seconds, index % length)
+        return whole
+
     def distribution(self) -> Seconds:
         """The mean and the percentiles."""
         ordered = sorted(self.seconds)

@@ -79,3 +79,13 @@ def test_one_sample_says_nothing_of_its_spread() -> None:
 def test_t_is_students(freedom: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+
+
+def test_a_round_that_was_cut_off_does_not_count() -> None:
+    """Short lines are measured as often as long ones."""
+    samples = Samples()
+    for index in range(8):
+        samples.add((1.0, 2.0, 6.0)[index % 3], index % 3)
+    whole = samples.whole_rounds(3)
+    assert (len(whole.seconds), whole.mean) == (6, pytest.approx(3.0))
+    assert samples.whole_rounds(9).seconds == samples.seconds, "where there is nothing else"
