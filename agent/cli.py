@@ -129,16 +129,15 @@ async def _print_status(address: str, *, insecure_lan: bool, json: bool) -> None
     import grpc.aio
     from google.protobuf.json_format import MessageToDict
 
-    from tiermesh.v1 import device_pb2, device_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+    from agent.control import look
+    from tiermesh.v1 import device_pb2, device_pb2_grpc
 
     async with wire.channel(address, insecure_lan=insecure_lan) as channel:
         try:
             described = await device_pb2_grpc.DeviceStub(channel).Describe(
                 device_pb2.DescribeRequest(protocol_version=PROTOCOL_VERSION), timeout=5
             )
-            watch = telemetry_pb2_grpc.TelemetryStub(channel).Watch(telemetry_pb2.WatchRequest())
-            sample = await anext(aiter(watch))
-            watch.cancel()
+            sample = await look(channel, described.device_id)
         except grpc.aio.AioRpcError as error:
             raise wire.raised_by(error, f"the agent at {address}") from None
     fields = MessageToDict(sample, preserving_proto_field_name=True)

@@ -19,6 +19,7 @@ from tiermesh import ids, limits, wire
 from tiermesh.documents.reading import Document, decode_json, encode_json
 from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument, StorageFull, TiermeshError
+from tiermesh.session import Tenure
 
 _FILE: Final = "identity.json"
 _LOCK: Final = "lock"
@@ -40,6 +41,8 @@ class _Kept(Document, kw_only=True, frozen=True):
     control_port: Port
     data_port: Port
     worker_epoch: Annotated[int, Meta(ge=0)] = 0
+    control_epoch: Annotated[int, Meta(ge=0)] = 0
+    coordinator: str = ""
 
 
 class Identity:
@@ -102,6 +105,16 @@ class Identity:
         """A number for the worker's next start, greater than all before; kept before it is used."""
         self._keep(replace(self._kept, worker_epoch=self._kept.worker_epoch + 1))
         return self._kept.worker_epoch
+
+    @property
+    def tenure(self) -> Tenure:
+        """The coordinator that this device obeys."""
+        return Tenure(self._kept.control_epoch, self._kept.coordinator)
+
+    def keep_tenure(self, tenure: Tenure) -> None:
+        """Obey this coordinator from now on, and after a restart, too."""
+        kept = replace(self._kept, control_epoch=tenure.epoch, coordinator=tenure.holder)
+        self._keep(kept)
 
     def close(self) -> None:
         """Let another agent have the folder."""

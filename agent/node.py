@@ -89,7 +89,18 @@ def commit(node: Node, workflow: str, generation: int) -> Node:
 
 
 def abort(node: Node, workflow: str, generation: int) -> Node:
-    """The state without a prepared generation; what runs is not touched."""
+    """The state without a prepared generation; what runs is not touched.
+
+    Raises:
+        StaleGeneration: it runs, so that who wants it gone must roll another out.
+    """
+    running = node.committed.get(workflow)
+    if running is not None and running.generation == generation:
+        raise StaleGeneration(
+            f"generation {generation} of {workflow} is not forgotten",
+            why="it runs here: it was committed before",
+            generation=generation,
+        )
     waiting = node.prepared.get(workflow)
     if waiting is None or waiting.generation != generation:
         return node

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -16,25 +17,27 @@ import grpc.aio
 
 from agent import discovery
 from agent.config import Config
+from agent.control import ControlService
 from agent.identity import Identity
 from agent.profiling import fingerprint as fingerprints
 from agent.profiling.service import ProfilingService
-from agent.rollout.activate import Activation, AssignmentFolder, RolloutService
+from agent.rollout.activate import Activation, AssignmentFolder
 from agent.rollout.artifacts import ArtifactsService
 from agent.rollout.collecting import Collector
+from agent.rollout.commands import Commands
 from agent.rollout.store import Store
 from agent.serving.supervisor import WorkerSettings, WorkerSupervisor
-from agent.telemetry import EventLog, TelemetryService
+from agent.telemetry import EventLog, Sampler
 from tiermesh import PROTOCOL_VERSION, __version__, wire
 from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.reading import encode_json
 from tiermesh.errors import TiermeshError
 from tiermesh.v1 import (
+    control_pb2_grpc,
     device_pb2,
     device_pb2_grpc,
     profiling_pb2_grpc,
     rollout_pb2_grpc,
-    telemetry_pb2_grpc,
 )
 
 log = logging.getLogger(__name__)
@@ -150,11 +153,20 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     activation = Activation(
         identity.device_id, assignments, supervisor, store.has, stopped=artifacts.collect_soon
     )
-    telemetry = TelemetryService(
-        clock=time.time,
-        events=events,
-        generations=lambda: activation.node.generations,
-        fill=supervisor.fill,
+    commands = Commands(activation)
+    stack.push_async_callback(commands.close)
+    sampler = Sampler(
+        clock=time.time, generations=lambda: activation.node.generations, fill=supervisor.fill
+    )
+    control = ControlService(
+        identity.device_id,
+        commands,
+        events,
+        sampler.sample,
+        tenure=identity.tenure,
+        keep_tenure=identity.keep_tenure,
+        boot=uuid.uuid4().hex,
+        clock=time.monotonic,
     )
     server = wire.server()
     device_pb2_grpc.add_DeviceServicer_to_server(
@@ -164,12 +176,11 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         ProfilingService(identity.device_id, fingerprint, store), server
     )
     rollout_pb2_grpc.add_ArtifactsServicer_to_server(artifacts, server)
-    rollout_pb2_grpc.add_RolloutServicer_to_server(RolloutService(activation), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
+    control_pb2_grpc.add_ControlServicer_to_server(control, server)
     port = wire.bind(server, config.host, identity.control_port, insecure_lan=config.insecure_lan)
     await server.start()
     stack.push_async_callback(server.stop, 1.0)
-    stack.callback(telemetry.stop)
+    stack.callback(control.stop)
     for failure in await activation.resume():
         events.add("resume-failed", failure)
         log.error("cannot resume %s", failure)

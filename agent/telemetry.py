@@ -5,37 +5,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
-
-import grpc.aio
+from typing import Final
 
 from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2 as pb
-from tiermesh.v1 import telemetry_pb2_grpc
 
-KEPT_EVENTS: Final = 256
+DROPPED: Final = "events-dropped"
 
 
 class EventLog:
-    """The last events of the device, numbered, so that each watcher gets each of them once."""
+    """The last events of the device, numbered from its start. `on_add` is called after each."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._events: deque[pb.DeviceEvent] = deque(maxlen=KEPT_EVENTS)
+        self._events: deque[pb.DeviceEvent] = deque(maxlen=limits.DEVICE_EVENTS_KEPT)
         self._number = 0
+        self.on_add: Callable[[], None] = lambda: None
 
     def add(self, kind: str, text: str) -> None:
         """Note something that people should see."""
         self._number += 1
+        text = text[: limits.DEVICE_EVENT_CHARS]
         self._events.append(
-            pb.DeviceEvent(number=self._number, at=self._clock(), kind=kind, text=text[:1_000])
+            pb.DeviceEvent(number=self._number, at=self._clock(), kind=kind, text=text)
         )
+        self.on_add()
 
     def after(self, number: int) -> list[pb.DeviceEvent]:
-        """The events with a greater number that are still kept."""
-        return [event for event in self._events if event.number > number]
+        """The events with a greater number; where some are no longer kept, the first says how many."""
+        events = [event for event in self._events if event.number > number]
+        missing = events[0].number - number - 1 if events else 0
+        if missing:
+            events.insert(0, self._missing(events[0], missing))
+        return events
+
+    @staticmethod
+    def _missing(first: pb.DeviceEvent, count: int) -> pb.DeviceEvent:
+        text = f"{count} events before this are no longer kept: nobody took them"
+        return pb.DeviceEvent(number=first.number - 1, at=first.at, kind=DROPPED, text=text)
 
 
 class SystemGauges:
@@ -85,49 +94,29 @@ class SystemGauges:
         return {w[0]: int(w[1]) for w in words if len(w) > 1 and w[1].isdigit()}
 
 
-class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
-    """`tiermesh.v1.Telemetry`. `fill` adds what serving knows to a sample."""
+class Sampler:
+    """Samples of the device, each with the next number. `fill` adds what serving knows."""
 
     def __init__(
         self,
         *,
         clock: Callable[[], float],
-        events: EventLog,
         generations: Callable[[], Mapping[str, int]],
         fill: Callable[[pb.Sample], None],
         gauges: SystemGauges | None = None,
     ) -> None:
         self._clock = clock
-        self._events = events
         self._generations = generations
         self._fill = fill
         self._gauges = gauges or SystemGauges()
-        self._stopping = asyncio.Event()
+        self._number = 0
 
-    def stop(self) -> None:
-        """End all watches."""
-        self._stopping.set()
-
-    async def Watch(  # noqa: N802 - the name in the .proto
-        self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[pb.Sample]:
-        """A sample at once, then one per interval."""
-        interval = max(request.interval_ms, limits.TELEMETRY_INTERVAL_MIN_MS) / 1000
-        seen = number = 0
-        while not self._stopping.is_set():
-            number += 1
-            sample = await self.sample(number, seen)
-            seen = max((event.number for event in sample.events), default=seen)
-            yield sample
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), interval)
-
-    async def sample(self, number: int = 1, seen: int = 0) -> pb.Sample:
-        """The state of the device now, with the events after number `seen`."""
+    async def sample(self) -> pb.Sample:
+        """The state of the device now."""
+        self._number += 1
         sample = pb.Sample(
-            number=number,
+            number=self._number,
             at=self._clock(),
-            events=self._events.after(seen),
             generations=dict(self._generations()),
         )
         self._fill(sample)

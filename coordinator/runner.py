@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 from coordinator.catalogue import Ladders, accuracy_of, catalogue_of
 from coordinator.channels import Channels
+from coordinator.control import Sessions
 from coordinator.discovery import Describing, look_out, sighted, watching_zeroconf
 from coordinator.distributing import Distribution
 from coordinator.files import parse_workflow, read_workflow
@@ -41,7 +42,7 @@ from coordinator.pursuit import Pursuit
 from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.rollout.applying import Applied, Applying, Target
 from coordinator.rollout.rollouts import Rollouts, target_of
-from coordinator.telemetry import Observed, Watching
+from coordinator.telemetry import Observed, Watching, note
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.variant import Bundle, Variant
@@ -71,11 +72,18 @@ class Mesh:
         name: str,
         network: FleetFile,
         who: str,
+        read_only: bool,
         clock: Callable[[], float],
     ) -> None:
         self.fleet = fleet
         self.change = asyncio.Event()
         self.channels = channels
+        self.sessions = Sessions(
+            self,
+            lambda device, boot, said: note(self, device, boot, said),
+            insecure_lan=channels.insecure_lan,
+            observer=read_only,
+        )
         self.name = name
         self.network = network
         self.who = who
@@ -128,6 +136,7 @@ class Mesh:
                 name=name,
                 network=network or FleetFile(),
                 who=who or getpass.getuser(),
+                read_only=read_only,
                 clock=clock,
             )
             try:
@@ -138,7 +147,8 @@ class Mesh:
             await asyncio.to_thread(journal.close)
 
     async def close(self) -> None:
-        """Keep a snapshot and close all channels. `open` does it at the end of its context."""
+        """Keep a snapshot, and close all sessions and channels. `open` does it at the end of its context."""
+        await self.sessions.close()
         await self.channels.close()
         try:
             await self._in_thread(self._journal.save_snapshot, self.fleet, force=True)
@@ -542,4 +552,7 @@ class Mesh:
     ) -> AsyncGenerator[Observed]:
         """Telemetry of the devices, as it comes, for ever; what they report is recorded."""
         chosen = self.fleet.ready if devices is None else list(devices)
-        return Watching(self, self.channels, chosen, now=self.now, interval_s=interval_s).stream()
+        watching = Watching(
+            self, self.channels, self.sessions, chosen, now=self.now, interval_s=interval_s
+        )
+        return watching.stream()

@@ -7,20 +7,16 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-import grpc.aio
-
-from coordinator.channels import Channels, next_of
+from coordinator.channels import Channels
+from coordinator.control import Lost, Sessions
 from coordinator.describing import NoAnswer, describe
 from coordinator.fleet import events
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device
 from coordinator.pursuit import Recording
-from tiermesh import limits, wire
-from tiermesh.errors import TiermeshError
-from tiermesh.v1 import telemetry_pb2, telemetry_pb2_grpc
+from tiermesh import limits
+from tiermesh.v1 import telemetry_pb2
 
-SILENCE_INTERVALS: Final = 5
-"""A device that misses this many samples in a row is lost."""
 RETRY_S: Final = 0.5
 DESCRIBE_TIMEOUT_S: Final = 5.0
 RESTARTED: Final = "worker-restarted"
@@ -45,6 +41,7 @@ class Watching:
         self,
         keeper: Recording,
         channels: Channels,
+        sessions: Sessions,
         devices: Iterable[Device],
         *,
         now: Callable[[], float],
@@ -52,6 +49,7 @@ class Watching:
     ) -> None:
         self._keeper = keeper
         self._channels = channels
+        self._sessions = sessions
         self._devices = list(devices)
         self._now = now
         self._interval_ms = max(int(interval_s * 1_000), limits.TELEMETRY_INTERVAL_MIN_MS)
@@ -78,39 +76,17 @@ class Watching:
         self._arrived.set()
 
     async def _follow(self, device: Device) -> None:
-        while True:
-            why = await self._read(device)
-            self._tell(Observed(device, None, why))
-            await self._lost(device, why)
-            device = await self._found_again(device)
-
-    async def _read(self, device: Device) -> str:
-        """Pass samples on until the stream breaks; returns why it did."""
-        silence_s = SILENCE_INTERVALS * self._interval_ms / 1_000
-        try:
-            stub = telemetry_pb2_grpc.TelemetryStub(self._channels.to(device.address))
-            call = stub.Watch(telemetry_pb2.WatchRequest(interval_ms=self._interval_ms))
-            try:
-                while True:
-                    sample = await next_of(call, silence_s)
-                    if sample is None:
-                        return "it ended the stream"
-                    await self._note(device, sample)
-                    self._tell(Observed(device, sample))
-            finally:
-                call.cancel()
-        except TimeoutError:
-            return f"no sample for {silence_s:g} s"
-        except grpc.aio.AioRpcError as error:
-            return str(wire.raised_by(error, device.name))
-        except TiermeshError as error:
-            return str(error)
-
-    async def _note(self, device: Device, sample: telemetry_pb2.Sample) -> None:
-        known = self._keeper.fleet.devices.get(device.id)
-        # Numbers begin again with each start of an agent; times do not.
-        seen = known.last_event_at if known is not None else 0.0
-        await self._keeper.record(*(noted(device.id, e) for e in sample.events if e.at > seen))
+        session = self._sessions.to(device.id)
+        with session.listening(self._interval_ms) as listener:
+            while True:
+                news = await listener.next()
+                if isinstance(news, Lost):
+                    self._tell(Observed(device, None, news.why))
+                    await self._lost(device, news.why)
+                    await session.connected()
+                    device = await self._found_again(device)
+                else:
+                    self._tell(Observed(device, news))
 
     async def _lost(self, device: Device, why: str) -> None:
         known = self._keeper.fleet.devices.get(device.id)
@@ -122,15 +98,14 @@ class Watching:
     async def _found_again(self, device: Device) -> Device:
         """Wait until the device answers; it may have another data address now."""
         while True:
-            await asyncio.sleep(RETRY_S)
             fleet = self._keeper.fleet
             device = fleet.devices.get(device.id, device)
             key = next((k for k, s in fleet.sightings.items() if s.device == device.id), None)
             try:
                 answer = await describe(self._channels, device.address, DESCRIBE_TIMEOUT_S)
             except NoAnswer:
-                continue
-            if answer.device == device.id:
+                answer = None
+            if answer is not None and answer.device == device.id:
                 described = events.DeviceDescribed(
                     at=self._now(),
                     who=device.id,
@@ -142,17 +117,29 @@ class Watching:
                 )
                 await self._keeper.record(described)
                 return self._keeper.fleet.devices[device.id]
+            await asyncio.sleep(RETRY_S)
 
 
-def noted(device: str, said: telemetry_pb2.DeviceEvent) -> events.Event:
+async def note(keeper: Recording, device: str, boot: str, said: telemetry_pb2.DeviceEvent) -> None:
+    """Put what a device reported into the journal, once. `boot` names the start of its agent."""
+    known = keeper.fleet.devices.get(device)
+    if known is None or boot != known.noted_boot or said.number > known.noted_number:
+        await keeper.record(noted(device, boot, said))
+
+
+def noted(device: str, boot: str, said: telemetry_pb2.DeviceEvent) -> events.Event:
     """The event of what a device reported; its time is by the device's clock."""
     text = " ".join(said.text.split())[:1_000]
     if said.kind == RESTARTED:
-        return events.WorkerRestarted(at=said.at, who=device, device=device, text=text)
+        return events.WorkerRestarted(
+            at=said.at, who=device, device=device, boot=boot, number=said.number, text=text
+        )
     return events.DeviceNoted(
         at=said.at,
         who=device,
         device=device,
+        boot=boot,
+        number=said.number,
         note=said.kind[: limits.NAME_CHARS],
         text=text,
     )

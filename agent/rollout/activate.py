@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
-
-import grpc.aio
+from typing import Final, Protocol, TypeAlias
 
 from agent import node as nodes
 from agent.durable import write_whole
 from agent.errors import StateDamaged
 from agent.node import Node
-from tiermesh import wire
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import StorageFull, TiermeshError
-from tiermesh.v1 import rollout_pb2 as pb
-from tiermesh.v1 import rollout_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +146,14 @@ class Activation:
         return failures
 
     async def prepare(self, assignment: Assignment, report: Report) -> None:
-        """Prepare a generation beside what runs; on any error what runs is untouched."""
+        """Prepare a generation beside what runs; on any error what runs is untouched.
+
+        Asking again for what is prepared, or for what runs, changes nothing.
+        """
         async with self._lock:
+            waiting = self.node.prepared.get(assignment.workflow)
+            if assignment in (waiting, self.node.committed.get(assignment.workflow)):
+                return
             await self._prepare(assignment, report)
 
     async def commit(self, workflow: str, generation: int) -> None:
@@ -204,74 +205,5 @@ class Activation:
         self._stopped()
 
 
-_STEPS = {
-    "load": pb.PrepareEvent.STEP_LOAD,
-    "warm": pb.PrepareEvent.STEP_WARM,
-    "self-test": pb.PrepareEvent.STEP_SELF_TEST,
-}
-
-
 def _unreported(_step: str, _replica: str, _seconds: float) -> None:
     pass
-
-
-class RolloutService(rollout_pb2_grpc.RolloutServicer):
-    """`tiermesh.v1.Rollout` over an `Activation`."""
-
-    def __init__(self, activation: Activation) -> None:
-        self._activation = activation
-
-    async def Prepare(  # noqa: N802 - the name in the .proto
-        self, request: pb.PrepareRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[pb.PrepareEvent]:
-        """Prepare, telling each step as it is done."""
-        events: asyncio.Queue[pb.PrepareEvent | None] = asyncio.Queue()
-
-        def report(step: str, replica: str, seconds: float) -> None:
-            events.put_nowait(pb.PrepareEvent(step=_STEPS[step], replica=replica, seconds=seconds))
-
-        async def work() -> None:
-            try:
-                assignment = decode_json(request.assignment, Assignment, "the assignment")
-                await self._activation.prepare(assignment, report)
-                events.put_nowait(pb.PrepareEvent(step=pb.PrepareEvent.STEP_PREPARED))
-            finally:
-                events.put_nowait(None)
-
-        task = asyncio.create_task(work())
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            await task
-        except TiermeshError as error:
-            await wire.abort(context, error)
-        finally:
-            task.cancel()
-
-    async def Commit(  # noqa: N802
-        self, request: pb.GenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.RolloutReply:
-        """Serve the prepared generation."""
-        return await self._reply(request, context, self._activation.commit)
-
-    async def Abort(  # noqa: N802
-        self, request: pb.GenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.RolloutReply:
-        """Forget the prepared generation."""
-        return await self._reply(request, context, self._activation.abort)
-
-    async def Stop(  # noqa: N802
-        self, request: pb.GenerationRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.RolloutReply:
-        """Stop serving the workflow."""
-        return await self._reply(request, context, self._activation.stop)
-
-    async def _reply(
-        self,
-        request: pb.GenerationRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-        step: Callable[[str, int], Any],
-    ) -> pb.RolloutReply:
-        await wire.answer_errors(context, lambda: step(request.workflow, request.generation))
-        running = self._activation.node.generations.get(request.workflow, 0)
-        return pb.RolloutReply(generation=running)

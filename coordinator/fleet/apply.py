@@ -121,7 +121,8 @@ def _described(event: events.DeviceDescribed, fleet: Fleet) -> Fleet:
         device_class=event.description.fingerprint.device_class,
         description=event.description,
         seen_at=event.at,
-        last_event_at=known.last_event_at if known else 0.0,
+        noted_boot=known.noted_boot if known else "",
+        noted_number=known.noted_number if known else 0,
     )
     return replace(
         fleet,
@@ -402,7 +403,7 @@ def _device_noted(event: events.WorkerRestarted | events.DeviceNoted, fleet: Fle
     device = fleet.devices.get(event.device)
     if device is None:
         return fleet
-    noted = replace(device, last_event_at=max(device.last_event_at, event.at))
+    noted = replace(device, noted_boot=event.boot, noted_number=event.number)
     return replace(fleet, devices=_with(fleet.devices, event.device, noted))
 
 

@@ -259,17 +259,23 @@ class RolloutCancelled(Happening, frozen=True, kw_only=True):
     why: str
 
 
-class WorkerRestarted(Happening, frozen=True, kw_only=True):
-    """A device's worker ended and was started again."""
+class _Reported(Happening, frozen=True, kw_only=True):
+    """What a device reports has a `number` since the start of its agent, which `boot` names."""
 
     device: str
+    boot: str = ""
+    number: int = 0
+
+
+class WorkerRestarted(_Reported, frozen=True, kw_only=True):
+    """A device's worker ended and was started again."""
+
     text: str
 
 
-class DeviceNoted(Happening, frozen=True, kw_only=True):
+class DeviceNoted(_Reported, frozen=True, kw_only=True):
     """A device reported something else that people should see."""
 
-    device: str
     note: str
     text: str
 

@@ -60,8 +60,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     held_until: float = 0.0
     """It has failed, and what it says of itself makes it ready only from then on."""
-    last_event_at: float = 0.0
-    """When the newest event that it reported happened, by its own clock."""
+    noted_boot: str = ""
+    noted_number: int = 0
+    """The newest event that it reported: the start of its agent, and the event's number since then."""
 
     def is_held(self, at: float) -> bool:
         """Whether it is too early after a failure to take it for ready; `at` in Unix seconds.

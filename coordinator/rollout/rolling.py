@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import grpc.aio
-
-from coordinator.channels import Channels
+from coordinator.control import Sessions
 from coordinator.distributing import Brought, Distribution
 from coordinator.fleet import events
 from coordinator.fleet.instructions import (
@@ -21,9 +19,9 @@ from coordinator.fleet.instructions import (
 from coordinator.fleet.state import Device
 from coordinator.progress import Progress, Report, Transfer
 from coordinator.pushing import PathOf
-from coordinator.rollout import steps
+from coordinator.rollout.steps import Steps
 from tiermesh.documents.assignment import Assignment
-from tiermesh.errors import TiermeshError
+from tiermesh.errors import StaleGeneration, TiermeshError
 
 
 class RollingOut:
@@ -31,8 +29,8 @@ class RollingOut:
 
     def __init__(
         self,
-        channels: Channels,
         distribution: Distribution,
+        sessions: Sessions,
         devices: Mapping[str, Device],
         assignments: Mapping[str, Assignment],
         path_of: PathOf,
@@ -40,8 +38,8 @@ class RollingOut:
         now: Callable[[], float],
         report: Report,
     ) -> None:
-        self._channels = channels
         self._distribution = distribution
+        self._sessions = sessions
         self._devices = devices
         self._assignments = assignments
         self._path_of = path_of
@@ -54,17 +52,15 @@ class RollingOut:
         assert isinstance(instruction, RolloutInstruction)  # noqa: S101 - only these are desired
         device = self._devices[instruction.device]
         try:
-            channel = self._channels.to(device.address)
-            event = await self._step(instruction, channel, device)
+            event = await self._step(instruction, device)
         except TiermeshError as error:
             return [self._failed(instruction, error)]
         self._report(Progress(device.name, "rollout", 1.0, event.kind.removeprefix("rollout-")))
         return [event]
 
-    async def _step(
-        self, instruction: RolloutInstruction, channel: grpc.aio.Channel, device: Device
-    ) -> events.Event:
-        workflow, generation, peer = instruction.workflow, instruction.generation, device.name
+    async def _step(self, instruction: RolloutInstruction, device: Device) -> events.Event:
+        workflow, generation = instruction.workflow, instruction.generation
+        steps = Steps(self._sessions, device.id)
         match instruction:
             case Push():
                 brought = await self._push(device)
@@ -75,16 +71,15 @@ class RollingOut:
                     fetched_bytes=brought.fetched_bytes,
                 )
             case Prepare():
-                await self._prepare(channel, device)
+                await self._prepare(steps, device)
                 return self._made(events.RolloutPrepared, instruction)
             case Commit():
-                await steps.commit(channel, peer, workflow, generation)
+                await steps.commit(workflow, generation)
                 return self._made(events.RolloutCommitted, instruction)
             case Abort():
-                await steps.abort(channel, peer, workflow, generation)
-                return self._made(events.RolloutAborted, instruction)
+                return await self._abort(steps, instruction)
             case Stop():
-                await steps.stop(channel, peer, workflow, generation)
+                await steps.stop(workflow, generation)
                 return self._made(events.RolloutStopped, instruction)
 
     async def _push(self, device: Device) -> Brought:
@@ -104,7 +99,17 @@ class RollingOut:
         )
         return self.brought[device.id]
 
-    async def _prepare(self, channel: grpc.aio.Channel, device: Device) -> None:
+    async def _abort(self, steps: Steps, instruction: Abort) -> events.Event:
+        """A device that a killed coordinator told to switch may have done so; then that is what is known now."""
+        try:
+            await steps.abort(instruction.workflow, instruction.generation)
+        except StaleGeneration as refusal:
+            if refusal.fields.get("generation") != instruction.generation:
+                raise
+            return self._made(events.RolloutCommitted, instruction)
+        return self._made(events.RolloutAborted, instruction)
+
+    async def _prepare(self, steps: Steps, device: Device) -> None:
         assignment = self._assignments[device.id]
         total = max(len(assignment.replicas), 1)
         begun: dict[str, None] = {}
@@ -114,7 +119,7 @@ class RollingOut:
             done = (len(begun) - 1) / total
             self._report(Progress(device.name, "rollout", done, f"{doing} {replica}"))
 
-        await steps.prepare(channel, device.name, assignment, step)
+        await steps.prepare(assignment, step)
 
     def _failed(self, instruction: RolloutInstruction, error: TiermeshError) -> events.Event:
         """An abort or a stop that cannot be delivered ends there: the device is told nothing more."""

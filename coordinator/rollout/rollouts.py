@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from coordinator.channels import Channels
+from coordinator.control import Sessions
 from coordinator.distributing import Distribution
 from coordinator.files import parse_workflow
 from coordinator.fleet import Desired, Fleet, events
@@ -31,6 +32,7 @@ class Keeper(Recording, Protocol):
     who: str
     network: FleetFile
     distribution: Distribution
+    sessions: Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +230,8 @@ class Rollouts:
 
     def _work(self, parts: Mapping[str, Assignment]) -> RollingOut:
         return RollingOut(
-            self._channels,
             self._keeper.distribution,
+            self._keeper.sessions,
             self._keeper.fleet.devices,
             parts,
             self._path_of,

@@ -1,113 +1,57 @@
-"""The calls of a rollout to one device: prepare, commit, abort, stop."""
+"""The steps of a rollout on one device: prepare, commit, abort, stop. All are safe to repeat."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
-import grpc
-import grpc.aio
-import msgspec
-
-from coordinator.channels import next_of
-from tiermesh import wire
+from coordinator.control import Progress, Sessions
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import encode_json
-from tiermesh.errors import TiermeshError, Unreachable, error_of
-from tiermesh.v1 import rollout_pb2, rollout_pb2_grpc
+from tiermesh.v1 import control_pb2 as pb
 
 SILENCE_S: Final = 120.0
 """A device that prepares says something at least this often; loading a large model is one step."""
-CALL_TIMEOUT_S: Final = 15.0
-ATTEMPTS: Final = 3
-"""Commit, abort and stop are safe to repeat, and are repeated when a device does not answer."""
-
-_DOING: Final = {
-    rollout_pb2.PrepareEvent.STEP_LOAD: "load",
-    rollout_pb2.PrepareEvent.STEP_WARM: "warm",
-    rollout_pb2.PrepareEvent.STEP_SELF_TEST: "self-test",
-}
+ANSWER_S: Final = 45.0
+PATIENCE_S: Final = 10.0
+"""A device that is lost for so long does not prepare or switch any more; its agent can start again within it."""
+GIVING_UP_S: Final = 3.0
+"""The same when the device is to forget something: it loses what it only prepared when it is gone."""
 
 
-async def prepare(
-    channel: grpc.aio.Channel,
-    peer: str,
-    assignment: Assignment,
-    step: Callable[[str, str], None] = lambda _doing, _replica: None,
-) -> None:
-    """Have a device load, warm and test its assignment; `step` is told what it is at, and of which replica.
+class Steps:
+    """The steps, taken by one device."""
 
-    Raises:
-        TiermeshError: what the device could not do, as it said, or Unreachable.
-    """
-    call = rollout_pb2_grpc.RolloutStub(channel).Prepare(
-        rollout_pb2.PrepareRequest(assignment=encode_json(assignment))
-    )
-    try:
-        while True:
-            event = await next_of(call, SILENCE_S)
-            if event is None:
-                raise Unreachable(f"{peer} stopped preparing without saying why", peer=peer)
-            if event.step == rollout_pb2.PrepareEvent.STEP_PREPARED:
-                return
-            if event.step == rollout_pb2.PrepareEvent.STEP_FAILED:
-                raise _failure(event)
-            step(_DOING.get(event.step, "prepare"), event.replica)
-    except TimeoutError:
-        raise Unreachable(
-            f"{peer} said nothing for {SILENCE_S:g} s while it prepared",
-            fix="Look at the agent's log",
-            peer=peer,
-        ) from None
-    except grpc.aio.AioRpcError as error:
-        raise wire.raised_by(error, peer) from None
-    finally:
-        call.cancel()
+    def __init__(self, sessions: Sessions, device: str) -> None:
+        self._session = sessions.to(device)
+        self._calls = sessions.calls
 
+    async def prepare(
+        self, assignment: Assignment, progress: Progress = lambda _step, _replica: None
+    ) -> None:
+        """Have it load, warm and test its assignment; `progress` is told what it has done, and of which replica.
 
-def _failure(event: rollout_pb2.PrepareEvent) -> TiermeshError:
-    failure = event.failure
-    try:
-        fields = msgspec.json.decode(failure.fields or b"{}", type=dict[str, Any])
-    except msgspec.MsgspecError:
-        fields = {}
-    said = {"kind": failure.kind, "what": failure.what, "why": failure.why, "fix": failure.fix}
-    return error_of({**fields, **said, "replica": event.replica})
+        Raises:
+            TiermeshError: what the device could not do, as it said, or Unreachable.
+        """
+        command = pb.Command(
+            call=next(self._calls), prepare=pb.Prepare(assignment=encode_json(assignment))
+        )
+        await self._session.ask(command, progress, patience_s=PATIENCE_S, silence_s=SILENCE_S)
 
+    async def commit(self, workflow: str, generation: int) -> None:
+        """Have it serve the generation that it prepared."""
+        commit = pb.Generation(workflow=workflow, generation=generation)
+        await self._ask(pb.Command(call=next(self._calls), commit=commit), PATIENCE_S)
 
-async def commit(channel: grpc.aio.Channel, peer: str, workflow: str, generation: int) -> None:
-    """Have a device serve the generation that it prepared."""
-    await _repeated(rollout_pb2_grpc.RolloutStub(channel).Commit, peer, workflow, generation)
+    async def abort(self, workflow: str, generation: int) -> None:
+        """Have it forget a generation, also one that it is preparing."""
+        abort = pb.Generation(workflow=workflow, generation=generation)
+        await self._ask(pb.Command(call=next(self._calls), abort=abort), GIVING_UP_S)
 
+    async def stop(self, workflow: str, generation: int) -> None:
+        """Have it stop serving a workflow once its requests in flight have ended."""
+        stop = pb.Generation(workflow=workflow, generation=generation)
+        await self._ask(pb.Command(call=next(self._calls), stop=stop), GIVING_UP_S)
 
-async def abort(channel: grpc.aio.Channel, peer: str, workflow: str, generation: int) -> None:
-    """Have a device forget a generation."""
-    await _repeated(rollout_pb2_grpc.RolloutStub(channel).Abort, peer, workflow, generation)
-
-
-async def stop(channel: grpc.aio.Channel, peer: str, workflow: str, generation: int) -> None:
-    """Have a device stop serving a workflow once its requests in flight have ended."""
-    await _repeated(rollout_pb2_grpc.RolloutStub(channel).Stop, peer, workflow, generation)
-
-
-async def _repeated(
-    method: Callable[..., Awaitable[rollout_pb2.RolloutReply]],
-    peer: str,
-    workflow: str,
-    generation: int,
-) -> None:
-    request = rollout_pb2.GenerationRequest(workflow=workflow, generation=generation)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            await method(request, timeout=CALL_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            passing = error.code() in (
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-            )
-            if not passing or attempt == ATTEMPTS:
-                raise wire.raised_by(error, peer) from None
-            await asyncio.sleep(0.2 * attempt)
-        else:
-            return
+    async def _ask(self, command: pb.Command, patience_s: float) -> None:
+        await self._session.ask(command, patience_s=patience_s, silence_s=ANSWER_S)

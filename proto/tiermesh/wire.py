@@ -125,18 +125,32 @@ async def answer_errors(
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: TiermeshError) -> NoReturn:
     """End a call with an error that `raised_by` turns back into the same one."""
-    failure = msgspec.json.encode(error.to_dict(), enc_hook=str)
     await context.abort(
-        grpc.StatusCode.FAILED_PRECONDITION, str(error), trailing_metadata=((FAILURE_KEY, failure),)
+        grpc.StatusCode.FAILED_PRECONDITION,
+        str(error),
+        trailing_metadata=((FAILURE_KEY, encode_error(error)),),
     )
     raise AssertionError("abort returned")
+
+
+def encode_error(error: TiermeshError) -> bytes:
+    """An error with its fields, as JSON."""
+    return msgspec.json.encode(error.to_dict(), enc_hook=str)
+
+
+def decode_error(data: bytes) -> TiermeshError:
+    """The error that was encoded; what is no error of ours says so."""
+    try:
+        return error_of(msgspec.json.decode(data, type=dict[str, Any]))
+    except msgspec.MsgspecError:
+        return TiermeshError("the other end failed", why="it does not say how")
 
 
 def raised_by(error: grpc.aio.AioRpcError, peer: str) -> TiermeshError:
     """The error behind a failed call: the peer's own where it sent one, else that it is unreachable."""
     for key, value in error.trailing_metadata() or ():
         if key == FAILURE_KEY and isinstance(value, bytes):
-            return error_of(msgspec.json.decode(value, type=dict[str, Any]))
+            return decode_error(value)
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return Unreachable(
             f"{peer} does not answer",

@@ -20,26 +20,9 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class WatchRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    INTERVAL_MS_FIELD_NUMBER: _builtins.int
-    interval_ms: _builtins.int
-    def __init__(
-        self,
-        *,
-        interval_ms: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval_ms", b"interval_ms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
-
-@_typing.final
 class Sample(_message.Message):
+    """What a device does, as a control session tells it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -75,7 +58,7 @@ class Sample(_message.Message):
     GENERATIONS_FIELD_NUMBER: _builtins.int
     AGENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Grows by one per sample of this call."""
+    """Grows by one per sample since the agent's start."""
     at: _builtins.float
     """Unix seconds, by the device's clock."""
     cpu_percent: _builtins.float
@@ -91,7 +74,9 @@ class Sample(_message.Message):
     @_builtins.property
     def sinks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SinkSample]: ...
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceEvent]: ...
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceEvent]:
+        """The newest, for an observer; to its coordinator a device reports each event by itself."""
+
     @_builtins.property
     def generations(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     def __init__(
@@ -414,6 +399,7 @@ class DeviceEvent(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    """Consecutive since the agent's start."""
     at: _builtins.float
     kind: _builtins.str
     """worker-restarted, peer-lost, request-failed, retuned ..."""

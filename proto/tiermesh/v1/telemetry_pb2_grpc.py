@@ -3,7 +3,6 @@
 import grpc
 import warnings
 
-from tiermesh.v1 import telemetry_pb2 as tiermesh_dot_v1_dot_telemetry__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -23,78 +22,3 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
-
-
-class TelemetryStub:
-    """What a device does. Each sample is also a heartbeat.
-    """
-
-    def __init__(self, channel):
-        """Constructor.
-
-        Args:
-            channel: A grpc.Channel.
-        """
-        self.Watch = channel.unary_stream(
-                '/tiermesh.v1.Telemetry/Watch',
-                request_serializer=tiermesh_dot_v1_dot_telemetry__pb2.WatchRequest.SerializeToString,
-                response_deserializer=tiermesh_dot_v1_dot_telemetry__pb2.Sample.FromString,
-                _registered_method=True)
-
-
-class TelemetryServicer:
-    """What a device does. Each sample is also a heartbeat.
-    """
-
-    def Watch(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-
-def add_TelemetryServicer_to_server(servicer, server):
-    rpc_method_handlers = {
-            'Watch': grpc.unary_stream_rpc_method_handler(
-                    servicer.Watch,
-                    request_deserializer=tiermesh_dot_v1_dot_telemetry__pb2.WatchRequest.FromString,
-                    response_serializer=tiermesh_dot_v1_dot_telemetry__pb2.Sample.SerializeToString,
-            ),
-    }
-    generic_handler = grpc.method_handlers_generic_handler(
-            'tiermesh.v1.Telemetry', rpc_method_handlers)
-    server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('tiermesh.v1.Telemetry', rpc_method_handlers)
-
-
- # This class is part of an EXPERIMENTAL API.
-class Telemetry:
-    """What a device does. Each sample is also a heartbeat.
-    """
-
-    @staticmethod
-    def Watch(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/tiermesh.v1.Telemetry/Watch',
-            tiermesh_dot_v1_dot_telemetry__pb2.WatchRequest.SerializeToString,
-            tiermesh_dot_v1_dot_telemetry__pb2.Sample.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)

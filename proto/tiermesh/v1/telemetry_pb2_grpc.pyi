@@ -5,16 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from tiermesh.v1 import telemetry_pb2 as _telemetry_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
 import typing as _typing
-
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
 
 _T = _typing.TypeVar("_T")
 
@@ -25,31 +18,3 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
-
-class TelemetryStub:
-    """What a device does. Each sample is also a heartbeat."""
-
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> TelemetryAsyncStub: ...
-    Watch: _grpc.UnaryStreamMultiCallable[_telemetry_pb2.WatchRequest, _telemetry_pb2.Sample]
-
-@_typing.type_check_only
-class TelemetryAsyncStub(TelemetryStub):
-    """What a device does. Each sample is also a heartbeat."""
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    Watch: _aio.UnaryStreamMultiCallable[_telemetry_pb2.WatchRequest, _telemetry_pb2.Sample]  # type: ignore[assignment]
-
-class TelemetryServicer(metaclass=_abc_1.ABCMeta):
-    """What a device does. Each sample is also a heartbeat."""
-
-    @_abc_1.abstractmethod
-    def Watch(
-        self,
-        request: _telemetry_pb2.WatchRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_telemetry_pb2.Sample], _abc.AsyncIterator[_telemetry_pb2.Sample]]: ...
-
-def add_TelemetryServicer_to_server(servicer: TelemetryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import sys
+import time
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,17 +17,21 @@ import grpc
 import pytest
 from blockbuster import blockbuster_ctx
 
+from agent.control import ControlService
+from agent.rollout.commands import Commands
+from agent.telemetry import EventLog
 from coordinator.fleet import validate
 from coordinator.runner import Mesh
 from tiermesh import PROTOCOL_VERSION, ids, wire
-from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.fingerprint import Cpu, Emulation, Fingerprint, Runtime
 from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Solver
 from tiermesh.documents.profile import Point, Profile, Seconds
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.errors import DigestMismatch, StaleGeneration, Unsupported
+from tiermesh.session import Tenure
 from tiermesh.v1 import (
+    control_pb2_grpc,
     device_pb2,
     device_pb2_grpc,
     profiling_pb2,
@@ -33,7 +39,6 @@ from tiermesh.v1 import (
     rollout_pb2,
     rollout_pb2_grpc,
     telemetry_pb2,
-    telemetry_pb2_grpc,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -74,10 +79,11 @@ class FakeAgent(
     device_pb2_grpc.DeviceServicer,
     profiling_pb2_grpc.ProfilingServicer,
     rollout_pb2_grpc.ArtifactsServicer,
-    rollout_pb2_grpc.RolloutServicer,
-    telemetry_pb2_grpc.TelemetryServicer,
 ):
-    """An agent that keeps the protocol and does no work. Tests change its fields."""
+    """An agent that keeps the protocol and does no work. Tests change its fields.
+
+    Its end of the control session is the real one; `start_again` forgets what a process would.
+    """
 
     def __init__(self, device="dev-1", name=None, *, tier="edge", price=0.1, host="host-1", **more):
         self.device = device
@@ -107,6 +113,22 @@ class FakeAgent(
         self.samples = [telemetry_pb2.Sample(number=1, at=1.0)]
         self.measuring = 0
         self.gauge = None
+        self.tenure = Tenure()
+        self.start_again()
+
+    def start_again(self):
+        self.events = EventLog(lambda: 1.0)
+        self.commands = Commands(self)
+        self.control = ControlService(
+            self.device,
+            self.commands,
+            self.events,
+            self.sample,
+            tenure=self.tenure,
+            keep_tenure=lambda tenure: setattr(self, "tenure", tenure),
+            boot=uuid.uuid4().hex,
+            clock=time.monotonic,
+        )
 
     @property
     def fingerprint(self):
@@ -123,11 +145,13 @@ class FakeAgent(
             emulated=Emulation(slowdown=self.slowdown) if self.slowdown else None,
         )
 
-    async def _meet(self, step, context):
+    async def _meet(self, step, context=None):
         """Note the call; wait or fail where the test wants it."""
         self.calls.append(step)
         if step in self.hold:
             await self.hold[step].wait()
+        if step in self.fail and context is None:
+            raise self.fail[step]
         if step in self.fail:
             await wire.abort(context, self.fail[step])
 
@@ -237,56 +261,41 @@ class FakeAgent(
             points=points if runs else [],
         )
 
-    async def Prepare(self, request, context):
-        assignment = decode_json(request.assignment, Assignment, "the assignment")
-        await self._meet("prepare", context)
+    async def prepare(self, assignment, report):
+        await self._meet("prepare")
         running = self.generations.get(assignment.workflow, 0)
         if assignment.generation <= running:
-            await wire.abort(context, StaleGeneration(f"generation {running} runs here"))
+            raise StaleGeneration(f"generation {running} runs here")
         for replica in assignment.replicas:
-            yield rollout_pb2.PrepareEvent(
-                step=rollout_pb2.PrepareEvent.STEP_LOAD, replica=replica.id
-            )
-        if "load" in self.fail:
-            error = self.fail["load"]
-            yield rollout_pb2.PrepareEvent(
-                step=rollout_pb2.PrepareEvent.STEP_FAILED,
-                replica=assignment.replicas[0].id,
-                failure=rollout_pb2.Failure(
-                    kind=error.kind, what=error.what, why=error.why, fix=error.fix
-                ),
-            )
-            return
+            report("load", replica.id, 0.1)
+        await self._meet("load")
         self.prepared[assignment.workflow] = assignment
-        yield rollout_pb2.PrepareEvent(step=rollout_pb2.PrepareEvent.STEP_PREPARED)
 
-    async def Commit(self, request, context):
-        await self._meet("commit", context)
-        assignment = self.prepared.get(request.workflow)
-        if assignment is None or assignment.generation != request.generation:
-            if self.generations.get(request.workflow) != request.generation:
-                await wire.abort(context, Unsupported("nothing is prepared"))
-        else:
-            del self.prepared[request.workflow]
-            self.generations[request.workflow] = request.generation
-        return rollout_pb2.RolloutReply(generation=request.generation)
+    async def commit(self, workflow, generation):
+        await self._meet("commit")
+        assignment = self.prepared.get(workflow)
+        if assignment is not None and assignment.generation == generation:
+            del self.prepared[workflow]
+            self.generations[workflow] = generation
+        elif self.generations.get(workflow) != generation:
+            raise Unsupported("nothing is prepared")
 
-    async def Abort(self, request, context):
-        await self._meet("abort", context)
-        self.prepared.pop(request.workflow, None)
-        return rollout_pb2.RolloutReply(generation=self.generations.get(request.workflow, 0))
+    async def abort(self, workflow, generation):
+        await self._meet("abort")
+        if self.generations.get(workflow) == generation:
+            raise StaleGeneration("it runs here", generation=generation)
+        self.prepared.pop(workflow, None)
 
-    async def Stop(self, request, context):
-        await self._meet("stop", context)
-        self.generations.pop(request.workflow, None)
-        return rollout_pb2.RolloutReply()
+    async def stop(self, workflow, generation):
+        await self._meet("stop")
+        self.generations.pop(workflow, None)
 
-    async def Watch(self, request, context):
-        await self._meet("watch", context)
-        for sample in self.samples:
-            yield sample
-        if "watch-end" not in self.fail:
-            await asyncio.Event().wait()
+    async def sample(self):
+        """The next of `samples`; the last one again and again."""
+        self.calls.append("sample")
+        sample = telemetry_pb2.Sample()
+        sample.CopyFrom(self.samples[0] if len(self.samples) == 1 else self.samples.pop(0))
+        return sample
 
 
 class Gauge:
@@ -323,6 +332,7 @@ def no_blocking_call():
 async def serve():
     """Starts agents; each gets its `address`."""
     servers = {}
+    started = []
 
     async def start(*agents, port=0):
         for agent in agents:
@@ -330,13 +340,13 @@ async def serve():
             device_pb2_grpc.add_DeviceServicer_to_server(agent, server)
             profiling_pb2_grpc.add_ProfilingServicer_to_server(agent, server)
             rollout_pb2_grpc.add_ArtifactsServicer_to_server(agent, server)
-            rollout_pb2_grpc.add_RolloutServicer_to_server(agent, server)
-            telemetry_pb2_grpc.add_TelemetryServicer_to_server(agent, server)
+            control_pb2_grpc.add_ControlServicer_to_server(agent.control, server)
             bound = wire.bind(server, "127.0.0.1", port)
             agent.address = f"127.0.0.1:{bound}"
             agent.data_address = f"127.0.0.1:{40_000 + len(servers)}"
             await server.start()
             servers[agent.address] = server
+            started.append(agent)
         return agents
 
     async def stop(agent):
@@ -344,6 +354,7 @@ async def serve():
 
     yield SimpleNamespace(start=start, stop=stop)
     await asyncio.gather(*(server.stop(None) for server in servers.values()))
+    await asyncio.gather(*(agent.commands.close() for agent in started))
 
 
 class FakeLadders:

@@ -7,7 +7,7 @@ import pytest
 from coordinator.channels import Channels
 from coordinator.describing import NoAnswer, describe
 from coordinator.fleet.lifecycle import DeviceState, Reach
-from tiermesh import wire
+from tiermesh import PROTOCOL_VERSION, wire
 from tiermesh.errors import TiermeshError, Unsupported
 
 
@@ -100,7 +100,7 @@ async def test_an_agent_of_another_protocol_is_named_with_both_versions(
     reason = await why(channels, agent.address)
     assert reason.reach is Reach.OTHER_VERSION
     assert "speaks protocol 0" in reason.detail
-    assert "coordinator 0.1.0 speaks 1" in reason.detail
+    assert f"coordinator 0.1.0 speaks {PROTOCOL_VERSION}" in reason.detail
 
 
 async def test_an_agent_that_refuses_our_version_is_quoted(channels, serve, fake_agent):

@@ -1,11 +1,11 @@
-"""Telemetry: samples at the interval asked, each event once, gauges from recorded /proc files."""
+"""Telemetry: samples, numbered events, gauges from recorded /proc files."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
-from agent.telemetry import EventLog, SystemGauges, TelemetryService
+from agent.telemetry import DROPPED, EventLog, Sampler, SystemGauges
+from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2 as pb
 
 
@@ -27,34 +27,23 @@ def test_gauges_read_what_the_kernel_says(proc: Path) -> None:
     assert gauges.resident_bytes(4_000_000) == 0
 
 
-def service(events: EventLog) -> TelemetryService:
+async def test_a_sample_says_what_serves_and_counts() -> None:
     def fill(sample: pb.Sample) -> None:
         sample.replicas.add(replica="s@d", items=7)
 
-    return TelemetryService(
-        clock=lambda: 12.5, events=events, generations=lambda: {"w": 3}, fill=fill
-    )
-
-
-async def test_each_watch_sees_each_event_once() -> None:
-    events = EventLog(lambda: 1.0)
-    events.add("worker-restarted", "killed by signal 9")
-    telemetry = service(events)
-    watch = telemetry.Watch(pb.WatchRequest(interval_ms=1), None)
-    first = await anext(watch)
-    events.add("peer-lost", "hub-1")
-    second = await anext(watch)
-    assert [e.kind for e in first.events] == ["worker-restarted"]
-    assert [e.kind for e in second.events] == ["peer-lost"]
+    sampler = Sampler(clock=lambda: 12.5, generations=lambda: {"w": 3}, fill=fill)
+    first, second = await sampler.sample(), await sampler.sample()
     assert (first.number, second.number) == (1, 2)
     assert (first.at, first.generations["w"], first.replicas[0].items) == (12.5, 3, 7)
-    await watch.aclose()
 
 
-async def test_a_stopping_agent_ends_its_watches() -> None:
-    telemetry = service(EventLog(lambda: 1.0))
-    watch = telemetry.Watch(pb.WatchRequest(interval_ms=60_000), None)
-    await anext(watch)
-    telemetry.stop()
-    with pytest.raises(StopAsyncIteration):
-        await asyncio.wait_for(anext(watch), 5)
+def test_events_are_numbered_and_those_that_are_gone_are_counted() -> None:
+    events = EventLog(lambda: 1.0)
+    for i in range(limits.DEVICE_EVENTS_KEPT + 2):
+        events.add("peer-lost", f"hub-{i}")
+    kept = events.after(5)
+    assert [e.number for e in kept] == list(range(6, limits.DEVICE_EVENTS_KEPT + 3))
+    missing, oldest, *_ = events.after(1)
+    assert (missing.kind, missing.number, oldest.number) == (DROPPED, 2, 3)
+    assert missing.text.startswith("1 event")
+    assert events.after(kept[-1].number) == []

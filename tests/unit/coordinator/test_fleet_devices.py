@@ -161,11 +161,17 @@ def test_a_failed_measurement_goes_to_another_device_of_the_class(fleet, made):
     assert decide(fleet.now, desired) == [Measure("d0", "v1", "h0")]
 
 
-def test_notes_of_a_device_are_dated_so_that_each_is_told_once(fleet, made):
+def test_the_newest_note_of_a_device_is_known_so_that_each_is_told_once(fleet, made):
     fleet(made.described("a"))
-    fleet(DeviceNoted(at=4.0, who="a", device="a", note="peer-lost", text="b"))
-    fleet(DeviceNoted(at=2.0, who="a", device="a", note="peer-lost", text="b"))
-    assert fleet.now.devices["a"].last_event_at == 4.0
+    noted = {"who": "a", "device": "a", "note": "peer-lost", "text": "b"}
+    fleet(DeviceNoted(at=4.0, boot="first", number=7, **noted))
+    fleet(made.described("a"))
+    device = fleet.now.devices["a"]
+    assert (device.noted_boot, device.noted_number) == ("first", 7)
+    # Its clock was set back while its agent started again.
+    fleet(DeviceNoted(at=2.0, boot="second", number=1, **noted))
+    device = fleet.now.devices["a"]
+    assert (device.noted_boot, device.noted_number) == ("second", 1)
 
 
 def test_events_about_what_is_unknown_change_nothing():

@@ -1,0 +1,297 @@
+"""The agent's end of control sessions: commands in, answers, events and samples out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import grpc.aio
+
+from agent.rollout.commands import Commands
+from agent.telemetry import EventLog
+from tiermesh import PROTOCOL_VERSION, __version__, limits, wire
+from tiermesh.conversation import Conversation, first_of
+from tiermesh.errors import (
+    InvalidDocument,
+    LimitExceeded,
+    StorageFull,
+    TakenOver,
+    TiermeshError,
+    Unreachable,
+)
+from tiermesh.session import BEAT_S, Session, Tenure
+from tiermesh.v1 import control_pb2 as pb
+from tiermesh.v1 import control_pb2_grpc, telemetry_pb2
+
+log = logging.getLogger(__name__)
+
+_OPEN_S: Final = 5.0
+
+
+class _Talk:
+    """One connection, from the side of the agent. `take` is given the commands."""
+
+    def __init__(
+        self,
+        session: Session[pb.Up],
+        take: Callable[[pb.Down], None],
+        delivered: Callable[[list[pb.Up]], None],
+    ) -> None:
+        self.session = session
+        self.take = take
+        self.delivered = delivered
+        self.wake = asyncio.Event()
+        self.superseded = asyncio.Event()
+        self._watched = asyncio.Event()
+        self._interval_s = 0.0
+        self._sample: telemetry_pb2.Sample | None = None
+
+    def note(self, message: pb.Down) -> None:
+        """A message without a number: how often to sample, or nothing but an acknowledgement."""
+        if message.WhichOneof("message") == "watch":
+            self.watch(message.watch.interval_ms)
+
+    def watch(self, interval_ms: int) -> None:
+        """Sample at this interval from now on; 0 for never."""
+        least = limits.TELEMETRY_INTERVAL_MIN_MS if interval_ms else 0
+        self._interval_s = max(interval_ms, least) / 1_000
+        self._watched.set()
+
+    def unnumbered(self) -> Iterator[pb.Up]:
+        """The newest sample, if it has not been written."""
+        sample, self._sample = self._sample, None
+        if sample is not None:
+            yield pb.Up(sample=sample)
+
+    async def sample(self, take: Callable[[], Awaitable[telemetry_pb2.Sample]]) -> None:
+        """Take samples as they are asked for, for ever."""
+        while True:
+            self._watched.clear()
+            if self._interval_s:
+                self._sample = await take()
+                self.wake.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s or None):
+                    await self._watched.wait()
+
+
+class ControlService(control_pb2_grpc.ControlServicer):
+    """`tiermesh.v1.Control`: one session with the coordinator that the device obeys, and any that look on.
+
+    `tenure` is the one kept on disk, by `keep_tenure`. `boot` names this start of the agent. `clock` is monotonic.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        commands: Commands,
+        events: EventLog,
+        sample: Callable[[], Awaitable[telemetry_pb2.Sample]],
+        *,
+        tenure: Tenure,
+        keep_tenure: Callable[[Tenure], None],
+        boot: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._device = device
+        self._commands = commands
+        self._events = events
+        self._sample = sample
+        self._tenure = tenure
+        self._keep_tenure = keep_tenure
+        self._boot = boot
+        self._clock = clock
+        self._session: Session[pb.Up] = Session(clock())
+        self._talk: _Talk | None = None
+        self._offered = self._taken = 0
+        self._observers = 0
+        self._stopping = asyncio.Event()
+        events.on_add = self._offer_events
+
+    def stop(self) -> None:
+        """End all calls; what was not acknowledged is kept while the process lasts."""
+        self._stopping.set()
+
+    async def Session(  # noqa: N802 - the name in the .proto
+        self, _: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """One connection of a session, or of an observer."""
+        try:
+            opening = await self._first(context)
+            if opening is not None:
+                await (self._observe if opening.open.observer else self._obey)(opening, context)
+        except TiermeshError as error:
+            log.info("a control session ends: %s", error)
+            await wire.abort(context, error)
+
+    async def _first(self, context: grpc.aio.ServicerContext[Any, Any]) -> pb.Down | None:
+        """The message that opens the call.
+
+        Raises:
+            TiermeshError: it is another message, of another protocol, or for another device.
+        """
+        try:
+            async with asyncio.timeout(_OPEN_S):
+                message = await context.read()
+        except TimeoutError:
+            raise TiermeshError(f"nothing came within {_OPEN_S:g} s") from None
+        if message is grpc.aio.EOF:
+            return None
+        asked = message.open
+        if message.number or not 0 < len(asked.coordinator) <= limits.NAME_CHARS:
+            raise InvalidDocument("a control session begins with `open`, which names who asks")
+        if asked.protocol_version != PROTOCOL_VERSION:
+            raise TiermeshError(
+                f"this agent speaks protocol {PROTOCOL_VERSION}, not {asked.protocol_version}",
+                why=f"it is of version {__version__}",
+                fix="Upgrade the older of the two",
+            )
+        if asked.device != self._device:
+            raise TiermeshError(
+                f"this is the device {self._device}, not {asked.device[: limits.NAME_CHARS]}",
+                fix="Discover the devices again",
+            )
+        return message
+
+    async def _observe(self, opening: pb.Down, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        if self._observers >= limits.CONTROL_OBSERVERS:
+            raise LimitExceeded(f"{limits.CONTROL_OBSERVERS} observers look at this device already")
+        seen = 0
+
+        async def sample() -> telemetry_pb2.Sample:
+            nonlocal seen
+            sample = await self._sample()
+            events = self._events.after(seen)
+            sample.events.extend(events)
+            seen = max([seen, *(event.number for event in events)])
+            return sample
+
+        talk = _Talk(Session(self._clock()), _refuse, lambda _: None)
+        self._observers += 1
+        try:
+            await self._converse(talk, opening, context, 0, sample)
+        finally:
+            self._observers -= 1
+
+    async def _obey(self, opening: pb.Down, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        tenure = self._claim(opening.open)
+        talk = _Talk(self._session, lambda down: self._take(down, tenure), self._forget)
+        if self._talk is not None:
+            self._talk.superseded.set()
+        self._talk = talk
+        await self._converse(talk, opening, context, tenure.epoch, self._sample)
+
+    def _claim(self, asked: pb.Open) -> Tenure:
+        """Whom to obey from now on; TakenOver where it is not who asks."""
+        tenure = self._tenure.claim(asked.coordinator, asked.epoch, self._session.epoch)
+        if tenure != self._tenure:
+            log.info("session %d, of coordinator %s", tenure.epoch, tenure.holder)
+            try:
+                self._keep_tenure(tenure)
+            except StorageFull as error:
+                # A full disk must not silence the device. Until it restarts, it is fenced all the same.
+                log.warning("it is not kept whom this device obeys: %s", error)
+            self._tenure = tenure
+        return tenure
+
+    async def _converse(
+        self,
+        talk: _Talk,
+        opening: pb.Down,
+        context: grpc.aio.ServicerContext[Any, Any],
+        epoch: int,
+        sample: Callable[[], Awaitable[telemetry_pb2.Sample]],
+    ) -> None:
+        session = talk.session
+        wanted = opening.wanted if epoch and epoch == session.epoch else 1
+        opened = session.open(epoch, wanted, self._clock())
+        if opened.is_reset and session is self._session:
+            self._offered = self._taken
+        try:
+            welcome = pb.Opened(epoch=epoch, boot=self._boot)
+            await context.write(pb.Up(wanted=session.wanted, opened=welcome))
+            self._offer_events()
+            talk.watch(opening.open.interval_ms)
+            conversation = Conversation(talk, opened.link, context, pb.Up, self._clock)
+            await first_of(
+                conversation.read(),
+                conversation.write(BEAT_S),
+                talk.sample(sample),
+                talk.superseded.wait(),
+                self._stopping.wait(),
+            )
+            if talk.superseded.is_set():
+                raise TakenOver("a connection is cut off", why="a newer one has taken its place")
+        finally:
+            session.close(opened.link)
+
+    def _take(self, down: pb.Down, tenure: Tenure) -> None:
+        if not self._has_plenty_of_room():
+            raise LimitExceeded("the coordinator commands, and takes no answers")
+        # It is in the agent's care now. What an agent that is killed forgets, it is asked again.
+        self._session.handled(tenure.epoch)
+        self._commands.take(down.command, lambda answer: self._answer(answer, tenure.holder))
+
+    def _answer(self, answer: pb.Answer, asked_by: str) -> None:
+        """Send an answer to who asked, who may have another session by now."""
+        is_outcome = answer.WhichOneof("answer") == "outcome"
+        if asked_by == self._tenure.holder and (is_outcome or self._has_plenty_of_room()):
+            self._offer(pb.Up(answer=answer))
+
+    def _has_plenty_of_room(self) -> bool:
+        """Half of it is for the outcomes of commands, of which there are few."""
+        return self._session.kept < limits.CONTROL_MESSAGES_KEPT // 2
+
+    def _offer_events(self) -> None:
+        """Hand events to the session as far as there is room; the others wait in the log."""
+        if not self._session.epoch:
+            return
+        for event in self._events.after(self._offered):
+            if not self._has_plenty_of_room():
+                return
+            self._offer(pb.Up(event=event))
+            self._offered = event.number
+
+    def _offer(self, up: pb.Up) -> None:
+        self._session.offer(up, up.ByteSize())
+        if self._talk is not None:
+            self._talk.wake.set()
+
+    def _forget(self, ups: list[pb.Up]) -> None:
+        """The coordinator has these on its disk."""
+        self._taken = max([self._taken, *(up.event.number for up in ups)])
+        self._offer_events()
+
+
+def _refuse(_: pb.Down) -> None:
+    raise TakenOver(
+        "an observer gives no commands", why="another coordinator may command this device"
+    )
+
+
+async def look(channel: grpc.aio.Channel, device: str) -> telemetry_pb2.Sample:
+    """One sample of the agent at the other end of a channel, as an observer.
+
+    Raises:
+        grpc.aio.AioRpcError: it does not answer, or refuses.
+    """
+    call = control_pb2_grpc.ControlStub(channel).Session()
+    asked = pb.Open(
+        protocol_version=PROTOCOL_VERSION,
+        device=device,
+        coordinator="agent status",
+        observer=True,
+        interval_ms=limits.TELEMETRY_INTERVAL_MIN_MS,
+    )
+    try:
+        await call.write(pb.Down(wanted=1, open=asked))
+        async with asyncio.timeout(_OPEN_S):
+            while (up := await call.read()) is not grpc.aio.EOF:
+                if up.WhichOneof("message") == "sample":
+                    return up.sample
+    finally:
+        call.cancel()
+    raise Unreachable("the agent hangs up")
