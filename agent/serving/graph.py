@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from tiermesh.documents.assignment import StageSpec
+from tiermesh.documents.assignment import Assignment, StageSpec
+
+
+def neighbours(assignment: Assignment) -> list[str]:
+    """The other devices that this one sends frames to, and gets them from, on some lane. Sinks confirm to sources."""
+    stages, where = assignment.stages, assignment.replica_devices
+    ways = [(name, after) for name, stage in stages.items() for after in stage.outputs]
+    sources = [name for name, stage in stages.items() if stage.kind == "source"]
+    ways += [(name, to) for name, s in stages.items() if s.kind == "sink" for to in sources]
+    found: set[str] = set()
+    for lane in assignment.lanes:
+        for ends in ({where[lane.path[a]], where[lane.path[b]]} for a, b in ways):
+            found |= ends if assignment.device in ends else set()
+    return sorted(found - {assignment.device})
 
 
 class Graph:

@@ -19,6 +19,7 @@ from agent.serving.ends import Ends
 from agent.serving.entries import Entry
 from agent.serving.flow import Flow
 from agent.serving.generation import Generation
+from agent.serving.graph import neighbours
 from agent.serving.inference import Artifacts
 from agent.serving.instructions import (
     Acknowledge,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 _STOP_GRACE_S: Final = 2.0
+_REACH_S: Final = 2.0
+"""A switch waits so long at most for streams to be up."""
 
 
 class Host:
@@ -181,6 +184,7 @@ class Host:
         flow = self._flows.get(workflow)
         if flow is None:
             raise TiermeshError(f"generation {number} of {workflow} is not prepared")
+        await self._reach(flow, number)
         flow.commit(number, self.now())
         generation = flow.generations[number]
         for sink in flow.sinks.values():
@@ -193,6 +197,26 @@ class Host:
             if key not in keys:
                 source.retire()
         self.changed()
+
+    async def _reach(self, flow: Flow, number: int) -> None:
+        """Have the streams of a prepared generation up before requests take it, while the one before serves.
+
+        A stream that lies idle, such as to a device that had left the workflow and is back, may wait a second before
+        it connects again; a new one does not. A device that is out of reach does not stop the others.
+        """
+        generation = flow.generations.get(number)
+        if generation is None or flow.current in (0, number):
+            return
+        streams: list[Outgoing] = []
+        for device in neighbours(generation.assignment):
+            idle = self._outgoing.get((flow.workflow, device))
+            if idle is not None and not idle.connected.is_set():
+                await self._outgoing.pop((flow.workflow, device)).close()
+            self._stream(flow, device)
+            streams += [o for o in [self._outgoing.get((flow.workflow, device))] if o is not None]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REACH_S):
+                await asyncio.gather(*(stream.connected.wait() for stream in streams))
 
     def abort(self, workflow: str, number: int) -> None:
         """Forget a prepared generation."""

@@ -66,6 +66,8 @@ class Outgoing:
         self._stub: _Stub = self._channel.stream_stream(
             _METHOD, request_serializer=None, response_deserializer=pb.StreamReply.FromString
         )
+        self.connected = asyncio.Event()
+        """Set while the device takes frames."""
         self._wake = asyncio.Event()
         self._call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply] | None = None
         self._task = asyncio.create_task(self._run(), name=f"stream to {device}")
@@ -124,10 +126,12 @@ class Outgoing:
                 raise Unreachable(f"{device} does not welcome a stream", why=_refusal(welcome))
             flow.connected(device, welcome.welcome.receiver_epoch, self._driver.now())
             self._acknowledged(welcome.welcome.ack)
+            self.connected.set()
             await _first_of(self._write(call), self._listen(call))
         except TimeoutError:
             raise Unreachable(f"{device} is silent") from None
         finally:
+            self.connected.clear()
             call.cancel()
             self._call = None
 
