@@ -2,8 +2,10 @@
 
     check -> build (instance) -> formulate -> solve -> settle -> cut into lanes -> assemble
 
-`instance` groups devices into classes and sites; `formulation` is the mixed-integer program over them (`relaxation`
-where combinations are many, `delay` and `slo` where latency is asked, `survive` where a device may be lost);
+`building` groups devices into the classes and sites of an `instance`, with `candidates` at the `settings` of batches
+that are worth choosing from; `formulation` is the mixed-integer program over them (`relaxation` where combinations are
+many, `delay`, `quick` and `slo` where latency is asked, `overflow` where functions are on offer, `survive` where a
+device may be lost); `requests` is how requests come, and `figures` what the replicas of a `draft` come to under them;
 `solver` is the one module that knows the solver. `greedy` and `exhaustive` are the other strategies. `simulate`,
 `explain`, `diff`, `conflict` and `verify` answer questions about problems and plans.
 

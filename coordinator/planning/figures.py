@@ -7,7 +7,6 @@ batches are of one item and arrivals are Poisson or thinned even ones, the formu
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -299,7 +298,7 @@ def _with_cold_starts(warm: Sampled, terms: Serverless) -> Sampled:
     seconds = np.concatenate([warm.seconds, warm.seconds + cold.seconds])
     mass = np.concatenate([weights * (1 - cold.share), weights * cold.share])
     order = np.argsort(seconds, kind="stable")
-    levels = np.array(list(itertools.accumulate(mass[order]))) - mass[order] / 2
+    levels = np.cumsum(mass[order]) - mass[order] / 2
     return Sampled(levels, seconds[order], warm.batch)
 
 

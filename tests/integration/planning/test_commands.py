@@ -140,6 +140,54 @@ def test_a_plan_is_explained_simulated_and_compared(run, plan_file, problem_file
     assert difference["cost_per_hour"] >= 0
 
 
+@pytest.fixture
+def overflowing_file(tmp_path):
+    """Where functions are cheaper than a device of one's own."""
+    problem = json.loads(json.dumps(PROBLEM))
+    problem["devices"][0]["price_per_hour"] = problem["devices"][1]["price_per_hour"] = 9.0
+    terms = {"usd_per_gb_second": 1.66667e-5, "usd_per_call": 2e-7}
+    problem["devices"].append({"name": "lambda", "tier": "hub", "serverless": terms})
+    problem["stages"][2]["devices"] = ["cam"]
+    problem["profiles"] += [
+        {
+            "stage": "read",
+            "variant": variant,
+            "device": "lambda",
+            "memory_mb": 2048,
+            "batches": [{"batch_size": 1, "mean": 0.05}, {"batch_size": 4, "mean": 0.1}],
+        }
+        for variant in ("small", "large")
+    ]
+    path = tmp_path / "overflowing.json"
+    path.write_text(json.dumps(problem))
+    return path
+
+
+def test_functions_show_in_tables_and_documents(run, overflowing_file, tmp_path, capsys):
+    plan_file = tmp_path / "plan.json"
+    code, plan = run("plan", overflowing_file, "-o", plan_file)
+    assert code == 0
+    assert plan["cost"]["serverless_per_hour"] > 0
+    functions = [r["function"] for r in plan["replicas"] if r["function"]]
+    assert functions
+    assert all(f["memory_mb"] == 2048 and f["usd_per_item"] > 0 for f in functions)
+
+    assert main(["plan", str(overflowing_file)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "serverless" in shown
+    assert "USD per million" in shown
+
+    code, outcome = run("simulate", plan_file)
+    assert code == 0
+    assert outcome["servers"]["lambda"] > 0
+    assert outcome["serverless_per_hour"] == pytest.approx(
+        plan["cost"]["serverless_per_hour"], rel=0.1
+    )
+    code, explanation = run("explain", plan_file)
+    assert code == 0
+    assert any("lambda" in why["replica"] for why in explanation["replicas"])
+
+
 def test_a_plan_without_its_problem_says_what_to_do(run, plan_file):
     plan_file.with_name("plan.problem.json").unlink()
     code, document = run("explain", plan_file)

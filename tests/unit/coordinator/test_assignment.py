@@ -6,8 +6,8 @@ from msgspec.structs import replace
 from coordinator.files import parse_workflow
 from coordinator.fleet.state import Catalogue
 from coordinator.rollout.assignment import assignments, check
-from tiermesh.documents.plan import Lane
-from tiermesh.errors import InvalidDocument
+from tiermesh.documents.plan import Function, Lane
+from tiermesh.errors import InvalidDocument, Unsupported
 
 TEXT = """
 workflow: read
@@ -143,3 +143,14 @@ def test_a_path_that_leads_out_of_the_data_folder_is_refused(plan, catalogue, de
     workflow = parse_workflow(TEXT.replace("[a.jpg, b.jpg]", path))
     with pytest.raises(InvalidDocument, match="photos"):
         check(plan, workflow, catalogue, devices)
+
+
+def test_functions_are_refused_with_what_they_lack(plan, catalogue, devices):
+    used = Function(memory_mb=2048, usd_per_item=1e-6, mean_servers=0.2)
+    replicas = [replace(r, function=used) if r.stage == "detect" else r for r in plan.replicas]
+    with pytest.raises(Unsupported) as error:
+        check(replace(plan, replicas=replicas), parse_workflow(TEXT), catalogue, devices)
+
+    assert "no agent runs on `cam-1`, `hub-1`" in error.value.what
+    assert "fleet file" in error.value.fix
+    assert error.value.fields["functions"] == ["detect@cam-1/v3", "detect@hub-1/v4"]

@@ -4,10 +4,11 @@ import pytest
 
 from coordinator.files import parse_workflow
 from coordinator.fleet.events import DeviceLost, ProfileMeasured
-from coordinator.fleet.file import FleetFile
+from coordinator.fleet.file import FleetFile, FunctionProfile, Functions
 from coordinator.fleet.state import Catalogue
+from coordinator.planning.checking import check
 from coordinator.planning.snapshot import changes, inputs_of, snapshot
-from tiermesh.documents.problem import ProblemLink
+from tiermesh.documents.problem import BatchTime, ProblemLink
 from tiermesh.errors import InvalidDocument, TiermeshError
 
 TEXT = """
@@ -120,6 +121,48 @@ def test_raw_data_stays_where_it_must(make):
     assert stage(problem, "recognise").tiers == []
     with pytest.raises(InvalidDocument, match="detect"):
         make(TEXT.replace("model: ocr-detect,", "model: ocr-detect, tiers: [cloud],"))
+
+
+FUNCTIONS = FleetFile(
+    serverless=[
+        Functions(
+            name="lambda",
+            tier="cloud",
+            usd_per_gb_second=1.66667e-05,
+            profiles=[
+                FunctionProfile(
+                    model="ocr-recognise",
+                    variant=variant,
+                    memory_mb=memory,
+                    batches=[BatchTime(batch_size=1, mean=80 / memory)],
+                )
+                for variant in ("v3", "never-measured")
+                for memory in (1024, 2048)
+            ],
+        )
+    ]
+)
+
+
+def test_functions_are_there_where_they_are_asked_for(make):
+    problem = make(network=FUNCTIONS, functions=True)
+    device = next(d for d in problem.devices if d.name == "lambda")
+
+    assert device.serverless is not None
+    assert device.serverless.usd_per_gb_second == 1.66667e-05
+    offered = [p for p in problem.profiles if p.device == "lambda"]
+    assert [(p.stage, p.variant, p.memory_mb) for p in offered] == [
+        ("recognise", "v3", 1024),
+        ("recognise", "v3", 2048),
+    ], "what no device was measured with is left out"
+    check(problem)
+
+
+def test_what_is_to_be_applied_does_without_functions(make):
+    problem = make(network=FUNCTIONS)
+
+    assert all(d.serverless is None for d in problem.devices)
+    assert problem.fleet_digest == make(network=FUNCTIONS, functions=True).fleet_digest
 
 
 def test_edges_carry_items_and_bytes(make):

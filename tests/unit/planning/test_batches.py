@@ -61,7 +61,7 @@ def test_the_room_of_a_replica_holds_its_timeout():
 
 
 def test_where_energy_counts_batches_fill():
-    problem = plainly(100, usable=1.0)
+    problem = plainly(100, boxes=1, usable=1.0)
     device = msgspec.structs.replace(problem.devices[0], watts_busy=100.0)
     problem = msgspec.structs.replace(problem, devices=[device])
     (plain,) = solve(problem).replicas
