@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator.fleet.state import Fleet, Running
+from coordinator.fleet.state import Fleet, Replan, Running
 from tiermesh.documents.plan import Plan, Predicted, Replica
 from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -87,6 +87,8 @@ class WorkflowStatus(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     devices: list[DeviceStatus]
     replicas: list[ReplicaStatus]
+    replan: Replan | None = None
+    """The newest replan, under way or ended; None where there was none."""
 
 
 def status_of(
@@ -118,6 +120,7 @@ def status_of(
             for d in running.devices
         ],
         replicas=_replicas(plan, running, fleet, samples),
+        replan=fleet.replans.get(workflow),
     )
 
 

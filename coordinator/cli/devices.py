@@ -58,6 +58,9 @@ def _devices(args: argparse.Namespace, output: Output) -> int:
         fleet = run_with_mesh(args, output, lambda m: _found(args, m), expect=args.expect)
     shown = [d for d in fleet.devices.values() if d.state != "left"]
     output.console.print(_table(shown) if shown else NOBODY)
+    for device in shown:
+        if device.why:
+            output.console.print(f"{clean(device.name)} is {device.state}: {clean(device.why)}")
     output.document(document(fleet))
     lacking = args.expect is not None and len(fleet.ready) < args.expect
     if lacking:

@@ -19,7 +19,7 @@ from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.fleet.state import Device
+    from coordinator.fleet.state import Device, Replan
     from coordinator.runner import Mesh
     from coordinator.status import WorkflowStatus
     from tiermesh.v1 import telemetry_pb2
@@ -117,9 +117,17 @@ def _show(status: WorkflowStatus, output: Output) -> None:
         shown = "?" if measured is None else f"{measured:.0f} ms"
         say(f"  latency {name} {shown} (predicted {promised:.0f} ms)")
     say(f"  {ledger_line(status.ledger)}")
+    if status.replan is not None:
+        say(f"  planned again: {_replanned(status.replan)}")
     say(replica_table(status))
     for device in status.devices:
         if device.generation != status.generation:
             why = device.why or f"it serves generation {device.generation}"
             name = device_label(device.name, device.emulated_slowdown)
             say(f"[red]{name} does not serve it:[/] {clean(why)}")
+
+
+def _replanned(replan: Replan) -> str:
+    """Why it was planned again, and what came of it."""
+    ended = f"{replan.outcome}, {replan.text}" if replan.outcome is not None else "under way"
+    return clean(f"{replan.reason} ({replan.why}): {ended}")
