@@ -41,6 +41,8 @@ class Work:
     """Device time of preparing it, until a batch with one of its items counts it in."""
     batch_size: int = 0
     """The largest batch that one of its items was in."""
+    alone: bool = False
+    """It shares no job with others: it is suspected to end the worker."""
 
     @property
     def is_complete(self) -> bool:
@@ -77,6 +79,16 @@ class Job:
     step: Step
     works: tuple[Work, ...] = ()
     items: tuple[Item, ...] = ()
+
+
+def place_of(work: Work) -> tuple[str, str]:
+    """The stage at which a request is, and its id."""
+    return work.frame.stage, work.frame.request_id
+
+
+def places_of(job: Job) -> list[tuple[str, str]]:
+    """The requests that a job works on, and the stage at which they are."""
+    return [place_of(w) for w in dict.fromkeys([*job.works, *(item.work for item in job.items)])]
 
 
 class Batcher:
@@ -145,7 +157,8 @@ class Batcher:
     def prepared(self, work: Work, items: Sequence[tuple[Hashable, Any]]) -> None:
         """A request has been split into items, each with the key that those of its batch share."""
         work.items = len(items)
-        for index, (key, value) in enumerate(items):
+        for index, (shape, value) in enumerate(items):
+            key = (id(work), shape) if work.alone else shape
             self._groups.setdefault(key, deque()).append(Item(work, index, value))
         self._items += len(items)
 
@@ -195,8 +208,11 @@ class Batcher:
         skipped: list[Work] = []
         taken = 0
         while self._waiting and taken < most:
+            if taken and self._waiting[0].alone:
+                break
             work = self._waiting.popleft()
             if has_room(work.frame):
+                most = 0 if work.alone else most
                 taken += 1
                 self._bytes -= work.frame.size
                 yield work

@@ -35,6 +35,7 @@ from agent.serving.post import Generations, Post
 from agent.serving.sink import Arrival, Sink
 from agent.serving.sources import Sources
 from agent.serving.streams.window import Window
+from agent.serving.suspects import Suspects
 from tiermesh.errors import StaleGeneration, TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 
@@ -47,7 +48,9 @@ _ENDS: Final = (Kind.ERROR, Kind.FILTERED)
 class Flow:
     """What a device serves of a workflow: generations, streams, sources and sinks."""
 
-    def __init__(self, workflow: str, device: str, epoch: int) -> None:
+    def __init__(
+        self, workflow: str, device: str, epoch: int, suspects: Suspects | None = None
+    ) -> None:
         self.workflow = workflow
         self.device = device
         self.epoch = epoch
@@ -56,6 +59,7 @@ class Flow:
         self.links = self.post.links
         self.sources = Sources(self.post, self._generations)
         self.sinks: dict[str, Sink] = {}
+        self._suspects = suspects or Suspects({})
 
     def take_instructions(self) -> list[Instruction]:
         """What is to be done since the last call, in order."""
@@ -142,6 +146,18 @@ class Flow:
         self.post.wake(device)
         self._settle(now)
 
+    def refused(self, device: str, first: int, why: str, now: float) -> None:
+        """A device cannot read the message that began with frame `first`."""
+        frame = self.links.sender(device, now).refused(first, why)
+        if frame is not None:
+            text = f"{self.workflow}, {frame.stage}: a frame cannot be read there: {why}"
+            self.post.notice("frame-quarantined", text, now)
+
+    def unreadable_from(self, device: str, why: str, now: float) -> None:
+        """A message of a device cannot be read."""
+        name = self._generations.name(device)
+        self.post.notice("message-unreadable", f"{self.workflow}, from {name}: {why}", now)
+
     def disconnected(self, device: str) -> None:
         """A call to a device has ended."""
         sender = self.links.senders.get(device)
@@ -201,9 +217,20 @@ class Flow:
             _call(release)
             self._meet(at, queue.join, frame, now)
         elif queue.stage.kind == "sink":
-            self._end_at_sink(queue, frame, release, now)
+            self._end_at_sink(at, frame, release, now)
         else:
-            queue.batcher.add(Work(frame, now, release))
+            self._add(at, Work(frame, now, release), now)
+
+    def _add(self, at: _At, work: Work, now: float) -> None:
+        """Let a request wait for its turn, unless it has ended the worker too often."""
+        stage, request = at.queue.spec.stage, work.frame.request_id
+        why = self._suspects.why_not(stage, request) if at.queue.computes else ""
+        if why:
+            self.post.notice("request-quarantined", f"{self.workflow}, {stage}: {why}", now)
+            self._come_out(at, work, Failed(why), now)
+            return
+        work.alone = self._suspects.is_suspect(stage, request)
+        at.queue.batcher.add(work)
 
     def _meet(self, at: _At, join: Join, frame: Frame, now: float) -> None:
         met = join.add(frame)
@@ -214,7 +241,7 @@ class Flow:
             self._end(at, merged, now)
         else:
             payloads = {name: part.payload for name, part in parts.items()}
-            at.queue.batcher.add(Work(merged, now, parts=payloads))
+            self._add(at, Work(merged, now, parts=payloads), now)
 
     def _pass_end(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         """A request has ended above: on to where its branches meet next, or into the sink's file."""
@@ -226,7 +253,7 @@ class Flow:
             expected = at.generation.graph.gathered(queue.spec.stage, frame.origin)
             passed = queue.gathering.end(frame, expected)
         if passed is not None and queue.stage.kind == "sink":
-            self._end_at_sink(queue, passed, release, now)
+            self._end_at_sink(at, passed, release, now)
             return
         _call(release)
         if passed is not None:
@@ -238,7 +265,8 @@ class Flow:
 
     # Sinks
 
-    def _end_at_sink(self, queue: ReplicaQueue, frame: Frame, release: Release, now: float) -> None:
+    def _end_at_sink(self, at: _At, frame: Frame, release: Release, now: float) -> None:
+        queue = at.queue
         match self.sinks[queue.spec.stage].arrive(frame):
             case Arrival.CONFIRM:
                 _call(release)
@@ -246,7 +274,7 @@ class Flow:
             case Arrival.WAIT:
                 _call(release)
             case Arrival.WRITE if queue.computes and frame.kind is Kind.DATA:
-                queue.batcher.add(Work(frame, now, release))
+                self._add(at, Work(frame, now, release), now)
             case Arrival.WRITE:
                 self.post.do(Write(queue.spec.stage, queue.run, frame, release))
 

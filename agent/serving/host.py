@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-from agent.serving.batcher import Job
+from agent.serving.batcher import Job, place_of, places_of
 from agent.serving.clock import Clock
 from agent.serving.compute import ComputeLane
 from agent.serving.datafolder import DataFolder
@@ -28,6 +28,7 @@ from agent.serving.instructions import (
     Instruction,
     Log,
     Notice,
+    Prepared,
     Read,
     Record,
     Unload,
@@ -37,6 +38,7 @@ from agent.serving.instructions import (
 from agent.serving.logbook import Logbook
 from agent.serving.replicas import Replicas, Report
 from agent.serving.runners import Outcomes
+from agent.serving.runningnote import RunningNote
 from agent.serving.streams.transport import Incoming, Outgoing
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
@@ -75,6 +77,8 @@ class Host:
         self._clock = Clock()
         self._lane = ComputeLane(self._loop)
         self._ends = Ends(self, data, state)
+        self._note = RunningNote(state / "serving")
+        self._suspects = self._note.load()
         self._flows: dict[str, Flow] = {}
         self._outgoing: dict[tuple[str, str], Outgoing] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -130,6 +134,10 @@ class Host:
         if self._logbook is not None:
             self._logbook.add(entry)
 
+    def end_well(self) -> None:
+        """The worker ends because it should: nothing that runs is to blame."""
+        self._note.ended()
+
     def close_logbook(self) -> None:
         """Write what waits to be written down; blocks."""
         if self._logbook is not None:
@@ -165,7 +173,7 @@ class Host:
         await self._replicas.load(assignment, report)
         try:
             flow = self._flows.get(assignment.workflow) or Flow(
-                assignment.workflow, self._device, self._epoch
+                assignment.workflow, self._device, self._epoch, self._suspects
             )
             for spec, stage in generation.sources_and_sinks():
                 await self._ends.prepare(flow, assignment, spec, stage)
@@ -254,6 +262,7 @@ class Host:
             if handle is not None:
                 handle.cancel()
         self._lane.close()
+        self.end_well()
         await asyncio.to_thread(self.close_logbook)
         for workflow in list(self._flows):
             await self._remove(workflow)
@@ -325,10 +334,15 @@ class Host:
             job = self._flows[name].next_job(now) if at <= now else None
             if job is not None:
                 runner = self._replicas.runner(name, job.generation, job.replica)
+                self._note.began(places_of(job))
                 self._lane.run(runner, job, partial(self._computed, self._flows[name], job))
                 return
 
     def _computed(self, flow: Flow, job: Job, outcomes: Outcomes, seconds: float) -> None:
+        self._note.ended()
+        through = [place_of(work) for work, out in outcomes if not isinstance(out, Prepared)]
+        if self._suspects.cleared(through):
+            self._note.keep(self._suspects)
         flow.computed(job, outcomes, seconds, self.now())
         self._pump_now()
 

@@ -186,6 +186,7 @@ async def run(control_socket: socket.socket) -> None:
         await writer.drain()
         return
     await Worker(host, writer).serve(reader)
+    host.end_well()
     host.incoming.close()
     await server.stop(_STOP_S)
     await asyncio.to_thread(host.close_logbook)

@@ -112,19 +112,28 @@ def decode(data: bytes, now: float) -> tuple[int, list[Frame]]:
     """Read a message: the number of its first frame, and its frames. Tensors are views into `data`.
 
     Raises:
-        TiermeshError: it is malformed; LimitExceeded: something in it is too large.
+        TiermeshError: it is malformed; LimitExceeded: something in it is too large. The field `first` is the number
+            of its first frame, where that much can be read.
     """
     message, body = _split(data)
     if message.WhichOneof("message") != "frames":
         raise TiermeshError("a stream carries frames", why="the message is another")
     try:
-        headers = _DECODER.decode(message.frames.headers)
+        return message.frames.first, _frames(message.frames.headers, body, now)
+    except TiermeshError as error:
+        error.fields["first"] = message.frames.first
+        raise
+
+
+def _frames(packed: bytes, body: memoryview, now: float) -> list[Frame]:
+    try:
+        headers = _DECODER.decode(packed)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise TiermeshError("the headers of frames cannot be read", why=str(error)) from None
     cut = _Cut(body)
     frames = [_frame(header, cut, now) for header in headers]
     cut.check_end()
-    return message.frames.first, frames
+    return frames
 
 
 def _split(data: bytes) -> tuple[pb.StreamMessage, memoryview]:

@@ -71,3 +71,9 @@ CONTROL_COMMANDS: Final = 64
 CONTROL_OBSERVERS: Final = 16
 DEVICE_EVENTS_KEPT: Final = 256
 DEVICE_EVENT_CHARS: Final = 1_000
+
+POISON_ENDS: Final = 3
+"""Workers that may end while they run one request at one stage, before it ends in an error instead."""
+SUSPECTS: Final = 1_000
+MALFORMED_MESSAGES: Final = 5
+"""Messages of one device that cannot be read, within a minute, before its streams are refused for a while."""

@@ -15,13 +15,16 @@ from itertools import islice
 from math import inf
 from typing import Final
 
+from msgspec.structs import replace
+
 from agent.serving.streams.window import FULL, UNBOUNDED, Window, channel
 from tiermesh import limits
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import Frame, Kind
+from tiermesh.frames import EMPTY, Frame, Kind
 
 SILENCE_S: Final = 1.0
 """A peer that has said nothing for so long is lost. Receivers repeat their acknowledgement four times as often."""
+_WHY_CHARS: Final = 500
 ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
 ROOM_ENDS: Final = 4 * limits.SOURCE_INFLIGHT_REQUESTS
 ROOM_BYTES: Final = limits.STREAM_CREDIT_BYTES // 4
@@ -77,6 +80,7 @@ class Sender:
         self._kept: deque[Frame] = deque()
         self._resend = 0
         self._refused = False
+        self._one_by_one = 0
         self._channels: dict[str, _Channel] = {}
         self._full = FULL
         self._windows: Mapping[str, Window] = {}
@@ -154,10 +158,7 @@ class Sender:
             )
         count = upto - self.oldest
         for _ in range(count):
-            frame = self._kept.popleft()
-            queue = self._channels[frame.stage if frame.kind is Kind.DATA else UNBOUNDED]
-            queue.frames -= 1
-            queue.bytes -= frame.size
+            self._forget(self._kept.popleft())
         self._resend = max(self._resend - count, 0)
         self._full, self._windows = full, windows
         for name, queue in self._channels.items():
@@ -175,7 +176,7 @@ class Sender:
 
     def _to_resend(self) -> list[Frame]:
         frames, size = list[Frame](), 0
-        for frame in islice(self._kept, self._resend, self._resend + limits.FRAMES_PER_MESSAGE):
+        for frame in islice(self._kept, self._resend, self._resend + self._most_frames):
             if size >= limits.MESSAGE_TARGET_BYTES:
                 break
             size += frame.size
@@ -189,13 +190,44 @@ class Sender:
         for name in sorted(self._channels, key=UNBOUNDED.__ne__):
             queue = self._channels[name]
             before = queue.bytes
-            most, left = limits.FRAMES_PER_MESSAGE - len(frames), limits.MESSAGE_TARGET_BYTES - size
+            most, left = self._most_frames - len(frames), limits.MESSAGE_TARGET_BYTES - size
             frames += queue.take(most, left, inf) if name == UNBOUNDED else queue.number(most, left)
             size += queue.bytes - before
         self._kept.extend(frames)
         self._next += len(frames)
         self.sent_frames += len(frames)
         return frames
+
+    def refused(self, first: int, why: str) -> Frame | None:
+        """The receiver cannot read the message that began with frame `first`.
+
+        Its frames are sent again one by one; one that cannot be read alone is replaced by an error, which ends its
+        request at the sinks. Returns the frame that was replaced.
+        """
+        index = first - self.oldest
+        if not 0 <= index < len(self._kept):
+            return None
+        if first >= self._one_by_one:
+            self._one_by_one = first + limits.FRAMES_PER_MESSAGE
+            return None
+        frame = self._kept[index]
+        self._forget(frame)
+        self._kept[index] = _instead_of(frame, why)
+        queue = self._channel(UNBOUNDED)
+        queue.frames += 1
+        queue.bytes += self._kept[index].size
+        return frame
+
+    def _forget(self, frame: Frame) -> None:
+        queue = self._channels[channel(frame)]
+        queue.frames -= 1
+        queue.bytes -= frame.size
+
+    @property
+    def _most_frames(self) -> int:
+        """Frames in the next message."""
+        careful = self.oldest + self._resend < self._one_by_one
+        return 1 if careful else limits.FRAMES_PER_MESSAGE
 
     def disconnected(self) -> None:
         """The call has ended; whether the peer is lost, time tells."""
@@ -241,3 +273,12 @@ class Sender:
         if found is None:
             found = self._channels[name] = _Channel(window=self._windows.get(name, self._full))
         return found
+
+
+def _instead_of(frame: Frame, why: str) -> Frame:
+    """What takes the number of a frame that the receiver cannot read."""
+    if frame.kind is Kind.DATA:
+        error = f"{frame.stage}: the frame cannot be read there: {why}"
+        return replace(frame, kind=Kind.ERROR, payload=EMPTY, error=error[:_WHY_CHARS])
+    # An end that cannot be read is told again by whoever keeps the request; this one says nothing.
+    return Frame(Kind.LOST, frame.generation, 0, "", 0, "", "")

@@ -18,6 +18,7 @@ import grpc.aio
 from agent.serving.flow import Flow
 from agent.serving.streams.receiver import Fenced
 from agent.serving.streams.sender import SILENCE_S
+from agent.serving.streams.strikes import Strikes
 from agent.serving.streams.window import Window
 from tiermesh import PROTOCOL_VERSION, codec, limits, wire
 from tiermesh.errors import TiermeshError, Unreachable
@@ -149,8 +150,15 @@ class Outgoing:
     async def _listen(self, call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply]) -> None:
         while (reply := await self._read(call)) is not None:
             if reply.WhichOneof("reply") != "ack":
+                self._note_refusal(reply.refusal)
                 raise TiermeshError(f"{self._device} ends the stream", why=_refusal(reply))
             self._acknowledged(reply.ack)
+
+    def _note_refusal(self, refusal: pb.Refusal) -> None:
+        if refusal.unreadable:
+            now = self._driver.now()
+            self._flow.refused(self._device, refusal.unreadable, refusal.why, now)
+            self._driver.changed()
 
     @staticmethod
     async def _read(
@@ -168,6 +176,17 @@ class Outgoing:
 
 def _refusal(reply: pb.StreamReply | None) -> str:
     return reply.refusal.why if reply is not None else "it hangs up"
+
+
+class Unreadable(TiermeshError):
+    """A message of a stream cannot be read; `first` is the number of its first frame, 0 where that is not known."""
+
+    kind = "unreadable"
+
+    def __init__(self, error: TiermeshError) -> None:
+        super().__init__(error.what, why=error.why)
+        first = error.fields.get("first", 0)
+        self.first = first if isinstance(first, int) else 0
 
 
 class _Due:
@@ -224,6 +243,12 @@ class Incoming:
         self._device = device
         self._acks: dict[tuple[str, str], _Due] = {}
         self._closing = asyncio.Event()
+        self._strikes = Strikes()
+
+    @property
+    def unreadable_messages(self) -> int:
+        """Messages that could not be read."""
+        return self._strikes.total
 
     def close(self) -> None:
         """End all streams; the senders keep what was not acknowledged."""
@@ -254,8 +279,12 @@ class Incoming:
             await self._serve(context)
         except TiermeshError as error:
             log.debug("a stream is refused: %s", error)
-            again = not isinstance(error, Fenced)
-            await context.write(pb.StreamReply(refusal=pb.Refusal(again=again, why=str(error))))
+            refusal = pb.Refusal(
+                again=not isinstance(error, Fenced),
+                why=str(error),
+                unreadable=error.first if isinstance(error, Unreadable) else 0,
+            )
+            await context.write(pb.StreamReply(refusal=refusal))
 
     async def _serve(self, context: grpc.aio.ServicerContext[bytes, pb.StreamReply]) -> None:
         first = await context.read()
@@ -304,6 +333,11 @@ class Incoming:
         flow = self._driver.flow(hello.workflow)
         if flow is None or not flow.generations:
             raise TiermeshError(f"{hello.workflow} is not served here")
+        if self._strikes.is_out(hello.sender, self._driver.now()):
+            raise TiermeshError(
+                f"{hello.sender} is refused for a minute",
+                why=f"{limits.MALFORMED_MESSAGES} of its messages could not be read",
+            )
         if hello.sender not in flow.links.addresses:
             raise TiermeshError(f"{hello.sender} has no part in {hello.workflow}")
         return flow
@@ -318,7 +352,13 @@ class Incoming:
     ) -> None:
         while (data := await context.read()) is not grpc.aio.EOF:
             now = self._driver.now()
-            first, frames = codec.decode(data, now)
+            try:
+                first, frames = codec.decode(data, now)
+            except TiermeshError as error:
+                self._strikes.add(sender, now)
+                flow.unreadable_from(sender, str(error), now)
+                self._driver.changed()
+                raise Unreadable(error) from None
             flow.receive(sender, session, first, frames, now)
             self._driver.changed()
             due.received(len(frames), len(data))

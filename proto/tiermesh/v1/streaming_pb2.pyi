@@ -242,18 +242,22 @@ class Refusal(_message.Message):
 
     AGAIN_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
     again: _builtins.bool
     """True: asking again later may help. False: this sender is fenced off or speaks another protocol."""
     why: _builtins.str
+    unreadable: _builtins.int
+    """The number of the first frame of a message that cannot be read; 0 for any other reason."""
     def __init__(
         self,
         *,
         again: _builtins.bool = ...,
         why: _builtins.str = ...,
+        unreadable: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "unreadable", b"unreadable", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

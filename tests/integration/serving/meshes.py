@@ -67,6 +67,14 @@ CODE = """
             print('{"message": "done", "call": 1}', flush=True)
             return payload
 
+    class Poisonable:
+        def __init__(self, files, options):
+            pass
+        def apply(self, payload):
+            if payload["name"].endswith("poison.txt"):
+                os._exit(9)
+            return payload
+
     class Deadly:
         def __init__(self, files, options):
             if pathlib.Path("DATA/die").exists():

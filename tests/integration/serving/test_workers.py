@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.serving.meshes import CHAIN, Mesh, check_ledger, until
+from tiermesh import limits
 from tiermesh.errors import TiermeshError
 from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -241,6 +242,21 @@ async def test_a_worker_that_dies_again_and_again_is_started_ever_later(mesh: Me
     await until(lambda: len(ends()) >= 4, "it is tried again")
     assert asyncio.get_running_loop().time() - began > 0.6
     assert "exit status 3" in ends()[-1]
+
+
+async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) -> None:
+    mesh.offer("a", 40)
+    (mesh["a"].data / "in" / "00007poison.txt").write_text("xyz")
+    code = {**CHAIN, "upper": ("map", ["photos"], "Poisonable")}
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(code, [(1.0, lane, {})], rate=200.0))
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=41) == {"result": 40, "error": 1}
+    (error,) = [line for line in mesh["a"].results() if line["outcome"] == "error"]
+    assert error["name"] == "in/00007poison.txt"
+    assert error["error"].startswith(f"upper: the worker ended {limits.POISON_ENDS} times")
+    assert mesh["b"].supervisor.restarts == limits.POISON_ENDS
+    assert any(kind == "request-quarantined" for kind, _ in mesh["b"].events)
 
 
 async def test_a_worker_writes_down_what_it_serves(mesh: Mesh) -> None:

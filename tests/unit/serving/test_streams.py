@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.serving.streams.receiver import Fenced, Receiver
 from agent.serving.streams.sender import SILENCE_S, Link, Sender
+from agent.serving.streams.strikes import WINDOW_S, Strikes
 from agent.serving.streams.window import FULL, Window
+from tiermesh import limits
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, pack
 
@@ -239,3 +241,51 @@ def test_a_gap_and_a_broken_window_are_refused() -> None:
 def test_an_acknowledgement_of_what_was_not_sent_is_refused() -> None:
     with pytest.raises(TiermeshError):
         up(Sender(0.0)).acknowledged(7, FULL, {}, 0.0)
+
+
+def test_a_frame_that_cannot_be_read_ends_in_an_error_and_those_beside_it_arrive() -> None:
+    sender, receiver = up(Sender(0.0)), Receiver()
+    for number in (1, 2, 3):
+        sender.offer(frame(number))
+    arrived: list[Frame] = []
+    for _ in range(10):
+        session = receiver.open(1, sender.oldest)
+        sender.connected(1, 0.0)
+        sender.acknowledged(receiver.next, FULL, {}, 0.0)
+        while (message := sender.next_message()) is not None:
+            first, frames = message
+            if any(f.kind is Kind.DATA and number_of(f) == 2 for f in frames):
+                sender.refused(first, "it is odd")
+                break
+            arrived += receiver.take(session, first, frames)
+    sender.acknowledged(receiver.next, FULL, receiver.windows(), 0.0)
+    assert [number_of(f) for f in arrived] == [1, 2, 3]
+    assert [f.kind for f in arrived] == [Kind.DATA, Kind.ERROR, Kind.DATA]
+    assert arrived[1].error == "s: the frame cannot be read there: it is odd"
+    assert sender.unacknowledged == 0
+    assert sender.next_message() is None
+
+
+def test_an_end_that_cannot_be_read_is_replaced_by_one_that_says_nothing() -> None:
+    sender = up(Sender(0.0))
+    sender.offer(frame(1, kind=Kind.CONFIRM))
+    for _ in range(2):
+        sender.connected(1, 0.0)
+        assert sender.next_message() is not None
+        sender.refused(1, "")
+    sender.connected(1, 0.0)
+    message = sender.next_message()
+    assert message is not None
+    assert (message[1][0].kind, message[1][0].request_id) == (Kind.LOST, "")
+    assert sender.refused(99, "") is None
+
+
+def test_a_device_is_refused_while_it_sends_too_much_that_cannot_be_read() -> None:
+    strikes = Strikes()
+    for second in range(limits.MALFORMED_MESSAGES):
+        assert not strikes.is_out("a", second)
+        strikes.add("a", second)
+    assert strikes.is_out("a", 10.0)
+    assert not strikes.is_out("b", 10.0)
+    assert not strikes.is_out("a", WINDOW_S + 1.0)
+    assert strikes.total == limits.MALFORMED_MESSAGES
