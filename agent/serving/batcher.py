@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 from math import inf
 from typing import Any, Final
 
@@ -92,16 +93,27 @@ def places_of(job: Job) -> list[tuple[str, str]]:
 
 
 class Batcher:
-    """The queue of one replica. `batches` is false for stage code without a model: there is nothing to wait for."""
+    """The queue of one replica. `batches` is false for stage code without a model: there is nothing to wait for.
+
+    With `in_order`, a request without room below holds up those behind it.
+    """
 
     def __init__(
-        self, generation: int, replica: str, size: int, timeout_s: float, *, batches: bool
+        self,
+        generation: int,
+        replica: str,
+        size: int,
+        timeout_s: float,
+        *,
+        batches: bool,
+        in_order: bool = False,
     ) -> None:
         self._generation = generation
         self._replica = replica
         self._size = size
         self._timeout = timeout_s
         self._batches = batches
+        self._in_order = in_order
         self._waiting: deque[Work] = deque()
         self._groups: dict[Hashable, deque[Item]] = {}
         self._items = 0
@@ -145,6 +157,15 @@ class Batcher:
         present.frame = work.frame
         if work.release is not None:
             work.release()
+
+    def give_up(self) -> list[Work]:
+        """Take out the requests that wait, in order: another queue takes them."""
+        works = list(self._waiting)
+        self._waiting.clear()
+        self._bytes = 0
+        for work in works:
+            self.done(work)
+        return works
 
     def done(self, work: Work) -> None:
         """A request has left this replica."""
@@ -218,10 +239,12 @@ class Batcher:
                 yield work
             else:
                 skipped.append(work)
+                most = 0 if self._in_order else most
         self._waiting.extendleft(reversed(skipped))
 
     def _first_startable(self, has_room: Callable[[Frame], bool]) -> Work | None:
-        return next((work for work in self._waiting if has_room(work.frame)), None)
+        startable = self._waiting if not self._in_order else islice(self._waiting, 1)
+        return next((work for work in startable if has_room(work.frame)), None)
 
     def _full_group(self) -> Hashable | None:
         if self._items < self._size:

@@ -15,11 +15,17 @@ from agent.serving.flow import Flow
 from agent.serving.generation import Generation
 from agent.serving.instructions import Forget, Read, Record, Write
 from agent.serving.ledger import Ledger
-from agent.serving.results import ResultFile, SinkWriter
+from agent.serving.results import ResultFile, SinkWriter, read_ids
 from agent.serving.sink import Sink
 from agent.serving.source import Source
 from agent.serving.spool import Spool, remove_if_empty
-from tiermesh.documents.assignment import Assignment, ReplicaSpec, SourceSpec, StageSpec
+from tiermesh.documents.assignment import (
+    Assignment,
+    ReplicaSpec,
+    SinkSpec,
+    SourceSpec,
+    StageSpec,
+)
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import pack
 
@@ -101,7 +107,9 @@ class Ends:
         files, trace = await self._on_disk(partial(self._offered, stage.source))
         arrivals = Arrivals(stage.source, len(files), router.share(spec.id, stage.name), trace)
         if key in flow.sources.by_key:
-            flow.sources.by_key[key].adopt(spec.id, arrivals, files, self._driver.now())
+            source = flow.sources.by_key[key]
+            source.adopt(spec.id, arrivals, files, self._driver.now())
+            await self._keep_sinks(flow, source)
             return key
         offer = _Offer(
             key=key,
@@ -127,8 +135,17 @@ class Ends:
         key = offer["key"]
         spool = self._spools[flow.workflow, key] = await self._on_disk(partial(Spool, path))
         ledger.restore(*await self._on_disk(spool.load))
-        source = flow.sources.by_key[key] = Source(**offer, ledger=ledger, now=self._driver.now())
+        ledger.sink_devices, ledger.formers = await self._on_disk(spool.sinks)
+        ledger.sinks_at(generation.router.sink_devices(offer["stage"]))
+        source = Source(**offer, ledger=ledger, now=self._driver.now())
+        # On disk before the first request is sent: after a kill, too, it is known where it may have ended.
+        await self._on_disk(partial(spool.keep_sinks, ledger.sink_devices, list(ledger.formers)))
+        flow.sources.by_key[key] = source
         return source
+
+    async def _keep_sinks(self, flow: Flow, source: Source) -> None:
+        spool, ledger = self._spools[flow.workflow, source.key], source.ledger
+        await self._on_disk(partial(spool.keep_sinks, ledger.sink_devices, list(ledger.formers)))
 
     async def _resume_former(
         self, flow: Flow, generation: Generation, offer: _Offer, folder: Path
@@ -150,11 +167,8 @@ class Ends:
     async def _open_sink(self, flow: Flow, assignment: Assignment, stage: StageSpec) -> None:
         if stage.sink is None:
             return
-        if stage.sink.path is not None:
-            path = self._data.path(stage.sink.path)
-        else:
-            path = self._state / "sinks" / assignment.workflow / f"{stage.name}.jsonl"
-        if stage.name in flow.sinks:
+        path = self._sink_path(assignment, stage, stage.sink)
+        if (flow.workflow, stage.name) in self._writers:
             self._check_same(flow, stage, path)
             return
         self._paths[flow.workflow, stage.name] = path
@@ -169,6 +183,22 @@ class Ends:
             done=lambda writes: self._driver.event(flow, lambda f, now: f.written(writes, now)),
             trouble=lambda why: self._driver.notice("sink-blocked", f"{label}: {why}"),
         )
+
+    def _sink_path(self, assignment: Assignment, stage: StageSpec, sink: SinkSpec) -> Path:
+        if sink.path is not None:
+            return self._data.path(sink.path)
+        return self._state / "sinks" / assignment.workflow / f"{stage.name}.jsonl"
+
+    async def remember_sinks(self, flow: Flow, assignment: Assignment) -> None:
+        """A sink that is elsewhere now and was here before still tells which requests have ended here."""
+        here = {replica.stage for replica in assignment.replicas}
+        for stage in assignment.stages.values():
+            if stage.sink is None or stage.name in here or stage.name in flow.sinks:
+                continue
+            path = self._sink_path(assignment, stage, stage.sink)
+            if await asyncio.to_thread(path.is_file):
+                remembered = await asyncio.to_thread(read_ids, path)
+                flow.sinks[stage.name] = Sink(assignment.run, remembered)
 
     def _check_same(self, flow: Flow, stage: StageSpec, path: Path) -> None:
         if self._paths[flow.workflow, stage.name] != path:

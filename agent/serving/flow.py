@@ -9,7 +9,7 @@ has, and the sink drops what it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from math import inf
 from typing import Final, TypeAlias
@@ -32,6 +32,7 @@ from agent.serving.instructions import (
 from agent.serving.ledger import Request
 from agent.serving.meetings import Join
 from agent.serving.post import Generations, Post
+from agent.serving.sequence import Sequence
 from agent.serving.sink import Arrival, Sink
 from agent.serving.sources import Sources
 from agent.serving.streams.window import Window
@@ -43,6 +44,7 @@ Release: TypeAlias = Callable[[], None] | None
 """Opens the window of the stream that a frame came by."""
 
 _ENDS: Final = (Kind.ERROR, Kind.FILTERED)
+_FOR_SOURCES: Final = (Kind.CONFIRM, Kind.LOST, Kind.CLEAR)
 
 
 class Flow:
@@ -60,6 +62,7 @@ class Flow:
         self.sources = Sources(self.post, self._generations)
         self.sinks: dict[str, Sink] = {}
         self._suspects = suspects or Suspects({})
+        self._sequences: dict[str, Sequence[tuple[_At, Work]]] = {}
 
     def take_instructions(self) -> list[Instruction]:
         """What is to be done since the last call, in order."""
@@ -97,7 +100,18 @@ class Flow:
             raise TiermeshError(f"generation {number} of {self.workflow} is not prepared")
         if self.current in self.generations:
             self.generations[self.current].touched = now
+        self._fence_sinks(self.generations.get(self.current), self.generations[number])
         self._generations.current = number
+        self.sources.sinks_moved(self.generations[number])
+        self._bring_home(now)
+
+    def _fence_sinks(self, former: Generation | None, generation: Generation) -> None:
+        """A sink takes nothing that was sent before it was here: that may end at the device where it was."""
+        for name, sink in self.sinks.items():
+            if generation.queue_of(name) is None:
+                sink.since = generation.number + 1
+            elif former is None or former.queue_of(name) is None:
+                sink.since = generation.number
 
     def abort(self, number: int) -> None:
         """Forget a prepared generation."""
@@ -116,6 +130,14 @@ class Flow:
             and all(source.is_finished for source in self.sources.by_key.values())
             and all(sink.is_idle for sink in self.sinks.values())
         )
+
+    def resume(self, stage: str, positions: Mapping[str, int]) -> None:
+        """An aggregate is loaded, and goes on at these numbers, by series."""
+        self._sequences.setdefault(stage, Sequence(positions))
+
+    def knows(self, stage: str) -> bool:
+        """Whether an aggregate has been resumed."""
+        return stage in self._sequences
 
     # Streams
 
@@ -195,8 +217,11 @@ class Flow:
                 return
 
     def _arrive(self, frame: Frame, release: Release, now: float) -> None:
-        if frame.kind in (Kind.CONFIRM, Kind.LOST):
+        if frame.kind in _FOR_SOURCES:
             self.sources.hear(frame, now)
+            return
+        if frame.kind is Kind.ASK:
+            self._answer(frame, now)
             return
         generation = self.generations.get(frame.generation)
         queue = generation.queue_here(frame.lane, frame.stage) if generation else None
@@ -219,7 +244,40 @@ class Flow:
         elif queue.stage.kind == "sink":
             self._end_at_sink(at, frame, release, now)
         else:
-            self._add(at, Work(frame, now, release), now)
+            self._line_up(at, Work(frame, now, release), now)
+
+    def _line_up(self, at: _At, work: Work, now: float) -> None:
+        """An aggregate takes requests in the order of their source; what waits for others holds no stream up."""
+        if at.queue.stage.kind != "aggregate":
+            self._add(at, work, now)
+            return
+        _call(work.release)
+        work.release = None
+        sequence = self._sequence(at)
+        if sequence.begins(work.frame):
+            stage = at.queue.spec.stage
+            text = f"{self.workflow}, {stage}: its state begins anew; no state of earlier requests is here"
+            self.post.notice("aggregate-began-anew", text, now)
+        for turn, one in sequence.add(work.frame, (at, work)):
+            self._add(self._home(turn), one, now)
+
+    def _home(self, at: _At) -> _At:
+        """Requests of all generations take their turns in one queue: that of the generation that is current."""
+        current = self._generations.running
+        queue = current.queue_of(at.queue.spec.stage) if current is not None else None
+        return _At(current, queue) if current is not None and queue is not None else at
+
+    def _bring_home(self, now: float) -> None:
+        """A newer generation is current: what waits at an aggregate in an older one goes on in the newer."""
+        for generation in self.generations.values():
+            for queue in generation.queues.values():
+                at = _At(generation, queue)
+                if queue.stage.kind == "aggregate" and (home := self._home(at)).queue is not queue:
+                    for work in queue.batcher.give_up():
+                        self._add(home, work, now)
+
+    def _sequence(self, at: _At) -> Sequence[tuple[_At, Work]]:
+        return self._sequences.setdefault(at.queue.spec.stage, Sequence())
 
     def _add(self, at: _At, work: Work, now: float) -> None:
         """Let a request wait for its turn, unless it has ended the worker too often."""
@@ -247,6 +305,9 @@ class Flow:
         """A request has ended above: on to where its branches meet next, or into the sink's file."""
         queue = at.queue
         passed: Frame | None = frame
+        if queue.stage.kind == "aggregate":
+            for turn, one in self._sequence(at).ended(frame):
+                self._add(self._home(turn), one, now)
         if queue.join is not None:
             passed = queue.join.end(frame)
         elif frame.origin in queue.stage.inputs:
@@ -267,7 +328,16 @@ class Flow:
 
     def _end_at_sink(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         queue = at.queue
-        match self.sinks[queue.spec.stage].arrive(frame):
+        sink = self.sinks[queue.spec.stage]
+        if queue.spec.stage in frame.done:
+            # It has ended here, or where this sink was before.
+            _call(release)
+            return
+        if frame.generation < sink.since and not sink.has_ended(frame.request_id):
+            _call(release)
+            self.post.give_back(frame, "", f"{queue.spec.stage} has moved", now)
+            return
+        match sink.arrive(frame):
             case Arrival.CONFIRM:
                 _call(release)
                 self._confirm(frame, now)
@@ -278,7 +348,19 @@ class Flow:
             case Arrival.WRITE:
                 self.post.do(Write(queue.spec.stage, queue.run, frame, release))
 
-    def written(self, writes: Sequence[Write], now: float) -> None:
+    def _answer(self, frame: Frame, now: float) -> None:
+        """A source asks whether a request ended at a sink that was here."""
+        sink = self.sinks.get(frame.stage)
+        if sink is None or sink.is_writing(frame.request_id):
+            return
+        if sink.has_ended(frame.request_id):
+            self._confirm(frame, now)
+        elif sink.since > self.current:
+            clear = replace(frame, kind=Kind.CLEAR, origin=self.device, sources=())
+            for source in frame.sources:
+                self.post.send_to(source, clear, now)
+
+    def written(self, writes: Iterable[Write], now: float) -> None:
         """The ends of requests are on disk at a sink: their sources may forget them."""
         for write in writes:
             frame = write.frame
@@ -389,8 +471,16 @@ class Flow:
 
     def _room_below(self, at: _At) -> Callable[[Frame], bool]:
         """Whether what a stage makes of a frame has a place to go: backpressure between stages."""
-        outputs, generation = at.queue.stage.outputs, at.generation
-        return lambda frame: all(generation.has_room(frame.lane, o, self.post) for o in outputs)
+        outputs = at.queue.stage.outputs
+
+        def has_room(frame: Frame) -> bool:
+            generation = self.generations.get(frame.generation)
+            # What is of no generation any more goes back to its source, at once.
+            return generation is None or all(
+                generation.has_room(frame.lane, output, self.post) for output in outputs
+            )
+
+        return has_room
 
     def _pass_unions(self, now: float) -> bool:
         """Stages without code pass on what came, as far as there is room; whether something was passed on."""
@@ -423,6 +513,8 @@ class Flow:
         return min([ready if ready > now else inf, *sources])
 
     def _expire(self, now: float) -> None:
+        for sequence in self._sequences.values():
+            sequence.expire(now)
         for generation in self.generations.values():
             for queue, work in list(generation.expired(now)):
                 late = Failed("the deadline has passed")

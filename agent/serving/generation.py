@@ -54,6 +54,7 @@ class ReplicaQueue:
             spec.batch_size,
             spec.batch_timeout_ms / 1000,
             batches=spec.variant is not None,
+            in_order=stage.kind == "aggregate",
         )
         self.tuner = Tuner.of(spec)
         self.join = Join(stage.inputs) if stage.kind == "join" else None
@@ -177,6 +178,10 @@ class Generation:
             if replica is not None:
                 found = self._here[at] = self.queues[replica]
         return found
+
+    def queue_of(self, stage: str) -> ReplicaQueue | None:
+        """The queue of a stage that has one replica here."""
+        return next((q for q in self.queues.values() if q.spec.stage == stage), None)
 
     @property
     def is_idle(self) -> bool:

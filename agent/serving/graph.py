@@ -42,12 +42,12 @@ class Graph:
     def _meetings_below(self, stage: str) -> tuple[tuple[str, str], ...]:
         """Where the end of a request that happens at `stage` is told: (the input it counts as, the stage).
 
-        The next sinks, and the stages with several inputs, on every way down.
+        The next sinks, the stages with several inputs, and the aggregates, which take requests in order.
         """
         found: list[tuple[str, str]] = []
         for output in self.stages[stage].outputs:
             spec = self.stages[output]
-            if spec.kind == "sink" or len(spec.inputs) > 1:
+            if spec.kind in ("sink", "aggregate") or len(spec.inputs) > 1:
                 found.append((stage, output))
             else:
                 found.extend(self._meetings_below(output))

@@ -37,7 +37,7 @@ from agent.serving.instructions import (
 )
 from agent.serving.logbook import Logbook
 from agent.serving.replicas import Replicas, Report
-from agent.serving.runners import Outcomes
+from agent.serving.runners import AggregateRunner, Outcomes
 from agent.serving.runningnote import RunningNote
 from agent.serving.streams.transport import Incoming, Outgoing
 from tiermesh.documents.assignment import Assignment
@@ -89,6 +89,7 @@ class Host:
             slowdown=slowdown,
             close=lambda runner: self._lane.call(runner.close),
             write_down=self.write_down,
+            states=state / "aggregates",
         )
         self._pumping: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -177,11 +178,27 @@ class Host:
             )
             for spec, stage in generation.sources_and_sinks():
                 await self._ends.prepare(flow, assignment, spec, stage)
+            await self._ends.remember_sinks(flow, assignment)
         except BaseException:
             self._replicas.unload(assignment.workflow, assignment.generation)
             raise
         self._flows[assignment.workflow] = flow
+        self._resume_aggregates(flow, assignment)
         flow.prepare(generation)
+
+    def _resume_aggregates(self, flow: Flow, assignment: Assignment) -> None:
+        for spec in assignment.replicas:
+            if assignment.stages[spec.stage].kind != "aggregate":
+                continue
+            runner = self._replicas.runner(flow.workflow, assignment.generation, spec.id)
+            if not isinstance(runner, AggregateRunner) or flow.knows(spec.stage):
+                continue
+            aggregate = runner.aggregate
+            flow.resume(spec.stage, aggregate.positions)
+            where = "on disk" if aggregate.is_kept else "in memory, and begins anew after a kill"
+            resumed = f"; it goes on with {aggregate.resumed_keys} keys"
+            text = f"{flow.workflow}, {spec.stage}: its state is {where}"
+            self._tell("aggregate-state", text + (resumed if aggregate.resumed_keys else ""))
 
     async def commit(self, workflow: str, number: int) -> None:
         """Let new requests take a prepared generation.
@@ -195,6 +212,7 @@ class Host:
         await self._reach(flow, number)
         flow.commit(number, self.now())
         generation = flow.generations[number]
+        self._replicas.forget_states(generation.assignment)
         for sink in flow.sinks.values():
             sink.begin(generation.assignment.run)
         keys: set[str] = set()

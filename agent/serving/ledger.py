@@ -7,7 +7,7 @@ Past its deadline it ends in an error at the sinks instead, which is repeated un
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -20,6 +20,9 @@ RETRY_LEAST_S: Final = 2.0
 """Losses are told, as a rule; waiting is for those of which nobody is left to tell."""
 GRACE_S: Final = 0.5
 """How long after the deadline the source waits for the error of the stage that noticed: it knows more."""
+ASK_AGAIN_S: Final = 0.2
+ASK_S: Final = 10.0
+"""How long past the deadline a sink's former device is asked, before a request ends in an error at the new one."""
 LOST_S: Final = 3.0
 """How long lanes through a device that was lost are avoided before they are tried again."""
 
@@ -42,6 +45,8 @@ class Request:
     failed: bool = False
     why: str = ""
     """What was last heard to stand in its way."""
+    cleared: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """Sinks and their former devices that have said that it has not ended there."""
 
 
 class Pace:
@@ -98,12 +103,22 @@ class Counts:
     retried: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A sink was on another device for the requests below a number: some may have ended there."""
+
+    sink: str
+    device: str
+    below: int
+
+
 @dataclass(slots=True)
 class Due:
-    """What is due: requests to inject, and requests to fail."""
+    """What is due: requests to inject, requests to fail, and requests to ask a sink's former device about."""
 
     inject: list[Request] = field(default_factory=list[Request])
     fail: list[Request] = field(default_factory=list[Request])
+    ask: list[Request] = field(default_factory=list[Request])
 
 
 class Ledger:
@@ -119,11 +134,55 @@ class Ledger:
         self._lost: dict[str, float] = {}
         self._epochs: dict[str, int] = {}
         self._next_due = inf
+        self.sink_devices: dict[str, str] = {}
+        self.formers: list[Former] = []
+
+    def sinks_at(self, devices: Mapping[str, str]) -> None:
+        """Where each sink is from now on; one that was on another device before may know of requests in flight."""
+        for sink, device in self.sink_devices.items():
+            if sink in devices and devices[sink] != device:
+                self.formers.append(Former(sink, device, self.counts.accepted))
+        self.sink_devices = dict(devices)
+        self.formers = [f for f in self.formers if f.below > self.settled]
+
+    def done(self, request: Request) -> tuple[str, ...]:
+        """The sinks that have confirmed a request while others have not."""
+        if len(request.unconfirmed) == len(self._sinks):
+            return ()
+        return tuple(sorted(self._sinks - request.unconfirmed))
+
+    def unclear(self, request: Request) -> list[Former]:
+        """The devices that have not yet said whether a request ended there."""
+        if not self.formers or not request.attempt:
+            return []
+        return [
+            former
+            for former in self.formers
+            if request.index < former.below
+            and former.sink in request.unconfirmed
+            and former.device != self.sink_devices.get(former.sink)
+            and (former.sink, former.device) not in request.cleared
+        ]
+
+    def cleared(self, request_id: str, sink: str, device: str, now: float) -> None:
+        """A sink's former device says that a request has not ended there, and will not."""
+        request = self.requests.get(request_id)
+        if request is not None:
+            request.cleared.add((sink, device))
+            if not request.reading and not self.unclear(request):
+                self._put(request, min(request.due, now))
 
     @property
     def in_flight(self) -> int:
         """Requests accepted and not confirmed."""
         return len(self.requests)
+
+    @property
+    def settled(self) -> int:
+        """All requests below this number have ended."""
+        # Requests are accepted, and restored, in the order of their numbers.
+        oldest = next(iter(self.requests.values()), None)
+        return oldest.index if oldest is not None else self.counts.accepted
 
     @property
     def may_accept(self) -> bool:
@@ -163,6 +222,10 @@ class Ledger:
             late = now >= end
             if request.deadline <= now < end and not request.failed:
                 request.due = end
+                continue
+            if self.unclear(request) and now < request.deadline + ASK_S:
+                request.due = now + ASK_AGAIN_S
+                found.ask.append(request)
                 continue
             request.due = inf
             request.reading = True

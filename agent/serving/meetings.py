@@ -125,6 +125,10 @@ def _merged(frame: Frame, parts: dict[str, Frame]) -> Frame:
         sources=_sources(frames),
         accepted_at=min(part.accepted_at for part in frames),
         deadline=min(part.deadline for part in frames),
+        series=frames[0].series,
+        index=frames[0].index,
+        settled=min(part.settled for part in frames),
+        done=tuple(sorted({sink for part in frames for sink in part.done})),
     )
 
 

@@ -171,7 +171,7 @@ class Post:
         self.notice("peer-lost", f"{name} does not answer; lanes through it use their backup", now)
         self._announce(device, sender.receiver_epoch, now, gone=True)
         for frame in withdrawn:
-            if frame.kind in (Kind.CONFIRM, Kind.LOST):
+            if frame.kind in (Kind.CONFIRM, Kind.LOST, Kind.ASK, Kind.CLEAR):
                 self.send_to(device, frame, now)
             else:
                 self.send(frame, now)

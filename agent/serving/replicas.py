@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from agent.profiling.process import resident_bytes
@@ -45,12 +46,14 @@ class Replicas:
         slowdown: float,
         close: Callable[[Runner], None],
         write_down: Callable[[Entry], None],
+        states: Path,
     ) -> None:
         self._artifacts = artifacts
         self._threads = threads
         self._slowdown = slowdown
         self._close = close
         self._write_down = write_down
+        self._states = states
         self._loaded: dict[str, _Loaded] = {}
         self._keys: dict[tuple[str, int, str], str] = {}
 
@@ -82,7 +85,9 @@ class Replicas:
             report(step, replica, seconds)
 
         if key not in self._loaded:
-            runner = await self._try(spec.id, "load", note, partial(self._load, spec, stage))
+            runner = await self._try(
+                spec.id, "load", note, partial(self._load, assignment, spec, stage)
+            )
             if runner is None:
                 return
             self._loaded[key] = _Loaded(runner)
@@ -93,10 +98,24 @@ class Replicas:
             await self._check(self._loaded[key].runner, spec, note)
         self._write_down(_loaded(assignment, spec, init_s, resident))
 
-    def _load(self, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
+    def _load(self, assignment: Assignment, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
+        folder = self._states / assignment.workflow
         return runners.load(
-            spec, stage, self._artifacts, threads=self._threads, slowdown=self._slowdown
+            spec,
+            stage,
+            self._artifacts,
+            threads=self._threads,
+            slowdown=self._slowdown,
+            states=folder / f"{stage.name}.{assignment.run}.db",
         )
+
+    def forget_states(self, assignment: Assignment) -> None:
+        """Remove the states of aggregates that are elsewhere now: they would be out of date."""
+        here = {f"{r.stage}.{assignment.run}.db" for r in assignment.replicas}
+        for path in (self._states / assignment.workflow).glob("*.db"):
+            if path.name not in here:
+                for end in ("", "-wal", "-shm"):
+                    path.with_name(path.name + end).unlink(missing_ok=True)
 
     async def _check(self, runner: Runner, spec: ReplicaSpec, report: Report) -> None:
         await self._try(spec.id, "warm", report, partial(runner.warm, spec.batch_size))

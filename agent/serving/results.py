@@ -5,6 +5,7 @@ A line is on the disk, past all caches, before the request is confirmed; many sh
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -160,6 +161,19 @@ class ResultFile:
     def _cut(self) -> None:
         self._file.truncate(self._end)
         self._file.seek(self._end)
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of all whole lines of a sink's file that somebody may still write; blocks."""
+    decoder = msgspec.json.Decoder(_Known)
+    ids: list[str] = []
+    with path.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(msgspec.MsgspecError, ValueError):
+                known = decoder.decode(line)
+                bytes.fromhex(known.id)
+                ids.append(known.id)
+    return ids
 
 
 class SinkWriter:

@@ -123,6 +123,15 @@ class Router:
             if self.assignment.stages[stage].kind != "source"
         )
 
+    def sink_devices(self, source: str) -> dict[str, str]:
+        """The device of each sink below a source that is on one device only, in all lanes."""
+        devices = self.assignment.replica_devices
+        found = {
+            sink: {devices[lane.path[sink]] for lane in self.assignment.lanes}
+            for sink in self.graph.sinks_below(source)
+        }
+        return {sink: next(iter(at)) for sink, at in found.items() if len(at) == 1}
+
     def devices_of(self, lane: int) -> frozenset[str]:
         """The devices that a lane's requests may be on, backups included."""
         given = self.assignment.lanes[lane]

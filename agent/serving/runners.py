@@ -6,24 +6,23 @@ Whatever stage code raises ends the request that it was raised for, and no other
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from agent.errors import StageCodeFailed
 from agent.profiling.emulation import Dilation
 from agent.serving import stagecode
+from agent.serving.aggregates import Aggregate
 from agent.serving.batcher import Item, Job, Step, Work
 from agent.serving.inference import Artifacts, Inference
 from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared
+from agent.serving.statefile import StateFile
 from tiermesh.documents.assignment import ReplicaSpec, StageSpec
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Packed, pack
 
 Outcomes: TypeAlias = list[tuple[Work, Outcome]]
-
-_REMEMBERED_OUTPUTS: Final = 1_024
 
 
 class Runner(Protocol):
@@ -47,9 +46,17 @@ class Runner(Protocol):
 
 
 def load(
-    spec: ReplicaSpec, stage: StageSpec, artifacts: Artifacts, *, threads: int, slowdown: float
+    spec: ReplicaSpec,
+    stage: StageSpec,
+    artifacts: Artifacts,
+    *,
+    threads: int,
+    slowdown: float,
+    states: Path,
 ) -> Runner | None:
     """Load what a replica runs, with at most `threads` threads; None for a stage that only passes frames on.
+
+    `states` is the file for an aggregate's state.
 
     Raises:
         TiermeshError: it cannot be loaded on this device.
@@ -62,8 +69,12 @@ def load(
     if spec.bundle is None:
         return None
     folder: Path = artifacts.unpack(spec.bundle.artifact.digest)
+    dilation = Dilation(slowdown)
     code = stagecode.load(spec.bundle, folder, {}, spec.options, stage.kind)
-    return CodeRunner(code, stage, Dilation(slowdown))
+    if stage.kind == "aggregate":
+        keeper = StateFile(states) if stagecode.can_be_kept(code) else None
+        return AggregateRunner(Aggregate(code, stage.name, stage.key or "", keeper), dilation)
+    return CodeRunner(code, stage, dilation)
 
 
 def _outcome(work: Callable[[], Outcome]) -> Outcome:
@@ -132,19 +143,16 @@ class ModelRunner:
 
 
 class CodeRunner:
-    """Stage code without a model. An aggregate's state by key is in memory, and lost with the worker."""
+    """Stage code without a model."""
 
     def __init__(self, code: Any, stage: StageSpec, dilation: Dilation) -> None:
         self._code = code
         self._stage = stage
         self._dilation = dilation
-        self._states: dict[str, Any] = {}
-        self._outputs: OrderedDict[str, Packed] = OrderedDict()
         self._call: Callable[[Work], Outcome] = {
             "map": self._map,
             "filter": self._filter,
             "join": self._join,
-            "aggregate": self._aggregate,
             "sink": self._deliver,
         }[stage.kind]
 
@@ -178,31 +186,38 @@ class CodeRunner:
         parts = {name: _values(part) for name, part in (work.parts or {}).items()}
         return Output(pack(self._code.join(parts)))
 
-    def _aggregate(self, work: Work) -> Outcome:
-        """Fold a request in once: a repeated one gets the output that it had."""
-        request = work.frame.request_id
-        if request not in self._outputs:
-            self._outputs[request] = self._fold(work)
-            if len(self._outputs) > _REMEMBERED_OUTPUTS:
-                self._outputs.popitem(last=False)
-        return Output(self._outputs[request])
-
-    def _fold(self, work: Work) -> Packed:
-        payload = _values(work.frame.payload)
-        field = self._stage.key or ""
-        if field not in payload:
-            raise TiermeshError(f"the payload has no {field!r}, the key of {self._stage.name}")
-        key = str(payload[field])
-        if key not in self._states:
-            self._states[key] = self._code.start(key)
-        state, output = self._code.fold(self._states[key], payload)
-        packed = pack(output)
-        self._states[key] = state
-        return packed
-
     def _deliver(self, work: Work) -> Outcome:
         self._code.deliver(work.frame.request_id, _values(work.frame.payload))
         return Output(work.frame.payload)
+
+
+class AggregateRunner:
+    """Stage code with state by key."""
+
+    def __init__(self, aggregate: Aggregate, dilation: Dilation) -> None:
+        self.aggregate = aggregate
+        self._dilation = dilation
+
+    def run(self, job: Job) -> Outcomes:
+        """Fold each request in; what has changed is kept before any output leaves."""
+        with self._dilation.slowed():
+            outcomes: Outcomes = [
+                (work, _outcome(lambda work=work: Output(self.aggregate.fold(work))))
+                for work in job.works
+            ]
+            self.aggregate.keep()
+            return outcomes
+
+    def warm(self, batch_size: int) -> None:
+        """There is nothing to warm."""
+
+    def self_test(self) -> str | None:
+        """Nothing to test without samples."""
+        return None
+
+    def close(self) -> None:
+        """Nobody uses it any more: its state goes with it."""
+        self.aggregate.discard()
 
 
 def _values(payload: Packed) -> dict[str, Any]:

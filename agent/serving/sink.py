@@ -58,6 +58,17 @@ class Sink:
         self._ended = dict.fromkeys(bytes.fromhex(request) for request in remembered)
         self._writing: dict[str, Frame] = {}
         self.endings = endings or Endings()
+        self.since = 0
+        """The generation since which this sink is here without a break. What was sent under an earlier one may have
+        been sent to another device, too."""
+
+    def has_ended(self, request_id: str) -> bool:
+        """Whether a request has ended here."""
+        return bytes.fromhex(request_id) in self._ended
+
+    def is_writing(self, request_id: str) -> bool:
+        """Whether the end of a request is on its way to the disk."""
+        return request_id in self._writing
 
     @property
     def is_idle(self) -> bool:

@@ -91,7 +91,7 @@ class Source:
                 self._next_at += self._arrivals.gap(self._index)
         return [Record(self.key, tuple(accepted))] if accepted else []
 
-    def due(self, now: float) -> tuple[list[Instruction], list[str]]:
-        """What is due of the accepted ones: files to read, and the ids of requests to fail."""
+    def due(self, now: float) -> tuple[list[Instruction], list[str], list[Request]]:
+        """What is due of the accepted ones: files to read, ids of requests to fail, requests to ask about."""
         due = self.ledger.due(now)
-        return [Read(self.key, r) for r in due.inject], [r.id for r in due.fail]
+        return [Read(self.key, r) for r in due.inject], [r.id for r in due.fail], due.ask

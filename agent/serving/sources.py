@@ -29,10 +29,32 @@ class Sources:
         for source in self.by_key.values():
             if generation is not None and self._may_accept(generation, source):
                 self._post.do(*source.accept(now))
-            instructions, failed = source.due(now)
+            instructions, failed, unclear = source.due(now)
             self._post.do(*instructions)
+            for request in unclear:
+                self._ask(source, request, now)
             for request in failed:
                 self.fail(source, source.ledger.requests[request], now)
+
+    def _ask(self, source: Source, request: Request, now: float) -> None:
+        """Ask the devices where a sink was before: a request must not end here and there."""
+        for former in source.ledger.unclear(request):
+            ask = Frame(
+                Kind.ASK,
+                self._generations.current,
+                0,
+                request.id,
+                request.attempt,
+                source.stage,
+                former.sink,
+                (self._post.device,),
+            )
+            self._post.send_to(former.device, ask, now)
+
+    def sinks_moved(self, generation: Generation) -> None:
+        """A generation is current: tell the ledgers where their sinks are."""
+        for source in self.by_key.values():
+            source.ledger.sinks_at(generation.router.sink_devices(source.stage))
 
     def _may_accept(self, generation: Generation, source: Source) -> bool:
         """Whether the first stages take more: backpressure ends here, where it delays acceptance."""
@@ -88,6 +110,10 @@ class Sources:
             (self._post.device,),
             request.accepted_at,
             request.deadline,
+            series=f"{source.key}@{self._post.device}",
+            index=request.index,
+            settled=source.ledger.settled,
+            done=source.ledger.done(request),
         )
 
     def hear(self, frame: Frame, now: float) -> None:
@@ -98,6 +124,8 @@ class Sources:
                 ended = ledger.confirmed(frame.request_id, frame.origin, now)
                 if ended is not None:
                     self._post.do(Forget(source.key, ended))
+            elif frame.kind is Kind.CLEAR:
+                ledger.cleared(frame.request_id, frame.stage, frame.origin, now)
             elif frame.request_id:
                 ledger.lost(frame.request_id, frame.attempt, frame.origin, frame.error, now)
             else:

@@ -7,11 +7,11 @@ and what is then accepted again gets the same ids as before, which the sinks kno
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from agent.serving.ledger import Counts, Request
+from agent.serving.ledger import Counts, Former, Request
 from tiermesh.errors import StorageFull
 
 _SCHEMA: Final = """
@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS requests (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL, file TEXT NOT NULL, accepted_at REAL NOT NULL, deadline REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS source (next INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS sinks (sink TEXT NOT NULL, device TEXT NOT NULL, below INTEGER);
 INSERT INTO source SELECT 0 WHERE NOT EXISTS (SELECT * FROM source);
 """
 
@@ -63,6 +64,22 @@ class Spool:
                 why=str(error),
                 fix="Free disk space on the device",
             ) from None
+
+    def sinks(self) -> tuple[dict[str, str], list[Former]]:
+        """Where each sink was last, and where they had been before for requests that may be in flight."""
+        rows = self._db.execute("SELECT sink, device, below FROM sinks").fetchall()
+        current = {sink: device for sink, device, below in rows if below is None}
+        return current, [Former(*row) for row in rows if row[2] is not None]
+
+    def keep_sinks(self, current: Mapping[str, str], formers: Iterable[Former]) -> None:
+        """Keep where the sinks are and were."""
+        rows = [(sink, device, None) for sink, device in current.items()]
+        with self._transaction():
+            self._db.execute("DELETE FROM sinks")
+            self._db.executemany(
+                "INSERT INTO sinks VALUES (?, ?, ?)",
+                [*rows, *((f.sink, f.device, f.below) for f in formers)],
+            )
 
     def forget(self, requests: Iterable[Request]) -> None:
         """Requests have ended. Failing to forget costs a repetition after a restart, no more."""

@@ -87,7 +87,12 @@ class JoinCode(Protocol):
 
 
 class AggregateCode(Protocol):
-    """Keeps state per key: all requests with one key come here, in order."""
+    """Keeps state per key: all requests with one key come here, once, in the order of their source.
+
+    Code that also has `dump(state) -> Payload` and `load(payload) -> state` keeps its state on the device's disk: it
+    goes on after a kill or a reboot as if nothing had happened. Without them the state is in memory: after a kill it
+    begins anew, with the requests that no sink has confirmed.
+    """
 
     def start(self, key: str) -> Any:
         """The state before the first request with this key."""
@@ -143,6 +148,11 @@ def load(
         return made(dict(files), dict(options))
     except Exception as error:
         raise StageCodeFailed.by(error, f"the stage code {bundle.entry} does not start") from error
+
+
+def can_be_kept(code: object) -> bool:
+    """Whether an aggregate's code can say its state."""
+    return all(callable(getattr(code, method, None)) for method in ("dump", "load"))
 
 
 def check_requires(bundle: Bundle) -> None:

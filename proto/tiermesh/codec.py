@@ -49,6 +49,10 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fa
     error: str
     payload: bytes
     tensors: Annotated[tuple[_TensorHeader, ...], Meta(max_length=limits.TENSORS_PER_FRAME)]
+    series: str
+    index: _Count
+    settled: _Count
+    done: Annotated[tuple[str, ...], Meta(max_length=limits.STAGES)]
 
 
 _Headers = Annotated[list[_Header], Meta(max_length=limits.FRAMES_PER_MESSAGE)]
@@ -79,6 +83,10 @@ def encode(first: int, frames: Iterable[Frame], now: float) -> bytes:
             frame.error,
             frame.payload.data,
             _beside(frame.payload, body) if frame.payload.tensors else (),
+            frame.series,
+            frame.index,
+            frame.settled,
+            frame.done,
         )
         for frame in frames
     ]
@@ -186,6 +194,10 @@ def _frame(header: _Header, cut: _Cut, now: float) -> Frame:
         now + header.remaining,
         _payload(header, cut),
         header.error,
+        header.series,
+        header.index,
+        header.settled,
+        header.done,
     )
 
 

@@ -27,6 +27,10 @@ class Kind(IntEnum):
     """A filter ended the request. Goes the same way; a union waits for its other inputs first."""
     CONFIRM = 4
     """From a sink back to the sources: the request has ended there."""
+    ASK = 6
+    """From a source to the device where a sink was in an earlier generation: has the request ended there?"""
+    CLEAR = 7
+    """The answer: it has not, and will not. CONFIRM is the other one."""
     LOST = 5
     """Back to the sources: `origin` (a device) cannot take the request on, or, without a request id, has lost all
     that it had in its care. The sources inject it again."""
@@ -170,7 +174,8 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
     `lane` is an index into the lanes of the plan of `generation`. `sources` are the devices whose sources hold the
     request. `accepted_at` is Unix seconds by the source's clock; `deadline` is by the clock of the device that the
-    frame is on.
+    frame is on. It is request number `index` of its source, which is named by `series`; below `settled`, all of that
+    source have ended. `done` are the sinks that have confirmed the request already.
     """
 
     kind: Kind
@@ -185,6 +190,10 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     deadline: float = 0.0
     payload: Packed = EMPTY
     error: str = ""
+    series: str = ""
+    index: int = 0
+    settled: int = 0
+    done: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

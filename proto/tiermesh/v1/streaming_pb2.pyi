@@ -110,6 +110,10 @@ class Frames(_message.Message):
                           little-endian
       tensors     array   of arrays: dtype (NumPy's short form, such as "<f4"; empty for plain bytes), shape, size in
                           bytes
+      series      string  the source of the request, in its run
+      index       int     the number of the request there
+      settled     int     all requests of the series below it have ended
+      done        array   the sinks that have confirmed the request
     """
     def __init__(
         self,

@@ -67,6 +67,25 @@ CODE = """
             print('{"message": "done", "call": 1}', flush=True)
             return payload
 
+    class Count:
+        def __init__(self, files, options):
+            pass
+        def start(self, key):
+            return {"count": 0, "last": ""}
+        def fold(self, state, payload):
+            after = {"count": state["count"] + 1, "last": payload["name"]}
+            return after, {"name": payload["name"], "key": payload["key"], **state}
+        def dump(self, state):
+            return state
+        def load(self, payload):
+            return payload
+
+    class Keyed:
+        def __init__(self, files, options):
+            pass
+        def apply(self, payload):
+            return {"name": payload["name"], "key": payload["name"][-5]}
+
     class Poisonable:
         def __init__(self, files, options):
             pass
@@ -180,6 +199,7 @@ class Mesh:
         specs = {
             name: StageSpec(
                 name=name,
+                key="key" if kind == "aggregate" else None,
                 kind=kind,
                 inputs=inputs,
                 outputs=[n for n, (_, i, _) in stages.items() if name in i],

@@ -259,6 +259,46 @@ async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) 
     assert any(kind == "request-quarantined" for kind, _ in mesh["b"].events)
 
 
+async def test_an_aggregate_goes_on_where_it_was_when_its_worker_is_killed(mesh: Mesh) -> None:
+    mesh.offer("a", 200)
+    counted = {
+        "photos": ("source", [], ""),
+        "keyed": ("map", ["photos"], "Keyed"),
+        "count": ("aggregate", ["keyed"], "Count"),
+        "out": ("sink", ["count"], ""),
+    }
+    lanes = [(1.0, dict(zip(counted, "abca", strict=True)), {})]
+    await mesh.serve(mesh.assign(counted, lanes, rate=100.0))
+    for victim, results in (("c", 30), ("b", 60), ("c", 100)):
+        await until(lambda n=results: len(mesh["a"].results()) >= n, "results come")
+        kill(mesh, victim, signal.SIGKILL)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=200) == {"result": 200}
+    by_key: dict[str, list[dict[str, object]]] = {}
+    for line in sorted(mesh["a"].results(), key=lambda one: one["name"]):
+        by_key.setdefault(line["payload"]["key"], []).append(line["payload"])
+    for counts in by_key.values():
+        assert [one["count"] for one in counts] == list(range(20)), "each was counted once"
+        assert [one["last"] for one in counts] == ["", *(one["name"] for one in counts[:-1])]
+    said = [text for kind, text in mesh["c"].events if kind == "aggregate-state"]
+    assert said[0] == "w, count: its state is on disk"
+    assert said[-1] == "w, count: its state is on disk; it goes on with 10 keys"
+
+
+async def test_a_sink_moves_in_the_middle_of_a_run(mesh: Mesh) -> None:
+    mesh.offer("a", 250)
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0))
+    await until(lambda: len(mesh["a"].results()) >= 60, "results come")
+    moved = mesh.assign(CHAIN, [(1.0, {**lane, "out": "c"}, {})], rate=100.0, generation=2)
+    await mesh.serve(moved)
+    kill(mesh, "a", signal.SIGKILL)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    both = mesh["a"].results() + mesh["c"].results()
+    assert check_ledger(both, accepted=250) == {"result": 250}
+    assert len(mesh["c"].results()) > 100
+
+
 async def test_a_worker_writes_down_what_it_serves(mesh: Mesh) -> None:
     mesh.offer("a", 12)
     await mesh.serve(mesh.assign(CHAIN, [(1.0, {"photos": "a", "upper": "b", "out": "a"}, {})]))

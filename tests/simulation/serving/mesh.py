@@ -7,6 +7,7 @@ pass through the real codec, between devices whose clocks differ. After each eve
 
 from __future__ import annotations
 
+import copy
 import heapq
 import random
 from collections import deque
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from agent.serving.aggregates import Aggregate, Snapshot
 from agent.serving.arrivals import Arrivals
 from agent.serving.batcher import Job, Step, Work
 from agent.serving.flow import Flow
@@ -37,15 +39,64 @@ from agent.serving.instructions import (
     Wake,
     Write,
 )
-from agent.serving.ledger import Counts, Ledger, Request
+from agent.serving.ledger import Counts, Former, Ledger, Request
 from agent.serving.sink import Sink
 from agent.serving.source import Source
 from agent.serving.streams.receiver import Fenced
 from tiermesh import codec
 from tiermesh.documents.assignment import Assignment
+from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, pack
 
 FILES = 1_000_000
+KEYS = 5
+
+
+class Kept:
+    """An aggregate's snapshot on a simulated disk."""
+
+    def __init__(self) -> None:
+        self.data = Snapshot()
+
+    def load(self) -> Snapshot:
+        return copy.deepcopy(self.data)
+
+    def keep(self, change: Snapshot) -> None:
+        self.data.states.update(change.states)
+        self.data.outputs.update(change.outputs)
+        self.data.positions.update(change.positions)
+        self.data.settled.update(change.settled)
+
+    def discard(self) -> None:
+        self.data = Snapshot()
+
+
+class Count:
+    """Stage code of an aggregate: how many there were of a key, and which the one before was."""
+
+    def __init__(self, folded: Callable[[str, int, int], None]) -> None:
+        self._folded = folded
+
+    def start(self, key: str) -> dict[str, int]:
+        return {"count": 0, "last": -1}
+
+    def fold(
+        self, state: dict[str, int], payload: dict[str, Any]
+    ) -> tuple[dict[str, int], dict[str, Any]]:
+        number = payload["number"]
+        self._folded(payload["key"], state["last"], number)
+        after = {"count": state["count"] + 1, "last": number}
+        return after, {**payload, "count": after["count"], "before": state["last"]}
+
+
+class KeptCount(Count):
+    """The same, with a state that can be kept on disk."""
+
+    def dump(self, state: dict[str, int]) -> dict[str, int]:
+        return state
+
+    def load(self, payload: dict[str, int]) -> dict[str, int]:
+        return payload
 
 
 @dataclass
@@ -55,6 +106,8 @@ class Disk:
     accepted: dict[str, int] = field(default_factory=dict[str, int])
     spool: dict[str, dict[str, tuple[int, str, float, float]]] = field(default_factory=dict)
     lines: dict[str, list[tuple[str, Kind]]] = field(default_factory=dict)
+    states: dict[str, Kept] = field(default_factory=dict)
+    sinks: dict[str, tuple[dict[str, str], list[Former]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,6 +145,7 @@ class SimDevice:
         self.stopped = False
         self.busy = False
         self.calls: dict[str, Call] = {}
+        self.aggregates: dict[str, Aggregate] = {}
 
     @property
     def now(self) -> float:
@@ -104,6 +158,7 @@ class SimDevice:
     def start(self) -> None:
         self.epoch += 1
         self.busy = False
+        self.aggregates.clear()
         self.flow = Flow("w", self.name, self.epoch)
         for assignment in self.assignments:
             self.prepare(assignment)
@@ -113,13 +168,26 @@ class SimDevice:
     def prepare(self, assignment: Assignment) -> None:
         assert self.flow is not None
         generation = Generation(assignment, self.now)
-        for _, stage in generation.sources_and_sinks():
-            if stage.kind == "sink" and stage.name not in self.flow.sinks:
+        here = {stage.name for _, stage in generation.sources_and_sinks()}
+        for stage in assignment.stages.values():
+            # A sink that was here before still tells which requests have ended.
+            known = stage.name in here or stage.name in self.disk.lines
+            if stage.kind == "sink" and known and stage.name not in self.flow.sinks:
                 lines = self.disk.lines.setdefault(stage.name, [])
                 sink = self.flow.sinks[stage.name] = Sink(assignment.run, [i for i, _ in lines])
                 for _, kind in lines:
                     sink.endings.count(kind)
+        for queue in generation.queues.values():
+            if queue.stage.kind == "aggregate" and queue.stage.name not in self.aggregates:
+                self._load_aggregate(queue.stage.name)
         self.flow.prepare(generation)
+
+    def _load_aggregate(self, stage: str) -> None:
+        assert self.flow is not None
+        keeper = self.disk.states.setdefault(stage, Kept()) if self.mesh.keeps_state else None
+        code = (KeptCount if self.mesh.keeps_state else Count)(self.mesh.folded)
+        aggregate = self.aggregates[stage] = Aggregate(code, stage, "key", keeper)
+        self.flow.resume(stage, aggregate.positions)
 
     def commit(self, assignment: Assignment) -> None:
         flow = self.flow
@@ -134,16 +202,23 @@ class SimDevice:
             files = _Names()
             if key in flow.sources.by_key:
                 flow.sources.by_key[key].adopt(spec.id, arrivals, files, self.now)
+                self.keep_sinks(key, flow.sources.by_key[key].ledger)
                 continue
             ledger = Ledger(generation.graph.sinks_below(key), assignment.deadline_seconds)
             kept = self.disk.spool.setdefault(key, {})
             requests = [Request(row[0], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
             accepted = self.disk.accepted.get(key, 0)
             ledger.restore(requests, Counts(accepted, accepted - len(requests)))
+            ledger.sink_devices, ledger.formers = self.disk.sinks.get(key, ({}, []))
+            ledger.sinks_at(generation.router.sink_devices(key))
+            self.keep_sinks(key, ledger)
             flow.sources.by_key[key] = Source(
                 key, key, spec.id, workflow="w", run=assignment.run, arrivals=arrivals,
                 files=files, ledger=ledger, now=self.now,
             )  # fmt: skip
+
+    def keep_sinks(self, key: str, ledger: Ledger) -> None:
+        self.disk.sinks[key] = (ledger.sink_devices, ledger.formers)
 
     def kill(self) -> None:
         self.flow = None
@@ -186,7 +261,14 @@ class SimDevice:
 
     def finish(self, flow: Flow, job: Job) -> None:
         self.busy = False
-        outcomes = [(w, o) for w, o in self.mesh.compute(job) if o is not None]
+        outcomes = [(w, o) for w, o in self.mesh.compute(self, job) if o is not None]
+        stage = outcomes[0][0].frame.stage if outcomes else ""
+        if stage in self.aggregates:
+            self.aggregates[stage].keep()
+            if self.mesh.is_in_chaos and self.mesh.random.random() < 0.01:
+                # Killed between the state's sync and the output.
+                self.mesh.kill(self, self.mesh.draw(0.05, 1.0))
+                return
         flow.computed(job, outcomes, 0.01, self.now)
 
     def carry_out(self, instruction: Instruction) -> None:
@@ -228,13 +310,15 @@ class SimDevice:
         self.disk.spool[source].pop(request.id, None)
 
     def inject(self, flow: Flow, source: str, request: Request) -> None:
-        payload = pack({"name": request.file, "number": request.index})
+        payload = pack(
+            {"name": request.file, "number": request.index, "key": str(request.index % KEYS)}
+        )
         flow.inject(source, request, payload, self.now)
 
     def write(self, flow: Flow, write: Write) -> None:
         self.disk.lines[write.sink].append((write.frame.request_id, write.frame.kind))
         self.mesh.ended(write.sink, write.frame)
-        if self.mesh.time < self.mesh.chaos_until and self.mesh.random.random() < 0.01:
+        if self.mesh.is_in_chaos and self.mesh.random.random() < 0.01:
             # Killed between the sync and the confirmation: the line is there, and nobody knows.
             self.mesh.kill(self, self.mesh.draw(0.05, 1.0))
             return
@@ -252,7 +336,16 @@ class _Names:
 class SimMesh:
     """Devices, links and time. `faults` a second are injected while `chaos` runs."""
 
-    def __init__(self, seed: int, names: str, compute: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        names: str,
+        compute: Mapping[str, Callable[..., Any]],
+        *,
+        keeps_state: bool = True,
+    ) -> None:
+        self.keeps_state = keeps_state
+        self.payloads: dict[int, dict[str, Any]] = {}
         self.random = random.Random(seed)
         self.time = 0.0
         self.chaos_until = 0.0
@@ -294,12 +387,22 @@ class SimMesh:
         self.calls = [call for call in self.calls if call.alive]
         self.after(0.02, self._tick)
 
+    @property
+    def is_in_chaos(self) -> bool:
+        return self.time < self.chaos_until
+
     # Promises
+
+    def folded(self, key: str, before: int, number: int) -> None:
+        assert before < number, f"{number} of {key} is folded in after {before}"
 
     def ended(self, sink: str, frame: Frame) -> None:
         seen = self.endings.setdefault(sink, {})
         assert frame.request_id not in seen, f"{frame.request_id} ends twice at {sink}"
         seen[frame.request_id] = frame.kind
+        if frame.kind is Kind.DATA:
+            payload = frame.payload.unpack()
+            self.payloads[payload["number"]] = payload
         if frame.kind is Kind.ERROR:
             self.errors.append(frame.error)
 
@@ -321,7 +424,7 @@ class SimMesh:
 
     # Computing
 
-    def compute(self, job: Job) -> list[tuple[Work, Outcome | None]]:
+    def compute(self, device: SimDevice, job: Job) -> list[tuple[Work, Outcome | None]]:
         if job.step is Step.PREPARE:
             return [(w, self._prepare(w)) for w in job.works]
         if job.step is Step.INFER:
@@ -329,7 +432,7 @@ class SimMesh:
                 item.work.outputs[item.index] = item.value
             works = dict.fromkeys(item.work for item in job.items)
             return [(w, Output(w.frame.payload)) for w in works if w.is_complete]
-        return [(w, self._apply(w)) for w in job.works]
+        return [(w, self._apply(device, w)) for w in job.works]
 
     def _prepare(self, work: Work) -> Outcome:
         items = work.frame.payload.unpack()["number"] % 4
@@ -337,7 +440,13 @@ class SimMesh:
             return Output(work.frame.payload)
         return Prepared(tuple((i % 2, i) for i in range(items)))
 
-    def _apply(self, work: Work) -> Outcome:
+    def _apply(self, device: SimDevice, work: Work) -> Outcome:
+        aggregate = device.aggregates.get(work.frame.stage)
+        if aggregate is not None:
+            try:
+                return Output(aggregate.fold(work))
+            except TiermeshError as error:
+                return Failed(str(error))
         number = next(iter(work.parts.values())) if work.parts else work.frame.payload
         made = self._compute.get(work.frame.stage, lambda n: "pass")(number.unpack()["number"])
         if made == "fail":

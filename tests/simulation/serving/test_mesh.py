@@ -102,7 +102,9 @@ def assign(
                     id=replica,
                     stage=stage,
                     variant=VARIANT if specs[stage].kind == "model" else None,
-                    bundle=BUNDLE if specs[stage].kind in ("map", "filter", "join") else None,
+                    bundle=BUNDLE
+                    if specs[stage].kind in ("map", "filter", "join", "aggregate")
+                    else None,
                     batch_size=4,
                     batch_timeout_ms=10.0,
                 )

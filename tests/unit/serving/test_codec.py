@@ -42,6 +42,10 @@ frames = st.builds(
     deadline=st.just(1_000.0),
     payload=st.dictionaries(st.text(max_size=8), values, max_size=4).map(pack),
     error=st.text(max_size=30),
+    series=st.text(max_size=8),
+    index=st.integers(0, 2**40),
+    settled=st.integers(0, 2**40),
+    done=st.lists(st.text(max_size=5), max_size=2).map(tuple),
 )
 
 
@@ -62,6 +66,7 @@ def _but_payload(frame: Frame) -> tuple[Any, ...]:
     return (
         frame.kind, frame.generation, frame.lane, frame.request_id, frame.attempt, frame.origin,
         frame.stage, frame.sources, frame.accepted_at, round(frame.deadline, 6), frame.error,
+        frame.series, frame.index, frame.settled, frame.done,
     )  # fmt: skip
 
 
@@ -135,7 +140,7 @@ def header(**fields: Any) -> list[Any]:
     plain: dict[str, Any] = {
         "kind": 1, "generation": 1, "lane": 0, "request_id": bytes(16), "attempt": 1, "origin": "a",
         "stage": "b", "sources": ["d"], "accepted_at": 1.0, "remaining": 9.0, "error": "",
-        "payload": b"\x80", "tensors": [],
+        "payload": b"\x80", "tensors": [], "series": "s", "index": 3, "settled": 2, "done": [],
     }  # fmt: skip
     return list({**plain, **fields}.values())
 

@@ -1,0 +1,36 @@
+"""Sinks and sources of work that move to other devices in the middle of faults: nothing ends at two sinks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.serving.mesh import SimMesh
+from tests.simulation.serving.test_mesh import CHAIN, FORK, assign, finished, serve
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sink_that_moves_ends_no_request_twice(seed: int) -> None:
+    mesh = SimMesh(seed, "abcd", {})
+    serve(mesh, assign(CHAIN, [(0.6, "abcd", "-c--"), (0.4, "acbd", "-b--")], "abcd", count=220))
+    mesh.chaos(7.0, 14, "abcd")
+    for generation, path in enumerate(("abca", "abcd", "abcb"), 2):
+        mesh.run(lambda n=60 * (generation - 1): len(mesh.endings.get("out", {})) > n, 200.0)
+        moved = assign(CHAIN, [(1.0, path, "----")], "abcd", count=220, generation=generation)
+        serve(mesh, moved)
+    mesh.run(lambda: finished(mesh), 400.0)
+    mesh.check_ledger(["out"])
+    assert mesh.errors == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_everything_moves_under_faults(seed: int) -> None:
+    mesh = SimMesh(seed, "abcd", {"keep": lambda n: "drop" if n % 5 == 0 else "pass"})
+    serve(mesh, assign(FORK, [(1.0, "abcdbad", "-------")], "abcd", count=180))
+    mesh.chaos(6.0, 12, "abcd")
+    for generation, path in enumerate(("acbadcb", "adcbacd"), 2):
+        mesh.run(lambda n=50 * (generation - 1): len(mesh.endings.get("out", {})) > n, 200.0)
+        moved = assign(FORK, [(1.0, path, "-------")], "abcd", count=180, generation=generation)
+        serve(mesh, moved)
+    mesh.run(lambda: finished(mesh), 400.0)
+    mesh.check_ledger(["out", "raw"])
+    assert mesh.errors == []
