@@ -476,7 +476,7 @@ class Mesh:
         """
         settled: list[Applied] = []
         for workflow in sorted(self.fleet.rollouts):
-            rollouts = Rollouts(self, self.channels, workflow, self._path_of, report=report)
+            rollouts = Rollouts(self, workflow, self._path_of, report=report)
             async with self._rolling_out[workflow]:
                 if (applied := await rollouts.settle()) is not None:
                     settled.append(applied)

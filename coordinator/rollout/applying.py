@@ -52,7 +52,7 @@ class Applying:
         self._path_of = path_of
         self._purpose: Purpose = purpose
         self._name = target.plan.workflow
-        self._rollouts = Rollouts(keeper, channels, self._name, path_of, report=report)
+        self._rollouts = Rollouts(keeper, self._name, path_of, report=report)
         self.target = target
 
     def check(self) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from coordinator.channels import Channels
 from coordinator.control import Sessions
 from coordinator.distributing import Distribution
 from coordinator.files import parse_workflow
@@ -88,14 +87,12 @@ class Rollouts:
     def __init__(
         self,
         keeper: Keeper,
-        channels: Channels,
         workflow: str,
         path_of: PathOf,
         *,
         report: Report = silent,
     ) -> None:
         self._keeper = keeper
-        self._channels = channels
         self._name = workflow
         self._path_of = path_of
         self._report = report
