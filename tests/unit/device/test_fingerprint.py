@@ -136,7 +136,12 @@ def test_a_raspberry_pi(tmp_path: Path) -> None:
 
 def test_its_interfaces(tmp_path: Path) -> None:
     at = planted(tmp_path, RASPBERRY_PI_5)
-    known = {"eth0": ["10.0.0.5/24", "10.0.0.9/24"], "wlan0": ["10.0.1.5"], "eth1": ["10.2.2.2"], "lo": ["127.0.0.1"]}
+    known = {
+        "eth0": ["10.0.0.5/24", "10.0.0.9/24"],
+        "wlan0": ["10.0.1.5"],
+        "eth1": ["10.2.2.2"],
+        "lo": ["127.0.0.1"],
+    }
     eth, lo, wlan = network.probe(at.sys, known)
     assert (eth.name, eth.speed_mbps, eth.loopback, eth.wireless) == ("eth0", 1000, False, False)
     assert (eth.addresses, eth.networks) == (["10.0.0.5", "10.0.0.9"], ["10.0.0.0/24"])
