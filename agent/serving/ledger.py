@@ -248,6 +248,11 @@ class Ledger:
         wait = self.pace.timeout(request.attempt)
         self._put(request, min(now + wait, max(request.deadline, now) + GRACE_S))
 
+    def postponed(self, request: Request, now: float) -> None:
+        """The request was not sent: there is something to ask first."""
+        request.reading = False
+        self._put(request, now)
+
     def failed(self, request: Request, now: float) -> None:
         """The request's error has been sent to the sinks; it is repeated until they confirm it."""
         request.failed = True

@@ -25,6 +25,8 @@ _KEPT_BYTES: Final = 4 * limits.STREAM_CREDIT_BYTES
 class _Series(Generic[T]):
     next: int
     """The number whose turn it is."""
+    settled: int
+    """All requests below have ended at the sinks."""
     waiting: dict[int, tuple[Frame, T]] = field(default_factory=dict[int, tuple[Frame, T]])
     passed: set[int] = field(default_factory=set[int])
 
@@ -34,7 +36,7 @@ class Sequence(Generic[T]):
 
     def __init__(self, positions: Mapping[str, int] | None = None) -> None:
         self._series: dict[str, _Series[T]] = {
-            name: _Series[T](number) for name, number in (positions or {}).items()
+            name: _Series[T](number, 0) for name, number in (positions or {}).items()
         }
         self._frames = self._bytes = 0
         self.dropped = 0
@@ -46,6 +48,9 @@ class Sequence(Generic[T]):
     def add(self, frame: Frame, item: T) -> list[T]:
         """A request has come: the items whose turn it is now, in order."""
         series = self._at(frame)
+        if frame.index < series.settled:
+            # A late copy of what has ended.
+            return self._turns(series)
         if frame.index < series.next:
             # It was here before: what was made of it then is sent again.
             return [*self._turns(series), item]
@@ -83,10 +88,11 @@ class Sequence(Generic[T]):
     def _at(self, frame: Frame) -> _Series[T]:
         series = self._series.get(frame.series)
         if series is None:
-            series = self._series[frame.series] = _Series[T](frame.settled)
+            series = self._series[frame.series] = _Series[T](frame.settled, frame.settled)
             idle = [n for n, s in self._series.items() if not s.waiting and n != frame.series]
             for name in idle[: len(self._series) - _SERIES]:
                 del self._series[name]
+        series.settled = max(series.settled, frame.settled)
         if frame.settled > series.next:
             for index in [i for i in series.waiting if i < frame.settled]:
                 self._drop(series, index)

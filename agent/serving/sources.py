@@ -70,6 +70,10 @@ class Sources:
         source, generation = self.by_key[key], self._generations.running
         if generation is None or request.id not in source.ledger.requests:
             return
+        if source.ledger.unclear(request):
+            # A sink has moved while the file was read.
+            source.ledger.postponed(request, now)
+            return
         links = self._post.links
         lost = source.ledger.lost_devices(now) | {d for d in links.senders if links.is_lost(d)}
         lane = generation.router.lane_of(

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import ends
+import faults
+import others
 import speed
 
 from agent.serving.supervisor import MALLOC
@@ -41,16 +43,16 @@ def receiver(*, stalled: bool = False, epoch: int = 1, port: int = 0) -> Iterato
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a table."""
-    print("  ".join(f"{name:>16}" for name in rows[0]))
+    print("  ".join(f"{name:>18}" for name in rows[0]))
     for row in rows:
-        print("  ".join(f"{value!s:>16}" for value in row.values()))
+        print("  ".join(f"{value!s:>18}" for value in row.values()))
 
 
 def main() -> None:
     """Measure, and print tables or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--receive", metavar="PORT:EPOCH:STALLED", help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=0.7, help="per measurement")
+    parser.add_argument("--seconds", type=float, default=0.6, help="per measurement")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not MALLOC.keys() <= os.environ.keys():
@@ -60,12 +62,24 @@ def main() -> None:
         port, epoch, stalled = map(int, args.receive.split(":"))
         asyncio.run(ends.receive(port, epoch, stalled=bool(stalled)))
         return
-    with receiver() as (port, _):
-        rows = asyncio.run(speed.measure(f"127.0.0.1:{port}", args.seconds))
+    measured = _measure(args.seconds)
     if args.json:
-        print(json.dumps({"speed": rows}))
-    else:
+        print(json.dumps(measured))
+        return
+    for name, rows in measured.items():
+        print(f"\n{name}")
         show(rows)
+
+
+def _measure(seconds: float) -> dict[str, list[dict[str, Any]]]:
+    with receiver() as (port, _):
+        rows = asyncio.run(speed.measure(f"127.0.0.1:{port}", seconds))
+    return {
+        "speed": rows,
+        "others": others.measure(speed.SIZES, seconds),
+        "recovery": asyncio.run(faults.recovery(receiver)),
+        "stalled sink": [asyncio.run(faults.stalled(receiver))],
+    }
 
 
 if __name__ == "__main__":

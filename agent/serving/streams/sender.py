@@ -134,7 +134,9 @@ class Sender:
 
     def _unsend(self) -> None:
         """Put all that is kept back into the queues; a new receiver has promised no windows for it."""
+        self.resent_frames += len(self._kept)
         for frame in reversed(self._kept):
+            self.resent_bytes += frame.size
             queue = self._channel(channel(frame))
             queue.waiting.appendleft(frame)
             queue.waiting_bytes += frame.size

@@ -316,6 +316,9 @@ class SimDevice:
         flow.inject(source, request, payload, self.now)
 
     def write(self, flow: Flow, write: Write) -> None:
+        if self.mesh.time < self.mesh.stalled_until:
+            self.later(0.1, lambda f: self.write(f, write))
+            return
         self.disk.lines[write.sink].append((write.frame.request_id, write.frame.kind))
         self.mesh.ended(write.sink, write.frame)
         if self.mesh.is_in_chaos and self.mesh.random.random() < 0.01:
@@ -349,6 +352,7 @@ class SimMesh:
         self.random = random.Random(seed)
         self.time = 0.0
         self.chaos_until = 0.0
+        self.stalled_until = 0.0
         self._order = count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._compute = compute

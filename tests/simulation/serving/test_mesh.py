@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.simulation.serving.mesh import SimMesh
+from tiermesh import limits
 from tiermesh.documents.assignment import (
     Assignment,
     Peer,
@@ -220,6 +223,41 @@ def test_a_new_generation_in_the_middle_of_chaos_loses_nothing(seed: int) -> Non
     serve(mesh, assign(CHAIN, [(1.0, "acba", "----")], "abc", count=250, generation=2))
     mesh.run(lambda: finished(mesh), 400.0)
     mesh.check_ledger(["out"])
+    assert mesh.errors == []
+
+
+def in_care(mesh: SimMesh) -> int:
+    """Frames that wait anywhere: at senders, in receivers' care, and in the sinks' queues."""
+    flows = [device.flow for device in mesh.devices.values() if device.flow is not None]
+    sending = sum(s.waiting + s.unacknowledged for f in flows for s in f.links.senders.values())
+    waiting = sum(
+        q.batcher.waiting for f in flows for g in f.generations.values() for q in g.queues.values()
+    )
+    return sending + waiting
+
+
+def test_a_stalled_sink_slows_the_source_and_memory_stays_bounded() -> None:
+    mesh = SimMesh(3, "abc", {})
+    lanes = [(1.0, "abcb", "----")]
+    serve(mesh, assign(CHAIN, lanes, "abc", count=5_000, rate=1_000.0, deadline=400.0))
+    mesh.stalled_until = 12.0
+    accepted, most = [], 0
+
+    def until(seconds: float) -> Callable[[], bool]:
+        def reached() -> bool:
+            nonlocal most
+            most = max(most, in_care(mesh))
+            return mesh.time >= seconds
+
+        return reached
+
+    for second in (3.0, 6.0, 11.0):
+        mesh.run(until(second), 30.0)
+        accepted.append(len(mesh.accepted["photos"]))
+    window = limits.SOURCE_INFLIGHT_REQUESTS
+    assert accepted[1] == accepted[2] <= window, "nothing is accepted while nothing ends"
+    assert most <= 4 * window, "what waits is bounded by what is in flight"
+    mesh.run(lambda: len(mesh.endings.get("out", {})) >= 2_000, 120.0)
     assert mesh.errors == []
 
 

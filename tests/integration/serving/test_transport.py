@@ -1,0 +1,130 @@
+"""A real stream on loopback whose sender says what it should not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+
+from agent.serving.flow import Flow
+from agent.serving.generation import Generation
+from agent.serving.instructions import Instruction, Notice
+from agent.serving.sink import Sink
+from agent.serving.streams.transport import Incoming
+from tests.simulation.serving.test_mesh import CHAIN, assign
+from tiermesh import PROTOCOL_VERSION, codec, limits, wire
+from tiermesh.frames import Frame, Kind, pack
+from tiermesh.v1 import streaming_pb2 as pb
+
+
+class Driver:
+    """The receiving end: a flow, and what it says."""
+
+    def __init__(self) -> None:
+        self._flow = Flow("w", "b", 1)
+        self._flow.sinks["out"] = Sink("run")
+        assignment = assign(CHAIN, [(1.0, "aaab", "----")], "ab", count=1)["b"]
+        self._flow.prepare(Generation(assignment, 0.0))
+        self._flow.commit(1, 0.0)
+        self.said: list[Instruction] = []
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def flow(self, workflow: str) -> Flow | None:
+        return self._flow if workflow == "w" else None
+
+    def changed(self) -> None:
+        self.said += self._flow.take_instructions()
+
+
+@pytest.fixture
+async def driver() -> Driver:
+    return Driver()
+
+
+@pytest.fixture
+async def address(driver: Driver) -> AsyncIterator[str]:
+    incoming = Incoming(driver, "b")
+    server = wire.server()
+    incoming.add_to(server)
+    port = wire.bind(server, "127.0.0.1", 0)
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    incoming.close()
+    await server.stop(None)
+
+
+async def replies(address: str, *messages: bytes) -> list[pb.StreamReply]:
+    """What the receiver answers to these messages, until it ends the call or has acknowledged."""
+    async with wire.channel(address) as channel:
+        stub = channel.stream_stream(
+            "/tiermesh.v1.Streams/Stream", response_deserializer=pb.StreamReply.FromString
+        )
+        call = stub()
+        for message in messages:
+            await call.write(message)
+        heard: list[pb.StreamReply] = []
+        while (reply := await call.read()) is not grpc.aio.EOF:
+            heard.append(reply)
+            if reply.WhichOneof("reply") == "refusal" or len(heard) > len(messages):
+                break
+        call.cancel()
+        return heard
+
+
+def hello(**fields: object) -> bytes:
+    said = {
+        "protocol_version": PROTOCOL_VERSION, "workflow": "w", "sender": "a", "receiver": "b",
+        "sender_epoch": 1, "oldest": 1,
+    }  # fmt: skip
+    return codec.hello(pb.Hello(**{**said, **fields}))  # type: ignore[arg-type]
+
+
+def unreadable(first: int) -> bytes:
+    message = pb.StreamMessage(frames=pb.Frames(first=first, headers=b"\xc1")).SerializeToString()
+    return len(message).to_bytes(4, "little") + message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"protocol_version": 999}, "speaks protocol"),
+        ({"receiver": "c"}, "this is the device b"),
+        ({"workflow": "x"}, "not served here"),
+        ({"sender": "stranger"}, "has no part"),
+    ],
+)
+async def test_a_hello_that_is_not_for_this_worker_is_refused(
+    address: str, wrong: dict[str, object], why: str
+) -> None:
+    (reply,) = await replies(address, hello(**wrong))
+    assert why in reply.refusal.why
+
+
+async def test_what_cannot_be_read_is_named_counted_and_in_the_end_refused(
+    address: str, driver: Driver
+) -> None:
+    for _ in range(limits.MALFORMED_MESSAGES):
+        heard = await replies(address, hello(), unreadable(1))
+        assert heard[-1].refusal.unreadable == 1
+        assert "headers of frames cannot be read" in heard[-1].refusal.why
+    (reply,) = await replies(address, hello())
+    assert "is refused for a minute" in reply.refusal.why
+    notices = [said for said in driver.said if isinstance(said, Notice)]
+    assert [said.kind for said in notices] == ["message-unreadable"], "one of a crowd"
+
+
+async def test_a_stream_goes_on_after_a_message_that_cannot_be_read(
+    address: str, driver: Driver
+) -> None:
+    await replies(address, hello(), unreadable(1))
+    frame = Frame(
+        Kind.ERROR, 1, 0, "0" * 32, 1, "read", "out", ("a",), 0.0, 0.0, pack({}), "it is odd"
+    )
+    heard = await replies(address, hello(), codec.encode(1, [frame], driver.now()))
+    assert heard[0].welcome.ack.next == 1
+    assert heard[-1].ack.next == 2
+    assert driver.flow("w").sinks["out"].is_writing("0" * 32)  # type: ignore[union-attr]
