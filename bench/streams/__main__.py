@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from tiermesh import wire
 
 
 @contextmanager
-def receiver(*, stalled: bool = False, epoch: int = 1, port: int = 0) -> Iterator[tuple[int, int]]:
+def receiver(*, stalled: bool = False, epoch: int = 1, port: int = 0) -> Generator[tuple[int, int]]:
     """A receiving process: its port and its process id."""
     port = port or wire.free_port()
     command = [sys.executable, __file__, "--receive", f"{port}:{epoch}:{int(stalled)}"]

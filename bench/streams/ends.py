@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 import grpc
-import grpc.aio
 
 from agent.serving.flow import Flow
 from agent.serving.generation import Generation

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Final
 
 from tiermesh import wire
@@ -29,7 +29,7 @@ def measure(sizes: dict[str, int], seconds: float) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _other(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+def _other(*words: str) -> Generator[subprocess.Popen[bytes]]:
     command = [sys.executable, __file__, *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

@@ -20,12 +20,11 @@ def work(number: int, *, alone: bool = False) -> Work:
 
 
 def test_what_runs_at_every_end_is_given_up_and_what_came_through_is_cleared() -> None:
-    counts: dict[tuple[str, str], int] = {}
+    suspects = Suspects({})
     for _ in range(limits.POISON_ENDS):
-        suspects = Suspects(counts, [GUILTY, INNOCENT])
+        suspects = Suspects(suspects.counts, [GUILTY, INNOCENT])
         assert suspects.is_suspect(*INNOCENT)
         assert suspects.cleared([INNOCENT])
-        counts = suspects.counts
     assert not suspects.is_suspect(*INNOCENT)
     assert "ended 3 times" in suspects.why_not(*GUILTY)
     assert suspects.why_not(*INNOCENT) == ""
