@@ -20,6 +20,7 @@ COMMAND_MODULES: Final = (
     "coordinator.cli.demo",
     "coordinator.cli.devices",
     "coordinator.cli.profile",
+    "coordinator.cli.profiles",
     "coordinator.cli.planning",
     "coordinator.cli.plans",
     "coordinator.cli.rollout",

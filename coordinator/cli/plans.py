@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from coordinator import config
+from coordinator.cli.arrivals import add_arrivals_option, with_arrivals
 from coordinator.cli.output import Output
 from coordinator.cli.planning import problem_beside, read_file, read_problem
 from coordinator.cli.text import clean
@@ -190,6 +191,8 @@ def _register_simulate(commands: Commands) -> None:
         help="Play a plan through from its profiles: throughput, percentiles, what is lost",
         examples=(
             "  coordinator simulate plan.json --load 1.2\n"
+            "  coordinator simulate plan.json --arrivals arrivals.txt\n"
+            "  coordinator simulate plan.json --arrivals maps.json#Twitter/1\n"
             "  coordinator simulate plan.json --fail hub-1 --json"
         ),
     )
@@ -198,9 +201,7 @@ def _register_simulate(commands: Commands) -> None:
         "--load", type=float, default=1.0, metavar="X", help="times the planned rate (default: 1)"
     )
     parser.add_argument("--requests", type=int, default=4000, metavar="N")
-    parser.add_argument(
-        "--arrivals", choices=["poisson", "constant"], help="default: as the workflow's sources"
-    )
+    add_arrivals_option(parser)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fail", metavar="DEVICE", help="lose this device half way")
 
@@ -217,10 +218,10 @@ def _simulate(args: argparse.Namespace, output: Output) -> int:
     load = Load(
         requests=args.requests,
         scale=args.load,
-        arrivals=args.arrivals,
         seed=args.seed,
         fail=args.fail,
     )
+    load = with_arrivals(load, args.arrivals, args.load * plan.predicted.throughput_rps)
     outcome = simulate(problem, plan, load)
     _show_outcome(outcome, plan, output)
     output.document(outcome)

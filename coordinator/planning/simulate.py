@@ -160,7 +160,7 @@ class _Simulation:
 
     def run(self) -> Outcome:
         """All requests, from the first arrival to the last departure."""
-        rate = self.plan.rate_rps * self.load.scale
+        rate = self._rate()
         births = self._births(rate)
         if self.load.fail is not None:
             self._at(births[int(self.load.fail_at * (len(births) - 1))], "fail", self.load.fail)
@@ -172,6 +172,12 @@ class _Simulation:
             clock, _, kind, what = heapq.heappop(self.events)
             getattr(self, f"_on_{kind}")(clock, what)
         return self._outcome(rate, clock)
+
+    def _rate(self) -> float:
+        times = self.load.times
+        if len(times) > 1 and times[-1] > times[0]:
+            return (len(times) - 1) / (times[-1] - times[0])
+        return self.plan.rate_rps * self.load.scale
 
     def _births(self, rate: float) -> list[float]:
         if self.load.times:

@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PHOTOS: Final = 8
 PLAN: Final = "coordinator plan variants/read-signs/read-signs.yaml -o plan.json"
+PROFILES: Final = "coordinator profiles ocr-recognise/v6s -o profile.json"
+SIMULATE: Final = "coordinator simulate plan.json --arrivals poisson"
 PLAN_IN_A_SCRIPT: Final = f"{PLAN} --json | python -m json.tool"
 APPLY: Final = "coordinator apply plan.json --wait"
 MESH: Final = f"readme-{uuid.uuid4().hex[:6]}"
@@ -57,8 +59,10 @@ ON_A_MESH: Final = {
     "coordinator profile variants/read-signs/read-signs.yaml": (
         f"--mesh {MESH} --time-limit 5 --batch-sizes 1"
     ),
+    PROFILES: "",
     PLAN: f"--mesh {MESH}",
     "coordinator explain plan.json": "",
+    SIMULATE: "",
     "coordinator apply plan.json --dry-run": f"--mesh {MESH}",
     APPLY: f"--mesh {MESH}",
     "coordinator status": "",
@@ -242,6 +246,10 @@ def test_the_commands_take_a_workflow_to_its_results(
     assert agent.poll() is None
 
     assert "hub" in said["coordinator devices"]
+    assert "ocr-recognise/v6s" in said[PROFILES]
+    assert "p95" in said[SIMULATE]
+    measured = shell.run("coordinator batching --rate 1 --service profile.json --latency-slo 60")
+    assert "batch" in measured
     assert f"{PHOTOS} accepted = {PHOTOS} results + 0 errors" in said[APPLY]
     assert "read-signs" in said["coordinator status"]
     assert "rollout-started" in said["coordinator events"]

@@ -38,6 +38,13 @@ async def test_a_script_goes_from_devices_to_a_served_plan(coordinator, two, fol
     assert len(profiled.document["profiles"]) == 4
     assert "cam-1 ocr-detect/v3: measured" in profiled.err
 
+    written = await coordinator(
+        "profiles", "ocr-detect/v3", "--on", "cam-1", "-o", "profile.json", "--json"
+    )
+    assert written.code == 0, written.err
+    asked = ("--rate", 1, "--service", "profile.json", "--latency-slo", 60)
+    assert (await coordinator("batching", *asked, "--json")).code == 0
+
     planned = await coordinator("plan", "read.yaml", "-o", "plan.json", "--no-browse", "--json")
     assert planned.code == 0, planned.err
     assert planned.document["workflow"] == "read"
@@ -254,3 +261,23 @@ async def test_a_device_that_cannot_measure_exits_with_1(coordinator, two):
     assert failed.code == 1
     assert {f["device"] for f in failed.document["failed"]} == {"cam-1"}
     assert len(failed.document["profiles"]) == 2
+
+
+async def test_a_profile_is_shown_and_written_where_it_is_the_only_one(coordinator, two, folder):
+    await coordinator("devices", *named(two), "--no-browse", "--expect", 2)
+    empty = await coordinator("profiles", "-o", "profile.json")
+    assert empty.code != 0
+    assert "coordinator profile" in empty.err
+    await coordinator("profile", "read.yaml", "--no-browse")
+
+    told = await coordinator("profiles")
+    assert told.code == 0, told.err
+    assert "cam-1" in told.out
+    assert "ocr-detect/v3" in told.out
+    both = await coordinator("profiles", "ocr-detect", "-o", "profile.json")
+    assert both.code != 0
+    assert "--on DEVICE" in both.err
+    assert not (folder / "profile.json").exists()
+    nobody = await coordinator("profiles", "--on", "nobody")
+    assert nobody.code != 0
+    assert "cam-1, hub-1" in nobody.err

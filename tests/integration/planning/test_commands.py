@@ -188,6 +188,27 @@ def test_functions_show_in_tables_and_documents(run, overflowing_file, tmp_path,
     assert any("lambda" in why["replica"] for why in explanation["replicas"])
 
 
+def test_a_plan_is_played_through_with_recorded_and_with_bursty_arrivals(run, plan_file, tmp_path):
+    trace = tmp_path / "arrivals.txt"
+    trace.write_text("".join(f"{10 + i / 4}\n" for i in range(41)))
+    code, recorded = run("simulate", plan_file, "--arrivals", trace)
+    assert code == 0
+    assert (recorded["completed"], recorded["offered_rps"]) == (41, pytest.approx(4.0))
+
+    maps = tmp_path / "maps.json"
+    bursts = {"D0": [[-0.6, 0.1], [0.5, -50.5]], "D1": [[0.5, 0], [0, 50.0]]}
+    maps.write_text(json.dumps({"bursts": bursts}))
+    code, bursty = run("simulate", plan_file, "--arrivals", f"{maps}#bursts", "--load", "0.5")
+    assert code == 0
+    _, poisson = run("simulate", plan_file, "--arrivals", "poisson", "--load", "0.5")
+    assert bursty["offered_rps"] == pytest.approx(poisson["offered_rps"], rel=0.3)
+    assert bursty["latency_ms"]["p95"] > 2 * poisson["latency_ms"]["p95"]
+
+    code, wrong = run("simulate", plan_file, "--arrivals", "sometimes")
+    assert code == 2
+    assert "poisson" in wrong["error"]["what"]
+
+
 def test_a_plan_without_its_problem_says_what_to_do(run, plan_file):
     plan_file.with_name("plan.problem.json").unlink()
     code, document = run("explain", plan_file)

@@ -1,0 +1,136 @@
+"""`coordinator profiles`: what was measured, from the journal; one of them as a document."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from coordinator import config
+from coordinator.cli.mesh import add_state_option
+from coordinator.cli.output import Output
+from coordinator.cli.text import clean, megabytes
+from tiermesh.errors import InvalidDocument
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from coordinator.fleet import Fleet
+    from tiermesh.documents.profile import Profile
+
+
+def register(commands: Commands) -> None:
+    """Add `profiles`."""
+    parser = commands.add(
+        "profiles",
+        _profiles,
+        help="Show what was measured on which device, or write one profile to a file",
+        examples=(
+            "  coordinator profiles\n"
+            "  coordinator profiles ocr-recognise --on hub-1\n"
+            "  coordinator profiles ocr-recognise/v6s --on hub-1 -o profile.json"
+        ),
+    )
+    parser.add_argument(
+        "variant", nargs="?", metavar="MODEL[/VARIANT]", help="only of this model or variant"
+    )
+    parser.add_argument("--on", metavar="DEVICE", help="only what holds for this device")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write the one profile that is left here"
+    )
+    add_state_option(parser)
+
+
+def _profiles(args: argparse.Namespace, output: Output) -> int:
+    found = _found(_fleet(args.state), args.variant, args.on)
+    if args.output is not None:
+        _write(_only(found), args.output)
+    output.console.print(_table(found) if found else "nothing was measured")
+    output.document({"profiles": [profile for _, profile in found]})
+    return 0
+
+
+def _fleet(state: Path | None) -> Fleet:
+    from coordinator.journal import Journal
+
+    journal = Journal.read_only(state or config.state_dir())
+    try:
+        return journal.load()
+    finally:
+        journal.close()
+
+
+def _found(fleet: Fleet, variant: str | None, on: str | None) -> list[tuple[str, Profile]]:
+    """Profiles with the names of the devices that they hold for."""
+    device = fleet.named(on) if on is not None else None
+    if on is not None and device is None:
+        known = ", ".join(sorted(d.name for d in fleet.devices.values())) or "none"
+        raise InvalidDocument(f"there is no device `{on}`", fix=f"Known: {known}")
+    model, _, name = (variant or "").partition("/")
+    found: list[tuple[str, Profile]] = []
+    for device_class, profiles in fleet.profiles.items():
+        if device is not None and device.device_class != device_class:
+            continue
+        alike = [d.name for d in fleet.devices.values() if d.device_class == device_class]
+        found += [
+            (", ".join(sorted(alike)), profile)
+            for profile in profiles.values()
+            if (not model or profile.model == model) and (not name or profile.variant == name)
+        ]
+    return sorted(found, key=lambda one: (one[0], one[1].model, one[1].variant))
+
+
+def _only(found: list[tuple[str, Profile]]) -> Profile:
+    if len(found) == 1:
+        return found[0][1]
+    names = [f"{p.model}/{p.variant} on {devices}" for devices, p in found]
+    raise InvalidDocument(
+        f"{len(found)} profiles cannot go into one file"
+        if found
+        else "there is no such profile to write",
+        why=f"they are of {'; '.join(names[:8])}" if found else "it was not measured",
+        fix="Name one: coordinator profiles MODEL/VARIANT --on DEVICE -o FILE"
+        if found
+        else "Run: coordinator profile",
+    )
+
+
+def _write(profile: Profile, path: Path) -> None:
+    from coordinator.cli.planning import write_file
+    from tiermesh.documents.reading import encode_json
+
+    write_file(path, encode_json(profile))
+
+
+def _table(found: list[tuple[str, Profile]]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for column in ("device", "variant", "batch", "threads", "mean", "p95", "memory", "measured"):
+        table.add_column(column, no_wrap=column != "device")
+    for devices, profile in found:
+        whose = clean(f"{profile.model}/{profile.variant}")
+        if not profile.points:
+            why = f"cannot run: {clean(profile.cannot_run or 'nothing was measured')}"
+            table.add_row(clean(devices), whose, "", "", why, "", "", _when(profile))
+        for row in _rows(profile):
+            table.add_row(clean(devices), whose, *row, _when(profile))
+            devices = whose = ""  # noqa: PLW2901 - told once
+    return table
+
+
+def _rows(profile: Profile) -> list[list[Any]]:
+    return [
+        [
+            str(point.batch_size),
+            str(point.threads),
+            f"{1e3 * point.seconds.mean:.1f} ms ± {point.interval:.0%}",
+            f"{1e3 * point.seconds.p95:.1f} ms",
+            megabytes(point.peak_memory_bytes or profile.peak_memory_bytes),
+        ]
+        for point in profile.points
+    ]
+
+
+def _when(profile: Profile) -> str:
+    rests = f", rests of {1e3 * profile.pause_seconds:g} ms" if profile.pause_seconds else ""
+    return f"{profile.measured_at[:16].replace('T', ' ')}{rests}"
