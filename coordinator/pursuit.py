@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
-from coordinator.fleet import Desired, Fleet, decide, obsolete
+from coordinator.fleet import Desired, Fleet, decide, held, obsolete
 from coordinator.fleet.events import Event
 from coordinator.fleet.instructions import Instruction
 
@@ -38,8 +38,8 @@ class Recording(Protocol):
 class Pursuit:
     """One pursuit of what is desired. Ends when nothing is left to do, or as soon as `enough` says so.
 
-    With `linger_s`, it goes on that long after its start although nothing is to do, because what others record
-    may bring new work.
+    What an operator holds back is waited for. With `linger_s`, it goes on that long after its start although nothing
+    is to do, because what others record may bring new work.
     """
 
     def __init__(
@@ -69,9 +69,10 @@ class Pursuit:
                 change = self._keeper.change
                 self._start_and_stop()
                 left_s = until - loop.time()
-                if not self._under_way and left_s <= 0:
+                waits = bool(self._under_way) or held(self._keeper.fleet, self._desired)
+                if not waits and left_s <= 0:
                     return
-                await self._wait(change, None if self._under_way else left_s)
+                await self._wait(change, None if waits else left_s)
         finally:
             await self._end()
 

@@ -5,8 +5,18 @@ what to do next.
 """
 
 from coordinator.fleet.apply import apply, is_news, replay
-from coordinator.fleet.decide import Desired, decide, obsolete
+from coordinator.fleet.decide import Desired, decide, held, obsolete
 from coordinator.fleet.state import Fleet
 from coordinator.fleet.validate import validate
 
-__all__ = ["Desired", "Fleet", "apply", "decide", "is_news", "obsolete", "replay", "validate"]
+__all__ = [
+    "Desired",
+    "Fleet",
+    "apply",
+    "decide",
+    "held",
+    "is_news",
+    "obsolete",
+    "replay",
+    "validate",
+]

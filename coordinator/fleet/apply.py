@@ -344,6 +344,14 @@ def _cancelled(event: events.RolloutCancelled, fleet: Fleet) -> Fleet:
     return _settled(fleet, rollout, event.at)
 
 
+def _held_or_released(event: events.RolloutHeld, fleet: Fleet) -> Fleet:
+    rollout = fleet.rollouts.get(event.workflow)
+    if rollout is None or rollout.generation != event.generation or rollout.outcome:
+        return fleet
+    rollout = replace(rollout, held=event.hold)
+    return replace(fleet, rollouts=_with(fleet.rollouts, event.workflow, rollout))
+
+
 def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
     """Close the rollout when nothing is left to do, and note what runs from then on."""
     outcome = _outcome(rollout)
@@ -434,6 +442,7 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.RolloutAborted: _step(Phase.ABORTED),
     events.RolloutStopped: _step(Phase.STOPPED),
     events.RolloutCancelled: _cancelled,
+    events.RolloutHeld: _held_or_released,
     events.WorkerRestarted: _device_noted,
     events.DeviceNoted: _device_noted,
 }

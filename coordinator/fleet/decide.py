@@ -105,7 +105,7 @@ def _missing(
 
 def _roll_out(rollout: Rollout | None, asked: frozenset[Instruction]) -> Iterator[Instruction]:
     """The next step of a rollout, for devices that are not in the middle of another step."""
-    if rollout is None or rollout.outcome is not None:
+    if rollout is None or rollout.outcome is not None or on_hold(rollout):
         return
     make, phases = _next_step(rollout)
     busy = {
@@ -116,6 +116,21 @@ def _roll_out(rollout: Rollout | None, asked: frozenset[Instruction]) -> Iterato
     for device, phase in sorted(rollout.phases.items()):
         if phase in phases and device not in busy:
             yield make(device, rollout.workflow, rollout.generation)
+
+
+def on_hold(rollout: Rollout) -> bool:
+    """Whether devices wait for an operator.
+
+    One that is given up is undone, and one in which devices switch goes on: two generations would serve meanwhile.
+    """
+    switching = Phase.COMMITTED in rollout.phases.values()
+    return rollout.held and not rollout.giving_up and not switching
+
+
+def held(fleet: Fleet, desired: Desired) -> bool:
+    """Whether work is left that waits for an operator, so that nothing to do is not the end."""
+    found = (fleet.rollouts.get(name) for name in desired.workflows)
+    return any(r is not None and r.outcome is None and on_hold(r) for r in found)
 
 
 def _next_step(

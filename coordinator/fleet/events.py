@@ -259,6 +259,14 @@ class RolloutCancelled(Happening, frozen=True, kw_only=True):
     why: str
 
 
+class RolloutHeld(Happening, frozen=True, kw_only=True):
+    """An operator lets no device begin another step of the rollout (`hold`), or lets them go on."""
+
+    workflow: str
+    generation: int
+    hold: bool
+
+
 class _Reported(Happening, frozen=True, kw_only=True):
     """What a device reports has a `number` since the start of its agent, which `boot` names."""
 
@@ -312,6 +320,7 @@ Event: TypeAlias = (
     | RolloutAborted
     | RolloutStopped
     | RolloutCancelled
+    | RolloutHeld
     | WorkerRestarted
     | DeviceNoted
     | OperatorNoted

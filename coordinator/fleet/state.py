@@ -144,6 +144,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[str, Phase]
     failures: dict[str, str] = {}
     cancelled: str = ""
+    held: bool = False
+    """No device begins another step until it is let go on."""
     outcome: Outcome | None = None
 
     @property

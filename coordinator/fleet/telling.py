@@ -46,6 +46,10 @@ def _rest(event: events.Event) -> str:
     return ", ".join(word for word in words if word)
 
 
+def _held(event: events.RolloutHeld) -> str:
+    return f"generation {event.generation} {'is held' if event.hold else 'goes on'}"
+
+
 _SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
     events.DeviceDiscovered: lambda e: f"at {', '.join(e.addresses)}, by {e.via}",
     events.DeviceUnreachable: lambda e: "; ".join(
@@ -58,6 +62,7 @@ _SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
     events.PlanMade: lambda e: f"{short(e.plan.digest)}, {e.plan.cost.total_per_hour:.4g} USD/h",
     events.ReplanStarted: lambda e: f"{e.reason}: {e.why}",
     events.ReplanEnded: _replan_ended,
+    events.RolloutHeld: _held,
     events.RolloutStarted: lambda e: (
         f"generation {e.generation} to {len(e.devices)} devices ({e.purpose})"
     ),

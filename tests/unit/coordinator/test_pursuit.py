@@ -5,7 +5,14 @@ import asyncio
 import pytest
 
 from coordinator.fleet import Desired, Fleet, apply, validate
-from coordinator.fleet.events import DeviceDiscovered, RolloutCancelled, RolloutStarted
+from coordinator.fleet.events import (
+    ArtifactsPushed,
+    DeviceDiscovered,
+    RolloutAborted,
+    RolloutCancelled,
+    RolloutHeld,
+    RolloutStarted,
+)
 from coordinator.fleet.instructions import Abort, Push
 from coordinator.fleet.lifecycle import Outcome
 from coordinator.fleet.state import Catalogue
@@ -135,3 +142,69 @@ async def test_what_nobody_expected_ends_it(keeper):
 
     with pytest.raises(ZeroDivisionError):
         await Pursuit(keeper, Desired(described_since=2.0), work).run()
+
+
+def held(hold):
+    return RolloutHeld(at=2.0, who="me", workflow="read", generation=1, hold=hold)
+
+
+async def test_a_rollout_that_is_held_waits_until_it_is_let_go_on(keeper, made):
+    step = {"at": 1.0, "who": "me", "workflow": "read", "generation": 1}
+    await keeper.record(made.described("a"))
+    await keeper.record(
+        RolloutStarted(
+            **step,
+            plan="p",
+            workflow_digest="w",
+            run="r",
+            purpose="apply",
+            catalogue=Catalogue(),
+            devices=["a"],
+        ),
+        held(True),
+    )
+    begun = asyncio.Event()
+
+    async def work(instruction):
+        if isinstance(instruction, Push):
+            begun.set()
+            return [ArtifactsPushed(**step, device="a")]
+        return [RolloutCancelled(**step, why="enough")]
+
+    desired = Desired(workflows=frozenset({"read"}))
+    enough = lambda fleet: bool(fleet.rollouts["read"].cancelled)  # noqa: E731
+    pursuing = asyncio.ensure_future(Pursuit(keeper, desired, work, enough=enough).run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not begun.is_set()
+    assert not pursuing.done()
+    await keeper.record(held(False))
+    await asyncio.wait_for(pursuing, 10)
+    assert begun.is_set()
+
+
+async def test_a_rollout_that_is_held_can_be_given_up(keeper, made):
+    step = {"at": 1.0, "who": "me", "workflow": "read", "generation": 1}
+    await keeper.record(made.described("a"))
+    await keeper.record(
+        RolloutStarted(
+            **step,
+            plan="p",
+            workflow_digest="w",
+            run="r",
+            purpose="apply",
+            catalogue=Catalogue(),
+            devices=["a"],
+        ),
+        held(True),
+        RolloutCancelled(**step, why="no more"),
+    )
+    seen = []
+
+    async def work(instruction):
+        seen.append(type(instruction))
+        return [RolloutAborted(**step, device="a")]
+
+    await asyncio.wait_for(Pursuit(keeper, Desired(workflows=frozenset({"read"})), work).run(), 10)
+    assert seen == [Abort]
+    assert keeper.fleet.rollouts["read"].outcome is Outcome.ABORTED
