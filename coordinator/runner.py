@@ -33,7 +33,7 @@ from coordinator.files import parse_workflow, read_workflow
 from coordinator.fleet import Desired, Fleet, apply, events, is_news
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.liveness import TIMING, Timing
-from coordinator.fleet.state import Catalogue, Device
+from coordinator.fleet.state import Catalogue, Device, Rollout, WorkflowSource
 from coordinator.journal import Entry, Journal
 from coordinator.planning.snapshot import Snapshot, snapshot
 from coordinator.profiling import Measuring, ProfileOptions
@@ -255,7 +255,13 @@ class Mesh:
 
     async def read_workflow(self, path: Path) -> Workflow:
         """Read a workflow file, and keep it so that a plan for it can be applied alone."""
-        workflow, source = await asyncio.to_thread(read_workflow, path)
+        _, source = await asyncio.to_thread(read_workflow, path)
+        return await self.keep_workflow(source.text, source.folder)
+
+    async def keep_workflow(self, text: str, folder: str) -> Workflow:
+        """Check the text of a workflow file, and keep it; its paths are relative to `folder`."""
+        workflow = await asyncio.to_thread(parse_workflow, text)
+        source = WorkflowSource(name=workflow.workflow, text=text, folder=folder)
         if self.fleet.workflows.get(workflow.digest) != source:
             recorded = events.WorkflowRecorded(
                 at=self.now(),
@@ -452,6 +458,40 @@ class Mesh:
         applying = await self.applying(plan, workflow=workflow, report=report)
         async with self._rolling_out[plan.workflow]:
             return await applying.apply(run)
+
+    async def cancel_rollout(self, workflow: str, why: str = "an operator gave it up") -> None:
+        """Give the open rollout of a workflow up; whoever carries it out undoes it."""
+        rollout = self._open_rollout(workflow)
+        await self.record(
+            events.RolloutCancelled(
+                at=self.now(),
+                who=self.who,
+                workflow=workflow,
+                generation=rollout.generation,
+                why=why,
+            )
+        )
+
+    async def hold_rollout(self, workflow: str, *, hold: bool = True) -> None:
+        """Let no device begin another step of the open rollout of a workflow, or let them go on."""
+        rollout = self._open_rollout(workflow)
+        await self.record(
+            events.RolloutHeld(
+                at=self.now(),
+                who=self.who,
+                workflow=workflow,
+                generation=rollout.generation,
+                hold=hold,
+            )
+        )
+
+    def _open_rollout(self, workflow: str) -> Rollout:
+        rollout = self.fleet.rollouts.get(workflow)
+        if rollout is None or rollout.outcome is not None:
+            raise InvalidDocument(
+                f"no rollout of `{workflow}` is under way", fix="See: coordinator events"
+            )
+        return rollout
 
     async def applying(
         self, plan: Plan, *, workflow: Workflow | None = None, report: Report = silent

@@ -18,10 +18,12 @@ What the workflow leaves open is settled here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Literal, TypeAlias
+
+from msgspec import structs
 
 from coordinator.fleet.file import FleetFile, Functions
 from coordinator.fleet.state import Catalogue, Device, Fleet, Inputs
@@ -113,6 +115,45 @@ def snapshot(
         asks=_asks(workflow),
     )
     return Snapshot(problem, inputs)
+
+
+def without_devices(problem: Problem, names: Collection[str]) -> Problem:
+    """A problem in which no stage may be placed on some devices; it is still one of the whole fleet.
+
+    Raises:
+        InvalidDocument: no device is left, or a source or sink has no other place.
+    """
+    barred = frozenset(names)
+    if not barred:
+        return problem
+    for stage in problem.stages:
+        if stage.pinned and barred & stage.pinned.keys():
+            raise InvalidDocument(
+                f"`{stage.name}` needs {', '.join(sorted(barred & stage.pinned.keys()))}",
+                why="its requests begin there",
+                fix="Allow the device, or name others in `devices:` of the stage",
+            )
+    left = [device for device in problem.devices if device.name not in barred]
+    if not left:
+        raise InvalidDocument("no device is left to plan for", fix="Allow some of them")
+    return structs.replace(
+        problem,
+        devices=left,
+        profiles=[p for p in problem.profiles if p.device not in barred],
+        stages=[_kept_from(stage, barred) for stage in problem.stages],
+        links=[x for x in problem.links if x.source not in barred and x.target not in barred],
+    )
+
+
+def _kept_from(stage: ProblemStage, barred: frozenset[str]) -> ProblemStage:
+    devices = [name for name in stage.devices if name not in barred]
+    if stage.devices and not devices:
+        raise InvalidDocument(
+            f"`{stage.name}` has no place left",
+            why=f"it may run on {', '.join(stage.devices)} only",
+            fix="Allow one of them",
+        )
+    return structs.replace(stage, devices=devices)
 
 
 def inputs_of(fleet: Fleet, workflow: Workflow, catalogue: Catalogue, network: FleetFile) -> Inputs:

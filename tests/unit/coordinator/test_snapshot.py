@@ -7,7 +7,7 @@ from coordinator.fleet.events import DeviceLost, ProfileMeasured
 from coordinator.fleet.file import FleetFile, FunctionProfile, Functions
 from coordinator.fleet.state import Catalogue
 from coordinator.planning.checking import check
-from coordinator.planning.snapshot import changes, inputs_of, snapshot
+from coordinator.planning.snapshot import changes, inputs_of, snapshot, without_devices
 from tiermesh.documents.problem import BatchTime, ProblemLink
 from tiermesh.errors import InvalidDocument, TiermeshError
 
@@ -299,3 +299,17 @@ def test_a_thousand_devices_are_a_snapshot_in_moments(fleet, made, catalogue):
     assert len(problem.devices) == 1_000
     assert len(problem.profiles) == 3_000
     assert time.monotonic() - begun < 5.0
+
+
+def test_devices_can_be_left_out_of_a_problem_of_the_same_fleet(make):
+    problem = make()
+    less = without_devices(problem, {"hub-1"})
+    assert "hub-1" not in {d.name for d in less.devices}
+    assert "hub-1" not in {p.device for p in less.profiles}
+    assert less.fleet_digest == problem.fleet_digest
+    assert without_devices(problem, ()) is problem
+
+
+def test_a_device_where_requests_begin_cannot_be_left_out(make):
+    with pytest.raises(InvalidDocument, match="needs cam-1"):
+        without_devices(make(), {"cam-1"})
