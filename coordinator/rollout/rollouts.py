@@ -116,6 +116,7 @@ class Rollouts:
         rollout = self._keeper.fleet.rollouts.get(self._name)
         if rollout is None or rollout.outcome is not None:
             return
+        await self._release(rollout)
         parts: Mapping[str, Assignment] = {}
         if rollout.purpose == "restore" and not rollout.cancelled:
             parts = self._parts_of(rollout)
@@ -185,6 +186,19 @@ class Rollouts:
     async def _pursue(self, work: RollingOut) -> None:
         desired = Desired(workflows=frozenset({self._name}))
         await Pursuit(self._keeper, desired, work).run()
+
+    async def _release(self, rollout: Rollout) -> None:
+        """Nobody is there any more who would let a rollout go on that an operator held."""
+        if rollout.held:
+            await self._keeper.record(
+                events.RolloutHeld(
+                    at=self._keeper.now(),
+                    who=self._keeper.who,
+                    workflow=self._name,
+                    generation=rollout.generation,
+                    hold=False,
+                )
+            )
 
     async def _cancel(self, rollout: Rollout, why: str) -> None:
         if rollout.outcome is None and not rollout.cancelled:
