@@ -26,8 +26,8 @@ echo "setup: installing into .venv (the first time takes a minute or two)"
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 "${pip[@]}" install --quiet --upgrade 'pip>=25.1' ||
     missing "pip cannot reach a package registry" "Check the network, or the proxy and index in pip's configuration"
-packages=(-e '.[coordinator,onnx,vision,variants]')
-[ "$want" = dev ] && packages+=(-e '.[coordinator,onnx,vision,variants,plot,tiers]' --group dev)
+packages=(-e '.[coordinator,onnx,vision,variants,tui]')
+[ "$want" = dev ] && packages+=(-e '.[coordinator,onnx,vision,variants,tui,plot,tiers]' --group dev)
 "${pip[@]}" install --progress-bar on --constraint constraints.txt "${packages[@]}" | grep -v '^Requirement already' ||
     [ "${PIPESTATUS[0]}" = 0 ] ||
     missing "the packages could not be installed" "pip's message above says which one"

@@ -1,0 +1,74 @@
+"""A plan that is being looked for: what is asked, how near to the best it is, and what it would change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordinator.planning.diff import Difference
+    from coordinator.planning.explain import Explanation
+    from tiermesh.documents.plan import Plan
+
+
+class Search(StrEnum):
+    """Where the search stands."""
+
+    SOLVING = "solving"
+    FOUND = "found"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What is asked: the workflow's asks as they are changed, and devices and tiers that may not be used.
+
+    `number` grows with each change, so that answers to older questions are known as such.
+    """
+
+    number: int
+    workflow: str
+    changes: Mapping[str, str] = field(default_factory=dict[str, str])
+    devices: frozenset[str] = frozenset()
+    tiers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A plan that was found after so many seconds: its cost per hour, and its gap to the bound where one is known."""
+
+    seconds: float
+    cost_per_hour: float
+    gap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A plan for another accuracy: what it costs per hour and how long requests take. None where there is no plan."""
+
+    accuracy: float
+    cost_per_hour: float | None
+    p95_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """The answer to an asking, as far as it is known. `difference` is against the plan that runs."""
+
+    asking: Asking
+    search: Search = Search.SOLVING
+    steps: Sequence[Step] = ()
+    plan: Plan | None = None
+    difference: Difference | None = None
+    why: str = ""
+    fix: str = ""
+    frontier: Sequence[Choice] = ()
+    explanation: Explanation | None = None
+
+    @property
+    def number(self) -> int:
+        """Which question it answers."""
+        return self.asking.number

@@ -1,0 +1,346 @@
+"""The fleet as a table, and one device in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from coordinator.fleet.lifecycle import REMEDIES, DeviceState, Reach
+from coordinator.fleet.state import Device, Sighting
+from coordinator.tui.model import text as t
+from coordinator.tui.model.telemetry import Pulse
+from coordinator.tui.model.text import Line, Run
+from coordinator.tui.model.view import View
+from tiermesh.documents.fingerprint import Interface
+
+STATES: Final[dict[DeviceState, tuple[str, str]]] = {
+    DeviceState.READY: ("●", "good"),
+    DeviceState.ENROLLED: ("○", "note"),
+    DeviceState.DISCOVERED: ("○", "note"),
+    DeviceState.SUSPECT: ("◐", "warn"),
+    DeviceState.DRAINING: ("◒", "warn"),
+    DeviceState.FAILED: ("✗", "bad"),
+    DeviceState.LEFT: ("◌", "dim"),
+}
+"""A sign and a role for each state: the sign says it without colour."""
+
+GOOD_JITTER_MS: Final = 50.0
+POOR_JITTER_MS: Final = 500.0
+HOT_CELSIUS: Final = 80.0
+BUSY: Final = 0.9
+
+
+class Sort(StrEnum):
+    """What the table is in order of."""
+
+    TIER = "tier"
+    NAME = "name"
+    STATE = "state"
+    LOAD = "load"
+    MEMORY = "memory"
+    PRICE = "price"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, its cells, the width of terminal from which it is shown, and what it shows."""
+
+    title: str
+    cells: int
+    from_width: int
+    show: Callable[[View, Device, Pulse], Run]
+    align: t.Align = "<"
+
+
+def _name(_view: View, device: Device, _pulse: Pulse) -> Run:
+    return Run(t.safe(device.name), "name")
+
+
+def _state(_view: View, device: Device, _pulse: Pulse) -> Run:
+    sign, role = STATES[device.state]
+    return Run(f"{sign} {device.state}", role)
+
+
+def _machine(_view: View, device: Device, _pulse: Pulse) -> Run:
+    print_ = device.description.fingerprint
+    slow = f" ÷{print_.emulated.slowdown:g} emulated" if print_.emulated else ""
+    return Run(t.safe(f"{print_.threads} × {print_.cpu.architecture}{slow}"), "dim")
+
+
+def _price(_view: View, device: Device, _pulse: Pulse) -> Run:
+    return Run(t.usd(device.description.price_per_hour))
+
+
+def _load(_view: View, _device: Device, pulse: Pulse) -> Run:
+    if not pulse.load:
+        return Run(t.UNKNOWN, "dim")
+    now = pulse.load[-1]
+    role = "dim" if pulse.why_silent else "warn" if now >= BUSY else "data"
+    return Run(f"{t.spark(list(pulse.load), 8)}{now:>5.0%}", role)
+
+
+def _memory(_view: View, device: Device, pulse: Pulse) -> Run:
+    total = device.description.fingerprint.memory_bytes
+    sample = pulse.newest
+    if sample is None or total <= 0:
+        return Run(t.size(total), "dim")
+    share = sample.memory_used_bytes / total
+    return Run(
+        f"{t.bar(share, 5)} {t.size(sample.memory_used_bytes)}", "warn" if share > BUSY else ""
+    )
+
+
+def _temperature(_view: View, _device: Device, pulse: Pulse) -> Run:
+    sample = pulse.newest
+    if sample is None or not sample.temperature_celsius:
+        return Run(t.UNKNOWN, "dim")
+    celsius = sample.temperature_celsius
+    return Run(f"{celsius:.0f} °C", "warn" if celsius >= HOT_CELSIUS else "")
+
+
+def _power(_view: View, device: Device, _pulse: Pulse) -> Run:
+    power = device.description.fingerprint.power
+    return Run(t.UNKNOWN if power == "unknown" else power, "" if power == "battery" else "dim")
+
+
+def _link(_view: View, _device: Device, pulse: Pulse) -> Run:
+    if pulse.why_silent:
+        return Run("✗ silent", "bad")
+    jitter = pulse.jitter_ms
+    if jitter is None:
+        return Run(t.UNKNOWN, "dim")
+    sign, role = _QUALITY[(jitter > GOOD_JITTER_MS) + (jitter > POOR_JITTER_MS)]
+    return Run(f"{sign} ±{t.milliseconds(jitter)}", role)
+
+
+_QUALITY: Final = (("▂▄▆", "good"), ("▂▄ ", ""), ("▂  ", "warn"))
+
+
+def _serves(view: View, device: Device, pulse: Pulse) -> Run:
+    if device.why or pulse.why_silent:
+        return Run(t.safe(device.why or pulse.why_silent), STATES[device.state][1] or "warn")
+    sample = pulse.newest
+    generations = dict(sample.generations if sample else device.description.generations)
+    stages = [r.replica.partition("@")[0] for r in sample.replicas] if sample else []
+    shown = ", ".join(dict.fromkeys(stages)) or ", ".join(
+        f"{w} g{g}" for w, g in sorted(generations.items()) if g
+    )
+    return Run(t.safe(shown) or "idle", "" if shown else "dim")
+
+
+COLUMNS: Final = (
+    Column("device", 16, 0, _name),
+    Column("state", 12, 0, _state),
+    Column("load", 13, 0, _load),
+    Column("memory", 13, 92, _memory),
+    Column("USD/h", 7, 0, _price, ">"),
+    Column("link", 13, 78, _link),
+    Column("temp", 7, 104, _temperature, ">"),
+    Column("power", 8, 125, _power),
+    Column("machine", 26, 150, _machine),
+    Column("serves, or why not", 20, 60, _serves),
+)
+
+
+class FleetTable:
+    """The devices that a filter lets through, grouped by tier when sorted by it. A row is made when it is shown."""
+
+    def __init__(self, view: View, width: int, *, wanted: str = "", sort: Sort = Sort.TIER) -> None:
+        self.view, self.width = view, width
+        self.columns = [c for c in COLUMNS if c.from_width <= width]
+        found = [d for d in view.ordered() if d.state is not DeviceState.LEFT]
+        self.total = len(found)
+        shown = [d for d in found if _matches(d, wanted.casefold().split())]
+        self.rows: list[Device | str] = list(_sorted(view, shown, sort))
+        if sort is Sort.TIER:
+            self.rows = list(_grouped(shown))
+
+    @property
+    def height(self) -> int:
+        """One line per row."""
+        return max(len(self.rows), 1)
+
+    def head(self) -> Line:
+        """The titles of the columns."""
+        return tuple(
+            Run(t.fit(c.title, self._cells(c), c.align) + "  ", "head") for c in self.columns
+        )
+
+    def line(self, y: int) -> Line:
+        """A device, or the name of the tier that follows."""
+        if not self.rows:
+            why = "no device matches" if self.total else "no devices yet"
+            return (Run(f" {why}", "dim"),)
+        row = self.rows[y]
+        if isinstance(row, str):
+            return (Run(f"{row} ".ljust(self.width, "─"), "tier"),)
+        pulse = self.view.telemetry.pulse(row.id)
+        runs: list[Run] = []
+        for column in self.columns:
+            shown, role = column.show(self.view, row, pulse)
+            runs.append(Run(t.fit(shown, self._cells(column), column.align) + "  ", role))
+        return tuple(runs)
+
+    def is_heading(self, y: int) -> bool:
+        """Whether a line names a tier."""
+        return bool(self.rows) and isinstance(self.rows[y], str)
+
+    def device(self, y: int) -> Device | None:
+        """The device of a row; None for a tier's line."""
+        row = self.rows[y] if 0 <= y < len(self.rows) else None
+        return row if isinstance(row, Device) else None
+
+    def row_of(self, device: str | None) -> int | None:
+        """The row of a device id."""
+        return next(
+            (i for i, r in enumerate(self.rows) if isinstance(r, Device) and r.id == device), None
+        )
+
+    def _cells(self, column: Column) -> int:
+        """The last column takes what is left."""
+        if column is not self.columns[-1]:
+            return column.cells
+        taken = sum(c.cells + 2 for c in self.columns[:-1])
+        return max(self.width - taken - 2, 4)
+
+
+def _grouped(devices: Sequence[Device]) -> list[Device | str]:
+    rows: list[Device | str] = []
+    counts: dict[str, list[Device]] = {}
+    for device in devices:
+        counts.setdefault(device.description.tier, []).append(device)
+    for tier, of in counts.items():
+        ready = sum(d.state is DeviceState.READY for d in of)
+        rows += [f"{t.safe(tier)} · {ready}/{len(of)} ready", *of]
+    return rows
+
+
+def _sorted(view: View, devices: list[Device], sort: Sort) -> list[Device]:
+    def load(device: Device) -> float:
+        pulse = view.telemetry.pulse(device.id)
+        return -pulse.load[-1] if pulse.load else 1.0
+
+    def memory(device: Device) -> float:
+        sample = view.telemetry.pulse(device.id).newest
+        return -(sample.memory_used_bytes if sample else 0)
+
+    keys: dict[Sort, Callable[[Device], Any]] = {
+        Sort.NAME: lambda d: d.name,
+        Sort.STATE: lambda d: (d.state is DeviceState.READY, d.state.value, d.name),
+        Sort.LOAD: load,
+        Sort.MEMORY: memory,
+        Sort.PRICE: lambda d: -d.description.price_per_hour,
+    }
+    return sorted(devices, key=keys[sort]) if sort in keys else devices
+
+
+def _matches(device: Device, words: list[str]) -> bool:
+    """Whether every word is in the device's name, tier, state, address or processor."""
+    said = device.description
+    text = f"{device.name} {said.tier} {device.state} {device.address} {said.fingerprint.cpu.model} {device.why}"
+    folded = text.casefold()
+    return all(word in folded for word in words)
+
+
+# --- one device --------------------------------------------------------------------------------------------------
+
+
+def detail(view: View, device: Device, cells: int) -> list[Line]:
+    """Everything known of a device, in lines of `cells` cells."""
+    sign, role = STATES[device.state]
+    lines: list[Line] = [
+        (Run(t.safe(device.name), "title"), Run(f"  {sign} {device.state}", f"{role} bold")),
+        (),
+    ]
+    lines += _why(view, device, cells)
+    for title, value in _facts(view, device):
+        lines += _fact(title, value, cells)
+    return lines
+
+
+def _why(view: View, device: Device, cells: int) -> list[Line]:
+    why = device.why or view.telemetry.pulse(device.id).why_silent
+    if not why:
+        return []
+    lines: list[Line] = [
+        (Run(part, STATES[device.state][1] or "warn"),) for part in t.wrap(t.safe(why), cells)
+    ]
+    for remedy in _remedies(why):
+        lines += [(Run("→ ", "accent"), Run(part)) for part in t.wrap(remedy, cells - 2)]
+    return [*lines, ()]
+
+
+def _remedies(why: str) -> list[str]:
+    return [REMEDIES[reach] for reach in Reach if f": {reach.value}" in why]
+
+
+def _fact(title: str, value: str, cells: int) -> list[Line]:
+    indent = 12
+    parts = t.wrap(t.safe(value), max(cells - indent, 8))
+    first: Line = (Run(f"{title:<{indent}}", "dim"), Run(parts[0]))
+    return [first, *((Run(" " * indent), Run(part)) for part in parts[1:])]
+
+
+def _facts(view: View, device: Device) -> list[tuple[str, str]]:
+    said, print_ = device.description, device.description.fingerprint
+    pulse = view.telemetry.pulse(device.id)
+    runtimes = [
+        f"{r.name} {r.version}" if r.unavailable is None else f"{r.name}: {r.unavailable}"
+        for r in print_.runtimes
+    ]
+    facts = [
+        ("tier", said.tier),
+        ("price", f"{said.price_per_hour:g} USD/h"),
+        ("cpu", f"{print_.cpu.model}, {print_.threads} threads used"),
+        ("memory", t.size(print_.memory_bytes)),
+        *(("accelerator", f"{a.name} ({a.kind})") for a in print_.accelerators),
+        ("runtimes", ", ".join(runtimes) or "none"),
+        ("power", print_.power),
+        ("usable", f"{said.usable_share:.0%} of its time"),
+        ("address", device.address),
+        ("data", said.data_address),
+        *(("network", _interface(i)) for i in print_.interfaces if not i.loopback),
+        ("seen", f"{t.age(view.now - (pulse.received_at or device.seen_at))} ago"),
+        ("agent", f"{said.agent_version}, protocol {said.protocol_version}"),
+        ("system", f"{print_.os}, Python {print_.python}"),
+        ("class", device.device_class.removeprefix("sha256:")[:12]),
+        ("id", device.id),
+    ]
+    if print_.emulated:
+        facts.insert(3, ("emulated", f"{print_.emulated.slowdown:g} × slower than this machine"))
+    sample = pulse.newest
+    if sample is not None:
+        restarts = f", restarted {sample.worker.restarts} ×" if sample.worker.restarts else ""
+        facts.insert(2, ("worker", f"{t.size(sample.worker.memory_bytes)}{restarts}"))
+        facts.insert(2, ("serves", ", ".join(r.replica for r in sample.replicas) or "nothing"))
+    return facts
+
+
+def _interface(interface: Interface) -> str:
+    kind = "wireless" if interface.wireless else "wired"
+    speed = f", {interface.speed_mbps} Mbit/s" if interface.speed_mbps else ""
+    return f"{interface.name} ({kind}{speed}) {', '.join(interface.addresses)}"
+
+
+def unreached(view: View, cells: int) -> list[Line]:
+    """Ways that lead to no device, and what to do about each."""
+    lines: list[Line] = []
+    for key, way in sorted(view.fleet.sightings.items()):
+        if not way.failures or (way.device is not None and way.device in view.fleet.devices):
+            continue
+        lines.append(
+            (Run("✗ ", "bad"), Run(t.safe(key), "name"), Run(f" by {t.safe(way.via)}", "dim"))
+        )
+        lines += _failures(way, cells)
+    return lines
+
+
+def _failures(way: Sighting, cells: int) -> list[Line]:
+    lines: list[Line] = []
+    for failure in way.failures:
+        lines += [(Run(f"  {part}", "warn"),) for part in t.wrap(t.safe(failure), cells - 2)]
+        for remedy in _remedies(failure):
+            lines += [(Run("  → ", "accent"), Run(p)) for p in t.wrap(remedy, cells - 4)]
+    return lines

@@ -1,0 +1,317 @@
+"""A plan as a board: devices by tier as columns, stages as rows, replicas as cards, lanes as links between them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from coordinator.fleet.lifecycle import DeviceState
+from coordinator.tui.model.asks import parsed
+from coordinator.tui.model.view import View
+
+if TYPE_CHECKING:
+    from coordinator.fleet import Fleet
+    from coordinator.fleet.state import Catalogue, Running
+    from coordinator.status import ReplicaStatus, WorkflowStatus
+    from tiermesh.documents.plan import Plan, Replica
+
+MOST_COLUMNS: Final = 8
+"""Devices of a tier that have a column of their own; the busiest do, and the others share one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A replica, or several of one stage that share a card (`devices` > 1). Rates count items per second."""
+
+    id: str
+    stage: str
+    column: str
+    variant: str = ""
+    precision: str = ""
+    batch_size: int = 1
+    rate_rps: float | None = None
+    predicted_rate_rps: float = 0.0
+    busy: float | None = None
+    predicted_busy: float = 0.0
+    p95_ms: float | None = None
+    predicted_p95_ms: float | None = None
+    waiting: int = 0
+    errors: int = 0
+    replicas: int = 1
+    lost: str = ""
+
+    @property
+    def slim(self) -> bool:
+        """Whether it has no variant and takes no device time: a source, a sink, a stage of code."""
+        return not self.variant and not self.predicted_busy
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A device, or several of a tier. `why` says what is wrong with it."""
+
+    key: str
+    tier: str
+    title: str
+    state: DeviceState
+    why: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stage."""
+
+    name: str
+    kind: str
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What flows from one card to another. `share` of all requests, `rate_rps` in requests a second."""
+
+    source: str
+    target: str
+    share: float
+    rate_rps: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """All of it. `cells` has the cards by stage and column key."""
+
+    workflow: str
+    generation: int | None
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    cells: Mapping[tuple[str, str], Sequence[Card]]
+    links: Sequence[Link]
+
+    @property
+    def cards(self) -> list[Card]:
+        """All cards, row by row."""
+        return [
+            card
+            for row in self.rows
+            for column in self.columns
+            for card in self.cells.get((row.name, column.key), ())
+        ]
+
+
+def board(view: View, workflow: str) -> Board | None:
+    """The board of what serves a workflow; None where it does not run."""
+    running, status = view.fleet.running.get(workflow), view.status(workflow)
+    if running is None or status is None:
+        return None
+    plan = view.fleet.plans[running.plan].plan
+    live = {r.id: r for r in status.replicas}
+    return _board(view, plan, running, live, status)
+
+
+def planned_board(view: View, plan: Plan) -> Board:
+    """The board of a plan that does not run."""
+    return _board(view, plan, None, {}, None)
+
+
+def _board(
+    view: View,
+    plan: Plan,
+    running: Running | None,
+    live: Mapping[str, ReplicaStatus],
+    status: WorkflowStatus | None,
+) -> Board:
+    columns, column_of = _columns(view, plan)
+    lost = {c.key: c.why for c in columns if c.state is DeviceState.FAILED}
+    catalogue = running.catalogue if running is not None else None
+    cells: dict[tuple[str, str], list[Card]] = defaultdict(list)
+    card_of: dict[str, str] = {}
+    for replica in plan.replicas:
+        key = column_of[replica.device]
+        card = _card(replica, key, live.get(replica.id), catalogue, lost.get(key, ""))
+        _add(cells[replica.stage, key], card, card_of)
+    digest = running.workflow_digest if running is not None else plan.made_for.workflow
+    rows = _rows(view.fleet, digest, plan)
+    measured = status.throughput_rps if status is not None else None
+    return Board(
+        workflow=plan.workflow,
+        generation=running.generation if running is not None else None,
+        columns=columns,
+        rows=rows,
+        cells=cells,
+        links=_links(plan, _edges(view.fleet, digest, rows), card_of, measured),
+    )
+
+
+# --- columns -----------------------------------------------------------------------------------------------------
+
+
+def _columns(view: View, plan: Plan) -> tuple[list[Column], dict[str, str]]:
+    """The columns, and the column of each device of the plan by name."""
+    by_name = {d.name: d for d in view.fleet.devices.values()}
+    busy: defaultdict[str, float] = defaultdict(float)
+    for replica in plan.replicas:
+        busy[replica.device] += replica.utilization
+    of_tier: defaultdict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(r.device for r in plan.replicas):
+        device = by_name.get(name)
+        of_tier[device.description.tier if device is not None else "gone"].append(name)
+    columns: list[Column] = []
+    column_of: dict[str, str] = {}
+    for tier in sorted(of_tier, key=view.tier_order):
+        names = sorted(of_tier[tier])
+        own = set(names)
+        if len(names) > MOST_COLUMNS:
+            own = set(sorted(names, key=lambda n: (-busy[n], n))[: MOST_COLUMNS - 1])
+        columns += [_column(view, name, tier) for name in names if name in own]
+        others = [name for name in names if name not in own]
+        if others:
+            columns.append(_others(view, others, tier))
+        column_of |= {n: n if n in own else f"{tier}/others" for n in names}
+    return columns, column_of
+
+
+def _column(view: View, name: str, tier: str) -> Column:
+    device = view.fleet.named(name)
+    if device is None:
+        return Column(name, tier, name, DeviceState.FAILED, "it is not part of the mesh")
+    why = device.why or view.telemetry.pulse(device.id).why_silent
+    emulated = device.description.fingerprint.emulated
+    note = f"÷{emulated.slowdown:g}" if emulated else ""
+    return Column(name, tier, name, device.state, why, note)
+
+
+def _others(view: View, names: list[str], tier: str) -> Column:
+    devices = [d for n in names if (d := view.fleet.named(n)) is not None]
+    bad = [d for d in devices if d.state is not DeviceState.READY]
+    state = bad[0].state if len(bad) == len(names) else DeviceState.READY
+    why = f"{len(bad)} of {len(names)} are not ready" if bad else ""
+    return Column(f"{tier}/others", tier, f"{len(names)} more", state, why)
+
+
+# --- rows and cards ----------------------------------------------------------------------------------------------
+
+
+def _rows(fleet: Fleet, digest: str | None, plan: Plan) -> list[Row]:
+    source = fleet.workflows.get(digest or "")
+    if source is None:
+        return [Row(name, "") for name in dict.fromkeys(r.stage for r in plan.replicas)]
+    workflow = parsed(source.text)
+    used = {r.stage for r in plan.replicas}
+    return [
+        Row(name, stage.kind, str(getattr(stage, "model", "")))
+        for name, stage in workflow.stages.items()
+        if name in used
+    ]
+
+
+def _card(
+    replica: Replica,
+    column: str,
+    live: ReplicaStatus | None,
+    catalogue: Catalogue | None,
+    lost: str,
+) -> Card:
+    variant = None
+    if catalogue is not None and replica.variant is not None:
+        variant = catalogue.variants.get(replica.stage, {}).get(replica.variant)
+    return Card(
+        id=replica.id,
+        stage=replica.stage,
+        column=column,
+        variant=replica.variant or "",
+        precision=variant.precision if variant is not None else "",
+        batch_size=(live.batch_size if live is not None else None) or replica.batch_size,
+        rate_rps=live.rate_rps if live is not None else None,
+        predicted_rate_rps=replica.rate_rps,
+        busy=live.busy if live is not None else None,
+        predicted_busy=replica.utilization,
+        p95_ms=live.service_p95_ms if live is not None else None,
+        predicted_p95_ms=_predicted_p95(replica),
+        waiting=(live.waiting if live is not None else None) or 0,
+        errors=(live.errors if live is not None else None) or 0,
+        lost=lost,
+    )
+
+
+def _predicted_p95(replica: Replica) -> float | None:
+    """What 95 % of its batches took when they were measured, in milliseconds."""
+    for batch in replica.room.batches if replica.room is not None else ():
+        if batch.batch_size == replica.batch_size and "p95" in batch.percentiles:
+            return 1_000 * batch.percentiles["p95"]
+    return None
+
+
+def _add(cell: list[Card], card: Card, card_of: dict[str, str]) -> None:
+    """Put a card into its cell; in a column of several devices it joins the card of its variant."""
+    if card.column.endswith("/others"):
+        for i, other in enumerate(cell):
+            if other.variant == card.variant:
+                cell[i] = _joined(other, card)
+                card_of[card.id] = other.id
+                return
+    cell.append(card)
+    card_of[card.id] = card.id
+
+
+def _joined(a: Card, b: Card) -> Card:
+    count = a.replicas + 1
+    known = a.rate_rps is not None or b.rate_rps is not None
+    return Card(
+        id=a.id,
+        stage=a.stage,
+        column=a.column,
+        variant=a.variant,
+        precision=a.precision,
+        batch_size=max(a.batch_size, b.batch_size),
+        rate_rps=(a.rate_rps or 0) + (b.rate_rps or 0) if known else None,
+        predicted_rate_rps=a.predicted_rate_rps + b.predicted_rate_rps,
+        busy=_mean(a.busy, b.busy, count),
+        predicted_busy=_mean(a.predicted_busy, b.predicted_busy, count) or 0.0,
+        p95_ms=max((p for p in (a.p95_ms, b.p95_ms) if p is not None), default=None),
+        predicted_p95_ms=max(
+            (p for p in (a.predicted_p95_ms, b.predicted_p95_ms) if p is not None), default=None
+        ),
+        waiting=a.waiting + b.waiting,
+        errors=a.errors + b.errors,
+        replicas=count,
+    )
+
+
+def _mean(of_others: float | None, one: float | None, count: int) -> float | None:
+    if of_others is None or one is None:
+        return of_others if one is None else one
+    return (of_others * (count - 1) + one) / count
+
+
+# --- links -------------------------------------------------------------------------------------------------------
+
+
+def _edges(fleet: Fleet, digest: str | None, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    source = fleet.workflows.get(digest or "")
+    if source is None:
+        names = [row.name for row in rows]
+        return list(pairwise(names))
+    return parsed(source.text).edges
+
+
+def _links(
+    plan: Plan,
+    edges: Iterable[tuple[str, str]],
+    card_of: Mapping[str, str],
+    throughput_rps: float | None,
+) -> list[Link]:
+    edges = list(edges)
+    shares: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for lane in plan.lanes:
+        for before, after in edges:
+            ends = card_of.get(lane.path.get(before, "")), card_of.get(lane.path.get(after, ""))
+            if ends[0] is not None and ends[1] is not None:
+                shares[ends[0], ends[1]] += lane.share
+    return [
+        Link(a, b, share, None if throughput_rps is None else throughput_rps * share)
+        for (a, b), share in sorted(shares.items())
+    ]
