@@ -1,0 +1,205 @@
+"""Questions to the planner, in a thread of their own: the best plan, what other accuracies cost, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from coordinator.tui import messages as m
+from coordinator.tui.model.asks import changed_text, parsed
+from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search, Step
+from tiermesh.errors import Infeasible, TiermeshError
+
+if TYPE_CHECKING:
+    from coordinator.fleet import Fleet
+    from coordinator.planning import Options
+    from coordinator.planning.explain import Explanation
+    from coordinator.runner import Mesh
+    from coordinator.tui.session import Post
+    from tiermesh.documents.plan import Plan
+    from tiermesh.documents.problem import Problem
+    from tiermesh.documents.workflow import Workflow
+
+GAPS: Final = (0.05, 0.005, 1e-4)
+"""The search is taken up with a smaller gap each time, so that a good plan is there before the best."""
+TIME_LIMIT_S: Final = 20.0
+CHOICES: Final = 7
+CHOICE_S: Final = 4.0
+"""How many accuracies a frontier has, and how long each is looked for."""
+
+
+class Solving:
+    """The planner of one mesh, as the app asks it. Problems that were solved are kept to be explained."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        post: Post,
+        source_bytes: dict[str, float] | None,
+    ) -> None:
+        self._mesh, self._post = mesh, post
+        self._source_bytes = source_bytes
+        self._problems: dict[str, Problem] = {}
+        self._newest: Candidate | None = None
+
+    def _tell(self, candidate: Candidate) -> None:
+        self._newest = candidate
+        self._post(m.CandidateChanged(candidate))
+
+    async def solve(self, asking: Asking) -> None:
+        """Look for the best plan, first a quick one, then nearer and nearer to the bound."""
+        candidate = Candidate(asking=asking)
+        self._tell(candidate)
+        try:
+            problem = await self._problem(asking)
+            begun = time.monotonic()
+            for options in _efforts():
+                plan = await asyncio.to_thread(_solve, problem, options)
+                if plan is None:
+                    continue
+                step = Step(time.monotonic() - begun, plan.cost.total_per_hour, plan.solver.gap)
+                candidate = self._better(candidate, plan, step)
+                self._tell(candidate)
+                if step.gap is not None and step.gap <= GAPS[-1]:
+                    break
+            found = candidate.plan is not None
+            self._tell(replace(candidate, search=Search.FOUND if found else Search.FAILED))
+        except TiermeshError as error:
+            search = Search.INFEASIBLE if isinstance(error, Infeasible) else Search.FAILED
+            why = ". ".join(p.rstrip(".") for p in (error.what, error.why) if p)
+            self._tell(replace(candidate, search=search, plan=None, why=why, fix=error.fix))
+
+    def _better(self, candidate: Candidate, plan: Plan, step: Step) -> Candidate:
+        from coordinator.planning.diff import difference
+
+        running = self._mesh.fleet.running.get(plan.workflow)
+        record = self._mesh.fleet.plans.get(running.plan) if running is not None else None
+        return replace(
+            candidate,
+            plan=plan,
+            steps=(*candidate.steps, step),
+            difference=difference(record.plan, plan) if record is not None else None,
+        )
+
+    async def frontier(self, asking: Asking) -> None:
+        """What other accuracies cost, and how long requests take with them."""
+        candidate = self._newest
+        if candidate is None or candidate.number != asking.number or candidate.plan is None:
+            return
+        try:
+            problem = await self._problem(asking)
+        except TiermeshError:
+            return
+        choices: list[Choice] = []
+        for accuracy in _accuracies(problem):
+            choices.append(await asyncio.to_thread(_choice, problem, accuracy))
+            candidate = replace(candidate, frontier=tuple(choices))
+            self._tell(candidate)
+
+    async def explain(self, plan: Plan) -> None:
+        """Say why a plan is as it is; of a plan made elsewhere, if its problem is still that of the mesh."""
+        try:
+            problem = self._problems.get(plan.made_for.problem)
+            if problem is None:
+                workflow = self._mesh.workflow_of(plan)
+                problem = await self._mesh.problem(workflow, source_bytes=self._source_bytes)
+            explanation = await asyncio.to_thread(_explain, problem, plan)
+            self._post(m.Explained(plan.digest, explanation))
+        except TiermeshError as error:
+            self._post(m.Refused("explain", error))
+
+    async def _problem(self, asking: Asking) -> Problem:
+        from coordinator.planning.snapshot import without_devices
+
+        workflow = await self._workflow(asking)
+        fleet = self._mesh.fleet
+        without = asking.devices | {
+            d.name for d in fleet.ready if d.description.tier in asking.tiers
+        }
+        problem = await self._mesh.problem(
+            workflow,
+            source_bytes=self._source_bytes,
+            adjust=lambda problem: without_devices(problem, without),
+        )
+        self._problems[problem.digest] = problem
+        return problem
+
+    async def _workflow(self, asking: Asking) -> Workflow:
+        fleet = self._mesh.fleet
+        digest = workflow_digest(fleet, asking.workflow)
+        source = fleet.workflows.get(digest or "")
+        if source is None:
+            raise TiermeshError(
+                f"the file of the workflow `{asking.workflow}` is not known here",
+                fix="Plan it once: coordinator plan WORKFLOW.yaml",
+            )
+        text = changed_text(source.text, asking.changes)
+        if text == source.text:
+            return parsed(text)
+        return await self._mesh.keep_workflow(text, source.folder)
+
+
+def workflow_digest(fleet: Fleet, workflow: str) -> str | None:
+    """The version of a workflow that runs, else the one planned last."""
+    running = fleet.running.get(workflow)
+    if running is not None:
+        return running.workflow_digest
+    plans = [p for p in fleet.plans.values() if p.plan.workflow == workflow]
+    newest = max(plans, key=lambda p: p.made_at, default=None)
+    if newest is not None and newest.plan.made_for.workflow in fleet.workflows:
+        return newest.plan.made_for.workflow
+    return next((d for d, s in reversed(fleet.workflows.items()) if s.name == workflow), None)
+
+
+def _efforts() -> list[Options]:
+    from coordinator.planning import Options, Strategy
+
+    exact = [Options(gap=gap, time_limit_s=TIME_LIMIT_S) for gap in GAPS]
+    return [Options(strategy=Strategy.GREEDY), *exact]
+
+
+def _solve(problem: Problem, options: Options) -> Plan | None:
+    """A plan; None where a quick search, which proves nothing, finds none."""
+    from coordinator.planning import Strategy, solve
+
+    try:
+        return solve(problem, options)
+    except Infeasible:
+        if options.strategy is Strategy.GREEDY:
+            return None
+        raise
+
+
+def _explain(problem: Problem, plan: Plan) -> Explanation:
+    from coordinator.planning.explain import explain
+
+    return explain(problem, plan)
+
+
+def _accuracies(problem: Problem) -> list[float]:
+    """Accuracies from the least to the most that any choice of variants has."""
+    table = problem.accuracy.table if problem.accuracy is not None else []
+    if not table:
+        return []
+    low, high = min(c.accuracy for c in table), max(c.accuracy for c in table)
+    return [low + (high - low) * i / (CHOICES - 1) for i in range(CHOICES)]
+
+
+def _choice(problem: Problem, accuracy: float) -> Choice:
+    import msgspec
+
+    from coordinator.planning import Options, solve
+
+    asks = msgspec.structs.replace(
+        problem.asks, accuracy_at_least=accuracy, cost_per_hour_at_most=None
+    )
+    try:
+        plan = solve(
+            msgspec.structs.replace(problem, asks=asks),
+            Options(gap=0.01, time_limit_s=CHOICE_S),
+        )
+    except TiermeshError:
+        return Choice(accuracy, None, None)
+    return Choice(accuracy, plan.cost.total_per_hour, plan.predicted.latency_ms.get("p95"))
