@@ -13,10 +13,12 @@ from typing import Final, Protocol, cast
 
 from coordinator.cli.output import Output
 from coordinator.cli.standing import asked
+from coordinator.cli.tui import with_default
 from tiermesh import __version__
 from tiermesh.errors import TiermeshError
 
 COMMAND_MODULES: Final = (
+    "coordinator.cli.tui",
     "coordinator.cli.demo",
     "coordinator.cli.devices",
     "coordinator.cli.profile",
@@ -86,7 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    words = with_default(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     return finish(args, Output(json=args.json), words)
 

@@ -152,8 +152,13 @@ async def _opened(
 
 
 @contextlib.asynccontextmanager
-async def mesh_of(args: argparse.Namespace, output: Output) -> AsyncGenerator[Mesh]:
-    """The mesh that the options describe, opened; nothing has been looked for yet."""
+async def mesh_of(
+    args: argparse.Namespace, output: Output, *, read_only: bool = False
+) -> AsyncGenerator[Mesh]:
+    """The mesh that the options describe, opened; nothing has been looked for yet.
+
+    With `read_only`, another coordinator may be at work on it meanwhile.
+    """
     from coordinator.files import read_fleet_file
     from coordinator.runner import Mesh
 
@@ -166,6 +171,7 @@ async def mesh_of(args: argparse.Namespace, output: Output) -> AsyncGenerator[Me
         name=args.mesh or DEFAULT_MESH,
         network=await asyncio.to_thread(read_fleet_file, args.fleet) if args.fleet else None,
         insecure_lan=args.insecure_lan,
+        read_only=read_only,
     ) as mesh:
         yield mesh
 

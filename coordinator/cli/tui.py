@@ -1,0 +1,232 @@
+"""`coordinator` without a command: the terminal interface, on the live mesh, on a demo's, or in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from coordinator import config
+from coordinator.cli import arguments
+from coordinator.cli.mesh import VARIANTS, add_mesh_options, add_variants_option, mesh_of
+from coordinator.cli.output import Output
+from tiermesh import wire
+from tiermesh.errors import InvalidDocument, TiermeshError, Unreachable, Unsupported
+from tiermesh.ids import DEFAULT_MESH
+
+if TYPE_CHECKING:
+    from coordinator.cli import Commands
+    from coordinator.runner import Mesh
+    from coordinator.tui.acting import Asked
+    from coordinator.tui.live import LiveSession, OpenMesh
+
+NAME: Final = "tui"
+PORT: Final = 8000
+
+
+def register(commands: Commands) -> None:
+    """Add `tui`, which is also what `coordinator` does without a command."""
+    parser = commands.add(
+        NAME,
+        _tui,
+        help="Show the mesh live: devices, what runs where, plans, rollouts (also without a command)",
+        examples=(
+            "  coordinator\n"
+            "  coordinator --demo               # on a whole mesh on this machine, on real models\n"
+            "  coordinator --serve              # in a browser, on this machine only\n"
+            "  coordinator --mesh lab --fleet fleet.yaml\n"
+            "keys: 1-6 screens, ? help, ctrl+p command palette, q quit; what serves goes on serving"
+        ),
+    )
+    parser.add_argument(
+        "--demo", action="store_true", help="start a demo mesh; it ends with the interface"
+    )
+    parser.add_argument(
+        "--serve",
+        nargs="?",
+        type=arguments.count,
+        const=PORT,
+        metavar="PORT",
+        help=f"show it in a browser, on this machine only (port {PORT})",
+    )
+    parser.add_argument("--light", action="store_true", help="begin with the light theme")
+    add_variants_option(parser)
+    add_mesh_options(parser)
+    # It is the coordinator at work, or asks that one itself.
+    parser.set_defaults(needs_mesh=False)
+
+
+def with_default(words: Sequence[str]) -> list[str]:
+    """The words of the command line; without a command, those of this one."""
+    asks_for_help = bool(words) and words[0] in ("-h", "--help", "--version")
+    if not words or (words[0].startswith("-") and not asks_for_help):
+        return [NAME, *words]
+    return list(words)
+
+
+def _tui(args: argparse.Namespace, output: Output) -> int:
+    if args.json:
+        raise InvalidDocument(
+            "the interface prints no document",
+            fix="Use a command, such as: coordinator status --json; see: coordinator --help",
+        )
+    _require_textual()
+    if args.serve is not None:
+        return _serve(args, output)
+    if not sys.stdout.isatty() and "TEXTUAL_DRIVER" not in os.environ:
+        raise InvalidDocument(
+            "the interface needs a terminal",
+            why="standard output is none",
+            fix="Use a command; see: coordinator --help",
+        )
+    from coordinator.tui.app import TiermeshApp
+
+    app = TiermeshApp(
+        _demo_session(args) if args.demo else _session(args, output), light=args.light
+    )
+    app.run()
+    if app.return_code:
+        output.progress.print(f"[bold red]error:[/] {app.failure}", markup=True)
+    return app.return_code or 0
+
+
+def _require_textual() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("textual") is None:
+        raise Unsupported(
+            "the interface is not installed",
+            why="there is no module `textual`",
+            fix="pip install 'tiermesh[tui]'",
+        )
+
+
+# --- sessions ----------------------------------------------------------------------------------------------------
+
+
+def _session(args: argparse.Namespace, output: Output) -> LiveSession:
+    from coordinator.tui.live import LiveSession, OpenMesh
+
+    for address in args.device:
+        wire.split_address(address)
+
+    @contextlib.asynccontextmanager
+    async def opening() -> AsyncGenerator[OpenMesh]:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                mesh = await stack.enter_async_context(_coordinating(args, output))
+            except TiermeshError as error:
+                if "pid" not in error.fields:
+                    raise
+                mesh = await stack.enter_async_context(mesh_of(args, output, read_only=True))
+                yield OpenMesh(mesh, str(error), _asked(args))
+            else:
+                yield OpenMesh(mesh)
+
+    return LiveSession(
+        opening,
+        title=args.mesh or DEFAULT_MESH,
+        addresses=tuple(args.device),
+        browse=not args.no_browse,
+        timeout_s=args.timeout,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _coordinating(args: argparse.Namespace, output: Output) -> AsyncGenerator[Mesh]:
+    """The mesh, of which this process is the coordinator; it takes the commands that are typed meanwhile."""
+    from coordinator.cli.standing import StandingCoordinator
+    from coordinator.commands.listening import listening
+
+    async with mesh_of(args, output) as mesh:
+        state, variants = await asyncio.to_thread(_folders, args)
+        async with listening(state, StandingCoordinator(mesh, variants).carry_out):
+            yield mesh
+
+
+def _folders(args: argparse.Namespace) -> tuple[Path, Path]:
+    return args.state or config.state_dir(), (args.variants or VARIANTS).resolve()
+
+
+def _asked(args: argparse.Namespace) -> Asked | None:
+    """Has the coordinator at work carry commands out; None where it takes none."""
+    from coordinator.commands.asking import ask
+    from coordinator.commands.messages import SOCKET_NAME, VERSION, Ask
+
+    folder: Path = args.state or config.state_dir()
+    if not (folder / SOCKET_NAME).exists():
+        return None
+
+    async def asked(words: list[str]) -> tuple[int, str]:
+        said: list[str] = []
+        state = ["--state", str(folder)]
+        wanted = Ask(version=VERSION, words=[*words, *state], folder=str(folder))
+        code = await ask(folder, wanted, lambda _stream, text: said.append(text))
+        if code is None:
+            raise Unreachable("the coordinator that was at work is gone", fix="Open this again")
+        return code, " ".join("".join(said).split())
+
+    return asked
+
+
+def _demo_session(args: argparse.Namespace) -> LiveSession:
+    from coordinator.cli.demo.agents import DEVICES
+    from coordinator.cli.demo.holding import HeldDemo
+    from coordinator.cli.demo.run import DISCOVER_S
+    from coordinator.tui.live import LiveSession
+
+    folder: Path = args.state or config.home() / "demo"
+    held = HeldDemo(home=config.home(), folder=folder, variants=args.variants or VARIANTS)
+    return LiveSession(
+        held.opening,
+        title="demo",
+        expect=len(DEVICES),
+        timeout_s=DISCOVER_S,
+        begin=held.begin,
+    )
+
+
+# --- in a browser ------------------------------------------------------------------------------------------------
+
+
+def _serve(args: argparse.Namespace, output: Output) -> int:
+    """Serve the interface; each browser window is a process of its own."""
+    from importlib.util import find_spec
+
+    if find_spec("textual_serve") is None:
+        raise Unsupported(
+            "it cannot be served in a browser",
+            why="there is no module `textual_serve`",
+            fix="pip install 'tiermesh[tui]'",
+        )
+    from coordinator.tui.serving import HOST, LoopbackServer
+
+    command = shlex.join([sys.executable, "-m", "coordinator.cli", NAME, *_words(args)])
+    output.progress.print(f"http://{HOST}:{args.serve} (this machine only); Ctrl-C ends it")
+    LoopbackServer(command, args.serve).serve()
+    return 0
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The options that the process of a browser window gets."""
+    words = [
+        "--mesh",
+        args.mesh,
+        "--variants",
+        str(args.variants),
+        "--timeout",
+        f"{args.timeout:g}",
+    ]
+    for flag in ("demo", "light", "no_browse", "insecure_lan"):
+        words += ["--" + flag.replace("_", "-")] if getattr(args, flag) else []
+    for option in ("state", "fleet", "mesh", "variants"):
+        value = getattr(args, option)
+        if value is not None:
+            words += [f"--{option}", str(value)]
+    return words + [word for address in args.device for word in ("--device", address)]
