@@ -48,7 +48,20 @@ def test_light_commands_need_no_solver(command: str, tmp_path: Path) -> None:
     imported(AFTER_COMMAND, "devices", "--no-browse", home=tmp_path)
     modules = imported(AFTER_COMMAND, *command.split(), home=tmp_path)
     assert "coordinator" in modules
-    assert not modules & {"numpy", "pulp", "highspy", "scipy"}
+    assert not modules & {"numpy", "pulp", "highspy", "scipy", "textual"}
+
+
+def test_what_the_tui_shows_is_computed_without_it() -> None:
+    """Neither Textual nor gRPC: the model is pure, and the first picture waits for neither a mesh nor a solver."""
+    for module in ("placement", "drawing", "gauges", "plan", "profiles", "rollout", "journal"):
+        modules = imported(AFTER_IMPORTING.format(module=f"coordinator.tui.model.{module}"))
+        assert not modules & {"textual", "grpc", "numpy", "pulp"}, module
+
+
+def test_the_app_is_imported_without_a_mesh_or_a_solver() -> None:
+    modules = imported(AFTER_IMPORTING.format(module="coordinator.tui.app"))
+    assert "textual" in modules
+    assert not modules & {"grpc", "numpy", "pulp", "zeroconf"}
 
 
 def test_planning_needs_them(tmp_path: Path) -> None:

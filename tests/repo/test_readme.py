@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from coordinator.cli import build_parser
+from coordinator.cli.tui import with_default
 from tests.agents import put_words, write_workflow
 from tests.fetched import VARIANTS, fetched_ladders
 from tiermesh.documents.profile import Point, Profile, Seconds
@@ -43,9 +44,12 @@ INSTALLED = [
     "pip install -e .",
     "pip install -e '.[onnx,vision]'",
     "pip install -e '.[coordinator,variants]'",
+    "pip install -e '.[coordinator,tui]'",
 ]
 # Run by tests/integration/demo.
 DEMOS = ["coordinator demo --kill-worker any", "coordinator demo --hold"]
+# Run by tests/tui, which need a terminal or a browser.
+INTERFACES = ["coordinator --demo", "coordinator", "coordinator --serve"]
 # Each with what the test adds, where it is not run as it stands. `--mesh` keeps it from the agents of others.
 ON_A_MESH: Final = {
     "agent run --tier hub --price 0.02": f"--mesh {MESH}",
@@ -99,7 +103,7 @@ def workflow_shown() -> Any:
 
 
 def test_every_command_is_known_here_and_none_is_left_over() -> None:
-    known = [*MADE, *DEMOS, *INSTALLED, *ON_A_MESH, STAYING, *BESIDE_IT, *ON_FILES]
+    known = [*MADE, *DEMOS, *INTERFACES, *INSTALLED, *ON_A_MESH, STAYING, *BESIDE_IT, *ON_FILES]
     assert sorted(commands()) == sorted(known)
     for run in (list(ON_A_MESH), [STAYING, *BESIDE_IT]):
         assert [line for line in commands() if line in run] == run, "they are run in README's order"
@@ -126,6 +130,14 @@ def test_the_demo_has_the_option_and_a_test_that_uses_it(command: str) -> None:
     words = shlex.split(command)[1:]
     assert build_parser().parse_args(words)
     tested = (ROOT / "tests" / "integration" / "demo" / "test_demo.py").read_text()
+    assert all(f'"{word}"' in tested for word in words)
+
+
+@pytest.mark.parametrize("command", INTERFACES)
+def test_the_interface_has_the_option_and_a_test_that_uses_it(command: str) -> None:
+    words = shlex.split(command)[1:]
+    assert build_parser().parse_args(with_default(words)).run
+    tested = "".join(path.read_text() for path in (ROOT / "tests" / "tui").glob("test_*.py"))
     assert all(f'"{word}"' in tested for word in words)
 
 

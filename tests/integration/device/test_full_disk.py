@@ -29,9 +29,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tiermesh-test", str(folder)]
     if shutil.which("mount") is None:
         pytest.skip("there is no mount command")
-    done = subprocess.run(
-        mount, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
     monkeypatch.setattr(limits, "STORE_RESERVE_BYTES", 0)

@@ -1,0 +1,217 @@
+"""The terminal interface on a real mesh of agents that only keep the protocol: by keyboard alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from coordinator.tui.live import LiveSession, OpenMesh
+from tiermesh import wire
+from tiermesh.v1 import telemetry_pb2
+
+pytest.importorskip("textual", reason="the extra `tui` is not installed")
+
+WORKFLOW = """
+workflow: read
+slo:
+  rate: 4/s
+stages:
+  photos: {source: files, path: signs/, rate: 4/s, devices: [cam-1]}
+  detect: {model: ocr-detect, from: photos, tiers: [hub]}
+  text: {sink: jsonl, path: out/text.jsonl, from: detect, devices: [cam-1]}
+"""
+
+
+@pytest.fixture
+def agents(fake_agent):
+    """A camera that the source is on, and two hubs that can detect: the second is dearer."""
+
+    class Beating(fake_agent):
+        async def Watch(self, request, context):
+            number = 0
+            while True:
+                number += 1
+                yield telemetry_pb2.Sample(
+                    number=number, at=time.time(), cpu_percent=5.0, generations=self.generations
+                )
+                await asyncio.sleep(request.interval_ms / 1_000)
+
+    return [
+        Beating("cam-1", price=0.01, host="a"),
+        Beating("hub-1", tier="hub", price=0.1, host="b"),
+        Beating("hub-2", tier="hub", price=0.2, host="c"),
+    ]
+
+
+async def until(pilot, condition, seconds=20.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await pilot.pause(0.02)
+
+
+@pytest.fixture
+async def shown(serve, agents, open_mesh, tmp_path):
+    """Opens the app on a mesh whose workflow is known and measured, and does not run yet."""
+    from coordinator.tui.app import TiermeshApp
+
+    @contextlib.asynccontextmanager
+    async def opened():
+        for agent in agents:
+            await serve.start(agent, port=wire.free_port())
+        path = tmp_path / "read.yaml"
+        path.write_text(WORKFLOW)
+        addresses = tuple(agent.address for agent in agents)
+
+        @contextlib.asynccontextmanager
+        async def opening():
+            async with open_mesh() as mesh:
+                await mesh.discover(addresses, browse=False)
+                await mesh.profile(await mesh.read_workflow(path))
+                await mesh.plan(await mesh.read_workflow(path))
+                yield OpenMesh(mesh)
+
+        session = LiveSession(opening, title="test", addresses=addresses, browse=False)
+        app = TiermeshApp(session, repaint_s=0.05)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: len(app.view.fleet.ready) == 3 and app.view.fleet.plans)
+            yield app, pilot
+
+    return opened
+
+
+async def applied(app, pilot):
+    await pilot.press("3", "p")
+    await until(pilot, lambda: app.candidate is not None and app.candidate.search == "found")
+    await pilot.press("a", "y")
+
+
+def serving(app):
+    running = app.view.fleet.running.get("read")
+    devices = app.view.fleet.devices
+    return {devices[d].name for d in running.devices} if running else set()
+
+
+async def test_a_plan_is_solved_and_applied_and_a_failure_is_answered(shown, agents, serve):
+    async with shown() as (app, pilot):
+        await applied(app, pilot)
+        await until(pilot, lambda: serving(app) == {"cam-1", "hub-1"})
+        assert agents[1].generations == {"read": 1}
+        await pilot.press("2")
+        await until(pilot, lambda: app.screen.board is not None)
+        await serve.stop(agents[1])
+        await until(pilot, lambda: serving(app) == {"cam-1", "hub-2"})
+        await until(pilot, lambda: app.view.fleet.replans["read"].outcome is not None)
+        await until(
+            pilot, lambda: {c.title for c in app.screen.board.columns} == {"cam-1", "hub-2"}
+        )
+        kinds = [entry.event.kind for entry in app.view.journal]
+        order = [kinds.index(k) for k in ("device-failed", "replan-started", "replan-ended")]
+        assert order == sorted(order)
+
+
+async def test_a_device_that_is_barred_is_not_used(shown, agents):
+    async with shown() as (app, pilot):
+        await pilot.press("3")
+        form = app.screen.form
+        row = next(i for i, r in enumerate(form.rows) if r.key == "hub-1")
+        app.screen.query_one("#form").place(row)
+        await pilot.press("enter")
+        await until(pilot, lambda: app.candidate is not None and app.candidate.search == "found")
+        await pilot.press("a", "y")
+        await until(pilot, lambda: serving(app) == {"cam-1", "hub-2"})
+
+
+async def test_an_apply_is_refused_when_the_fleet_has_changed_and_says_what(shown, agents, serve):
+    async with shown() as (app, pilot):
+        await pilot.press("3", "p")
+        await until(pilot, lambda: app.candidate is not None and app.candidate.search == "found")
+        await serve.stop(agents[1])
+        await until(pilot, lambda: len(app.view.fleet.ready) == 2)
+        await pilot.press("a", "y")
+        await until(pilot, lambda: app._notifications)
+        assert any("hub-1 is gone" in said.message for said in app._notifications)
+        assert app.view.fleet.rollouts == {}
+
+
+async def test_asks_that_no_plan_meets_say_which_clash(shown):
+    async with shown() as (app, pilot):
+        await pilot.press("3", "enter", "ctrl+u", *"9000/s", "enter")
+        await until(
+            pilot, lambda: app.candidate is not None and app.candidate.search == "infeasible"
+        )
+        assert app.candidate.why
+
+
+async def test_a_rollout_is_held_let_go_on_and_rolled_back(shown, agents):
+    async with shown() as (app, pilot):
+        agents[1].hold["prepare"] = asyncio.Event()
+        await applied(app, pilot)
+        await pilot.press("4")
+        await until(pilot, lambda: "read" in app.view.fleet.rollouts)
+        await pilot.press("space")
+        await until(pilot, lambda: app.view.fleet.rollouts["read"].held)
+        agents[1].hold["prepare"].set()
+        await until(
+            pilot,
+            lambda: set(app.view.fleet.rollouts["read"].phases.values()) == {"prepared"},
+        )
+        await pilot.pause(0.2)
+        assert agents[1].generations == {}
+        await pilot.press("space")
+        await until(pilot, lambda: serving(app) == {"cam-1", "hub-1"})
+
+
+async def test_an_open_rollout_is_given_up(shown, agents):
+    async with shown() as (app, pilot):
+        agents[1].hold["prepare"] = asyncio.Event()
+        await applied(app, pilot)
+        await pilot.press("4")
+        await until(pilot, lambda: "read" in app.view.fleet.rollouts)
+        await pilot.press("x", "y")
+        await until(pilot, lambda: app.view.fleet.rollouts["read"].outcome == "aborted")
+        assert serving(app) == set()
+
+
+async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh, agents):
+    from coordinator.tui.app import TiermeshApp
+
+    async with shown() as (app, pilot):
+        await applied(app, pilot)
+        await until(pilot, lambda: serving(app) == {"cam-1", "hub-1"})
+
+        @contextlib.asynccontextmanager
+        async def reading():
+            async with open_mesh(read_only=True) as mesh:
+                yield OpenMesh(mesh, "another coordinator is at work")
+
+        beside = TiermeshApp(LiveSession(reading, title="beside"), repaint_s=0.05)
+        async with beside.run_test(size=(120, 40)) as second:
+            await until(second, lambda: serving(beside) == {"cam-1", "hub-1"})
+            await until(second, lambda: len(beside.view.telemetry.pulses) == 3)
+            assert beside.view.refusal
+            await app.session._actions._mesh.note("hello from the first")
+            await until(second, lambda: beside.view.journal[-1].event.kind == "operator-noted")
+
+
+async def test_a_coordinator_at_work_is_given_commands(standing, planned, folder, monkeypatch):
+    from coordinator.cli import build_parser
+    from coordinator.cli.output import Output
+    from coordinator.cli.tui import _session
+    from coordinator.tui.app import TiermeshApp
+
+    monkeypatch.setenv("TIERMESH_HOME", str(folder / "home"))
+    words = ["tui", "--no-browse", "--variants", str(folder / "variants")]
+    session = _session(build_parser().parse_args(words), Output(json=False))
+    app = TiermeshApp(session, repaint_s=0.05)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: len(app.view.fleet.ready) == 2 and app.view.fleet.plans)
+        assert not app.view.refusal
+        await applied(app, pilot)
+        await until(pilot, lambda: "read" in app.view.fleet.running)
+        assert planned[0].generations == {"read": 1}
+        await pilot.press("4", "b", "y")
+        await until(pilot, lambda: app._notifications)
+        assert any("no other plan" in said.message for said in app._notifications)

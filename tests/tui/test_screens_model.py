@@ -1,0 +1,264 @@
+"""What the other screens show: gauges, the fleet, the form, differences, rollouts, profiles, the journal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from coordinator.fleet.state import Sighting
+from coordinator.tui.model import text as t
+from coordinator.tui.model.asks import changed_text, checked, fields, parsed
+from coordinator.tui.model.banner import banner
+from coordinator.tui.model.candidate import Asking
+from coordinator.tui.model.fleet import FleetTable, Sort, detail, unreached
+from coordinator.tui.model.gauges import Gauge, gauge_lines, gauges
+from coordinator.tui.model.journal import Log, chain
+from coordinator.tui.model.plan import Form, Kind
+from coordinator.tui.model.profiles import HeatMap, cell_lines
+from coordinator.tui.model.rollout import rollout_lines
+from coordinator.tui.model.strip import strip, tab_at
+from tiermesh.errors import InvalidDocument
+
+
+def told(lines):
+    return "\n".join("".join(run.text for run in line) for line in lines)
+
+
+def shown(painting):
+    return told([painting.line(y) for y in range(painting.height)])
+
+
+# --- gauges ------------------------------------------------------------------------------------------------------
+
+
+def test_gauges_hold_what_is_measured_against_what_is_asked(view_at, serving):
+    found = {gauge.name: gauge for gauge in gauges(view_at(serving), "read-signs")}
+    throughput = found["throughput"]
+    assert throughput.asked == 4.0
+    assert throughput.measured == pytest.approx(4.0, rel=0.4)
+    assert found["latency p95"].asked == 6_000
+    assert found["latency p95"].measured is not None
+    assert found["accuracy"].predicted >= 0.93 - 1e-9
+    assert found["cost"].measured > 0
+
+
+@pytest.mark.parametrize(
+    ("at_least", "measured", "slack", "met"),
+    [
+        (True, 110.0, 0.1, True),
+        (True, 80.0, -0.2, False),
+        (False, 80.0, 0.2, True),
+        (False, 110, -0.1, False),
+    ],
+)
+def test_slack_is_on_the_good_side(at_least, measured, slack, met):
+    gauge = Gauge(name="x", unit="ms", at_least=at_least, measured=measured, asked=100.0)
+    assert gauge.slack == pytest.approx(slack)
+    assert gauge.met is met
+
+
+def test_gauges_say_without_colour_what_is_missed():
+    missed = Gauge(name="latency p95", unit="ms", at_least=False, measured=110.0, asked=100.0)
+    text = told(gauge_lines([missed], 100))
+    assert "✗" in text
+    assert "-10%" in text
+
+
+# --- fleet -------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_grouped_by_tier_with_their_state_and_load(view_at, serving):
+    table = FleetTable(view_at(serving), 150)
+    text = shown(table)
+    assert [row.split(" ")[0] for row in table.rows if isinstance(row, str)] == [
+        "edge",
+        "hub",
+        "datacenter",
+    ]
+    assert text.count("● ready") == 4
+    assert "%" in text
+    assert all(t.width(table.line(y)) <= 150 for y in range(table.height))
+
+
+def test_a_filter_keeps_what_has_every_word(view_at, serving):
+    table = FleetTable(view_at(serving), 100, wanted="edge cam-2")
+    assert [row.name for row in table.rows if not isinstance(row, str)] == ["cam-2"]
+    assert "no device matches" in shown(FleetTable(view_at(serving), 100, wanted="nothing"))
+
+
+def test_orders(view_at, serving):
+    view = view_at(serving)
+    names = lambda sort: [d.name for d in FleetTable(view, 100, sort=sort).rows]  # noqa: E731
+    assert names(Sort.NAME) == ["cam-1", "cam-2", "hub-1", "server"]
+    assert names(Sort.PRICE) == ["server", "hub-1", "cam-2", "cam-1"]
+
+
+def test_a_device_in_full_says_why_it_failed(view_at, recorded):
+    view = view_at(recorded.time_of("device-failed") + 0.05)
+    device = view.fleet.named("hub-1")
+    text = told(detail(view, device, 46))
+    assert "✗ failed" in text
+    assert device.why.split(" ")[0] in text
+
+
+def test_ways_that_lead_nowhere_are_shown_with_a_remedy(view_at, serving):
+    view = view_at(serving)
+    way = Sighting(addresses=["10.0.0.1:7"], via="static", failures=["10.0.0.1:7: refused"])
+    fleet = msgspec.structs.replace(view.fleet, sightings={"10.0.0.1:7": way})
+    text = told(unreached(replace(view, fleet=fleet), 80))
+    assert "refused" in text
+    assert "start the agent" in text
+
+
+def test_hostile_words_of_a_device_are_escaped(view_at, serving):
+    view = view_at(serving)
+    device = view.fleet.named("cam-1")
+    said = msgspec.structs.replace(device.description, tier="edge\x1b[31m\u202e[red]")
+    hostile = msgspec.structs.replace(device, name="a\x07\x1b]0;title\x07b", description=said)
+    fleet = msgspec.structs.replace(view.fleet, devices={device.id: hostile})
+    view = replace(view, fleet=fleet)
+    for text in (
+        shown(FleetTable(view, 120)),
+        told(detail(view, hostile, 46)),
+        told(strip(view, "fleet", 120)),
+    ):
+        assert all(c.isprintable() or c == "\n" for c in text)
+    assert r"a\x07\x1b]0;title" in shown(FleetTable(view, 120))
+
+
+# --- what is asked -----------------------------------------------------------------------------------------------
+
+TEXT = """
+workflow: read
+slo:
+  rate: 4/s
+  accuracy: {metric: m, dataset: d, at_least: 93 %}
+  latency: {p95: 6 s}
+stages:
+  photos: {source: files, path: signs/, rate: 4/s}
+  text: {sink: jsonl, path: out/text.jsonl, from: photos}
+"""
+
+
+def test_asks_are_changed_in_the_workflow_itself():
+    changed = parsed(
+        changed_text(
+            TEXT, {"rate": "12/s", "accuracy": "95 %", "p95": "900 ms", "cost": "0.4 USD/h"}
+        )
+    )
+    assert float(changed.slo.rate) == 12
+    assert float(changed.stages["photos"].rate) == 12
+    assert float(changed.slo.accuracy.at_least) == pytest.approx(0.95)
+    assert float(changed.slo.latency["p95"]) == pytest.approx(0.9)
+    assert float(changed.slo.cost) == pytest.approx(0.4)
+
+
+def test_an_ask_can_be_taken_away_and_nothing_changed_is_the_same_text():
+    changed = parsed(changed_text(TEXT, {"p95": "", "accuracy": ""}))
+    assert changed.slo.latency == {}
+    assert changed.slo.accuracy is None
+    assert changed_text(TEXT, {"rate": "4/s"}) == TEXT
+
+
+def test_accuracy_needs_its_data_set():
+    without = TEXT.replace("  accuracy: {metric: m, dataset: d, at_least: 93 %}\n", "")
+    with pytest.raises(InvalidDocument, match="accuracy cannot be asked"):
+        changed_text(without, {"accuracy": "95 %"})
+
+
+@pytest.mark.parametrize(("key", "value"), [("rate", "12"), ("p95", "fast"), ("cost", "1 EUR")])
+def test_a_value_without_its_unit_is_refused(key, value):
+    with pytest.raises(InvalidDocument):
+        checked(key, value)
+
+
+def test_the_form_shows_what_was_changed_and_what_is_barred(view_at, serving):
+    asking = Asking(
+        number=1,
+        workflow="read",
+        changes={"rate": "8/s"},
+        devices=frozenset({"cam-1"}),
+        tiers=frozenset({"hub"}),
+    )
+    form = Form(view_at(serving), parsed(TEXT).slo, asking, 42)
+    text = shown(form)
+    assert "8/s was 4/s" in text
+    barred = {row.key for row in form.rows if row.now == "no"}
+    assert barred == {"cam-1", "hub", "hub-1"}
+    assert {row.kind for row in form.rows} == set(Kind)
+    assert [f.changed for f in fields(parsed(TEXT).slo, asking.changes)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+# --- rollout, profiles, journal ----------------------------------------------------------------------------------
+
+
+def test_a_rollout_shows_how_far_each_device_is(view_at, recorded, serving):
+    assert "it serves" in told(rollout_lines(view_at(serving), "read-signs", 118))
+    under_way = recorded.time_of("rollout-prepared")
+    text = told(rollout_lines(view_at(under_way), "read-signs", 118))
+    assert "under way" in text
+    assert "✓ done" in text
+
+
+def test_the_heat_map_has_every_variant_on_every_device(view_at, serving):
+    view = view_at(serving)
+    heat = HeatMap(view, 120)
+    assert {rung.model for rung in heat.rungs} == {"ocr-detect", "ocr-rotate", "ocr-recognise"}
+    assert [d.name for d in heat.devices] == ["cam-1", "cam-2", "hub-1", "server"]
+    rung = heat.rungs[0]
+    text = told(cell_lines(view, rung, heat.devices[0], 48))
+    assert "p95" in text
+    assert "ago" in text
+
+
+def test_a_variant_that_cannot_run_says_why(view_at, serving):
+    view = view_at(serving)
+    device = view.fleet.named("cam-1")
+    profiles = view.fleet.profiles[device.device_class]
+    digest, profile = next(iter(profiles.items()))
+    cannot = msgspec.structs.replace(profile, cannot_run="no litert here", points=[])
+    fleet = msgspec.structs.replace(
+        view.fleet,
+        profiles={**view.fleet.profiles, device.device_class: {**profiles, digest: cannot}},
+    )
+    view = replace(view, fleet=fleet)
+    heat = HeatMap(view, 120)
+    assert "✗ cannot" in shown(heat)
+    rung = next(r for r in heat.rungs if r.digest == digest)
+    assert "no litert here" in told(cell_lines(view, rung, device, 48))
+
+
+def test_the_log_tells_the_chain_from_a_failure_to_the_plan_that_answers(view_at, recorded):
+    after = recorded.time_of("replan-ended", last=True) + 0.1
+    view = view_at(after)
+    kinds = [e.event.kind for e in Log(view, 118).entries]
+    began = len(kinds) - 1 - kinds[::-1].index("device-failed")
+    wanted = ["device-failed", "replan-started", "rollout-started", "replan-ended"]
+    assert [k for k in kinds[began:] if k in wanted] == wanted
+    assert "device-failed" in told(chain(view, 118, 30))
+    assert len(Log(view, 118, wanted="replan").entries) >= 2
+
+
+def test_the_banner_follows_the_failure_and_the_replan(view_at, recorded, serving):
+    at = lambda t_: told([banner(view_at(t_), 118) or ()])  # noqa: E731
+    assert "device-failed" in at(recorded.time_of("replan-started") + 0.01)
+    assert "being rolled out" in at(recorded.time_of("replan-ended", last=True) - 0.2)
+    ended = at(recorded.time_of("replan-ended", last=True) + 0.5)
+    assert "device-failed → replan → generation" in ended
+
+
+def test_the_strip_names_what_is_wrong_and_its_tabs_can_be_clicked(view_at, recorded):
+    view = view_at(recorded.time_of("device-failed") + 0.05)
+    tabs, state = strip(view, "fleet", 118)
+    assert "✗ hub-1" in told([state])
+    at = told([tabs]).index("4 Rollout")
+    assert tab_at(at) == "rollout"
+    assert tab_at(0) is None
+    assert t.width(state) == 118

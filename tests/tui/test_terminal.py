@@ -1,0 +1,90 @@
+"""The real app on the real demo mesh, in a real terminal, driven by tmux."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import needs_proc
+from tests.fetched import fetched_ladders
+
+ROOT = Path(__file__).parents[2]
+TMUX = shutil.which("tmux") or ""
+SLEEP = shutil.which("sleep") or ""
+START_S = 60.0
+SERVE_S = 420.0
+
+pytestmark = [
+    needs_proc,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("demo"),
+    pytest.mark.skipif(not TMUX, reason="tmux is not installed"),
+]
+
+
+class Tmux:
+    """One terminal of a tmux server of its own."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    def __call__(self, *words: str) -> str:
+        return subprocess.run(
+            [TMUX, "-S", str(self._socket), *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    def start(self, command: list[str], **environment: str) -> None:
+        options = [word for k, v in environment.items() for word in ("-e", f"{k}={v}")]
+        self("new-session", "-d", "-x", "120", "-y", "40", *options, *command)
+        self("set-option", "remain-on-exit", "on")
+
+    @property
+    def screen(self) -> str:
+        return self("capture-pane", "-p")
+
+    def until(self, text: str, seconds: float) -> str:
+        limit = time.monotonic() + seconds
+        while text not in (screen := self.screen):
+            assert time.monotonic() < limit, f"{text!r} did not come:\n{screen}"
+            subprocess.run([SLEEP, "0.2"], check=True)
+        return screen
+
+    def press(self, *keys: str) -> None:
+        self("send-keys", *keys)
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    tmux = Tmux(tmp_path / "tmux")
+    yield tmux
+    subprocess.run([TMUX, "-S", str(tmp_path / "tmux"), "kill-server"], check=False)
+
+
+def test_the_demo_is_opened_watched_planned_and_left(terminal):
+    home = fetched_ladders().cache.home
+    state = home / "tests" / "demo"
+    words = ["--demo", "--state", str(state), "--variants", str(ROOT / "variants")]
+    terminal.start(
+        [sys.executable, "-m", "coordinator.cli", *words],
+        TIERMESH_HOME=str(home),
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "proto")]),
+    )
+    terminal.until("2 Placement", START_S)
+    terminal.until("● 4/4 devices", START_S)
+    screen = terminal.until("/s ✓", SERVE_S)
+    assert "recognise" in screen
+    terminal.press("1")
+    assert "datacenter · 1/1 ready" in terminal.until("cam-1", 5)
+    terminal.press("3", "p")
+    terminal.until("✓ optimal", 60)
+    terminal.press("6")
+    terminal.until("rollout-committed", 5)
+    terminal.press("q")
+    terminal.until("Pane is dead (status 0", 30)
