@@ -69,7 +69,8 @@ def in_full(rows: Sequence[Row]) -> str:
         lines.append(
             f"| {r.load:.2f} | {r.kind} | {r.requests} | {r.measured.p50:.0f} / {r.measured.p95:.0f} | "
             f"{_told(r.predicted, r.measured)} | {r.predicted.p95_low:.0f} to {r.predicted.p95_high:.0f} | "
-            f"{_told(r.profiled, r.measured)} | {_told(r.hindsight, r.measured)} | {_told(r.forecast, r.measured)} | {slower} | {batches} | "
+            f"{_told(r.profiled, r.measured)} | {_told(r.hindsight, r.measured)} | "
+            f"{_told(r.forecast, r.measured)} | {slower} | {batches} | "
             f"{r.found.hop_p50_ms:.1f} / {r.found.hop_p95_ms:.1f} | {r.found.busiest:.0%} | {r.retuned} |"
         )
     return "\n".join(lines)
