@@ -140,6 +140,7 @@ class DeviceSession:
         self.session: Session[pb.Down] = Session(clock())
         self.wake = asyncio.Event()
         self._up = asyncio.Event()
+        self._stepped_down = asyncio.Event()
         self._down_since = clock()
         self._failures = 0
         self._lost: Lost | None = None
@@ -170,6 +171,10 @@ class DeviceSession:
     async def connected(self) -> None:
         """Wait until there is a connection."""
         await self._up.wait()
+
+    async def stepped_down(self) -> None:
+        """Wait until another coordinator has taken over."""
+        await self._stepped_down.wait()
 
     @contextlib.contextmanager
     def listening(self, interval_ms: int) -> Generator[Listener]:
@@ -419,6 +424,7 @@ class DeviceSession:
     def _step_down(self, error: TakenOver) -> None:
         log.warning("%s obeys another coordinator now: %s", self.device.name, error)
         self._observer, self._taken_over = True, error
+        self._stepped_down.set()
         self.session.forget()
         for asked in self._asked.values():
             if not asked.done.done():
