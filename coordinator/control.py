@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -109,7 +109,12 @@ class _Asked:
     since: float
     done: asyncio.Future[None]
     deadline: asyncio.Timeout
-    silence_s: float = field(default=0.0)
+    silence_s: float
+
+    def fail(self, error: TiermeshError) -> None:
+        """Have whoever waits for the outcome raise an error."""
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class DeviceSession:
@@ -234,8 +239,7 @@ class DeviceSession:
             self._offer(asked.command)
             await asked.done
         finally:
-            del self._asked[call]
-            if not self.session.is_up and not asked.done.done():
+            if self._asked.pop(call, None) is not None and not self.session.is_up:
                 self._drop_what_waits()
 
     def _offer(self, command: pb.Command) -> None:
@@ -313,7 +317,7 @@ class DeviceSession:
             asked.deadline.reschedule(asyncio.get_running_loop().time() + asked.silence_s)
             asked.progress(answer.progress.step, answer.progress.replica)
         elif answer.outcome.error:
-            asked.done.set_exception(wire.decode_error(answer.outcome.error))
+            asked.fail(wire.decode_error(answer.outcome.error))
         else:
             asked.done.set_result(None)
 
@@ -406,13 +410,11 @@ class DeviceSession:
             return
         if self._lost is None and (not was_up or self.session.is_silent(now)):
             self._tell_lost(str(error))
-        impatient = [a for a in self._asked.values() if now - self._down_at(a) > a.patience_s]
-        for asked in impatient:
-            if not asked.done.done():
-                asked.done.set_exception(self._unreachable(error))
-
-    def _down_at(self, asked: _Asked) -> float:
-        return max(asked.since, self._down_since)
+        for call, asked in list(self._asked.items()):
+            if now - max(asked.since, self._down_since) > asked.patience_s:
+                del self._asked[call]
+                asked.fail(self._unreachable(error))
+                self._drop_what_waits()
 
     def _unreachable(self, error: TiermeshError) -> TiermeshError:
         if isinstance(error, Unreachable) and error.fields.get("peer"):
@@ -427,8 +429,7 @@ class DeviceSession:
         self._stepped_down.set()
         self.session.forget()
         for asked in self._asked.values():
-            if not asked.done.done():
-                asked.done.set_exception(error)
+            asked.fail(error)
 
     def _tell_lost(self, why: str) -> None:
         self._lost = Lost(why)

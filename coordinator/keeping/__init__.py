@@ -14,7 +14,7 @@ from coordinator.keeping.workflow import MEASURE_S, Kept
 from coordinator.planning import Options
 from coordinator.progress import Report
 from coordinator.replanning import Policy
-from coordinator.rollout import steps
+from coordinator.rollout.steps import Steps
 from coordinator.telemetry import Observed
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import TiermeshError
@@ -136,8 +136,7 @@ class Keeping:
 
         async def tell() -> None:
             try:
-                channel = self._mesh.channels.to(device.address)
-                await steps.stop(channel, device.name, workflow, generation)
+                await Steps(self._mesh.sessions, device.id).stop(workflow, generation)
             except TiermeshError:
                 # It still serves the old generation in its next sample, and is told again.
                 return

@@ -231,7 +231,7 @@ async def test_an_agent_killed_before_it_could_switch_ends_the_rollout_consisten
     await until_called(agent, "commit")
     await start_again(agent, serve)
     applied = await rolling_out
-    assert (applied.outcome, applied.exit_code) == (Outcome.BROKEN, 4)
+    assert (applied.outcome, applied.exit_code) == (Outcome.ABORTED, 4)
     assert (agent.generations, agent.prepared, mesh.fleet.running) == ({}, {}, {})
 
 

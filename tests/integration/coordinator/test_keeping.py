@@ -29,15 +29,9 @@ def beating(fake_agent):
             self.breathes = asyncio.Event()
             self.breathes.set()
 
-        async def Watch(self, request, context):
-            number = 0
-            while True:
-                await self.breathes.wait()
-                number += 1
-                yield telemetry_pb2.Sample(
-                    number=number, at=time.time(), generations=dict(self.generations)
-                )
-                await asyncio.sleep(request.interval_ms / 1_000)
+        async def sample(self):
+            await self.breathes.wait()
+            return telemetry_pb2.Sample(at=time.time(), generations=dict(self.generations))
 
     return Beating
 

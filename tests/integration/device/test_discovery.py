@@ -13,6 +13,7 @@ from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from agent.discovery import SERVICE, Advertisement
+from tiermesh import PROTOCOL_VERSION
 from tiermesh.ids import new_device_id
 
 SOON_S = 10.0
@@ -80,7 +81,7 @@ async def test_two_devices_of_one_name_are_seen_changed_and_gone(browser: Browse
     found = browser.seen[ids[0]]
     assert found["address"] == "127.0.0.1:7001"
     assert (found["name"], found["tier"], found["enrolled"]) == ("cam", "edge", "no")
-    assert (found["data"], found["protocol"]) == ("127.0.0.1:7071", "1")
+    assert (found["data"], found["protocol"]) == ("127.0.0.1:7071", str(PROTOCOL_VERSION))
     await one.update(tier="hub")
     await browser.until(lambda: browser.seen[ids[0]]["tier"] == "hub")
     await one.stop()
