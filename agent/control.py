@@ -277,6 +277,7 @@ async def look(channel: grpc.aio.Channel, device: str) -> telemetry_pb2.Sample:
 
     Raises:
         grpc.aio.AioRpcError: it does not answer, or refuses.
+        Unreachable: it answers, and gives none.
     """
     call = control_pb2_grpc.ControlStub(channel).Session()
     asked = pb.Open(
@@ -292,6 +293,8 @@ async def look(channel: grpc.aio.Channel, device: str) -> telemetry_pb2.Sample:
             while (up := await call.read()) is not grpc.aio.EOF:
                 if up.WhichOneof("message") == "sample":
                     return up.sample
+    except TimeoutError:
+        raise Unreachable("the agent says nothing", why=f"no sample within {_OPEN_S:g} s") from None
     finally:
         call.cancel()
     raise Unreachable("the agent hangs up")

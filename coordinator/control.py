@@ -428,8 +428,9 @@ class DeviceSession:
         self._observer, self._taken_over = True, error
         self._stepped_down.set()
         self.session.forget()
-        for asked in self._asked.values():
-            asked.fail(error)
+        asked, self._asked = self._asked, {}
+        for one in asked.values():
+            one.fail(error)
 
     def _tell_lost(self, why: str) -> None:
         self._lost = Lost(why)
