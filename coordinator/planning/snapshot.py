@@ -6,6 +6,7 @@ What the workflow leaves open is settled here:
   the lowest tier that it may use, in equal shares.
 * A sink is at the devices that it names; else at any of the devices of the sources, as the planner
   likes, so that results come back to where requests began.
+* Named devices that are known and not ready are left out while another named one is ready.
 * `raw_data_stays_in` restricts the tiers of sources and of each stage that reads from one.
 * A source offers its own `rate`, and at least `slo.rate` where the workflow has one source.
 * The items that a request is at a stage are the mean over its profiles; a stage without a model
@@ -201,7 +202,23 @@ def _view(fleet: Fleet, workflow: Workflow, catalogue: Catalogue, network: Fleet
                 refused.setdefault(stage, []).append(f"{variant.name} on {device.name}: {why}")
             else:
                 by_device[device.name] = profile
-    return _View(workflow, catalogue, network, devices, measured, refused)
+    there = _narrowed(workflow, fleet)
+    return _View(there, catalogue, network, devices, measured, refused)
+
+
+def _narrowed(workflow: Workflow, fleet: Fleet) -> Workflow:
+    """The workflow on those of its named devices that are ready: one camera that is lost must not stop the others.
+
+    A stage whose named devices are all lost keeps them, and is refused by name.
+    """
+    lost = {device.name for device in fleet.devices.values()} - {d.name for d in fleet.ready}
+    stages = {
+        name: structs.replace(
+            stage, devices=[d for d in stage.devices if d not in lost] or stage.devices
+        )
+        for name, stage in workflow.stages.items()
+    }
+    return structs.replace(workflow, stages=stages)
 
 
 def _why_none(fleet: Fleet) -> str:

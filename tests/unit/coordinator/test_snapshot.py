@@ -313,3 +313,15 @@ def test_devices_can_be_left_out_of_a_problem_of_the_same_fleet(make):
 def test_a_device_where_requests_begin_cannot_be_left_out(make):
     with pytest.raises(InvalidDocument, match="needs cam-1"):
         without_devices(make(), {"cam-1"})
+
+
+def test_a_named_device_that_is_lost_does_not_stop_the_others(profiled, make):
+    text = TEXT.replace("rate: 4/s}", "rate: 4/s, devices: [cam-1, cam-2]}")
+    profiled(DeviceLost(at=2.0, who="t", device="cam-2", why="silent"))
+    problem = make(text)
+    (photos,) = (s for s in problem.stages if s.name == "photos")
+    assert photos.pinned == {"cam-1": 1.0}
+    assert problem.workflow_digest == parse_workflow(text).digest
+    profiled(DeviceLost(at=3.0, who="t", device="cam-1", why="silent"))
+    with pytest.raises(InvalidDocument, match=r"photos\.devices"):
+        make(text)
