@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from coordinator.files import parse_workflow
 from coordinator.fleet.liveness import Timing
@@ -21,6 +21,9 @@ from tiermesh.errors import TiermeshError
 
 if TYPE_CHECKING:
     from coordinator.runner import Mesh
+
+OPTIONS: Final = Options(gap=1e-3, time_limit_s=5.0)
+"""A good plan soon is better than the best one late, while a device is missing."""
 
 __all__ = ["Keeping"]
 
@@ -58,7 +61,7 @@ class Keeping:
             Kept,
             mesh,
             may_replan=lambda: self.auto_replan,
-            options=options or Options(),
+            options=options or OPTIONS,
             policy=policy,
             source_bytes=source_bytes,
             report=report,

@@ -247,6 +247,8 @@ class Kept:
                 outcome, text, after = await self._found_and_applied()
         except TiermeshError as error:
             text = str(error)
+        except Exception as error:  # noqa: BLE001 - a fault of a solver must not end what keeps the mesh served
+            text = f"{type(error).__name__}: {error}"
         finally:
             self._seen, self._stale = self._running, set()
             self._observe(Ended(self._clock(), outcome, self._used()))
