@@ -217,13 +217,12 @@ class Recovering:
         kept = replan.outcome is not None and replan.reason == "device-returned"
         return kept or self.generation > after
 
-    async def drained(self) -> tuple[int, int]:
-        """Wait until what was accepted before now has ended; returns the accepted ones and the errors."""
+    async def drained(self) -> int:
+        """Wait until as many have ended as were accepted before now; returns how many."""
         (running,) = self._mesh.fleet.running.values()
         wanted = self._ledger(running.run).accepted
         await self.until(lambda: self._ledger(running.run).confirmed >= wanted, "all is answered")
-        ledger = self._ledger(running.run)
-        return wanted, ledger.errors
+        return wanted
 
     def _ledger(self, run: str):  # noqa: ANN202 - coordinator.status.Ledger
         (name,) = self._mesh.fleet.running
@@ -265,18 +264,19 @@ async def measured(scene: Scene, times: int) -> tuple[list[Kill], dict[str, floa
         await mesh.discover(expect=len(scene.devices), timeout_s=30.0)
         workflow = await mesh.read_workflow(path)
         await mesh.profile(workflow, options=PROFILE)
-        kills, accepted, errors = await _kept(mesh, workflow, processes, times)
+        kills, accepted = await _kept(mesh, workflow, processes, times)
     lines = [line for line in results(scene) if line.accepted_at >= begun]
     rate = float(workflow.slo.rate or 0.0)
     finished = sorted(line.finished_at for line in lines)
     done = [replace(k, full_rate_s=full_rate_s(finished, k.at, rate)) for k in kills]
     twice = len(lines) - len({line.id for line in lines})
+    errors = sum(line.outcome != "result" for line in lines)
     return done, {"accepted": accepted, "errors": errors, "delivered_twice": twice}
 
 
 async def _kept(
     mesh: Mesh, workflow: Workflow, processes: list[AgentProcess], times: int
-) -> tuple[list[Kill], int, int]:
+) -> tuple[list[Kill], int]:
     keeping = mesh.keep([workflow], options=PLAN, policy=POLICY, timing=TIMING)
     tasks = [asyncio.create_task(keeping.run()), asyncio.create_task(mesh.look_out())]
     recovering = Recovering(mesh, keeping, processes)
@@ -284,8 +284,7 @@ async def _kept(
         await recovering.until(lambda: recovering.generation > 0, "a plan serves")
         await asyncio.sleep(PAUSE_S)
         kills = [await recovering.kill() for _ in range(times)]
-        accepted, errors = await recovering.drained()
-        return kills, accepted, errors
+        return kills, await recovering.drained()
     finally:
         for task in tasks:
             task.cancel()
