@@ -82,6 +82,7 @@ BESIDE_IT: Final = [
     "coordinator drain hub-1",
     "coordinator drain hub-1 --undo",
     "coordinator rollback",
+    "coordinator events --kind replan-ended",
 ]
 ON_FILES = [
     "coordinator import jellybean DIR -o problem.json",
@@ -286,11 +287,15 @@ stages:
 
 @pytest.fixture
 def three_agents(shell: Shell) -> Iterator[None]:
-    """A camera with files to serve, and two hubs, of which the first is cheaper."""
+    """A camera with files to serve, and two hubs. The first is cheaper, by too little to move back for it unasked."""
     put_words(shell.folder / "cam-1" / "data" / "in", 5)
     write_workflow(shell.folder, STAYING_WORKFLOW)
     started: list[subprocess.Popen[str]] = []
-    for name, tier, price in (("cam-1", "edge", 0.01), ("hub-1", "hub", 0.02), ("hub-2", "hub", 1)):
+    for name, tier, price in (
+        ("cam-1", "edge", 0.01),
+        ("hub-1", "hub", 0.02),
+        ("hub-2", "hub", 0.021),
+    ):
         options = f"--state {name} --name {name} --tier {tier} --price {price} --threads 1"
         started.append(shell.start_agent(f"agent run {options} --mesh {MESH}-stays"))
     yield
@@ -315,6 +320,7 @@ def test_a_coordinator_that_stays_carries_out_the_commands_beside_it(
     assert "from hub-1 to hub-2" in said[0]
     assert "hub-1 is planned for again" in said[1]
     assert "from hub-2 to hub-1" in said[2]
+    assert "operator: replaced" in said[3]
 
 
 @pytest.fixture
