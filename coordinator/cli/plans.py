@@ -200,23 +200,32 @@ def _register_simulate(commands: Commands) -> None:
     parser.add_argument(
         "--load", type=float, default=1.0, metavar="X", help="times the planned rate (default: 1)"
     )
-    parser.add_argument("--requests", type=int, default=4000, metavar="N")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        metavar="N",
+        help=f"how many to play (default: {REQUESTS}, and more the burstier they come)",
+    )
     add_arrivals_option(parser)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fail", metavar="DEVICE", help="lose this device half way")
 
 
 def _simulate(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.planning.requests import Requests
     from coordinator.planning.simulate import Load, simulate
 
     plan, problem = read_with_problem(args)
-    if args.load <= 0 or not 1 <= args.requests <= MOST_REQUESTS:
+    requests = args.requests
+    if requests is None:
+        requests = REQUESTS * Requests.of(problem).unevenness
+    if args.load <= 0 or not 1 <= requests <= MOST_REQUESTS:
         raise InvalidDocument(
             "there is nothing to simulate",
             why=f"--load must be above 0 and --requests 1 to {MOST_REQUESTS}",
         )
     load = Load(
-        requests=args.requests,
+        requests=requests,
         scale=args.load,
         seed=args.seed,
         fail=args.fail,
@@ -228,6 +237,7 @@ def _simulate(args: argparse.Namespace, output: Output) -> int:
     return 0
 
 
+REQUESTS = 4000
 MOST_REQUESTS = 1_000_000
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from coordinator.planning import exhaustive, greedy, lanes
 from coordinator.planning.building import build
+from coordinator.planning.candidates import PLAINLY, Choosing
 from coordinator.planning.draft import Draft
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
@@ -102,8 +103,17 @@ def search_greedily(instance: Instance, options: Options) -> Found | None:
 
 
 def search_exhaustively(problem: Problem, options: Options) -> Found | None:
-    """The best of all cases, devices kept apart."""
-    best = exhaustive.search(build(problem, exclusive=options.exclusive, apart=True), options)
+    """The best of all cases, devices kept apart; of functions, at their settings for all requests."""
+    found = _exhausted(problem, options, PLAINLY)
+    if found is None or not found.draft.instance.serverless:
+        return found
+    floor = _exhausted(problem, options, Choosing(floor=True))
+    return replace(found, bound=floor.objective if floor is not None else None)
+
+
+def _exhausted(problem: Problem, options: Options, choosing: Choosing) -> Found | None:
+    instance = build(problem, exclusive=options.exclusive, apart=True, choosing=choosing)
+    best = exhaustive.search(instance, options)
     if best is None:
         return None
     formulation, solution = best

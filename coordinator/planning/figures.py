@@ -1,8 +1,8 @@
 """What replicas come to at a setting (B, T): device time per item, sizes of batches, seconds from arrival to departure.
 
 Replicas of a device are followed together through the worker's policy over the same arrivals (`follow_shared`); a
-function has the law of unlimited servers, or is followed over its arrivals where that law does not hold. Where all
-batches are of one item and arrivals are Poisson or thinned even ones, the formula of `latency` is as good.
+function has the law of unlimited servers where it gets all requests, and is followed over its arrivals elsewhere.
+Where all batches are of one item and arrivals are Poisson or even ones, the formula of `latency` is as good.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coordinator.planning.batching.recursion import Replay, replay
 from coordinator.planning.batching.service import Price, ServiceTimes
 from coordinator.planning.batching.unlimited import BatchLaw, UnlimitedServers
 from coordinator.planning.latency import Load, QueueingEstimate, Seconds, service
-from coordinator.planning.requests import Requests, repeated, span
+from coordinator.planning.requests import FEWEST, Requests, span, with_items
 from tiermesh.batching.policy import Queue, follow_shared
 from tiermesh.documents.problem import BatchTime, Serverless
 
@@ -27,6 +27,8 @@ ITEMS: Final = 6_000
 """Items followed, the more the burstier they come: p95 within a few percent, device time within one."""
 _WARMUP: Final = 0.02
 _POINTS: Final = 400
+ALL: Final = 1 - 1e-6
+"""A share this large is that of all requests; a smaller one is dealt, and more regular than the law's random share."""
 TIMEOUTS: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Timeouts that are tried, in times of a full batch."""
 
@@ -184,14 +186,14 @@ def followed(
 def _arrivals(offers: Sequence[Offer], requests: Requests, count: int) -> list[Floats]:
     most = max(o.share for o in offers)
     items = sum(o.share / most * o.items for o in offers)
-    base = requests.at(most, 1.0, max(int(count / max(items, 1e-6)), 200))
+    times, positions = requests.dealt(most, max(int(count / max(items, 1e-6)), FEWEST))
     found: list[Floats] = []
     later = 0.0
     for number, offer in enumerate(offers):
-        generator = np.random.default_rng(number)
-        kept = generator.random(len(base)) < offer.share / most * min(offer.items, 1.0)
-        kept[:2] = True  # nothing can be followed that never comes
-        found.append(repeated(base[kept], max(offer.items, 1.0), generator) + later)
+        kept = positions <= offer.share
+        kept[:2] = True
+        mine = with_items(times[kept], offer.items, np.random.default_rng(number))
+        found.append(mine + later)
         later += float(offer.times.seconds[0])
     return found
 
@@ -250,7 +252,7 @@ class Function:
 
 def of_function(offer: Offer, requests: Requests, function: Function) -> Figures:
     """What a function comes to, at its true mean price."""
-    exact = offer.items <= 1 and not requests.record
+    exact = offer.share >= ALL and offer.items <= 1 and not requests.record
     shape = _by_law(offer, requests) if exact else _unlimited(offer, requests)
     seconds, mean, sojourn = shape
     seconds += function.cold_s / mean
@@ -265,7 +267,7 @@ def of_function(offer: Offer, requests: Requests, function: Function) -> Figures
 
 
 def _by_law(offer: Offer, requests: Requests) -> tuple[float, float, Sampled]:
-    process = requests.as_process.thinned(min(offer.share * offer.items, 1.0))
+    process = requests.as_process.thinned(offer.items)
     law = UnlimitedServers(process, [offer.batch_size], [offer.timeout_s]).law(offer.batch_size)
     row = offer.times.seconds[None, : offer.batch_size]
     sojourn = _inverted(law, row, offer)

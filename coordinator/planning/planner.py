@@ -16,7 +16,7 @@ from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination, engine_name
 from tiermesh.documents.plan import MadeFor, Plan, Predicted, Rules, Solver
 from tiermesh.documents.problem import Problem
-from tiermesh.errors import Infeasible
+from tiermesh.errors import Infeasible, InvalidDocument
 
 SHOWN_DEVICES: Final = 8
 SETTLED: Final = 1e-8
@@ -35,6 +35,7 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
         Infeasible: no plan meets every ask; its fields name the asks that clash.
     """
     options = options or Options()
+    _refuse_endless(problem, options)
     started = time.perf_counter()
     found, latency_s = _search(problem, options)
     if found is None and not explain:
@@ -42,6 +43,20 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
     if found is None:
         raise conflict.explain(problem, options)
     return _plan(found, latency_s, options, time.perf_counter() - started)
+
+
+def _refuse_endless(problem: Problem, options: Options) -> None:
+    """Functions serve whatever is paid for."""
+    if options.objective is not Objective.THROUGHPUT or problem.asks.cost_per_hour_at_most:
+        return
+    functions = [d.name for d in problem.devices if d.serverless is not None]
+    if functions:
+        raise InvalidDocument(
+            "there is no end to the throughput",
+            why=f"{', '.join(functions)} serves as much as is paid for, and no cost ceiling is asked",
+            fix="Ask for `cost_per_hour_at_most`, or leave the functions out",
+            path="$.asks.cost_per_hour_at_most",
+        )
 
 
 def _search(problem: Problem, options: Options) -> tuple[Found | None, Mapping[str, float]]:

@@ -1,7 +1,7 @@
 """How requests come: the arrivals of a problem's sources, as seen at any share and by any stage.
 
-A replica sees a random share p of the requests: of a MAP that is the MAP (D0 + (1 - p) D1, p D1), of a record or of
-even arrivals each with chance p. What is drawn has fixed seeds: plans are compared on the same arrivals.
+A replica sees a share of the requests, dealt as sources deal them to lanes; where a law needs a process, a share p of
+a MAP stands for it, (D0 + (1 - p) D1, p D1). What is drawn has fixed seeds: plans are compared on the same arrivals.
 """
 
 from __future__ import annotations
@@ -9,15 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
 
 from coordinator.planning.batching.arrivals import Floats, Map
+from tiermesh import ids
 from tiermesh.documents.problem import Arrivals, Problem
 
 SEED: Final = 20_201_115
+MOST_DRAWN: Final = 300_000
+"""Requests drawn for a replica with a small share, unless fewer than `FEWEST` of them were its own."""
+MOST_DEALT: Final = 3_000_000
+FEWEST: Final = 200
+RECORDED: Final = 120_000
 LONGEST: Final = 7
 """Beyond this burstiness it would take too long; what is followed has the right rate at least."""
 
@@ -101,32 +107,57 @@ class Requests:
         Bursty processes rarely bring their mean rate within what can be followed: their clock is set right.
         """
         if self.process is not None:
-            return _at_rate(self.process, count, generator)
+            times = self.process.sample(count, generator)
+            wrong = 1.0 if self.memoryless else (count - 1) / self.rate_rps / span(times)
+            return times * wrong
         if not self.record:
             return np.arange(1, count + 1) / self.rate_rps
-        record = np.array(self.record)
-        rounds = np.arange(math.ceil(count / len(record)))
-        whole = record[-1] + 1 / self.rate_rps
-        return (rounds[:, None] * whole + record[None, :]).ravel()[:count]
+        return _again(np.array(self.record), count, 1 / self.rate_rps)
 
-    def at(self, share: float, items: float, count: int, seed: int = 0) -> Floats:
+    def dealt(self, share: float, count: int) -> tuple[Floats, Floats]:
+        """About `count` of the requests that a lane with a share gets: their times, and positions from 0 to `share`.
+
+        Sources deal requests to lanes by a Weyl sequence, and so does this: in a row they fall as evenly as can be.
+        """
+        whole = math.ceil(count / share)
+        whole = min(whole, max(MOST_DRAWN, math.ceil(FEWEST / share)), MOST_DEALT)
+        positions = np.arange(whole) * ids.GOLDEN % 1.0
+        kept = positions < share
+        kept[:2] = True  # nothing can be followed that never comes
+        return self._drawn(whole)[kept], positions[kept]
+
+    def _drawn(self, count: int) -> Floats:
+        if self.process is None or self.memoryless:
+            return self.times(count, np.random.default_rng(SEED))
+        record = _unit_record(Requests(1.0, self.process.at_rate(1.0)))
+        return _again(record, count, 1.0) / self.rate_rps
+
+    def at(self, share: float, items: float, count: int) -> Floats:
         """When about `count` items come to a replica with a share of the requests, of `items` (mean) each."""
-        generator = np.random.default_rng((SEED, seed))
-        share = min(share * min(items, 1.0), 1.0)
-        requests = max(math.ceil(count / max(items, 1.0)), 2)
-        if self.process is not None:
-            times = _at_rate(self.process.thinned(share), requests, generator)
-        else:
-            drawn = self.times(math.ceil(requests / share), generator)
-            times = drawn[generator.random(len(drawn)) < share]
-        return repeated(times, max(items, 1.0), generator)
+        times, _ = self.dealt(min(share, 1.0), max(math.ceil(count / items), 2))
+        return with_items(times, items, np.random.default_rng(SEED))
 
 
-def _at_rate(process: Map, count: int, generator: np.random.Generator) -> Floats:
-    times = process.sample(count, generator)
-    if process.phases == 1:
-        return times
-    return times * ((count - 1) / process.rate / span(times))
+@lru_cache(maxsize=16)
+def _unit_record(requests: Requests) -> Floats:
+    """A long record of a process at one request per second: drawing it takes longer than following it."""
+    return requests.times(RECORDED, np.random.default_rng(SEED))
+
+
+def _again(record: Floats, count: int, gap_s: float) -> Floats:
+    """A record as often as it takes for `count` times, with a gap in between."""
+    rounds = np.arange(math.ceil(count / len(record)))
+    starts = rounds * (record[-1] - record[0] + gap_s)
+    return (starts[:, None] + (record - record[0])[None, :]).ravel()[:count]
+
+
+def with_items(times: Floats, items: float, generator: np.random.Generator) -> Floats:
+    """The times of requests' items, of which each has `items` on average: some none where that is below one."""
+    if items < 1:
+        kept = generator.random(len(times)) < items
+        kept[:2] = True
+        return times[kept]
+    return repeated(times, items, generator)
 
 
 def repeated(times: Floats, items: float, generator: np.random.Generator) -> Floats:

@@ -479,7 +479,7 @@ def _items_seen(view: _View, source: str, target: str) -> list[int]:
 def _sample_items(view: _View, name: str) -> list[int]:
     """Stage code, and so its samples, are the same for all variants of a stage."""
     profiles = [p for found in _of_stage(view, name).values() for p in found]
-    return next((p.request_items for p in profiles if p.request_items), [])
+    return next((p.request_items for p in profiles if p.request_items), list[int]())
 
 
 def _bytes_out(view: _View, name: str, items: float) -> dict[str, float]:

@@ -103,7 +103,7 @@ def refuse_functions(plan: Plan) -> None:
     work = ", ".join(f"{r.id} ({r.rate_rps:.3g} items/s)" for r in functions[:8])
     raise Unsupported(
         f"this plan uses serverless functions, and no agent runs on {places}",
-        why=f"it is not to be had from the devices of the mesh: {work}",
+        why=f"it counts on them for {work}",
         fix=(
             f"To serve it, an agent named {places} would have to be enrolled that calls the functions. "
             f"To do without, take {places} out of `serverless` in the fleet file, and plan again"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning import Options, Strategy, solve
+from coordinator.planning import Objective, Options, Strategy, solve
 from coordinator.planning.figures import Function, Offer, mean_of, of_function
 from coordinator.planning.requests import Requests
 from coordinator.planning.simulate import Load, simulate
@@ -223,9 +222,22 @@ def test_throughput_is_as_much_as_the_ceiling_buys():
     problem = overflowing(10, 0.1, **SINGLE)
     asks = msgspec.structs.replace(problem.asks, cost_per_hour_at_most=0.3)
     plan = solve(
-        msgspec.structs.replace(problem, asks=asks), replace(Options(), objective="throughput")
+        msgspec.structs.replace(problem, asks=asks), Options(objective=Objective.THROUGHPUT)
     )
     left = {n: max(0.3 - n * 0.1, 0.0) for n in range(4)}
     enough = max(n * 45 + usd / (ITEM_USD * 3600) for n, usd in left.items())
     assert plan.predicted.throughput_rps == pytest.approx(enough, rel=1e-4)
     assert math.isclose(plan.cost.total_per_hour, 0.3, rel_tol=1e-4)
+
+
+def test_throughput_without_a_ceiling_has_no_end():
+    with pytest.raises(InvalidDocument, match="no end"):
+        solve(overflowing(10, 0.1), Options(objective=Objective.THROUGHPUT))
+
+
+def test_exhaustion_claims_no_more_than_it_knows():
+    plan = solve(overflowing(10, 0.1), Options(strategy=Strategy.EXHAUSTIVE))
+
+    assert plan.solver.bound is not None
+    assert plan.solver.bound < plan.cost.total_per_hour
+    assert plan.solver.termination != "optimal"
