@@ -15,7 +15,8 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from coordinator.planning.batching.candidates import serverless_settings
+from coordinator.planning.batching.choice import Grid, frontier
+from coordinator.planning.batching.laws import UnlimitedLaw
 from coordinator.planning.batching.service import ServiceGrid, ServiceTimes
 from coordinator.planning.figures import Figures, Function, Offer, followed, mean_of, of_function
 from coordinator.planning.requests import Requests
@@ -23,6 +24,8 @@ from tiermesh.documents.problem import BatchTime, ProblemProfile, Serverless
 
 PARTS: Final = (0.0, 0.5, 1.0)
 """Timeouts that are tried, in times of a full batch."""
+SCREENED: Final = 0.95
+"""The percentile by which settings of functions are compared."""
 FUNCTION_PARTS: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 FOLLOWED: Final = 1_000
 ROUNDS: Final = 4
@@ -157,7 +160,8 @@ def _functions(
     process = requests.as_process.thinned(offered.share)
     process = process.at_rate(process.rate * offered.items)
     found: list[tuple[float, int, float, float, float]] = []
-    for setting in serverless_settings(process, grid, sizes, timeouts, most=offered.most):
+    surface = UnlimitedLaw(process).surface(Grid(tuple(sizes), tuple(timeouts), grid), SCREENED)
+    for setting, _, _ in thinned(frontier(surface), offered.most):
         memory, row = times[setting.row]
         batches = tuple(BatchTime(batch_size=size, mean=mean) for size, mean in row)
         size, timeout_s = setting.batch_size, setting.timeout_s if setting.batch_size > 1 else 0.0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from coordinator.planning import Objective, Options, Strategy, solve
 from coordinator.planning.figures import Function, Offer, mean_of, of_function
 from coordinator.planning.requests import Requests
+from coordinator.planning.settings import Offered, of_functions
 from coordinator.planning.simulate import Load, simulate
 from coordinator.planning.verify import violations
 from tests.unit.planning.overflowing import BURSTY, TERMS, overflowing
@@ -241,3 +242,24 @@ def test_exhaustion_claims_no_more_than_it_knows():
     assert plan.solver.bound is not None
     assert plan.solver.bound < plan.cost.total_per_hour
     assert plan.solver.termination != "optimal"
+
+
+def test_settings_trade_price_for_latency():
+    problem = overflowing(40, 0.1)
+    smaller = msgspec.structs.replace(
+        problem.profiles[1],
+        memory_mb=1024,
+        batches=[
+            msgspec.structs.replace(b, mean=b.mean * 1.6) for b in problem.profiles[1].batches
+        ],
+    )
+    offered = Offered(share=1.0, items=1.0, most=6, longest_s=0.5)
+    profiles = [problem.profiles[1], smaller]
+    found = of_functions(profiles, TERMS, Requests.of(problem), offered)
+    prices, stays = [s.usd_per_item for s in found], [s.stay_s for s in found]
+
+    assert 2 <= len(found) <= 6
+    assert prices == sorted(prices)
+    assert stays == sorted(stays, reverse=True)
+    assert {s.profile.memory_mb for s in found} == {1024, 2048}
+    assert all(s.timeout_s <= 0.5 for s in found)
