@@ -33,7 +33,8 @@ from agent.serving.ledger import Request
 from agent.serving.meetings import Join
 from agent.serving.post import Generations, Post
 from agent.serving.sequence import Sequence
-from agent.serving.sink import Arrival, Sink
+from agent.serving.sink import Arrival
+from agent.serving.sinks import Sinks
 from agent.serving.sources import Sources
 from agent.serving.streams.window import Window
 from agent.serving.suspects import Suspects
@@ -60,7 +61,8 @@ class Flow:
         self.post = Post(device, self._generations)
         self.links = self.post.links
         self.sources = Sources(self.post, self._generations)
-        self.sinks: dict[str, Sink] = {}
+        self._ends = Sinks(self.post, self._generations)
+        self.sinks = self._ends.by_stage
         self._suspects = suspects or Suspects({})
         self._sequences: dict[str, Sequence[tuple[_At, Work]]] = {}
 
@@ -100,18 +102,10 @@ class Flow:
             raise TiermeshError(f"generation {number} of {self.workflow} is not prepared")
         if self.current in self.generations:
             self.generations[self.current].touched = now
-        self._fence_sinks(self.generations.get(self.current), self.generations[number])
+        self._ends.fence(self.generations.get(self.current), self.generations[number])
         self._generations.current = number
         self.sources.sinks_moved(self.generations[number])
         self._bring_home(now)
-
-    def _fence_sinks(self, former: Generation | None, generation: Generation) -> None:
-        """A sink takes nothing that was sent before it was here: that may end at the device where it was."""
-        for name, sink in self.sinks.items():
-            if generation.queue_of(name) is None:
-                sink.since = generation.number + 1
-            elif former is None or former.queue_of(name) is None:
-                sink.since = generation.number
 
     def abort(self, number: int) -> None:
         """Forget a prepared generation."""
@@ -134,6 +128,10 @@ class Flow:
     def resume(self, stage: str, positions: Mapping[str, int]) -> None:
         """An aggregate is loaded, and goes on at these numbers, by series."""
         self._sequences.setdefault(stage, Sequence(positions))
+
+    def has_stage(self, stage: str) -> bool:
+        """Whether a replica of a stage is here, in any generation that is loaded."""
+        return any(generation.queue_of(stage) for generation in self.generations.values())
 
     def knows(self, stage: str) -> bool:
         """Whether an aggregate has been resumed."""
@@ -221,7 +219,7 @@ class Flow:
             self.sources.hear(frame, now)
             return
         if frame.kind is Kind.ASK:
-            self._answer(frame, now)
+            self._ends.answer(frame, now)
             return
         generation = self.generations.get(frame.generation)
         queue = generation.queue_here(frame.lane, frame.stage) if generation else None
@@ -328,62 +326,17 @@ class Flow:
 
     def _end_at_sink(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         queue = at.queue
-        sink = self.sinks[queue.spec.stage]
-        if queue.spec.stage in frame.done:
-            # It has ended here, or where this sink was before.
+        if self._ends.arrive(queue.spec.stage, frame, now) is not Arrival.WRITE:
             _call(release)
-            return
-        if frame.generation < sink.since and not sink.has_ended(frame.request_id):
-            _call(release)
-            self.post.give_back(frame, "", f"{queue.spec.stage} has moved", now)
-            return
-        match sink.arrive(frame):
-            case Arrival.CONFIRM:
-                _call(release)
-                self._confirm(frame, now)
-            case Arrival.WAIT:
-                _call(release)
-            case Arrival.WRITE if queue.computes and frame.kind is Kind.DATA:
-                self._add(at, Work(frame, now, release), now)
-            case Arrival.WRITE:
-                self.post.do(Write(queue.spec.stage, queue.run, frame, release))
-
-    def _answer(self, frame: Frame, now: float) -> None:
-        """A source asks whether a request ended at a sink that was here."""
-        sink = self.sinks.get(frame.stage)
-        if sink is None or sink.is_writing(frame.request_id):
-            return
-        if sink.has_ended(frame.request_id):
-            self._confirm(frame, now)
-        elif sink.since > self.current:
-            clear = replace(frame, kind=Kind.CLEAR, origin=self.device, sources=())
-            for source in frame.sources:
-                self.post.send_to(source, clear, now)
+        elif queue.computes and frame.kind is Kind.DATA:
+            self._add(at, Work(frame, now, release), now)
+        else:
+            self.post.do(Write(queue.spec.stage, queue.run, frame, release))
 
     def written(self, writes: Iterable[Write], now: float) -> None:
-        """The ends of requests are on disk at a sink: their sources may forget them."""
-        for write in writes:
-            frame = write.frame
-            self.sinks[write.sink].written(frame.request_id, frame.kind, write.run)
-            _call(write.release)
-            self._confirm(frame, now)
+        """The ends of requests are on disk at a sink."""
+        self._ends.written(writes, now)
         self._settle(now)
-
-    def _confirm(self, frame: Frame, now: float) -> None:
-        if not frame.sources:
-            return
-        confirm = replace(
-            frame,
-            kind=Kind.CONFIRM,
-            origin=frame.stage,
-            stage="",
-            sources=(),
-            payload=EMPTY,
-            error="",
-            deadline=0.0,
-        )
-        for source in frame.sources:
-            self.post.send_to(source, confirm, now)
 
     # Computing
 

@@ -17,7 +17,7 @@ class Arrival(Enum):
     CONFIRM = "confirm"
     """It has ended here before: say so again."""
     WAIT = "wait"
-    """It is being written: the confirmation is to come."""
+    """There is nothing to do: it is being written, and the confirmation is to come."""
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from agent.serving.datafolder import DataFolder
 from agent.serving.flow import Flow
 from agent.serving.host import Host
 from agent.serving.logbook import Logbook
+from agent.serving.sink import Endings
 from tiermesh import wire
 from tiermesh.errors import TiermeshError
 
@@ -154,6 +155,9 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
             )
         for stage, sink in flow.sinks.items():
             ends = sink.endings
+            if not flow.has_stage(stage) and ends == Endings():
+                # It only remembers what ended here when it was here.
+                continue
             stats.sinks.append(
                 control.SinkStats(
                     workflow=name,

@@ -1,0 +1,82 @@
+"""The sinks of a workflow on one device, also those that were here before: what ends and what has ended. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from agent.serving.generation import Generation
+from agent.serving.instructions import Write
+from agent.serving.post import Generations, Post
+from agent.serving.sink import Arrival, Sink
+from tiermesh.frames import EMPTY, Frame, Kind
+
+
+class Sinks:
+    """All sinks here, by stage."""
+
+    def __init__(self, post: Post, generations: Generations) -> None:
+        self.by_stage: dict[str, Sink] = {}
+        self._post = post
+        self._generations = generations
+
+    def fence(self, former: Generation | None, generation: Generation) -> None:
+        """A sink takes nothing that was sent before it was here: that may end at the device where it was."""
+        for name, sink in self.by_stage.items():
+            if generation.queue_of(name) is None:
+                sink.since = generation.number + 1
+            elif former is None or former.queue_of(name) is None:
+                sink.since = generation.number
+
+    def arrive(self, stage: str, frame: Frame, now: float) -> Arrival:
+        """A frame ends a request at a sink; whoever is told WRITE calls `written`."""
+        sink = self.by_stage[stage]
+        if stage in frame.done:
+            # It has ended here, or where this sink was before.
+            return Arrival.WAIT
+        if frame.generation < sink.since and not sink.has_ended(frame.request_id):
+            self._post.give_back(frame, "", f"{stage} has moved", now)
+            return Arrival.WAIT
+        arrival = sink.arrive(frame)
+        if arrival is Arrival.CONFIRM:
+            self._confirm(frame, now)
+        return arrival
+
+    def written(self, writes: Iterable[Write], now: float) -> None:
+        """The ends of requests are on disk: their sources may forget them."""
+        for write in writes:
+            frame = write.frame
+            self.by_stage[write.sink].written(frame.request_id, frame.kind, write.run)
+            if write.release is not None:
+                write.release()
+            self._confirm(frame, now)
+
+    def answer(self, frame: Frame, now: float) -> None:
+        """A source asks whether a request ended at a sink that was here."""
+        sink = self.by_stage.get(frame.stage)
+        if sink is None or sink.is_writing(frame.request_id):
+            return
+        if sink.has_ended(frame.request_id):
+            self._confirm(frame, now)
+        elif sink.since > self._generations.current:
+            clear = replace(frame, kind=Kind.CLEAR, origin=self._post.device, sources=())
+            for source in frame.sources:
+                self._post.send_to(source, clear, now)
+
+    def _confirm(self, frame: Frame, now: float) -> None:
+        if not frame.sources:
+            return
+        confirm = replace(
+            frame,
+            kind=Kind.CONFIRM,
+            origin=frame.stage,
+            stage="",
+            sources=(),
+            payload=EMPTY,
+            error="",
+            deadline=0.0,
+            done=(),
+        )
+        for source in frame.sources:
+            self._post.send_to(source, confirm, now)
