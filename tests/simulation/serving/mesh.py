@@ -140,6 +140,7 @@ class SimDevice:
         self.skew = skew
         self.disk = Disk()
         self.assignments: list[Assignment] = []
+        self.staged: Assignment | None = None
         self.epoch = 0
         self.flow: Flow | None = None
         self.stopped = False
@@ -164,6 +165,26 @@ class SimDevice:
             self.prepare(assignment)
         if self.assignments:
             self.commit(self.assignments[-1])
+        if self.staged is not None:
+            self.prepare(self.staged)
+
+    def stage(self, assignment: Assignment) -> None:
+        """Prepare an assignment, which is committed later; it is prepared again after a kill."""
+        self.staged = assignment
+        if self.flow is not None:
+            self.prepare(assignment)
+
+    def switch(self) -> None:
+        """Commit what is staged."""
+        if self.stopped:
+            self.mesh.after(0.05, self.switch)
+            return
+        assert self.staged is not None
+        assignment, self.staged = self.staged, None
+        self.assignments.append(assignment)
+        if self.flow is not None:
+            self.commit(assignment)
+            self.pump()
 
     def prepare(self, assignment: Assignment) -> None:
         assert self.flow is not None

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.serving.mesh import SimMesh
+from tests.simulation.serving.test_aggregates import COUNTED, check_counts
 from tests.simulation.serving.test_mesh import CHAIN, FORK, assign, finished, serve
+from tiermesh.documents.assignment import Assignment
+
+
+def roll(mesh: SimMesh, assignments: dict[str, Assignment]) -> None:
+    """A rollout as devices see it: prepared everywhere, then committed at moments of their own."""
+    for name, device in mesh.devices.items():
+        device.stage(assignments[name])
+        mesh.after(mesh.draw(0.0, 0.8), device.switch)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -34,3 +43,33 @@ def test_everything_moves_under_faults(seed: int) -> None:
     mesh.run(lambda: finished(mesh), 400.0)
     mesh.check_ledger(["out", "raw"])
     assert mesh.errors == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_devices_that_switch_at_different_moments_lose_and_repeat_nothing(seed: int) -> None:
+    mesh = SimMesh(seed, "abcd", {})
+    serve(mesh, assign(CHAIN, [(0.5, "abcd", "-c--"), (0.5, "acbd", "----")], "abcd", count=220))
+    mesh.chaos(7.0, 12, "abcd")
+    for generation, path in enumerate(("acbb", "abdc", "adbd"), 2):
+        mesh.run(lambda n=55 * (generation - 1): len(mesh.endings.get("out", {})) > n, 200.0)
+        mesh.run(lambda: all(d.staged is None for d in mesh.devices.values()), 20.0)
+        moved = assign(CHAIN, [(1.0, path, "----")], "abcd", count=220, generation=generation)
+        roll(mesh, moved)
+    mesh.run(lambda: finished(mesh), 400.0)
+    mesh.check_ledger(["out"])
+    assert mesh.errors == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_aggregate_counts_on_while_the_rest_is_rolled_out(seed: int) -> None:
+    mesh = SimMesh(seed, "abcd", {"keep": lambda n: "drop" if n % 7 == 3 else "pass"})
+    serve(mesh, assign(COUNTED, [(1.0, "abbcba", "-c----")], "abcd", count=200))
+    mesh.chaos(6.0, 10, "abcd")
+    for generation, path in enumerate(("adbcda", "abdcab", "adacad"), 2):
+        mesh.run(lambda n=40 * (generation - 1): len(mesh.payloads) > n, 200.0)
+        mesh.run(lambda: all(d.staged is None for d in mesh.devices.values()), 20.0)
+        moved = assign(COUNTED, [(1.0, path, "------")], "abcd", count=200, generation=generation)
+        roll(mesh, moved)
+    mesh.run(lambda: finished(mesh), 400.0)
+    mesh.check_ledger(["out"])
+    check_counts(mesh)

@@ -13,8 +13,8 @@ import pytest
 
 from agent.serving.datafolder import DataFolder
 from agent.serving.instructions import Write
-from agent.serving.ledger import Request
-from agent.serving.results import Line, ResultFile, SinkWriter, line_of
+from agent.serving.ledger import Former, Request
+from agent.serving.results import Line, ResultFile, SinkWriter, line_of, read_ids
 from agent.serving.sink import Arrival, Sink
 from agent.serving.spool import Spool, remove_if_empty
 from tiermesh import limits
@@ -62,6 +62,14 @@ def test_only_a_spool_without_requests_is_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_spool_knows_where_the_sinks_are_and_were(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s.db")
+    assert spool.sinks() == ({}, [])
+    spool.keep_sinks({"out": "a"}, [])
+    spool.keep_sinks({"out": "b"}, [Former("out", "a", 7)])
+    assert Spool(tmp_path / "s.db").sinks() == ({"out": "b"}, [Former("out", "a", 7)])
+
+
 def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s.db")
     other = Spool(tmp_path / "s.db")
@@ -81,6 +89,18 @@ def test_a_sinks_file_is_its_memory(tmp_path: Path) -> None:
         ids, endings = file.remembered("run")
     assert ids == IDS[:3]
     assert (endings.results, endings.errors, endings.filtered) == (1, 1, 0)
+
+
+def test_a_sink_that_is_elsewhere_now_is_only_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with results(path) as file:
+        file.remembered("run")
+        file.append([line_of(frame(IDS[0], n=1), "run", 9.0)])
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"id": "not hex", "outcome": "result"}\n' + whole[:10])
+    before = path.read_bytes()
+    assert read_ids(path) == IDS[:1]
+    assert path.read_bytes() == before, "somebody else may be writing it"
 
 
 def test_a_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:

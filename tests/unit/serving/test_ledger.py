@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from agent.serving.arrivals import Arrivals
 from agent.serving.instructions import Record
-from agent.serving.ledger import GRACE_S, LOST_S, Counts, Ledger, Pace, Request
+from agent.serving.ledger import (
+    ASK_AGAIN_S,
+    ASK_S,
+    GRACE_S,
+    LOST_S,
+    Counts,
+    Former,
+    Ledger,
+    Pace,
+    Request,
+)
 from agent.serving.source import Source
 from tiermesh import limits
 from tiermesh.documents.assignment import SourceSpec
@@ -115,6 +125,38 @@ def test_after_a_restart_everything_in_flight_is_due_at_once() -> None:
     assert ledger.due(110.0).inject == [kept]
     assert kept.attempt == 2
     assert kept.unconfirmed == {"x"}
+
+
+def test_a_request_waits_for_the_device_where_its_sink_was() -> None:
+    ledger = Ledger(["x", "y"], 60.0)
+    ledger.sinks_at({"x": "a", "y": "c"})
+    request = accepted(ledger)
+    injected(ledger)
+    ledger.confirmed(request.id, "y", 1.0)
+    assert ledger.done(request) == ("y",)
+    ledger.sinks_at({"x": "b", "y": "d"})
+    assert ledger.unclear(request) == [Former("x", "a", 1)], "y has confirmed it"
+    ledger.lost(request.id, 1, "", "moved", 2.0)
+    due = ledger.due(2.2)
+    assert (due.ask, due.inject) == ([request], [])
+    assert ledger.due(2.2 + ASK_AGAIN_S).ask == [request], "it is asked again"
+    ledger.cleared(request.id, "x", "a", 3.0)
+    assert ledger.due(3.0).inject == [request]
+    later = accepted(ledger, 1, now=3.0)
+    assert ledger.unclear(later) == []
+    ledger.confirmed(request.id, "x", 4.0)
+    ledger.sinks_at({"x": "b", "y": "d"})
+    assert ledger.formers == [], "all that was in flight has ended"
+
+
+def test_where_nobody_answers_a_request_ends_in_an_error_late() -> None:
+    ledger = Ledger(["x"], 10.0)
+    ledger.sinks_at({"x": "a"})
+    request = accepted(ledger)
+    injected(ledger)
+    ledger.sinks_at({"x": "b"})
+    assert ledger.due(10.0 + GRACE_S).fail == []
+    assert ledger.due(10.0 + ASK_S).fail == [request]
 
 
 @given(st.lists(st.tuples(st.sampled_from("aicrld"), st.integers(0, 5)), max_size=60))
