@@ -68,7 +68,7 @@ class Sequence(Generic[T]):
     def ended(self, frame: Frame) -> list[T]:
         """A request has ended above: the items whose turn it is now."""
         series = self._at(frame)
-        if frame.index >= series.next:
+        if frame.index >= series.next and len(series.passed) < _KEPT:
             self._drop(series, frame.index)
             series.passed.add(frame.index)
         return self._turns(series)

@@ -98,6 +98,9 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for index in range(2, 10):
         sequence.add(frame(index), index)
     assert (sequence.waiting, sequence.dropped) == (4, 4)
+    for index in (20, 21, 22, 23, 0):
+        sequence.ended(frame(index))
+    assert sequence.add(frame(0), 0) == [0], "its end was one too many to remember"
     sequence.expire(2e9)
     assert sequence.waiting == 0
 
