@@ -39,6 +39,8 @@ class Sources:
     def _ask(self, source: Source, request: Request, now: float) -> None:
         """Ask the devices where a sink was before: a request must not end here and there."""
         for former in source.ledger.unclear(request):
+            name = self._generations.name(former.device)
+            request.why = f"{name}, where {former.sink} was, does not say whether it ended there"
             ask = Frame(
                 Kind.ASK,
                 self._generations.current,
