@@ -1,8 +1,9 @@
 """Which batch a replica runs next, and when.
 
 The policy of one server: start when it is free and (B items wait, or the oldest has waited T); take up to B. Items
-are what a model sees of a request, and only items of equal shapes share a batch. How many items a request is made of
-is known once it is prepared, so requests are prepared while fewer than B items wait.
+are what a model sees of a request, and only items of equal shapes share a run of the model: where the B that wait have
+several shapes, they are due all the same, in several runs. How many items a request is made of is known once it is
+prepared, so requests are prepared while fewer than B items wait.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Batcher:
         self._groups: dict[Hashable, deque[Item]] = {}
         self._items = 0
         self._bytes = 0
+        self._due = 0
         self._here: dict[str, Work] = {}
         self._seconds = AT_ONCE_S
         self.running = 0
@@ -145,6 +147,7 @@ class Batcher:
     def use(self, setting: Tuned) -> None:
         """Make batches of another size, or wait for another time, from the next one on."""
         self._size, self._timeout = setting.batch_size, setting.timeout_s
+        self._count_due()
 
     def add(self, work: Work) -> None:
         """A request has come. Of one that is here already it is another attempt: that one goes on in its stead."""
@@ -182,6 +185,7 @@ class Batcher:
             key = (id(work), shape) if work.alone else shape
             self._groups.setdefault(key, deque()).append(Item(work, index, value))
         self._items += len(items)
+        self._count_due()
 
     def drop(self, work: Work) -> None:
         """Forget what waits of a request that has failed."""
@@ -191,6 +195,7 @@ class Batcher:
             self._groups[key] = kept
             if not kept:
                 del self._groups[key]
+        self._due = min(self._due, self._items)
 
     def expired(self, now: float) -> list[Work]:
         """Take out the requests that wait and whose deadline has passed."""
@@ -207,7 +212,7 @@ class Batcher:
             oldest = min(self._oldest_item(), startable.arrived if startable else inf)
             return now, oldest
         oldest = self._oldest_item()
-        return oldest + self._timeout, oldest
+        return now if self._due else oldest + self._timeout, oldest
 
     def take(self, now: float, has_room: Callable[[Frame], bool]) -> Job | None:
         """The job to run now, or None: it is not yet time, or what it would make has no place to go."""
@@ -219,7 +224,7 @@ class Batcher:
             if works:
                 step = Step.PREPARE if self._batches else Step.APPLY
                 return Job(self._generation, self._replica, step, works=works)
-        if self._items and self._oldest_item() + self._timeout <= now:
+        if self._due or (self._items and self._oldest_item() + self._timeout <= now):
             return self._infer(self._oldest_group())
         return None
 
@@ -242,6 +247,11 @@ class Batcher:
                 most = 0 if self._in_order else most
         self._waiting.extendleft(reversed(skipped))
 
+    def _count_due(self) -> None:
+        """A batch of items waits: it is due, however many runs it takes."""
+        if not self._due and self._items >= self._size:
+            self._due = self._size
+
     def _first_startable(self, has_room: Callable[[Frame], bool]) -> Work | None:
         startable = self._waiting if not self._in_order else islice(self._waiting, 1)
         return next((work for work in startable if has_room(work.frame)), None)
@@ -263,4 +273,6 @@ class Batcher:
         if not group:
             del self._groups[key]
         self._items -= len(items)
+        self._due = max(self._due - len(items), 0)
+        self._count_due()
         return Job(self._generation, self._replica, Step.INFER, items=items)

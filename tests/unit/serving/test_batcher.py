@@ -92,6 +92,18 @@ def test_only_items_of_one_shape_share_a_batch() -> None:
     assert [item.value for item in job.items] == ["a", "a"]
 
 
+def test_a_batch_of_several_shapes_goes_in_several_runs_and_what_is_left_waits() -> None:
+    batcher = Batcher(1, "r", 3, 1.0, batches=True)
+    prepared(batcher, work(1, 0.0), "ab")
+    assert batcher.take(0.1, room) is None
+    prepared(batcher, work(2, 0.0), "cad")
+    ran: list[list[str]] = []
+    while (job := batcher.take(0.1, room)) is not None:
+        ran.append([item.value for item in job.items])
+    assert ran == [["a", "a"], ["b"]]
+    assert batcher.ready_at(0.1, room)[0] == 1.0
+
+
 def test_what_has_no_place_to_go_is_not_started_and_keeps_its_place() -> None:
     batcher = Batcher(1, "r", 1, 0.0, batches=False)
     blocked, free = work(1, 0.0), work(2, 1.0)
