@@ -1,8 +1,9 @@
 """Predicted against measured latency of the OCR workflow on a mesh of real agents: ``python bench/predictions``.
 
-Three agents on loopback, made slower by time dilation, so that the machine has room for all of them. Each round
-profiles, plans for the most that the devices can do, and replays Poisson and bursty arrivals at three loads of the
-bottleneck. Profile and serving lie close together in time: other work on the machine moves both.
+Three agents on loopback, made slower by time dilation, so that the machine has room for all of them. A round profiles,
+plans for the most that the devices can do, serves a little to correct the profiles by what batches take then, and
+replays Poisson and bursty arrivals at given loads of the bottleneck.
+Profile and serving lie close together in time: other work on the machine moves both. `--table` shows rows of rounds.
 """
 
 from __future__ import annotations
@@ -14,36 +15,35 @@ import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import estimates
 import logs
+import msgspec
+import table
 from estimates import Latency
-from logs import Findings
+from table import Row
 
 from coordinator.cli.demo import agents, photos
 from coordinator.cli.demo.agents import DemoDevice
 from coordinator.cli.demo.serving import Served
+from coordinator.drift import Drift, Key
 from coordinator.planning import Objective, Options
+from coordinator.planning.simulate import WARM_UP
 from coordinator.profiling import ProfileOptions
 from coordinator.runner import Mesh
 from coordinator.variants import Ladders
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
+from tiermesh.documents.reading import encode_json
 from tiermesh.errors import TiermeshError
 
 ROOT: Final = Path(__file__).parents[2]
 HERE: Final = Path(__file__).parent
 SHARE: Final = 0.9
-LOADS: Final = (0.3, 0.6, 0.85)
 KINDS: Final = ("poisson", "bursty")
-MOST_PHOTOS: Final = 400
-PROFILE: Final = ProfileOptions(
-    batch_sizes=(1, 2, 4), time_limit_s=4.0, interval=0.03, min_repeats=8, max_repeats=60
-)
+MOST_PHOTOS: Final = 800
 
 
 def devices(slowdown: float) -> list[DemoDevice]:
@@ -54,74 +54,82 @@ def devices(slowdown: float) -> list[DemoDevice]:
     ]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One replay: what was offered, predicted and measured, and why they differ.
-
-    `planner` assumes Poisson arrivals; `planner_on_trace` plays the replayed ones; `as_served` does, with the batch
-    times of the run in place of the profiled ones; `single_servers` takes each replica alone.
-    """
-
-    kind: str
-    load: float
-    rate_rps: float
-    requests: int
-    planner: Latency
-    planner_on_trace: Latency
-    as_served: Latency
-    single_servers: Latency
-    measured: Latency
-    found: Findings
-
-
 class Bench:
     """The mesh, while agents run."""
 
-    def __init__(self, mesh: Mesh, folder: Path, names: Sequence[str], seconds: float) -> None:
+    def __init__(self, mesh: Mesh, folder: Path, args: argparse.Namespace) -> None:
         self._mesh = mesh
-        self._folders = [folder / name for name in names]
-        self._seconds = seconds
+        self._args = args
+        self._folders = [folder / device.name for device in devices(args.slowdown)]
         self._runs = 0
+        self._drifts: dict[Key, Drift] = {}
 
-    async def round(self, number: int) -> list[Row]:
+    async def round(self) -> list[Row]:
         """Profile, plan, replay."""
-        mesh = self._mesh
+        mesh, args = self._mesh, self._args
         workflow = await mesh.read_workflow(HERE / "read-signs.yaml")
-        await mesh.profile(workflow, options=PROFILE, again=True)
-        problem = await mesh.problem(workflow)
-        plan = await mesh.solve(problem, Options(objective=Objective.THROUGHPUT, time_limit_s=20))
-        await mesh.plan_made(plan)
-        device, busy = estimates.busiest(plan)
-        print(
-            f"\nround {number}: {plan.predicted.throughput_rps:.2f}/s keep {device} {busy:.0%} busy"
+        options = ProfileOptions(
+            batch_sizes=(1, 2, 3, 4),
+            time_limit_s=args.profile_seconds,
+            interval=0.01,
+            min_repeats=12,
+            max_repeats=200,
         )
-        for r in plan.replicas:
-            if r.variant:
-                print(
-                    f"  {r.id}: {r.rate_rps:.2f} items/s, batches of {r.batch_size}, {r.utilization:.0%}"
-                )
-        print(HEADER, flush=True)
+        await mesh.profile(workflow, options=options, again=True)
+        problem = await mesh.problem(workflow)
+        plan = await mesh.solve(problem, Options(objective=Objective.THROUGHPUT, time_limit_s=10))
+        await mesh.plan_made(plan)
+        _, busy = estimates.busiest(plan, self._drifts)
+        self._keep("plan.json", encode_json(plan))
+        self._keep("plan.problem.json", encode_json(problem))
+        rate = args.loads[0] / busy * plan.predicted.throughput_rps
+        times = estimates.arrivals("poisson", rate, args.calibration_seconds, args.seed)
+        await self._serve(problem, plan, times)
+        device, busy = estimates.busiest(plan, self._drifts)
+        print(f"{plan.predicted.throughput_rps:.2f}/s keep {device} {busy:.0%} busy", flush=True)
         rows: list[Row] = []
-        for load in LOADS:
+        for load in args.loads:
             for kind in KINDS:
-                scale = load / busy
-                times = estimates.arrivals(
-                    kind, scale * plan.predicted.throughput_rps, self._seconds, 100 * number
-                )
-                rows.append(await self._replay(problem, plan, kind, load, times))
-                print(line(rows[-1]), flush=True)
+                rate = load / busy * plan.predicted.throughput_rps
+                seed = int(1000 * args.seed + 100 * load)
+                times = estimates.arrivals(kind, rate, args.seconds, seed)
+                rows.append(await self._replay(problem, plan, (kind, load), times))
+                print(table.in_full([rows[-1]]), flush=True)
         return rows
 
     async def _replay(
-        self, problem: Problem, plan: Plan, kind: str, load: float, times: Sequence[float]
+        self, problem: Problem, plan: Plan, offered: tuple[str, float], times: Sequence[float]
     ) -> Row:
-        """One run of the plan under recorded arrivals."""
-        times = times[:MOST_PHOTOS]
-        (self._folders[0] / "data" / "arrivals.txt").write_text(
-            "\n".join(f"{t:.6f}" for t in times)
+        """One run of the plan under recorded arrivals, predicted before and after."""
+        times, (kind, load) = times[:MOST_PHOTOS], offered
+        rate = len(times) / times[-1]
+        profiled = estimates.on_trace(problem, plan, times)
+        predicted = estimates.corrected(problem, plan, times, self._drifts)
+        forecast = estimates.forecast(problem, plan, self._drifts, (kind, rate))
+        run, served, logged = await self._serve(problem, plan, times)
+        self._keep(f"{kind}-{load:g}.txt", "\n".join(f"{t:.6f}" for t in times).encode())
+        return Row(
+            kind=kind,
+            load=load,
+            rate_rps=rate,
+            requests=len(times),
+            measured=Latency.of(self._latencies(run)),
+            predicted=predicted,
+            profiled=profiled,
+            hindsight=estimates.corrected(problem, plan, times, self._drifts),
+            forecast=forecast,
+            retuned=sum(" -> " in event for event in served.events),
+            found=logs.findings(logged, problem, plan),
         )
+
+    async def _serve(
+        self, problem: Problem, plan: Plan, times: Sequence[float]
+    ) -> tuple[str, Served, list[dict[str, Any]]]:
+        """Serve these arrivals; what the batches took corrects what is predicted from then on."""
+        lines = "\n".join(f"{t:.6f}" for t in times)
+        (self._folders[0] / "data" / "arrivals.txt").write_text(lines)
         self._runs += 1
-        run = f"{kind}-{int(time.time())}-{self._runs}"
+        run = f"run-{int(time.time())}-{self._runs}"
         applied = await self._mesh.apply(plan, run=run)
         if applied.failures:
             raise TiermeshError("the rollout failed", why=str(applied.failures))
@@ -131,61 +139,30 @@ class Bench:
             raise TiermeshError("requests were lost or late", why="; ".join(served.events[-5:]))
         await asyncio.sleep(1.0)  # the logs are written every half second
         logged = logs.entries(self._folders, applied.generation)
-        rate = len(times) / times[-1]
-        found = logs.findings(logged, problem, plan)
-        real = estimates.as_served(problem, found.slower)
-        return Row(
-            kind=kind,
-            load=load,
-            rate_rps=rate,
-            requests=len(times),
-            planner=estimates.by_planner(problem, plan, rate / plan.predicted.throughput_rps),
-            planner_on_trace=estimates.by_planner_on(problem, plan, times),
-            as_served=estimates.by_planner_on(real, plan, times),
-            single_servers=estimates.by_single_servers(problem, plan, times),
-            measured=Latency.of(self._latencies(run)),
-            found=found,
-        )
+        self._drifts = logs.drifts(logged, problem, plan)
+        return run, served, logged
 
     def _latencies(self, run: str) -> list[float]:
+        """As a simulation counts them: by acceptance, without those of the warm-up."""
         path = self._folders[0] / "data" / "out" / "text.jsonl"
         ended = [json.loads(text) for text in path.read_text().splitlines()]
-        return [e["finished_at"] - e["accepted_at"] for e in ended if e["run"] == run]
+        own = sorted((e["accepted_at"], e["finished_at"]) for e in ended if e["run"] == run)
+        return [end - begun for begun, end in own[int(WARM_UP * len(own)) :]]
 
-
-PREDICTIONS: Final = ("planner", "planner_on_trace", "as_served", "single_servers", "measured")
-HEADER: Final = (
-    f"{'arrivals':>9} {'load':>5} {'rate':>6} {'n':>4} | {'measured':>12} | {'planner':>18} | "
-    f"{'same, on trace':>18} | {'same, as served':>18} | {'single servers':>18} | "
-    "slower  hop ms  busy\n"
-    f"{'':>27} | {'p50':>6}{'p95':>6} |" + f" {'p50':>6}{'p95':>6}{'off':>6} |" * 4
-)
-
-
-def line(row: Row) -> str:
-    """A row of the table; `off` is that of p95, predicted over measured."""
-    told = [row.planner, row.planner_on_trace, row.as_served, row.single_servers]
-    parts = [f"{t.p50:6.0f}{t.p95:6.0f}{t.p95 / row.measured.p95 - 1:+6.0%}" for t in told]
-    slower = " ".join(f"{of:.2f}" for of in row.found.slower.values())
-    return (
-        f"{row.kind:>9} {row.load:5.2f} {row.rate_rps:5.2f}/s {row.requests:4} | "
-        f"{row.measured.p50:6.0f}{row.measured.p95:6.0f} | {' | '.join(parts)} | "
-        f"{slower}  {row.found.hop_p50_ms:.1f} {row.found.hop_p95_ms:.1f}  {row.found.busiest:.0%}"
-    )
+    def _keep(self, name: str, data: bytes) -> None:
+        """Keep what predictions follow from, so that `coordinator simulate` can be asked, too."""
+        if self._args.keep:
+            self._args.keep.mkdir(parents=True, exist_ok=True)
+            (self._args.keep / name).write_bytes(data)
 
 
 @asynccontextmanager
-async def meshed(home: Path, slowdown: float) -> AsyncGenerator[tuple[Mesh, Path, list[str]]]:
+async def meshed(home: Path, slowdown: float) -> AsyncGenerator[tuple[Mesh, Path]]:
     """Agents with photos, and a coordinator that has found them."""
     folder = home / "predictions" / "agents"
     ladders = Ladders.open(ROOT / "variants", home)
     made = devices(slowdown)
-    signs = folder / made[0].name / "data" / "signs"
-    if len(list(signs.glob("*.jpg"))) < MOST_PHOTOS:
-        signs.mkdir(parents=True, exist_ok=True)
-        print(f"rendering {MOST_PHOTOS} photos")
-        await asyncio.to_thread(photos.render, [signs], MOST_PHOTOS, 7)
-    (signs.parent / "arrivals.txt").write_text("0.0")
+    render(folder / made[0].name / "data")
     state = home / "predictions" / "coordinator"
     mesh_name = agents.mesh_of(folder)
     async with (
@@ -195,48 +172,52 @@ async def meshed(home: Path, slowdown: float) -> AsyncGenerator[tuple[Mesh, Path
         found = await mesh.discover(expect=len(made), timeout_s=30)
         if len(found) < len(made):
             raise TiermeshError("not all agents answered", fix=f"See the logs in {folder}")
-        yield mesh, folder, [device.name for device in made]
+        yield mesh, folder
+
+
+def render(data: Path) -> None:
+    """The photos that are replayed, unless they are there."""
+    signs = data / "signs"
+    if len(list(signs.glob("*.jpg"))) < MOST_PHOTOS:
+        signs.mkdir(parents=True, exist_ok=True)
+        print(f"rendering {MOST_PHOTOS} photos")
+        photos.render([signs], MOST_PHOTOS, 7)
+    (data / "arrivals.txt").write_text("0.0")
 
 
 async def measure(args: argparse.Namespace) -> list[Row]:
-    """All rounds."""
-    rows: list[Row] = []
+    """A round."""
     home = Path(os.environ.get("TIERMESH_HOME", ROOT / ".tiermesh"))
-    async with meshed(home, args.slowdown) as (mesh, folder, names):
-        bench = Bench(mesh, folder, names, args.seconds)
-        for number in range(1, args.rounds + 1):
-            rows += await bench.round(number)
-    return rows
-
-
-def summary(rows: Sequence[Row]) -> None:
-    """The mean over rounds, load by load."""
-    print(f"\nmean of the rounds\n{HEADER}")
-    for load in LOADS:
-        for kind in KINDS:
-            of = [r for r in rows if (r.kind, r.load) == (kind, load)]
-            figures = {
-                name: Latency(
-                    *(fmean(p) for p in zip(*(getattr(r, name) for r in of), strict=True))
-                )
-                for name in PREDICTIONS
-            }
-            print(line(replace(of[-1], **figures)))
+    async with meshed(home, args.slowdown) as (mesh, folder):
+        return await Bench(mesh, folder, args).round()
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print, or show what was measured."""
     parser = argparse.ArgumentParser(prog="bench/predictions", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each replay")
-    parser.add_argument("--slowdown", type=float, default=10.0, help="of each device, emulated")
+    parser.add_argument("--loads", type=_numbers, default=(0.3, 0.6, 0.85), metavar="X,X")
+    parser.add_argument("--seconds", type=float, default=70.0, help="of each replay")
+    parser.add_argument("--profile-seconds", type=float, default=7.0, help="of each variant")
+    parser.add_argument("--calibration-seconds", type=float, default=25.0, help="served first")
+    parser.add_argument("--slowdown", type=float, default=5.0, help="of each device, emulated")
+    parser.add_argument("--seed", type=int, default=1, help="of the arrivals")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="for plan, problem and traces")
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="ROWS", help="show these rows")
     args = parser.parse_args()
+    if args.table:
+        kept = [
+            r for path in args.table for r in msgspec.json.decode(path.read_bytes(), type=list[Row])
+        ]
+        print(table.in_short(kept), table.in_full(kept), sep="\n\n")
+        return
     rows = asyncio.run(measure(args))
-    if args.rounds > 1:
-        summary(rows)
     if args.output:
-        args.output.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        args.output.write_bytes(msgspec.json.encode(rows))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from estimates import Latency, Predicted
 from logs import Findings
@@ -33,6 +33,24 @@ class Row:
     found: Findings
 
 
+_COLUMNS: Final = (
+    "load",
+    "arrivals",
+    "requests",
+    "measured p50 / p95",
+    "predicted",
+    "p95 in 9 of 10 draws",
+    "profiled",
+    "hindsight",
+    "forecast",
+    "slower",
+    "batches",
+    "hop ms",
+    "busy",
+    "retuned",
+)
+
+
 class _Mean(NamedTuple):
     p50: float
     p95: float
@@ -58,22 +76,25 @@ def in_short(rows: Sequence[Row]) -> str:
 
 def in_full(rows: Sequence[Row]) -> str:
     """Replay by replay."""
-    lines = [
-        "| load | arrivals | requests | measured p50 / p95 | predicted | p95 in 9 of 10 draws | profiled | hindsight | "
-        "forecast | slower | batches | hop ms | busy | retuned |",
-        "| --- " * 14 + "|",
+    lines = [f"| {' | '.join(_COLUMNS)} |", "| --- " * len(_COLUMNS) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in rows)])
+
+
+def _cells(r: Row) -> list[str]:
+    return [
+        f"{r.load:.2f}",
+        r.kind,
+        str(r.requests),
+        f"{r.measured.p50:.0f} / {r.measured.p95:.0f}",
+        _told(r.predicted, r.measured),
+        f"{r.predicted.p95_low:.0f} to {r.predicted.p95_high:.0f}",
+        *(_told(told, r.measured) for told in (r.profiled, r.hindsight, r.forecast)),
+        " ".join(f"{ratio.ratio:.2f}" for ratio in r.found.slower.values()),
+        " ".join(f"{size:.1f}" for size in r.found.batch.values()),
+        f"{r.found.hop_p50_ms:.1f} / {r.found.hop_p95_ms:.1f}",
+        f"{r.found.busiest:.0%}",
+        str(r.retuned),
     ]
-    for r in rows:
-        slower = " ".join(f"{ratio.ratio:.2f}" for ratio in r.found.slower.values())
-        batches = " ".join(f"{size:.1f}" for size in r.found.batch.values())
-        lines.append(
-            f"| {r.load:.2f} | {r.kind} | {r.requests} | {r.measured.p50:.0f} / {r.measured.p95:.0f} | "
-            f"{_told(r.predicted, r.measured)} | {r.predicted.p95_low:.0f} to {r.predicted.p95_high:.0f} | "
-            f"{_told(r.profiled, r.measured)} | {_told(r.hindsight, r.measured)} | "
-            f"{_told(r.forecast, r.measured)} | {slower} | {batches} | "
-            f"{r.found.hop_p50_ms:.1f} / {r.found.hop_p95_ms:.1f} | {r.found.busiest:.0%} | {r.retuned} |"
-        )
-    return "\n".join(lines)
 
 
 def _told(told: Latency | Predicted, seen: Latency) -> str:
