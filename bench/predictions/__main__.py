@@ -28,7 +28,7 @@ from table import Row
 from coordinator.cli.demo import agents, photos
 from coordinator.cli.demo.agents import DemoDevice
 from coordinator.cli.demo.serving import Served
-from coordinator.drift import Drift, Key
+from coordinator.drift import Drift, Key, corrected_problem
 from coordinator.planning import Objective, Options
 from coordinator.planning.simulate import WARM_UP
 from coordinator.profiling import ProfileOptions
@@ -80,8 +80,6 @@ class Bench:
         plan = await mesh.solve(problem, Options(objective=Objective.THROUGHPUT, time_limit_s=10))
         await mesh.plan_made(plan)
         _, busy = estimates.busiest(plan, self._drifts)
-        self._keep("plan.json", encode_json(plan))
-        self._keep("plan.problem.json", encode_json(problem))
         rate = args.loads[0] / busy * plan.predicted.throughput_rps
         times = estimates.arrivals("poisson", rate, args.calibration_seconds, args.seed)
         await self._serve(problem, plan, times)
@@ -106,8 +104,8 @@ class Bench:
         profiled = estimates.on_trace(problem, plan, times)
         predicted = estimates.corrected(problem, plan, times, self._drifts)
         forecast = estimates.forecast(problem, plan, self._drifts, (kind, rate))
+        self._keep(problem, plan, f"{kind}-{load:g}", times)
         run, served, logged = await self._serve(problem, plan, times)
-        self._keep(f"{kind}-{load:g}.txt", "\n".join(f"{t:.6f}" for t in times).encode())
         return Row(
             kind=kind,
             load=load,
@@ -149,11 +147,19 @@ class Bench:
         own = sorted((e["accepted_at"], e["finished_at"]) for e in ended if e["run"] == run)
         return [end - begun for begun, end in own[int(WARM_UP * len(own)) :]]
 
-    def _keep(self, name: str, data: bytes) -> None:
-        """Keep what predictions follow from, so that `coordinator simulate` can be asked, too."""
-        if self._args.keep:
-            self._args.keep.mkdir(parents=True, exist_ok=True)
-            (self._args.keep / name).write_bytes(data)
+    def _keep(self, problem: Problem, plan: Plan, name: str, times: Sequence[float]) -> None:
+        """Keep what is predicted from: `coordinator simulate NAME.json --arrivals NAME.txt` says the same."""
+        folder: Path | None = self._args.keep
+        if folder is None:
+            return
+        right = corrected_problem(problem, self._drifts)
+        made_for = msgspec.structs.replace(plan.made_for, problem=right.digest)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_bytes(
+            encode_json(msgspec.structs.replace(plan, made_for=made_for))
+        )
+        (folder / f"{name}.problem.json").write_bytes(encode_json(right))
+        (folder / f"{name}.txt").write_text("\n".join(f"{t:.6f}" for t in times))
 
 
 @asynccontextmanager
@@ -201,7 +207,7 @@ def main() -> None:
     parser.add_argument("--calibration-seconds", type=float, default=25.0, help="served first")
     parser.add_argument("--slowdown", type=float, default=5.0, help="of each device, emulated")
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="for plan, problem and traces")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="for plans, problems and traces")
     parser.add_argument("-o", "--output", type=Path, help="write the rows as JSON")
     parser.add_argument("--table", type=Path, nargs="+", metavar="ROWS", help="show these rows")
     args = parser.parse_args()
