@@ -179,7 +179,7 @@ def _pooled(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _estimate(pairs: Sequence[tuple[float, float]], batches: int) -> Ratio:
     # SciPy takes long to import, and starts a process of its own then: not in an event loop.
-    from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+    from scipy.special import stdtrit
 
     profiled = sum(b for _, b in pairs)
     ratio = sum(a for a, _ in pairs) / profiled
