@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol, TypedDict, TypeVar
 
 from agent.serving.arrivals import Arrivals
+from agent.serving.clock import anchor
 from agent.serving.datafolder import DataFolder
 from agent.serving.flow import Flow
 from agent.serving.generation import Generation
@@ -133,7 +134,8 @@ class Ends:
             generation.graph.sinks_below(offer["stage"]), generation.assignment.deadline_seconds
         )
         key = offer["key"]
-        spool = self._spools[flow.workflow, key] = await self._on_disk(partial(Spool, path))
+        here = partial(Spool, path, anchor(self._driver.now()))
+        spool = self._spools[flow.workflow, key] = await self._on_disk(here)
         ledger.restore(*await self._on_disk(spool.load))
         ledger.sink_devices, ledger.formers = await self._on_disk(spool.sinks)
         ledger.sinks_at(generation.router.sink_devices(offer["stage"]))

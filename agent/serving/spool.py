@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from agent.serving.clock import Anchor
 from agent.serving.ledger import Counts, Former, Request
 from tiermesh.errors import StorageFull
 
@@ -21,18 +22,37 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE TABLE IF NOT EXISTS source (next INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS sinks (sink TEXT NOT NULL, device TEXT NOT NULL, below INTEGER);
 INSERT INTO source SELECT 0 WHERE NOT EXISTS (SELECT * FROM source);
+CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, zero REAL NOT NULL);
 """
 
 
 class Spool:
-    """One source's file. Files are kept by name, not by content. Methods block; one thread at a time."""
+    """One source's file. Files are kept by name, not by content. Methods block; one thread at a time.
 
-    def __init__(self, path: Path) -> None:
+    Times are by the clock of the worker that wrote them. Where the machine's clock was set since, in the same boot,
+    they are moved to that of `anchor`: a deadline stays as far away as it was.
+    """
+
+    def __init__(self, path: Path, anchor: Anchor | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        if anchor is not None:
+            self._move_to(anchor)
+
+    def _move_to(self, anchor: Anchor) -> None:
+        with self._transaction():
+            written = self._db.execute("SELECT boot, zero FROM clock").fetchone()
+            if written is not None and written[0] == anchor.boot != "":
+                moved = anchor.zero - written[1]
+                self._db.execute(
+                    "UPDATE requests SET accepted_at = accepted_at + ?, deadline = deadline + ?",
+                    (moved, moved),
+                )
+            self._db.execute("DELETE FROM clock")
+            self._db.execute("INSERT INTO clock VALUES (?, ?)", anchor)
 
     def load(self) -> tuple[list[Request], Counts]:
         """The requests in flight when the worker ended, and how many there were in all."""

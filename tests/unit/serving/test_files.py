@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.serving.clock import Anchor
 from agent.serving.datafolder import DataFolder
 from agent.serving.instructions import Write
 from agent.serving.ledger import Former, Request
@@ -49,6 +50,22 @@ def test_a_spool_goes_on_where_it_was(tmp_path: Path) -> None:
         (2, IDS[2], "2.jpg", 1.5, 61.5),
     ]
     assert (counts.accepted, counts.confirmed) == (3, 1)
+
+
+def test_a_clock_that_was_set_between_two_workers_moves_no_deadline(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    Spool(path, Anchor("boot 1", 100.0)).accept([request(0)])
+    for clock, deadline in [
+        (Anchor("boot 1", 3_700.0), 61.5 + 3_600.0),
+        (Anchor("boot 1", 40.0), 61.5 - 60.0),
+        (Anchor("boot 2", 7.0), 61.5 - 60.0),
+        (Anchor("", 9.0), 61.5 - 60.0),
+        (Anchor("", 900.0), 61.5 - 60.0),
+    ]:
+        spool = Spool(path, clock)
+        ((kept,), _) = spool.load()
+        assert (kept.deadline, kept.deadline - kept.accepted_at) == (deadline, 60.0)
+        spool.close()
 
 
 def test_only_a_spool_without_requests_is_removed(tmp_path: Path) -> None:
