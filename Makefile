@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TIERMESH_HOME ?= $(CURDIR)/.tiermesh
 
-.PHONY: help demo test check lint types proto schemas bench clean
+.PHONY: help demo test check lint types proto schemas bench chaos clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile
@@ -33,6 +33,9 @@ schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/schemas
 
 bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
 	@for script in bench/*/__main__.py; do PYTHONPATH=. $(BIN)/python $$(dirname $$script) || exit 1; done
+
+chaos: $(VENV)/.dev  ## 10,000 requests while processes are killed and links cut (needs root, for network namespaces)
+	@PYTHONPATH=.:proto $(BIN)/python -m tests.mesh.chaos $(if $(SEED),--seed $(SEED))
 
 clean:  ## Remove the environment and all state of the demo
 	rm -rf $(VENV) .tiermesh
