@@ -11,6 +11,8 @@ import pytest
 
 from tests.mesh.lab import Lab
 
+pytestmark = pytest.mark.xdist_group("mesh")
+
 ONE_LANE = [{stage: ["a", "b"] for stage in ("left", "right", "both")}]
 
 

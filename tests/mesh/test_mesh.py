@@ -13,6 +13,8 @@ from tests.mesh.chaos import rampage, shown
 from tests.mesh.lab import Lab
 from tests.mesh.network import Network
 
+pytestmark = pytest.mark.xdist_group("mesh")
+
 ONE_LANE = [{stage: ["a", "b"] for stage in ("left", "right", "both")}]
 
 
