@@ -20,7 +20,7 @@ from coordinator.pushing import Breaks, PathOf, Pushing, Room, Sendable
 from coordinator.tracker import Tracker
 from tiermesh import limits
 from tiermesh.documents.variant import Artifact
-from tiermesh.errors import StorageFull, Unreachable
+from tiermesh.errors import StorageFull, TiermeshError, Unreachable
 
 Moved: TypeAlias = Callable[[Transfer], None]
 
@@ -126,7 +126,7 @@ class Distribution:
         async def ask(peer: Device) -> None:
             try:
                 self.note(peer.id, await self.link(peer).stat([digest], timeout_s=LOOK_TIMEOUT_S))
-            except Unreachable:
+            except TiermeshError:
                 self.tracker.note(peer.id, digest, 0, complete=False)
 
         await asyncio.gather(*(ask(peer) for peer in peers))
@@ -139,7 +139,7 @@ class Distribution:
         unknown.sort(key=lambda d: (d.id not in serving, d.name))
 
         async def ask(peer: Device) -> None:
-            with contextlib.suppress(Unreachable):
+            with contextlib.suppress(TiermeshError):
                 self.note(peer.id, await self.link(peer).stat(wanted, timeout_s=LOOK_TIMEOUT_S))
 
         await asyncio.gather(*(ask(peer) for peer in unknown[: limits.ARTIFACT_PEERS]))

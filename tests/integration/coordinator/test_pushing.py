@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from coordinator import distributing as distributing_module
 from coordinator import pushing as push_module
 from coordinator.channels import Channels
 from coordinator.distributing import Distribution
@@ -24,6 +25,7 @@ class Bringing:
         self.fleet = Fleet(devices=devices)
         self.channels = Channels()
         self.distribution = Distribution(self.channels, lambda: self.fleet, FleetFile)
+        self.agents = agents
         self._ladders = ladders
         self.seen = []
 
@@ -139,6 +141,14 @@ async def test_a_peer_of_no_use_is_not_asked_again_and_the_coordinator_sends_it(
     await bring([artifact], "dev-2")
     assert (await bring([artifact])).sent_bytes == 100
     assert agent.calls.count("fetch") == 1
+
+
+async def test_a_peer_that_is_stuck_stops_nobody(pushing, ladders, monkeypatch):
+    agent, bring = pushing
+    monkeypatch.setattr(distributing_module, "LOOK_TIMEOUT_S", 0.05)
+    stuck = bring.agents[1]
+    stuck.hold["stat"] = asyncio.Event()
+    assert (await bring([ladders.artifact(b"x" * 100)])).sent_bytes == 100
 
 
 async def test_few_pushes_are_under_way_at_a_time(serve, fake_agent, ladders):
