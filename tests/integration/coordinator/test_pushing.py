@@ -144,7 +144,7 @@ async def test_a_peer_of_no_use_is_not_asked_again_and_the_coordinator_sends_it(
 
 
 async def test_a_peer_that_is_stuck_stops_nobody(pushing, ladders, monkeypatch):
-    agent, bring = pushing
+    _, bring = pushing
     monkeypatch.setattr(distributing_module, "LOOK_TIMEOUT_S", 0.05)
     stuck = bring.agents[1]
     stuck.hold["stat"] = asyncio.Event()
