@@ -60,7 +60,6 @@ class Process:
         self.name = name
         self._lab = lab
         self._words = [str(word) for word in words]
-        self.environment = dict(lab.environment)
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -71,7 +70,7 @@ class Process:
                 sys.executable,
                 *self._words,
                 cwd=ROOT,
-                env=self.environment,
+                env=self._lab.environment,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
