@@ -140,13 +140,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     assignments = AssignmentFolder(config.state_folder / "assignments")
     collector = Collector(
         store,
-        lambda: [
-            *assignments.kept(),
-            *(
-                (f"{a.workflow} {a.generation} is prepared", a)
-                for a in activation.node.prepared.values()
-            ),
-        ],
+        lambda: [*assignments.kept(), *activation.prepared()],
         clock=time.time,
     )
     artifacts = ArtifactsService(store, collector, insecure_lan=config.insecure_lan)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -247,7 +247,7 @@ class Breaks:
 async def _next(call: Any) -> Any:
     """The next message of a call, None at its end; TimeoutError when none comes in time."""
     message = await asyncio.wait_for(call.read(), STALL_S)
-    return None if message is grpc.aio.EOF else cast("Any", message)
+    return None if message is grpc.aio.EOF else message
 
 
 def _pieces(digests: Iterable[str], size: int) -> Iterable[list[str]]:

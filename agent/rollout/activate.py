@@ -132,6 +132,11 @@ class Activation:
         self._lock = asyncio.Lock()
         self.node = Node(device)
 
+    def prepared(self) -> list[tuple[str, Assignment]]:
+        """What waits beside what runs, each with what it is in words."""
+        waiting = self.node.prepared.values()
+        return [(f"{a.workflow} {a.generation} is prepared", a) for a in waiting]
+
     async def resume(self) -> list[str]:
         """Serve what was committed before a restart; returns what could not be resumed, in words."""
         failures: list[str] = []

@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
-    """One artifact arrives once at a time, from the coordinator or from peers; threads touch the disk."""
+    """One artifact arrives once at a time, from the coordinator or from peers; threads touch the disk.
+
+    The streaming calls are coroutines that write, as grpc.aio allows and the stubs do not say: whoever cancels one
+    cancels what it awaits, wherever it is.
+    """
 
     def __init__(self, store: Store, collector: Collector, *, insecure_lan: bool = False) -> None:
         self._store = store
@@ -61,7 +65,7 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
         readable = held if complete else self._arrivals.verified(digest)
         return pb.StatReply.Held(bytes=held, complete=complete, readable=readable)
 
-    async def Push(  # noqa: N802
+    async def Push(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         request_iterator: AsyncIterator[pb.PushChunk],
         context: grpc.aio.ServicerContext[Any, Any],
@@ -91,7 +95,7 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
             complete = await arrival.finish()
             await say(pb.PushReply(bytes=arrival.held, complete=complete))
 
-    async def Fetch(  # noqa: N802
+    async def Fetch(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request: pb.FetchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """Fetch one artifact from peers, telling how far it has come."""
@@ -118,7 +122,7 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
                 pb.FetchEvent(bytes=arrival.held, complete=complete, peer=peer, failures=failures)
             )
 
-    async def Read(  # noqa: N802
+    async def Read(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request: pb.ReadRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """Give what is here and verified, and what is verified soon."""

@@ -12,7 +12,6 @@ from typing import Final
 
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.state import Device
-from tiermesh import wire
 from tiermesh.documents.problem import ProblemLink
 
 LAN_RTT_MS: Final = 5.0
@@ -25,8 +24,8 @@ def is_near(device: Device, peer: Device, network: FleetFile) -> bool:
     if device.id == peer.id:
         return False
     here, there = _host(device), _host(peer)
-    if wire.is_loopback(here) or wire.is_loopback(there):
-        return wire.is_loopback(here) and wire.is_loopback(there)
+    if _is_loopback(here) or _is_loopback(there):
+        return _is_loopback(here) and _is_loopback(there)
     link = _declared(network, peer, device)
     if link is not None:
         return link.allowed and link.price_per_gib == 0.0 and link.rtt_ms <= LAN_RTT_MS
@@ -36,7 +35,7 @@ def is_near(device: Device, peer: Device, network: FleetFile) -> bool:
 def network_of(device: Device) -> str:
     """The network in which the coordinator reaches a device; empty where it cannot be told."""
     host = _host(device)
-    if wire.is_loopback(host):
+    if _is_loopback(host):
         return LOOPBACK
     for interface in device.description.fingerprint.interfaces:
         if host in interface.addresses:
@@ -57,7 +56,14 @@ def _containing(networks: list[str], host: str) -> str:
 
 
 def _host(device: Device) -> str:
-    return wire.split_address(device.address)[0]
+    return device.address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _declared(network: FleetFile, source: Device, target: Device) -> ProblemLink | None:

@@ -6,6 +6,7 @@ import errno
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -146,7 +147,7 @@ def test_a_disk_that_fills_up_meanwhile_keeps_what_arrived(
         class Full(io.BytesIO):
             """Takes a part of what is written, then nothing."""
 
-            def write(self, data: memoryview) -> int:
+            def write(self, data: Any) -> int:
                 if writer._file.tell() > 100:
                     raise OSError(errno.ENOSPC, "No space left on device")
                 self.seek(150)
