@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc.aio
 
 from agent.rollout.commands import Commands
 from agent.telemetry import EventLog
 from tiermesh import PROTOCOL_VERSION, __version__, limits, wire
-from tiermesh.conversation import Conversation, first_of
+from tiermesh.conversation import Call, Conversation, first_of
 from tiermesh.errors import (
     InvalidDocument,
     LimitExceeded,
@@ -115,7 +115,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """End all calls; what was not acknowledged is kept while the process lasts."""
         self._stopping.set()
 
-    async def Session(  # noqa: N802 - the name in the .proto
+    # The type stubs know handlers that yield, and not those that read and write.
+    async def Session(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         self, _: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """One connection of a session, or of an observer."""
@@ -215,7 +216,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
             await context.write(pb.Up(wanted=session.wanted, opened=welcome))
             self._offer_events()
             talk.watch(opening.open.interval_ms)
-            conversation = Conversation(talk, opened.link, context, pb.Up, self._clock)
+            call = cast("Call[pb.Down, pb.Up]", context)
+            conversation = Conversation(talk, opened.link, call, pb.Up, self._clock)
             await first_of(
                 conversation.read(),
                 conversation.write(BEAT_S),
@@ -290,7 +292,7 @@ async def look(channel: grpc.aio.Channel, device: str) -> telemetry_pb2.Sample:
     try:
         await call.write(pb.Down(wanted=1, open=asked))
         async with asyncio.timeout(_OPEN_S):
-            while (up := await call.read()) is not grpc.aio.EOF:
+            while (up := cast("Any", await call.read())) is not grpc.aio.EOF:
                 if up.WhichOneof("message") == "sample":
                     return up.sample
     except TimeoutError:

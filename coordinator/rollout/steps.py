@@ -12,7 +12,7 @@ from tiermesh.v1 import control_pb2 as pb
 SILENCE_S: Final = 120.0
 """A device that prepares says something at least this often; loading a large model is one step."""
 ANSWER_S: Final = 45.0
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 15.0
 """A device that is lost for so long does not prepare or switch any more; its agent can start again within it."""
 GIVING_UP_S: Final = 3.0
 """The same when the device is to forget something: it loses what it only prepared when it is gone."""

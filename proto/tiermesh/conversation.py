@@ -18,6 +18,7 @@ from tiermesh.v1 import control_pb2 as pb
 
 Out = TypeVar("Out", pb.Up, pb.Down)
 In = TypeVar("In", pb.Up, pb.Down)
+In_contra = TypeVar("In_contra", pb.Up, pb.Down, contravariant=True)
 In_co = TypeVar("In_co", covariant=True)
 Out_contra = TypeVar("Out_contra", contravariant=True)
 
@@ -38,7 +39,7 @@ class Call(Protocol[In_co, Out_contra]):
         ...
 
 
-class Side(Protocol[Out, In]):
+class Side(Protocol[Out, In_contra]):
     """What an end does with a conversation."""
 
     session: Session[Out]
@@ -49,15 +50,15 @@ class Side(Protocol[Out, In]):
         """What is to be written now beside the session's messages; each is given once."""
         ...
 
-    def take(self, message: In) -> None:
+    def take(self, message: In_contra, /) -> None:
         """A numbered message has come, for the first time; its turn in order. Calls `session.handled` later."""
         ...
 
-    def note(self, message: In) -> None:
+    def note(self, message: In_contra, /) -> None:
         """A message without a number has come."""
         ...
 
-    def delivered(self, messages: list[Out]) -> None:
+    def delivered(self, messages: list[Out], /) -> None:
         """The other end has handled these."""
         ...
 

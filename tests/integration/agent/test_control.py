@@ -31,7 +31,7 @@ CODE = """
 import pathlib
 import time
 
-FOLDER = pathlib.Path("FOLDER")
+FOLDER = pathlib.Path("@HERE@")
 
 
 class Upper:
@@ -58,7 +58,7 @@ def shout(tmp_path):
     folder = tmp_path / "workflow"
     (folder / "code").mkdir(parents=True)
     (folder / "code" / "stage.toml").write_text('entry = "upper:Upper"\n')
-    (folder / "code" / "upper.py").write_text(CODE.replace("FOLDER", str(tmp_path), 1))
+    (folder / "code" / "upper.py").write_text(CODE.replace("@HERE@", str(tmp_path)))
     (folder / "shout.yaml").write_text(WORKFLOW)
     return folder / "shout.yaml"
 
@@ -132,6 +132,7 @@ async def test_after_a_restart_the_agent_still_knows_whom_it_obeys(one, coordina
             await first.sessions.to(device).stepped_down()
             await kill(running)
             await agent.start()
+            await agent.describe()
             await Steps(second.sessions, device).abort("shout", 1)
             with pytest.raises(TakenOver):
                 await Steps(first.sessions, device).abort("shout", 1)

@@ -191,7 +191,7 @@ async def test_a_device_that_only_falls_silent_fails_too_and_its_late_heartbeat_
         await on.served_by("hub-1")
         hub.breathes.clear()
         await on.until(lambda fleet: fleet.devices["hub-1"].state is DeviceState.FAILED)
-        assert "no sample" in on.mesh.fleet.devices["hub-1"].why
+        assert "no heartbeat" in on.mesh.fleet.devices["hub-1"].why
         await on.served_by("hub-2")
         hub.breathes.set()
         await on.served_by("hub-1")
