@@ -96,10 +96,10 @@ class FleetScreen(MeshScreen):
         shown = sum(not isinstance(row, str) for row in table.rows)
         count = f"{shown} of {table.total}" if self.wanted else f"{table.total}"
         note = f"{count} · by {self.sort}" + (f" · /{self.wanted}" if self.wanted else "")
-        return clip(
-            (*table.head()[:-1], Run(f"{table.head()[-1].text[: -len(note) - 2]} {note}", "head")),
-            table.width,
-        )
+        *titles, last = table.head()
+        room = len(last.text) - len(note) - 2
+        title = last.text[:room] if room >= len(last.text.rstrip()) else " " * room
+        return clip((*titles, Run(f"{title}{note}", "head")), table.width)
 
     def _follow(self, devices: Table, table: FleetTable) -> None:
         """Keep the cursor on its device while rows move."""

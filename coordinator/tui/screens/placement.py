@@ -129,14 +129,15 @@ class PlacementScreen(MeshScreen):
         if here is None:
             self._choose(next(iter(places)))
             return
-        ahead: list[tuple[int, str]] = []
+        ahead: list[tuple[int, int, str]] = []
         for card, place in places.items():
             dx, dy = place.middle - here.middle, place.y - here.y
-            along, across = (dx * right, abs(dy) * 4) if right else (dy * down, abs(dx))
-            if along > 0:
-                ahead.append((along + 2 * across, card))
+            if right and dx * right > 0:
+                ahead.append((abs(dy), dx * right, card))
+            elif down and dy * down > 0:
+                ahead.append((dy * down, abs(dx), card))
         if ahead:
-            self._choose(min(ahead)[1])
+            self._choose(min(ahead)[2])
 
     def _choose(self, card: str | None) -> None:
         self.selected = card
