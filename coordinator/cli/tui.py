@@ -125,7 +125,7 @@ def _session(args: argparse.Namespace, output: Output) -> LiveSession:
                 if "pid" not in error.fields:
                     raise
                 mesh = await stack.enter_async_context(mesh_of(args, output, read_only=True))
-                yield OpenMesh(mesh, str(error), _asked(args))
+                yield OpenMesh(mesh, str(error), await asyncio.to_thread(_asked, args))
             else:
                 yield OpenMesh(mesh)
 
@@ -215,18 +215,10 @@ def _serve(args: argparse.Namespace, output: Output) -> int:
 
 def _words(args: argparse.Namespace) -> list[str]:
     """The options that the process of a browser window gets."""
-    words = [
-        "--mesh",
-        args.mesh,
-        "--variants",
-        str(args.variants),
-        "--timeout",
-        f"{args.timeout:g}",
-    ]
+    words = ["--timeout", f"{args.timeout:g}"]
     for flag in ("demo", "light", "no_browse", "insecure_lan"):
         words += ["--" + flag.replace("_", "-")] if getattr(args, flag) else []
     for option in ("state", "fleet", "mesh", "variants"):
         value = getattr(args, option)
-        if value is not None:
-            words += [f"--{option}", str(value)]
+        words += [f"--{option}", str(value)] if value is not None else []
     return words + [word for address in args.device for word in ("--device", address)]
