@@ -61,7 +61,7 @@ def test_every_card_and_share_is_drawn(live, cells, slim):
         assert drawing.card_at(place.x, place.y) == card.id
         assert drawing.card_at(place.x + place.width - 1, place.y + place.height - 1) == card.id
         if card.variant:
-            assert card.variant in text
+            assert card.variant[:8] in text, "a narrow card cuts it"
     assert text.count("▼") == len(live.links)
     assert all(row.name in text for row in live.rows)
 

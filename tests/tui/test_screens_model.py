@@ -117,7 +117,7 @@ def test_hostile_words_of_a_device_are_escaped(view_at, serving):
     device = view.fleet.named("cam-1")
     said = msgspec.structs.replace(device.description, tier="edge\x1b[31m\u202e[red]")
     hostile = msgspec.structs.replace(device, name="a\x07\x1b]0;title\x07b", description=said)
-    fleet = msgspec.structs.replace(view.fleet, devices={device.id: hostile})
+    fleet = msgspec.structs.replace(view.fleet, devices={**view.fleet.devices, device.id: hostile})
     view = replace(view, fleet=fleet)
     for text in (
         shown(FleetTable(view, 120)),

@@ -29,7 +29,7 @@ stages:
 def agents(fake_agent):
     """A camera that the source is on, and two hubs that can detect: the second is dearer."""
 
-    class Beating(fake_agent):
+    class Beating(fake_agent):  # pyright: ignore[reportUntypedBaseClass]
         async def Watch(self, request, context):
             number = 0
             while True:
@@ -204,7 +204,8 @@ async def test_a_coordinator_at_work_is_given_commands(standing, planned, folder
 
     monkeypatch.setenv("TIERMESH_HOME", str(folder / "home"))
     words = ["tui", "--no-browse", "--variants", str(folder / "variants")]
-    session = _session(build_parser().parse_args(words), Output(json=False))
+    parser = await asyncio.to_thread(build_parser)
+    session = _session(parser.parse_args(words), Output(json=False))
     app = TiermeshApp(session, repaint_s=0.05)
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: len(app.view.fleet.ready) == 2 and app.view.fleet.plans)
