@@ -95,7 +95,7 @@ def measure(devices: int, seconds: float, *, still: bool = False) -> dict[str, f
     before, begun = terminal.cpu_s(), time.monotonic()
     terminal.read(seconds)
     cpu = (terminal.cpu_s() - before) / (time.monotonic() - begun)
-    keys = sorted(terminal.press(b"\x1b[B") for _ in range(KEYS))
+    keys = sorted(terminal.press((b"\x1b[B", b"\x1b[A")[i % 2]) for i in range(KEYS))
     terminal.end()
     return {
         "devices": 0 if still else devices,
