@@ -125,7 +125,8 @@ def test_hostile_words_of_a_device_are_escaped(view_at, serving):
         told(strip(view, "fleet", 120)),
     ):
         assert all(c.isprintable() or c == "\n" for c in text)
-    assert r"a\x07\x1b]0;title" in shown(FleetTable(view, 120))
+    assert r"a\x07\x1b]0;tit…" in shown(FleetTable(view, 120))
+    assert r"a\x07\x1b]0;title\x07b" in told(detail(view, hostile, 46))
 
 
 # --- what is asked -----------------------------------------------------------------------------------------------
