@@ -122,18 +122,25 @@ class AskedActions:
 
     async def apply(self, plan: Plan) -> str:
         """`coordinator apply`, with the plan in a file, and the workflow where it was changed here."""
+        folder = await asyncio.to_thread(tempfile.TemporaryDirectory)
+        try:
+            words = await asyncio.to_thread(self._written, plan, Path(folder.name))
+            return await self._ask("apply", *words)
+        finally:
+            await asyncio.to_thread(folder.cleanup)
+
+    def _written(self, plan: Plan, folder: Path) -> list[str]:
+        """Write the files of an apply; returns the words that name them."""
         from tiermesh.documents.reading import encode_json
 
+        path = folder / "plan.json"
+        path.write_bytes(encode_json(plan))
         source = self._mesh.fleet.workflows.get(plan.made_for.workflow or "")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "plan.json"
-            await asyncio.to_thread(path.write_bytes, encode_json(plan))
-            words = ["apply", str(path)]
-            if source is not None:
-                beside = Path(folder) / "workflow.yaml"
-                await asyncio.to_thread(beside.write_text, source.text, encoding="utf-8")
-                words += ["--workflow", str(beside)]
-            return await self._ask(*words)
+        if source is None:
+            return [str(path)]
+        beside = folder / "workflow.yaml"
+        beside.write_text(source.text, encoding="utf-8")
+        return [str(path), "--workflow", str(beside)]
 
     async def roll_back(self, workflow: str) -> str:
         """`coordinator rollback`."""
