@@ -98,7 +98,9 @@ class PlacementScreen(MeshScreen):
         if card is not None and self.board is not None:
             lines = replica_lines(view, self.board, card, cells)
         count = TICKER_LINES if self.size.height >= LOW - 8 or card else 1
-        lines = lines or work_lines(view, cells, count) or chain(view, cells, count)
+        if self.board is not None:
+            lines = lines or work_lines(view, cells, count)
+        lines = lines or chain(view, cells, count)
         ticker = self.query_one("#ticker", Canvas)
         ticker.styles.height = max(len(lines), 1)
         ticker.show(Lines(lines))
@@ -176,7 +178,10 @@ class PlacementScreen(MeshScreen):
 def _nothing_runs(view: View, cells: int) -> list[Line]:
     ready = len(view.fleet.ready)
     lines: list[Line] = [(), (Run("  nothing runs yet", "title"),), ()]
-    if not ready:
+    if view.doing:
+        lines.append((Run(f"  ⟳ {t.safe(view.doing)}", "warn"),))
+        lines += [(Run("    "), *line) for line in work_lines(view, cells - 4, 12)]
+    elif not ready:
         lines.append((Run("  no device is ready; start one: agent run", "dim"),))
     elif not view.fleet.plans:
         lines.append(
@@ -187,7 +192,4 @@ def _nothing_runs(view: View, cells: int) -> list[Line]:
         )
     else:
         lines.append((Run("  a plan is made; apply it from screen ", "dim"), Run("3 Plan", "key")))
-    if view.doing:
-        lines += [(), (Run(f"  ⟳ {t.safe(view.doing)}", "warn"),)]
-        lines += [(Run("    "), *line) for line in work_lines(view, cells - 4, 12)]
     return lines
