@@ -100,6 +100,11 @@ class Outgoing:
             except TiermeshError as error:
                 log.warning("the stream to %s ended: %s", self._device, error)
                 again = min(2 * again, SILENCE_S)
+            except asyncio.CancelledError:
+                # grpc.aio raises this, too, where a call is hung up while it waits; only `close` ends the stream.
+                if self._task.cancelling():
+                    raise
+                again = _AGAIN_S
             finally:
                 self._flow.disconnected(self._device)
             await asyncio.sleep(again)

@@ -1,7 +1,8 @@
-"""A real stream on loopback whose sender says what it should not."""
+"""A real stream on loopback whose sender says what it should not, or whose receiver says nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -12,7 +13,7 @@ from agent.serving.flow import Flow
 from agent.serving.generation import Generation
 from agent.serving.instructions import Instruction, Notice
 from agent.serving.sink import Sink
-from agent.serving.streams.transport import Incoming
+from agent.serving.streams.transport import Incoming, Outgoing
 from tests.simulation.serving.test_mesh import CHAIN, assign
 from tiermesh import PROTOCOL_VERSION, codec, limits, wire
 from tiermesh.frames import Frame, Kind, pack
@@ -128,3 +129,32 @@ async def test_a_stream_goes_on_after_a_message_that_cannot_be_read(
     assert heard[0].welcome.ack.next == 1
     assert heard[-1].ack.next == 2
     assert driver.flow("w").sinks["out"].is_writing("0" * 32)  # type: ignore[union-attr]
+
+
+async def test_a_stream_that_is_hung_up_before_it_is_welcomed_is_tried_again(
+    driver: Driver,
+) -> None:
+    hellos: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def say_nothing(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        hellos.put_nowait(await context.read())
+        await asyncio.Event().wait()
+
+    handler = grpc.stream_stream_rpc_method_handler(say_nothing)
+    server = wire.server()
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("tiermesh.v1.Streams", {"Stream": handler}),)
+    )
+    port = wire.bind(server, "127.0.0.1", 0)
+    await server.start()
+    flow = driver.flow("w")
+    assert flow is not None
+    stream = Outgoing(driver, flow, "a", f"127.0.0.1:{port}", insecure_lan=False)
+    try:
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                assert codec.decode_hello(await hellos.get()).receiver == "a"
+                stream.hang_up()
+    finally:
+        await stream.close()
+        await server.stop(None)
