@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -46,7 +49,10 @@ def _profiles(args: argparse.Namespace, output: Output) -> int:
     found = _found(_fleet(args.state), args.variant, args.on)
     if args.output is not None:
         _write(_only(found), args.output)
-    output.console.print(_table(found) if found else "nothing was measured")
+    for part in _tables(found):
+        output.console.print(part)
+    if not found:
+        output.console.print("nothing was measured")
     output.document({"profiles": [profile for _, profile in found]})
     return 0
 
@@ -103,22 +109,30 @@ def _write(profile: Profile, path: Path) -> None:
     write_file(path, encode_json(profile))
 
 
-def _table(found: list[tuple[str, Profile]]) -> Table:
+def _tables(found: list[tuple[str, Profile]]) -> Iterator[str | Table]:
+    """A heading and a table for the devices of each class."""
+    for devices, group in groupby(found, key=itemgetter(0)):
+        profiles = [profile for _, profile in group]
+        yield f"[bold]{clean(devices)}[/]  [dim]{_when(profiles)}[/]"
+        yield _table(profiles)
+
+
+def _table(profiles: list[Profile]) -> Table:
     table = Table(box=None, header_style="bold")
-    for column in ("device", "variant", "batch", "threads", "mean", "p95", "memory", "measured"):
-        table.add_column(column, no_wrap=column != "device")
-    for devices, profile in found:
+    for column in ("variant", "batch", "threads", "mean", "p95", "memory"):
+        table.add_column(column, no_wrap=column == "variant")
+    for profile in profiles:
         whose = clean(f"{profile.model}/{profile.variant}")
         if not profile.points:
             why = f"cannot run: {clean(profile.cannot_run or 'nothing was measured')}"
-            table.add_row(clean(devices), whose, "", "", why, "", "", _when(profile))
+            table.add_row(whose, "", "", why)
         for row in _rows(profile):
-            table.add_row(clean(devices), whose, *row, _when(profile))
-            devices = whose = ""  # noqa: PLW2901 - told once
+            table.add_row(whose, *row)
+            whose = ""
     return table
 
 
-def _rows(profile: Profile) -> list[list[Any]]:
+def _rows(profile: Profile) -> list[list[str]]:
     return [
         [
             str(point.batch_size),
@@ -131,6 +145,9 @@ def _rows(profile: Profile) -> list[list[Any]]:
     ]
 
 
-def _when(profile: Profile) -> str:
-    rests = f", rests of {1e3 * profile.pause_seconds:g} ms" if profile.pause_seconds else ""
-    return f"{profile.measured_at[:16].replace('T', ' ')}{rests}"
+def _when(profiles: list[Profile]) -> str:
+    """When these were measured, and how."""
+    times = sorted(profile.measured_at[:16].replace("T", " ") for profile in profiles)
+    span = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
+    rests = sorted({f"{1e3 * p.pause_seconds:g} ms" for p in profiles if p.pause_seconds})
+    return f"measured {span}" + (f", with rests of {', '.join(rests)}" if rests else "")
