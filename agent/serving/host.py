@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -93,6 +92,7 @@ class Host:
         )
         self._pumping: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ticked = self._clock()
         self._closed = False
         self.incoming = Incoming(self, device)
 
@@ -371,14 +371,16 @@ class Host:
             self._pump()
 
     def _set_timer(self, now: float) -> None:
-        at = min((flow.wake_at(now) for flow in self._flows.values()), default=inf)
+        """Tick when a flow asks for it. Events, however many, never put a tick off: it is what notices silence."""
+        wishes = [flow.wake_at(now) for flow in self._flows.values()]
+        at = min([self._ticked + TICK_S, *wishes])
         if self._timer is not None:
             self._timer.cancel()
-        delay = min(max(at - now, 0.0), TICK_S)
+        delay = max(at - now, 0.0)
         self._timer = self._loop.call_later(delay, self._tick) if self._flows else None
 
     def _tick(self) -> None:
-        now = self.now()
+        now = self._ticked = self.now()
         for workflow, flow in self._flows.items():
             flow.tick(now)
             if workflow in self._drained and flow.is_drained(now):
