@@ -25,6 +25,8 @@ ASK_S: Final = 10.0
 """How long past the deadline a sink's former device is asked, before a request ends in an error at the new one."""
 LOST_S: Final = 3.0
 """How long lanes through a device that was lost are avoided before they are tried again."""
+HELD_S: Final = 0.1
+"""How often requests that no lane can take are looked at."""
 
 
 @dataclass(slots=True)
@@ -87,9 +89,10 @@ class Pace:
         if self._mean is None:
             return self._deadline / 4
         once = max(RETRY_LEAST_S, 4 * (self._mean + self._variation))
-        return min(once * 2 ** (attempt - 1), self._deadline)
+        return min(once * 2 ** min(attempt - 1, _MOST_DOUBLED), self._deadline)
 
 
+_MOST_DOUBLED: Final = 16
 _FIRST_WINDOW: Final = 64
 _LEAST_WINDOW: Final = 4
 
@@ -132,6 +135,8 @@ class Ledger:
         self.pace = Pace(deadline_s)
         self.latency = Measurements()
         self._lost: dict[str, float] = {}
+        self._trying = ""
+        """The request that tries the lanes while none is free of lost devices."""
         self._epochs: dict[str, int] = {}
         self._next_due = inf
         self.sink_devices: dict[str, str] = {}
@@ -210,11 +215,17 @@ class Ledger:
         if request_id in self.requests:
             self._put(self.requests[request_id], now)
 
-    def due(self, now: float) -> Due:
-        """Take what is due; the caller injects or fails it and says so."""
+    def due(self, now: float, *, blocked: bool = False) -> Due:
+        """Take what is due; the caller injects or fails it and says so.
+
+        While each lane is `blocked` by a lost device, one request at a time tries, and the others are held: the stages
+        above the lost one would work on them in vain, and be busy when there is a way again.
+        """
         found = Due()
         if now < self._next_due:
             return found
+        if not blocked:
+            self._trying = ""
         for request in self.requests.values():
             if request.due > now:
                 continue
@@ -227,12 +238,22 @@ class Ledger:
                 request.due = now + ASK_AGAIN_S
                 found.ask.append(request)
                 continue
+            if blocked and not late and not request.failed and not self._tries(request):
+                request.due = min(now + HELD_S, request.deadline)
+                continue
             request.due = inf
             request.reading = True
             request.attempt += 1
             (found.fail if late or request.failed else found.inject).append(request)
         self._next_due = min((r.due for r in self.requests.values()), default=inf)
         return found
+
+    def _tries(self, request: Request) -> bool:
+        """Whether this is the one that tries lanes that are blocked."""
+        if self._trying not in self.requests:
+            self._trying = request.id
+        request.why = request.why or "each lane leads through a device that is lost"
+        return self._trying == request.id
 
     @property
     def next_due(self) -> float:
@@ -259,11 +280,13 @@ class Ledger:
         request.reading = False
         self._put(request, now + min(RETRY_LEAST_S * 2 ** min(request.attempt, 4), 10.0))
 
-    def confirmed(self, request_id: str, sink: str, now: float) -> Request | None:
-        """A sink has confirmed a request: the request once all have, else None."""
+    def confirmed(self, request_id: str, sink: str, now: float, attempt: int = 0) -> Request | None:
+        """A sink has confirmed an attempt of a request: the request once all sinks have, else None."""
         request = self.requests.get(request_id)
         if request is None:
             return None
+        if request_id == self._trying and attempt == request.attempt:
+            self._lost.clear()
         request.unconfirmed.discard(sink)
         if request.unconfirmed:
             return None
@@ -282,7 +305,8 @@ class Ledger:
         if request is None or attempt < request.attempt or request.reading:
             return
         request.why = why
-        wait = min(RETRY_FIRST_S * 2 ** (request.attempt - 1), self._deadline_s / 12)
+        doubled = 0 if request_id == self._trying else min(request.attempt - 1, _MOST_DOUBLED)
+        wait = min(RETRY_FIRST_S * 2**doubled, self._deadline_s / 12)
         self._put(request, min(request.due, now + wait))
 
     def device_lost(self, device: str, epoch: int, *, gone: bool, now: float) -> int:
@@ -292,6 +316,9 @@ class Ledger:
         self._epochs[device] = max(epoch, self._epochs.get(device, 0))
         if gone:
             self._lost[device] = max(since, now) if repeated else now
+        else:
+            # Whoever tells has it in reach.
+            self._lost.pop(device, None)
         if repeated:
             return 0
         hit = [r for r in self.requests.values() if device in r.devices and not r.reading]

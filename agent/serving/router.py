@@ -99,6 +99,11 @@ class Router:
         usable = [lane for lane in same if self._is_usable(lane, lost)] or same
         return usable[(attempt - 1) % len(usable)]
 
+    def has_way(self, source_replica: str, stage: str, lost: Collection[str]) -> bool:
+        """Whether a lane of a source avoids the devices in `lost`, if need be by backups."""
+        lanes, _ = self._cut(source_replica, stage)
+        return any(self._is_usable(lane, lost) for lane in lanes)
+
     def _cut(self, source_replica: str, stage: str) -> tuple[list[int], list[float]]:
         key = source_replica
         if key not in self._cuts:

@@ -91,7 +91,9 @@ class Source:
                 self._next_at += self._arrivals.gap(self._index)
         return [Record(self.key, tuple(accepted))] if accepted else []
 
-    def due(self, now: float) -> tuple[list[Instruction], list[str], list[Request]]:
+    def due(
+        self, now: float, *, blocked: bool = False
+    ) -> tuple[list[Instruction], list[str], list[Request]]:
         """What is due of the accepted ones: files to read, ids of requests to fail, requests to ask about."""
-        due = self.ledger.due(now)
+        due = self.ledger.due(now, blocked=blocked)
         return [Read(self.key, r) for r in due.inject], [r.id for r in due.fail], due.ask

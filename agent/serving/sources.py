@@ -29,7 +29,8 @@ class Sources:
         for source in self.by_key.values():
             if generation is not None and self._may_accept(generation, source):
                 self._post.do(*source.accept(now))
-            instructions, failed, unclear = source.due(now)
+            blocked = generation is not None and _is_blocked(generation, source, now)
+            instructions, failed, unclear = source.due(now, blocked=blocked)
             self._post.do(*instructions)
             for request in unclear:
                 self._ask(source, request, now)
@@ -127,7 +128,7 @@ class Sources:
         for source in self.by_key.values():
             ledger = source.ledger
             if frame.kind is Kind.CONFIRM:
-                ended = ledger.confirmed(frame.request_id, frame.origin, now)
+                ended = ledger.confirmed(frame.request_id, frame.origin, now, frame.attempt)
                 if ended is not None:
                     self._post.do(Forget(source.key, ended))
             elif frame.kind is Kind.CLEAR:
@@ -137,6 +138,14 @@ class Sources:
             else:
                 epoch, gone = _told(frame)
                 ledger.device_lost(frame.origin, epoch, gone=gone, now=now)
+
+
+def _is_blocked(generation: Generation, source: Source, now: float) -> bool:
+    """Whether something is due, and each lane leads through a device that somebody has lost."""
+    if source.ledger.next_due > now:
+        return False
+    lost = source.ledger.lost_devices(now)
+    return bool(lost) and not generation.router.has_way(source.replica, source.stage, lost)
 
 
 def _told(frame: Frame) -> tuple[int, bool]:

@@ -268,3 +268,17 @@ def test_without_a_reachable_replica_requests_end_in_errors_at_their_deadline() 
     mesh.run(lambda: finished(mesh), 60.0)
     mesh.check_ledger(["out"])
     assert set(mesh.endings["out"].values()) == {Kind.ERROR}
+
+
+def test_while_the_only_replica_of_a_stage_is_lost_those_above_it_do_not_work_in_vain() -> None:
+    mesh = SimMesh(1, "abc", {})
+    serve(mesh, assign(CHAIN, [(1.0, "abca", "----")], "abc", count=500, rate=50.0))
+    mesh.run(lambda: mesh.time >= 2.0, 5.0)
+    mesh.kill(mesh.devices["c"], 6.0)
+    mesh.run(lambda: finished(mesh), 60.0)
+    assert set(mesh.endings["out"].values()) == {Kind.DATA}
+    above = mesh.devices["b"].flow
+    assert above is not None
+    detected = above.generations[1].queues["detect@b"].requests
+    assert detected < 1.5 * 500
+    assert mesh.time < 16.0

@@ -14,7 +14,9 @@ from agent.serving.ledger import (
     ASK_AGAIN_S,
     ASK_S,
     GRACE_S,
+    HELD_S,
     LOST_S,
+    RETRY_FIRST_S,
     Counts,
     Former,
     Ledger,
@@ -87,6 +89,57 @@ def test_a_loss_of_an_earlier_attempt_changes_nothing() -> None:
     before = request.due
     ledger.lost(request.id, 1, "b", "", 1.0)
     assert request.due == before
+
+
+def test_while_no_lane_has_a_way_one_request_tries_and_the_others_are_held() -> None:
+    ledger = Ledger(["x"], 60.0)
+    first, *others = [accepted(ledger, i) for i in range(4)]
+    ledger.lost(first.id, 0, "b", "b cannot be reached", 0.0)
+    assert ledger.due(0.0, blocked=True).inject == [first]
+    ledger.injected(first, frozenset("b"), 0.0)
+    assert ledger.next_due == HELD_S
+    assert ledger.due(HELD_S, blocked=True).inject == []
+    ledger.lost(first.id, 1, "b", "b cannot be reached", 1.0)
+    again = ledger.due(1.0 + RETRY_FIRST_S, blocked=True).inject
+    assert again == [first], "it tries again soon, however often it has"
+    assert [request.attempt for request in others] == [0, 0, 0]
+
+
+def test_the_request_that_tries_tells_by_its_confirmation_that_there_is_a_way() -> None:
+    ledger = Ledger(["x"], 60.0)
+    first, second = accepted(ledger, 0), accepted(ledger, 1)
+    ledger.device_lost("b", 4, gone=True, now=0.0)
+    assert ledger.due(0.0, blocked=True).inject == [first]
+    ledger.injected(first, frozenset("b"), 0.0)
+    ledger.confirmed(first.id, "x", 0.5, attempt=1)
+    assert ledger.lost_devices(0.5) == frozenset()
+    assert ledger.due(0.5).inject == [second]
+
+
+def test_what_an_earlier_attempt_brings_tells_nothing_of_the_way() -> None:
+    ledger = Ledger(["x"], 60.0)
+    first = accepted(ledger, 0)
+    injected(ledger, "b")
+    ledger.device_lost("b", 4, gone=True, now=0.0)
+    assert ledger.due(0.0, blocked=True).inject == [first]
+    ledger.injected(first, frozenset("b"), 0.0)
+    ledger.confirmed(first.id, "x", 0.5, attempt=1)
+    assert ledger.lost_devices(0.5) == {"b"}
+
+
+def test_what_is_held_ends_at_its_deadline_and_says_why() -> None:
+    ledger = Ledger(["x"], 1.0)
+    _, held = accepted(ledger, 0), accepted(ledger, 1)
+    ledger.due(0.0, blocked=True)
+    assert held in ledger.due(1.0, blocked=True).fail
+    assert "lost" in held.why
+
+
+def test_a_device_that_somebody_has_reached_again_is_lost_no_longer() -> None:
+    ledger = Ledger(["x"], 60.0)
+    ledger.device_lost("b", 4, gone=True, now=1.0)
+    ledger.device_lost("b", 4, gone=False, now=1.5)
+    assert ledger.lost_devices(1.5) == frozenset()
 
 
 def test_a_lost_device_makes_its_requests_due_once_per_loss() -> None:

@@ -52,6 +52,13 @@ def test_further_attempts_go_round_lanes_with_the_same_sink_and_avoid_lost_devic
         assert router.lane_of(request, "photos@a", "photos", 2, {"a", "b", "c"}) in range(4)
 
 
+def test_a_source_has_a_way_while_one_of_its_lanes_avoids_what_is_lost() -> None:
+    router = a_router([(0.5, "abca", "-c--"), (0.3, "acca", "----"), (0.2, "bbbb", "----")])
+    assert router.has_way("photos@a", "photos", {"b"}), "by a backup"
+    assert not router.has_way("photos@a", "photos", {"c"}), "another source's lane does not count"
+    assert router.has_way("photos@b", "photos", {"c"})
+
+
 def test_a_hop_falls_back_to_the_backup_and_never_to_another_sink() -> None:
     router = a_router([(1.0, "abca", "-c-b")])
     lost: set[str] = set()
