@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 WINDOW_S: Final = 0.5
@@ -30,9 +31,6 @@ def recovery_s(finished: Sequence[float], at: float, rate: float) -> float:
     short = next((at + i * STEP_S for i in range(steps) if not is_full(at + i * STEP_S)), None)
     if short is None:
         return 0.0
-    since = short
-    while since < times[-1]:
-        if is_full(since):
-            return since - at
-        since += STEP_S
-    return float("inf")
+    # The window begins with a result: one that begins earlier and is filled by what had waited would tell too little.
+    later = times[bisect_left(times, short) :]
+    return next((since - at for since in later if is_full(since)), inf)
