@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coordinator.fleet.state import Catalogue, Running
     from coordinator.status import ReplicaStatus, WorkflowStatus
     from tiermesh.documents.plan import Plan, Replica
+    from tiermesh.documents.variant import Variant
 
 MOST_COLUMNS: Final = 8
 """Devices of a tier that have a column of their own; the busiest do, and the others share one."""
@@ -131,7 +132,9 @@ def _board(
     card_of: dict[str, str] = {}
     for replica in plan.replicas:
         key = column_of[replica.device]
-        card = _card(replica, key, live.get(replica.id), catalogue, lost.get(key, ""))
+        variant = _variant(catalogue, replica)
+        card = _card(view, replica, key, live.get(replica.id), _variant(catalogue, replica))
+        card = replace(card, lost=lost.get(key, ""))
         _add(cells[replica.stage, key], card, card_of)
     digest = running.workflow_digest if running is not None else plan.made_for.workflow
     rows = _rows(view.fleet, digest, plan)
@@ -208,16 +211,15 @@ def _rows(fleet: Fleet, digest: str | None, plan: Plan) -> list[Row]:
     ]
 
 
+def _variant(catalogue: Catalogue | None, replica: Replica) -> Variant | None:
+    """The variant that a replica serves, where it is known."""
+    of_stage = catalogue.variants.get(replica.stage, {}) if catalogue is not None else {}
+    return of_stage.get(replica.variant or "")
+
+
 def _card(
-    replica: Replica,
-    column: str,
-    live: ReplicaStatus | None,
-    catalogue: Catalogue | None,
-    lost: str,
+    view: View, replica: Replica, column: str, live: ReplicaStatus | None, variant: Variant | None
 ) -> Card:
-    variant = None
-    if catalogue is not None and replica.variant is not None:
-        variant = catalogue.variants.get(replica.stage, {}).get(replica.variant)
     return Card(
         id=replica.id,
         stage=replica.stage,
@@ -230,19 +232,22 @@ def _card(
         busy=live.busy if live is not None else None,
         predicted_busy=replica.utilization,
         p95_ms=live.service_p95_ms if live is not None else None,
-        predicted_p95_ms=_predicted_p95(replica),
+        predicted_p95_ms=_profiled_p95_ms(view, replica, variant),
         waiting=(live.waiting if live is not None else None) or 0,
         errors=(live.errors if live is not None else None) or 0,
-        lost=lost,
     )
 
 
-def _predicted_p95(replica: Replica) -> float | None:
-    """What 95 % of its batches took when they were measured, in milliseconds."""
-    for batch in replica.room.batches if replica.room is not None else ():
-        if batch.batch_size == replica.batch_size and "p95" in batch.percentiles:
-            return 1_000 * batch.percentiles["p95"]
-    return None
+def _profiled_p95_ms(view: View, replica: Replica, variant: Variant | None) -> float | None:
+    """What 95 % of its batches took when they were measured on its device, in milliseconds."""
+    device = view.fleet.named(replica.device)
+    if device is None or variant is None:
+        return None
+    profile = view.fleet.profile(device, variant.digest)
+    points = profile.points if profile is not None else ()
+    of_size = [p for p in points if p.batch_size == replica.batch_size]
+    point = max(of_size, key=lambda p: p.threads, default=None)
+    return 1_000 * point.seconds.p95 if point is not None else None
 
 
 def _add(cell: list[Card], card: Card, card_of: dict[str, str]) -> None:
