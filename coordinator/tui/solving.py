@@ -43,6 +43,7 @@ class Solving:
         self._source_bytes = source_bytes
         self._problems: dict[str, Problem] = {}
         self._newest: Candidate | None = None
+        self._searching = asyncio.Lock()
 
     def _tell(self, candidate: Candidate) -> None:
         self._newest = candidate
@@ -50,8 +51,12 @@ class Solving:
 
     async def solve(self, asking: Asking) -> None:
         """Look for the best plan, first a quick one, then nearer and nearer to the bound."""
-        candidate = Candidate(asking=asking)
-        self._tell(candidate)
+        self._tell(Candidate(asking=asking))
+        async with self._searching:
+            await self._search(Candidate(asking=asking))
+
+    async def _search(self, candidate: Candidate) -> None:
+        asking = candidate.asking
         try:
             problem = await self._problem(asking)
             begun = time.monotonic()
@@ -84,8 +89,9 @@ class Solving:
         )
 
     async def frontier(self, asking: Asking) -> None:
-        """What other accuracies cost, and how long requests take with them."""
-        candidate = self._newest
+        """What other accuracies cost, and how long requests take with them, once the search for the plan is over."""
+        async with self._searching:
+            candidate = self._newest
         if candidate is None or candidate.number != asking.number or candidate.plan is None:
             return
         try:
@@ -95,6 +101,8 @@ class Solving:
         choices: list[Choice] = []
         for accuracy in _accuracies(problem):
             choices.append(await asyncio.to_thread(_choice, problem, accuracy))
+            if self._newest is None or self._newest.number != asking.number:
+                return
             candidate = replace(candidate, frontier=tuple(choices))
             self._tell(candidate)
 

@@ -269,10 +269,13 @@ class PlanScreen(MeshScreen):
         """Have the frontier computed."""
         self.tab = Tab.FRONTIER
         candidate, app = self.mesh_app.candidate, self.mesh_app
-        if candidate is not None and not candidate.frontier:
-            app.work("frontier", app.session.frontier(candidate.asking), group="solve")
-        elif candidate is None:
+        if candidate is None:
             self.action_solve()
+            asking = self.asking
+        else:
+            asking = candidate.asking
+        if asking is not None and (candidate is None or not candidate.frontier):
+            app.work("frontier", app.session.frontier(asking), group="frontier")
         self.repaint()
 
     def action_scroll(self, by: int) -> None:
