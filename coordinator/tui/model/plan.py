@@ -211,7 +211,7 @@ def difference_lines(found: Difference | None, plan: Plan | None, cells: int) ->
         return [starts, *replica_lines(plan, cells)] if plan is not None else []
     if found.empty:
         return [(Run("this plan runs already: nothing would change", "dim"),)]
-    lines: list[Line] = [_saving(found)]
+    lines: list[Line] = [*_saving(found)]
     lines += [(Run("+ starts  ", "good bold"), Run(t.safe(r))) for r in found.started]
     lines += [(Run("- stops   ", "bad bold"), Run(t.safe(r))) for r in found.stopped]
     for stage, variant, source, target in found.moved:
@@ -225,23 +225,20 @@ def difference_lines(found: Difference | None, plan: Plan | None, cells: int) ->
     return [t.clip(line, cells) for line in lines]
 
 
-def _saving(found: Difference) -> Line:
+def _saving(found: Difference) -> list[Line]:
+    """What it costs or saves, and what it does to requests and devices."""
     cost = found.cost_per_hour
-    said = (
-        "costs as much"
-        if abs(cost) < 1e-9
-        else f"{'saves' if cost < 0 else 'costs'} {abs(cost):.4g} USD/h"
-    )
+    said, role = "costs as much", "good bold"
+    if cost < -1e-9:
+        said = f"saves {-cost:.4g} USD/h"
+    elif cost > 1e-9:
+        said, role = f"costs {cost:.4g} USD/h more", "warn bold"
     accuracy = f", accuracy {100 * found.accuracy:+.2f} points" if found.accuracy else ""
-    return (
-        Run(
-            f"{said}{'' if abs(cost) < 1e-9 or cost < 0 else ' more'}",
-            "good bold" if cost <= 0 else "warn bold",
-        ),
-        Run(
-            f"{accuracy}; {found.rerouted_share:.0%} of the requests go another way; {found.loads_mb:.0f} MB to load"
-        ),
-    )
+    rerouted = f"{found.rerouted_share:.0%} of the requests go another way"
+    return [
+        (Run(said, role), Run(accuracy)),
+        (Run(f"{rerouted}; {found.loads_mb:.0f} MB to load", "dim"),),
+    ]
 
 
 def replica_lines(plan: Plan, cells: int) -> list[Line]:
