@@ -41,7 +41,8 @@ TENSOR_DIMENSIONS: Final = 8
 TENSORS_PER_FRAME: Final = 4_096
 SOURCES_PER_FRAME: Final = 256
 
-STREAM_CREDIT_FRAMES: Final = 256
+STREAM_CREDIT_FRAMES: Final = 1_024
+"""Some messages of small frames: with one at most under way, each would wait for the one before to be acknowledged."""
 STREAM_CREDIT_BYTES: Final = 64 * 2**20
 SOURCE_INFLIGHT_REQUESTS: Final = 1_024
 SINK_REMEMBERED_IDS: Final = 1_000_000
