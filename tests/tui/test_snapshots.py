@@ -6,7 +6,8 @@ import pytest
 
 from coordinator.tui import messages as m
 from coordinator.tui.app import TiermeshApp
-from coordinator.tui.model.candidate import Candidate, Choice, Search, Step
+from coordinator.tui.model.plan import Tab
+from tests.tui import answers
 
 SIZES = {"wide": (120, 40), "small": (80, 24)}
 
@@ -54,20 +55,9 @@ def test_screens(picture, screen, keys, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_plan(picture, player, size):
     def answer(app):
-        running = app.view.fleet.running["read-signs"]
-        plan = app.view.fleet.plans[running.plan].plan
-        cost = plan.cost.total_per_hour
-        steps = [Step(0.08, cost * 1.3, None), Step(0.4, cost, 0.012), Step(0.7, cost, 0.0)]
-        choices = [Choice(0.90 + i / 100, cost * (0.5 + 0.3 * i), 300.0 + 90 * i) for i in range(5)]
-        asking = app.screen.asking
-        app.screen.tab = app.screen.tab.__class__.FRONTIER
-        player.post(
-            m.CandidateChanged(
-                Candidate(
-                    asking=asking, search=Search.FOUND, plan=plan, steps=steps, frontier=choices
-                )
-            )
-        )
+        app.screen.asking = answers.ASKING
+        app.screen.tab = Tab.FRONTIER
+        player.post(m.CandidateChanged(answers.load()))
 
     assert picture(["3"], size, then=answer)
 

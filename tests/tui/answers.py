@@ -1,0 +1,94 @@
+"""What the planner answers to the recorded demo: `PYTHONPATH=.:proto python tests/tui/answers.py`.
+
+The fleet is the recorded one while all is well, more is asked of it, and the app's own search and frontier are kept as
+they were told. Recorded, since how long a search takes is never the same twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search, Step
+from tests.tui.recording import Recording
+from tiermesh.documents.plan import Plan
+
+PATH = Path(__file__).parent / "recordings" / "answer.json"
+ASKING = Asking(number=1, workflow="read-signs", changes={"rate": "6/s"})
+
+
+def load() -> Candidate:
+    """The recorded answer."""
+    plain = json.loads(PATH.read_bytes())
+    return Candidate(
+        asking=ASKING,
+        search=Search.FOUND,
+        plan=msgspec.convert(plain["plan"], Plan),
+        steps=[Step(**step) for step in plain["steps"]],
+        frontier=[Choice(**choice) for choice in plain["frontier"]],
+    )
+
+
+class RecordedMesh:
+    """As much of a mesh as the planner is asked with."""
+
+    def __init__(self, recording: Recording) -> None:
+        from coordinator import config
+        from coordinator.variants import Ladders
+
+        self.fleet = recording.fleet(recording.time_of("device-failed") - 2.0)
+        self._ladders = Ladders.open(Path("variants"), config.home())
+
+    async def keep_workflow(self, text: str, _folder: str) -> Any:
+        from coordinator.tui.model.asks import parsed
+
+        return parsed(text)
+
+    async def problem(self, workflow: Any, *, source_bytes: Any, adjust: Any) -> Any:
+        from coordinator.catalogue import accuracy_of
+        from coordinator.fleet.file import FleetFile
+        from coordinator.planning.snapshot import snapshot
+
+        made = snapshot(
+            self.fleet,
+            workflow,
+            self.fleet.running[workflow.workflow].catalogue,
+            accuracy=accuracy_of(workflow, self._ladders),
+            network=FleetFile(),
+            source_bytes=source_bytes,
+        )
+        return adjust(made.problem)
+
+
+def _photo_bytes() -> float:
+    """What one of the demo's photos takes, in the mean."""
+    from coordinator.cli.demo import holding, photos
+
+    with tempfile.TemporaryDirectory() as folder:
+        photos.render([Path(folder)], holding.PHOTOS, holding.SEED)
+        sizes = [path.stat().st_size for path in Path(folder).glob("*.jpg")]
+    return sum(sizes) / len(sizes)
+
+
+async def main() -> None:
+    """Ask, and keep what was answered."""
+    from coordinator.tui.solving import Solving
+
+    told: list[Candidate] = []
+    mesh: Any = RecordedMesh(Recording.load())
+    solving = Solving(mesh, lambda m: told.append(m.candidate), {"photos": _photo_bytes()})
+    await solving.solve(ASKING)
+    await solving.frontier(ASKING)
+    found = told[-1]
+    kept = {"plan": found.plan, "steps": found.steps, "frontier": found.frontier}
+    PATH.write_bytes(msgspec.json.format(msgspec.json.encode(kept, enc_hook=float), indent=1))
+    print(found.search, found.steps, *found.frontier, sep="\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
