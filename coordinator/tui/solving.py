@@ -65,7 +65,7 @@ class Solving:
                 if plan is None:
                     continue
                 step = Step(time.monotonic() - begun, plan.cost.total_per_hour, plan.solver.gap)
-                candidate = self._better(candidate, plan, step)
+                candidate = replace(candidate, plan=plan, steps=(*candidate.steps, step))
                 self._tell(candidate)
                 if step.gap is not None and step.gap <= GAPS[-1]:
                     break
@@ -75,18 +75,6 @@ class Solving:
             search = Search.INFEASIBLE if isinstance(error, Infeasible) else Search.FAILED
             why = ". ".join(p.rstrip(".") for p in (error.what, error.why) if p)
             self._tell(replace(candidate, search=search, plan=None, why=why, fix=error.fix))
-
-    def _better(self, candidate: Candidate, plan: Plan, step: Step) -> Candidate:
-        from coordinator.planning.diff import difference
-
-        running = self._mesh.fleet.running.get(plan.workflow)
-        record = self._mesh.fleet.plans.get(running.plan) if running is not None else None
-        return replace(
-            candidate,
-            plan=plan,
-            steps=(*candidate.steps, step),
-            difference=difference(record.plan, plan) if record is not None else None,
-        )
 
     async def frontier(self, asking: Asking) -> None:
         """What other accuracies cost, and how long requests take with them, once the search for the plan is over."""

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from coordinator.planning.diff import Difference
     from coordinator.planning.explain import Explanation
     from tiermesh.documents.plan import Plan
 
@@ -56,13 +55,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """The answer to an asking, as far as it is known. `difference` is against the plan that runs."""
+    """The answer to an asking, as far as it is known."""
 
     asking: Asking
     search: Search = Search.SOLVING
     steps: Sequence[Step] = ()
     plan: Plan | None = None
-    difference: Difference | None = None
     why: str = ""
     fix: str = ""
     frontier: Sequence[Choice] = ()

@@ -132,7 +132,6 @@ def _board(
     card_of: dict[str, str] = {}
     for replica in plan.replicas:
         key = column_of[replica.device]
-        variant = _variant(catalogue, replica)
         card = _card(view, replica, key, live.get(replica.id), _variant(catalogue, replica))
         card = replace(card, lost=lost.get(key, ""))
         _add(cells[replica.stage, key], card, card_of)

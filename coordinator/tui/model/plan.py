@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.model import text as t
 from coordinator.tui.model.asks import fields
 from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search
@@ -126,8 +127,21 @@ def candidate_lines(view: View, candidate: Candidate, slo: Slo | None, cells: in
         return lines + [(Run("→ ", "accent"), Run(part)) for part in fix]
     if candidate.plan is not None:
         lines += [(), *_promises(view, candidate.plan, slo, cells)]
-        lines += [(Run(f"▲ {t.safe(w)}", "warn"),) for w in candidate.plan.warnings]
+        warnings = [*_outdated(view, candidate.plan), *candidate.plan.warnings]
+        lines += [(Run(p, "warn"),) for w in warnings for p in t.wrap(f"▲ {t.safe(w)}", cells)]
     return lines
+
+
+def _outdated(view: View, plan: Plan) -> list[str]:
+    """What a plan that was made a while ago counts on, and is not there now."""
+    names = dict.fromkeys(r.device for r in plan.replicas)
+    known = {name: view.fleet.named(name) for name in names}
+    gone = [
+        f"{name} is {device.state if device is not None else 'gone'}"
+        for name, device in known.items()
+        if device is None or device.state is not DeviceState.READY
+    ]
+    return [f"{', '.join(gone)} since this was planned: press p to plan again"] if gone else []
 
 
 def running_lines(view: View, plan: Plan, slo: Slo | None, cells: int) -> list[Line]:
@@ -202,6 +216,17 @@ def _promises(view: View, plan: Plan, slo: Slo | None, cells: int) -> list[Line]
 
 
 # --- what it would change ----------------------------------------------------------------------------------------
+
+
+def against_running(view: View, plan: Plan | None) -> Difference | None:
+    """How a plan differs from the one that runs now; None where nothing runs."""
+    from coordinator.planning.diff import difference
+
+    running = view.fleet.running.get(plan.workflow) if plan is not None else None
+    record = view.fleet.plans.get(running.plan) if running is not None else None
+    if plan is None or record is None:
+        return None
+    return difference(record.plan, plan)
 
 
 def difference_lines(found: Difference | None, plan: Plan | None, cells: int) -> list[Line]:

@@ -20,6 +20,7 @@ from coordinator.tui.model.plan import (
     Form,
     Kind,
     Tab,
+    against_running,
     candidate_lines,
     difference_lines,
     explanation_lines,
@@ -119,7 +120,9 @@ class PlanScreen(MeshScreen):
         match self.tab:
             case Tab.CHANGES:
                 if candidate is not None:
-                    lines += difference_lines(candidate.difference, candidate.plan, cells)
+                    lines += difference_lines(
+                        against_running(view, candidate.plan), candidate.plan, cells
+                    )
                 elif plan is not None:
                     lines += replica_lines(plan, cells)
             case Tab.REASONS:
@@ -289,7 +292,7 @@ class PlanScreen(MeshScreen):
             self.mesh_app.tell("there is no plan to apply; press p to plan", severity="warning")
             return
         plan = candidate.plan
-        told = difference_lines(candidate.difference, plan, 68)
+        told = difference_lines(against_running(self.view, plan), plan, 68)
         cost: Line = (
             Run(f"{plan.cost.total_per_hour:.4g} USD/h, plan {t.safe(plan.digest[7:19])}", "dim"),
         )
