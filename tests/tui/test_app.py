@@ -77,6 +77,14 @@ async def test_it_can_be_used_at_80_by_24_and_resized(app, pilot):
     assert app.screen.query_one("#side").display
 
 
+async def test_the_pane_of_a_device_gives_way_to_more_columns(app, pilot):
+    await pilot.press("1")
+    assert [c.title for c in app.screen.table.columns].count("memory") == 0
+    await pilot.press("enter")
+    assert not app.screen.query_one("#side").display
+    assert {"memory", "link"} <= {c.title for c in app.screen.table.columns}
+
+
 async def test_filter_and_sort_the_fleet(app, pilot):
     await pilot.press("1", "slash", *"cam-2", "enter")
     rows = app.screen.table.rows

@@ -11,11 +11,11 @@ from coordinator.fleet.state import Sighting
 from coordinator.tui.model import text as t
 from coordinator.tui.model.asks import changed_text, checked, fields, parsed
 from coordinator.tui.model.banner import banner
-from coordinator.tui.model.candidate import Asking
+from coordinator.tui.model.candidate import Asking, Candidate
 from coordinator.tui.model.fleet import FleetTable, Sort, detail, unreached
 from coordinator.tui.model.gauges import Gauge, gauge_lines, gauges
 from coordinator.tui.model.journal import Log, chain
-from coordinator.tui.model.plan import Form, Kind
+from coordinator.tui.model.plan import Form, Kind, against_running, candidate_lines
 from coordinator.tui.model.profiles import HeatMap, cell_lines
 from coordinator.tui.model.rollout import rollout_lines
 from coordinator.tui.model.strip import strip, tab_at
@@ -112,6 +112,19 @@ def test_ways_that_lead_nowhere_are_shown_with_a_remedy(view_at, serving):
     assert "start the agent" in text
 
 
+def test_power_is_shown_where_a_device_says_what_feeds_it(view_at, serving):
+    view = view_at(serving)
+    assert "power" not in [c.title for c in FleetTable(view, 120).columns]
+    device = view.fleet.named("cam-1")
+    print_ = msgspec.structs.replace(device.description.fingerprint, power="battery")
+    said = msgspec.structs.replace(device.description, fingerprint=print_)
+    fed = msgspec.structs.replace(device, description=said)
+    fleet = msgspec.structs.replace(view.fleet, devices={**view.fleet.devices, device.id: fed})
+    view = replace(view, fleet=fleet)
+    assert "battery" in shown(FleetTable(view, 120))
+    assert "from its battery" in told(detail(view, fed, 46))
+
+
 def test_hostile_words_of_a_device_are_escaped(view_at, serving):
     view = view_at(serving)
     device = view.fleet.named("cam-1")
@@ -195,6 +208,16 @@ def test_the_form_shows_what_was_changed_and_what_is_barred(view_at, serving):
         False,
         False,
     ]
+
+
+def test_a_plan_found_before_a_failure_says_what_it_counts_on(view_at, serving, recorded):
+    before, after = view_at(serving), view_at(recorded.time_of("replan-ended", last=True))
+    plan = before.fleet.plans[before.fleet.running["read-signs"].plan].plan
+    found = Candidate(asking=Asking(number=1, workflow="read-signs"), plan=plan)
+    assert "since this was planned" not in told(candidate_lines(before, found, None, 80))
+    assert "hub-1 is failed since this was planned" in told(candidate_lines(after, found, None, 80))
+    assert against_running(before, plan).empty
+    assert against_running(after, plan).moved or against_running(after, plan).started
 
 
 # --- rollout, profiles, journal ----------------------------------------------------------------------------------

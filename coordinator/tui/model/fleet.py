@@ -52,6 +52,16 @@ class Column:
     from_width: int
     show: Callable[[View, Device, Pulse], Run]
     align: t.Align = "<"
+    optional: bool = False
+
+    def fits(self, view: View, width: int, devices: Sequence[Device]) -> bool:
+        """Whether there is room for it; one that no device has anything to say in is left out, if it may be."""
+        if width < self.from_width:
+            return False
+        if not self.optional:
+            return True
+        shown = (self.show(view, d, view.telemetry.pulse(d.id)) for d in devices)
+        return any(run.text != t.UNKNOWN for run in shown)
 
 
 def _name(_view: View, device: Device, _pulse: Pulse) -> Run:
@@ -137,8 +147,8 @@ COLUMNS: Final = (
     Column("memory", 13, 92, _memory),
     Column("USD/h", 7, 0, _price, ">"),
     Column("link", 13, 78, _link),
-    Column("temp", 7, 104, _temperature, ">"),
-    Column("power", 8, 125, _power),
+    Column("temp", 7, 104, _temperature, ">", optional=True),
+    Column("power", 8, 112, _power, optional=True),
     Column("machine", 26, 150, _machine),
     Column("serves, or why not", 20, 60, _serves),
 )
@@ -149,8 +159,8 @@ class FleetTable:
 
     def __init__(self, view: View, width: int, *, wanted: str = "", sort: Sort = Sort.TIER) -> None:
         self.view, self.width = view, width
-        self.columns = [c for c in COLUMNS if c.from_width <= width]
         found = [d for d in view.ordered() if d.state is not DeviceState.LEFT]
+        self.columns = [c for c in COLUMNS if c.fits(view, width, found)]
         self.total = len(found)
         shown = [d for d in found if _matches(d, wanted.casefold().split())]
         self.rows: list[Device | str] = list(_sorted(view, shown, sort))
@@ -293,11 +303,11 @@ def _facts(view: View, device: Device) -> list[tuple[str, str]]:
     facts = [
         ("tier", said.tier),
         ("price", f"{said.price_per_hour:g} USD/h"),
-        ("cpu", f"{print_.cpu.model}, {print_.threads} threads used"),
-        ("memory", t.size(print_.memory_bytes)),
+        ("cpu", f"{print_.cpu.model}, {t.count(print_.threads, 'thread')} used"),
+        ("memory", _memory_used(print_.memory_bytes, pulse)),
         *(("accelerator", f"{a.name} ({a.kind})") for a in print_.accelerators),
         ("runtimes", ", ".join(runtimes) or "none"),
-        ("power", print_.power),
+        ("power", "from its battery" if print_.power == "battery" else print_.power),
         ("usable", f"{said.usable_share:.0%} of its time"),
         ("address", device.address),
         ("data", said.data_address),
@@ -312,10 +322,20 @@ def _facts(view: View, device: Device) -> list[tuple[str, str]]:
         facts.insert(3, ("emulated", f"{print_.emulated.slowdown:g} × slower than this machine"))
     sample = pulse.newest
     if sample is not None:
+        if sample.temperature_celsius:
+            facts.insert(2, ("temperature", f"{sample.temperature_celsius:.0f} °C"))
+        if pulse.jitter_ms is not None:
+            facts.insert(2, ("link", f"samples come within {t.milliseconds(pulse.jitter_ms)}"))
         restarts = f", restarted {sample.worker.restarts} ×" if sample.worker.restarts else ""
         facts.insert(2, ("worker", f"{t.size(sample.worker.memory_bytes)}{restarts}"))
         facts.insert(2, ("serves", ", ".join(r.replica for r in sample.replicas) or "nothing"))
     return facts
+
+
+def _memory_used(total: int, pulse: Pulse) -> str:
+    if pulse.newest is None:
+        return t.size(total)
+    return f"{t.size(pulse.newest.memory_used_bytes)} of {t.size(total)} used"
 
 
 def _interface(interface: Interface) -> str:

@@ -211,6 +211,11 @@ def age(seconds: float | None) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
+def count(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def usd(value: float | None) -> str:
     """US dollars per hour."""
     return UNKNOWN if value is None else f"{value:.4g}"

@@ -58,7 +58,7 @@ class FleetScreen(MeshScreen):
         self.wanted = ""
         self.sort = Sort.TIER
         self.chosen: str | None = None
-        self.opened = False
+        self.opened, self.shut = False, False
         self.table: FleetTable | None = None
 
     def body(self) -> ComposeResult:
@@ -78,18 +78,19 @@ class FleetScreen(MeshScreen):
     def show(self, view: View) -> None:
         """Paint the table, and the pane where there is room for it."""
         wide = self.size.width >= SIDE_FROM
+        beside = wide and not self.shut
         side, left = self.query_one("#side", Canvas), self.query_one("#left")
-        side.set_class(wide, "beside")
+        side.set_class(beside, "beside")
         side.set_class(self.opened and not wide, "over")
         left.set_class(self.opened and not wide, "hidden")
-        cells = self.size.width - (SIDE_CELLS + 2 if wide else 0) - 1
+        cells = self.size.width - (SIDE_CELLS + 2 if beside else 0) - 1
         table = self.table = FleetTable(view, cells, wanted=self.wanted, sort=self.sort)
         self.query_one("#head", Canvas).show(Lines([self._head(table)]))
         devices = self.query_one("#devices", Table)
         devices.show(table)
         self._follow(devices, table)
         self._show_unreached(view, cells)
-        if wide or self.opened:
+        if beside or (self.opened and not wide):
             side.show(Lines(self._detail(view, SIDE_CELLS - 2 if wide else self.size.width - 4)))
 
     def _head(self, table: FleetTable) -> Line:
@@ -186,8 +187,11 @@ class FleetScreen(MeshScreen):
         self.repaint()
 
     def action_detail(self) -> None:
-        """Open or close the pane where it is not beside the table."""
-        self.opened = not self.opened
+        """Open or close the pane. Without it, a wide table has more columns."""
+        if self.size.width >= SIDE_FROM:
+            self.shut = not self.shut
+        else:
+            self.opened = not self.opened
         self.repaint()
 
     def action_drain(self) -> None:
