@@ -91,7 +91,7 @@ class Log:
 
     def head(self) -> Line:
         """The titles of the columns."""
-        kind = max(min(24, self.width // 5), 16)
+        kind = max(min(24, self.width // 5), 18)
         return (Run(f"{'when':<10}{'who':<13}{'  what':<{kind + 2}}{'about, and why'}", "head"),)
 
     def line(self, y: int) -> Line:
@@ -109,7 +109,7 @@ def event_line(view: View, entry: Entry, cells: int) -> Line:
     """An event in one line."""
     event = entry.event
     sign, role = role_of(event)
-    kind = max(min(24, cells // 5), 16)
+    kind = max(min(24, cells // 5), 18)
     note = getattr(event, "note", "")
     told = t.safe(note or event.kind)
     return t.clip(

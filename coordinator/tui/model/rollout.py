@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from coordinator.fleet.state import Rollout
 
 STEPS: Final = ("push", "load", "warm", "self-test", "switch")
+STEP_CELLS: Final = 10
 _REACHED: Final = {
     Phase.PENDING: 0,
     Phase.PUSHED: 1,
@@ -81,7 +82,7 @@ def _what(view: View, rollout: Rollout, cells: int) -> list[Line]:
 
 
 def _head(cells: int) -> Line:
-    titles = "".join(f"{step:<11}" for step in STEPS)
+    titles = "".join(f"{step:<{STEP_CELLS}}" for step in STEPS)
     return (Run(t.fit(f"{'device':<16}{titles}{'now'}", cells), "head"),)
 
 
@@ -115,11 +116,11 @@ def _progress(view: View, rollout: Rollout, device: str, phase: Phase) -> list[R
     runs: list[Run] = []
     for i, _ in enumerate(STEPS):
         if i < max(reached, at):
-            runs.append(Run(f"{'✓ done':<11}", "good"))
+            runs.append(Run(f"{'✓ done':<{STEP_CELLS}}", "good"))
         elif i == at and rollout.outcome is None and doing:
-            runs.append(Run(f"{t.bar(share, 8)}   ", "accent"))
+            runs.append(Run(f"{t.bar(share, STEP_CELLS - 2)}  ", "accent"))
         else:
-            runs.append(Run(f"{'·':<11}", "dim"))
+            runs.append(Run(f"{'·':<{STEP_CELLS}}", "dim"))
     return [*runs, Run(t.safe(doing if live is not None and live.done < 1 else str(phase)), "dim")]
 
 

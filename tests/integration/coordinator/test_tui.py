@@ -136,6 +136,12 @@ async def test_an_apply_is_refused_when_the_fleet_has_changed_and_says_what(show
         assert app.view.fleet.rollouts == {}
 
 
+async def test_a_frontier_that_is_asked_for_early_lets_the_search_end(shown):
+    async with shown() as (app, pilot):
+        await pilot.press("3", "p", "f")
+        await until(pilot, lambda: app.candidate is not None and app.candidate.search == "found")
+
+
 async def test_asks_that_no_plan_meets_say_which_clash(shown):
     async with shown() as (app, pilot):
         await pilot.press("3", "enter", "ctrl+u", *"9000/s", "enter")
