@@ -174,10 +174,11 @@ class Table(Canvas, can_focus=True):
     def _reveal(self, y: int) -> None:
         height = self.scrollable_content_region.height
         top = int(self.scroll_y)
+        # By force, since the scroll bar of lines that have just come is there only after the next layout.
         if y < top:
-            self.scroll_to(y=y, animate=False)
+            self.scroll_to(y=y, animate=False, force=True)
         elif height and y >= top + height:
-            self.scroll_to(y=y - height + 1, animate=False)
+            self.scroll_to(y=y - height + 1, animate=False, force=True)
 
     def action_move(self, by: int) -> None:
         """Move the cursor by lines."""

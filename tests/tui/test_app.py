@@ -85,6 +85,17 @@ async def test_the_pane_of_a_device_gives_way_to_more_columns(app, pilot):
     assert {"memory", "link"} <= {c.title for c in app.screen.table.columns}
 
 
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)])
+async def test_the_log_opens_at_its_end(player, size):
+    app = TiermeshApp(player, repaint_s=0.02)
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: len(app.view.journal) > 50)
+        await pilot.press("6")
+        log = app.screen.query_one("#log")
+        last = len(app.screen.log_shown.entries) - 1
+        await until(pilot, lambda: log.scroll_offset.y + log.size.height > last)
+
+
 async def test_filter_and_sort_the_fleet(app, pilot):
     await pilot.press("1", "slash", *"cam-2", "enter")
     rows = app.screen.table.rows
