@@ -188,6 +188,8 @@ class _Asking:
             return where
         if variant is None:
             return f"{where}; no plan without `{replica.variant}`"
+        if variant <= SAME:
+            return f"{where}; a plan without `{replica.variant}` would be as good"
         return f"{where}; without `{replica.variant}` it is {variant:.4g} {unit} worse"
 
     # --- constraints ---------------------------------------------------------------------------------------------
