@@ -114,19 +114,17 @@ class Outgoing:
         sender = flow.links.sender(device, self._driver.now())
         call = self._call = self._stub()
         try:
-            await call.write(
-                codec.hello(
-                    pb.Hello(
-                        protocol_version=PROTOCOL_VERSION,
-                        workflow=flow.workflow,
-                        sender=flow.device,
-                        receiver=device,
-                        sender_epoch=flow.epoch,
-                        oldest=sender.oldest,
-                    )
-                )
+            hello = pb.Hello(
+                protocol_version=PROTOCOL_VERSION,
+                workflow=flow.workflow,
+                sender=flow.device,
+                receiver=device,
+                sender_epoch=flow.epoch,
+                oldest=sender.oldest,
             )
+            # A call that never gets under way lets its first `write` wait for ever.
             async with asyncio.timeout(SILENCE_S):
+                await call.write(codec.hello(hello))
                 welcome = await self._read(call)
             if welcome is None or welcome.WhichOneof("reply") != "welcome":
                 raise Unreachable(f"{device} does not welcome a stream", why=_refusal(welcome))

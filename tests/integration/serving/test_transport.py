@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc.aio
 import pytest
@@ -13,6 +13,7 @@ from agent.serving.flow import Flow
 from agent.serving.generation import Generation
 from agent.serving.instructions import Instruction, Notice
 from agent.serving.sink import Sink
+from agent.serving.streams.sender import SILENCE_S
 from agent.serving.streams.transport import Incoming, Outgoing
 from tests.simulation.serving.test_mesh import CHAIN, assign
 from tiermesh import PROTOCOL_VERSION, codec, limits, wire
@@ -158,3 +159,39 @@ async def test_a_stream_that_is_hung_up_before_it_is_welcomed_is_tried_again(
     finally:
         await stream.close()
         await server.stop(None)
+
+
+class Stuck:
+    """A channel whose calls never get under way."""
+
+    def __init__(self) -> None:
+        self.hellos: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def stream_stream(self, *_: object, **__: object) -> Callable[[], Stuck]:
+        return lambda: self
+
+    async def write(self, message: bytes) -> None:
+        self.hellos.put_nowait(message)
+        await asyncio.Event().wait()
+
+    def cancel(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_call_that_never_gets_under_way_is_given_up(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = Stuck()
+    monkeypatch.setattr(wire, "channel", lambda *_, **__: stuck)
+    flow = driver.flow("w")
+    assert flow is not None
+    stream = Outgoing(driver, flow, "a", "127.0.0.1:1", insecure_lan=False)
+    try:
+        async with asyncio.timeout(4 * SILENCE_S):
+            for _ in range(2):
+                await stuck.hellos.get()
+    finally:
+        await stream.close()
