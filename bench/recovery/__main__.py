@@ -295,7 +295,7 @@ def main() -> None:
     """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scene", choices=["steady", "read-signs"], default="steady")
-    parser.add_argument("--kills", type=int, default=5, metavar="N")
+    parser.add_argument("--kills", type=int, default=10, metavar="N")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -311,7 +311,7 @@ def main() -> None:
     columns = [[k.failed_s for k in kills], [k.generation_s for k in kills]]
     columns.append([k.full_rate_s for k in kills])
     a, b, c = (median(column) for column in columns)
-    print(f"{'median':<10} {a:8.2f}   {b:17.2f}   {c:9.2f}")
+    print(f"{f'median/{len(kills)}':<10} {a:8.2f}   {b:17.2f}   {c:9.2f}")
     print(", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in ledger.items()))
 
 
