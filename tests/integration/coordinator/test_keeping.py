@@ -23,7 +23,7 @@ BRISK = Timing(suspect_after_s=0.4, failed_after_s=0.8, gone_after_s=0.1, hold_s
 def beating(fake_agent):
     """An agent whose heart beats, until a test holds its breath."""
 
-    class Beating(fake_agent):
+    class Beating(fake_agent):  # pyright: ignore[reportUntypedBaseClass]
         def __init__(self, *args, **more):
             super().__init__(*args, **more)
             self.breathes = asyncio.Event()

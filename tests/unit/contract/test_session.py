@@ -64,8 +64,9 @@ class TwoEnds(RuleBasedStateMachine):
         self.meet(lost_on_the_way=False)
 
     def ends(self, way: str) -> tuple[End, End]:
-        pair = self.coordinator, self.agent
-        return pair if way == "down" else pair[::-1]
+        if way == "down":
+            return self.coordinator, self.agent
+        return self.agent, self.coordinator
 
     @rule(way=WAYS)
     def offer(self, way: str) -> None:
