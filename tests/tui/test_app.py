@@ -51,6 +51,8 @@ async def test_each_screen_has_a_key_help_and_a_document(app, pilot, key, mode):
     await pilot.press(str(key))
     assert app.current_mode == mode
     await pilot.press("question_mark")
+    keys = app.screen.query_one("#keys", Canvas)
+    assert keys.painting.width <= keys.size.width
     assert "Everywhere" in text_of(app, "#keys")
     assert mode.capitalize() in text_of(app, "#keys")
     await pilot.press("escape")

@@ -31,7 +31,7 @@ SIGNS: Final = (
     ("┃ in a bar", "what the plan counts with, or what is asked"),
     ("▼62%", "the share of all requests that takes this way"),
     ("╎ ╌", "a way whose device has failed"),
-    ("÷6", "an emulated device: so many times slower than this machine"),
+    ("÷6", "emulated: so many times slower than this machine"),
 )
 
 
@@ -71,9 +71,13 @@ def _lines(below: MeshScreen | None) -> list[Line]:
         lines += [(Run(below.MODE.capitalize(), "title"),), *map(_key, here), ()]
     lines += [(Run("Everywhere", "title"),), *map(_key, EVERYWHERE), ()]
     lines += [(Run("Signs", "title"),)]
-    states = (f"{sign} {state}" for state, (sign, _) in STATES.items())
-    lines += [(Run("  " + "   ".join(states)),), *map(_key, SIGNS)]
-    return lines
+    return [*lines, *_states(), *map(_key, SIGNS)]
+
+
+def _states() -> list[Line]:
+    """The sign of each state, so many to a line as the box is wide enough for."""
+    said = [f"{sign} {state}".ljust(16) for state, (sign, _) in STATES.items()]
+    return [(Run("  " + "".join(said[i : i + 4]).rstrip()),) for i in range(0, len(said), 4)]
 
 
 def _bindings(below: MeshScreen) -> list[tuple[str, str]]:
