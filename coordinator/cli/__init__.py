@@ -37,6 +37,15 @@ COMMAND_MODULES: Final = (
 )
 
 
+EXAMPLES: Final = """\
+examples:
+  coordinator demo                             a whole mesh on this machine
+  coordinator                                  watch and steer the mesh in this terminal
+  coordinator plan workflow.yaml -o plan.json  and then:  coordinator apply plan.json --wait
+  coordinator run workflow.yaml                keep it served, whatever fails
+coordinator COMMAND --help has more."""
+
+
 class CommandModule(Protocol):
     """A module with commands: `register` adds a subparser each and sets `run=` to its function."""
 
@@ -78,6 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="coordinator",
         description="Plan, roll out and watch machine-learning workflows on a mesh of devices.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tiermesh {__version__}")
     commands = Commands(parser)

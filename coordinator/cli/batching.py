@@ -40,7 +40,7 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "batching",
         run,
-        help="Choose batch size, timeout and memory for a latency or a cost.",
+        help="Choose batch size, timeout and memory for a latency or a cost",
         examples=_EXAMPLES,
     )
     arrivals = parser.add_argument_group("arrivals").add_mutually_exclusive_group(required=True)

@@ -28,7 +28,7 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "variants",
         _no_action,
-        help="fetch, measure and list the variants of the models",
+        help="Fetch, measure and list the variants of the models",
         examples="  coordinator variants list\n  coordinator variants fetch ocr-detect",
     )
     actions = Commands(parser)
