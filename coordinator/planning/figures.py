@@ -18,7 +18,7 @@ from coordinator.planning.batching.arrivals import Floats
 from coordinator.planning.batching.recursion import Replay, replay
 from coordinator.planning.batching.service import Price, ServiceTimes
 from coordinator.planning.batching.unlimited import BatchLaw, UnlimitedServers
-from coordinator.planning.latency import Load, QueueingEstimate, Seconds, service
+from coordinator.planning.latency import Load, Seconds, service, sojourn
 from coordinator.planning.requests import FEWEST, Requests, span, with_items
 from tiermesh.batching.policy import Queue, follow_shared
 from tiermesh.documents.problem import BatchTime, Serverless
@@ -83,14 +83,14 @@ class Offer:
 
 @dataclass(frozen=True, eq=False)
 class Formula:
-    """Wait and service of batches of one item, by `QueueingEstimate`."""
+    """Wait and service of batches of one item, by `sojourn`."""
 
     batch: BatchTime
     load: Load
 
     def at(self, levels: Seconds) -> Seconds:
         """See `Sojourn`."""
-        return QueueingEstimate().seconds(self.batch, self.load, levels)
+        return sojourn(self.batch, self.load, levels)
 
 
 @dataclass(frozen=True, eq=False)

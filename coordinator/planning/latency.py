@@ -1,6 +1,6 @@
 """How long a request takes, from profiles: percentiles of each replica's time, and of the way from end to end.
 
-The seam is `Estimator`: what one replica adds. `QueueingEstimate` needs a profile only: the profile's percentiles for
+`sojourn` is what one replica adds. It needs a profile only: the profile's percentiles for
 the service, and for the wait an M/G/1 queue's mean (Pollaczek and Khinchine) with an exponential tail. Percentiles do
 not add, so the end-to-end distribution is drawn from the replicas' by a fixed low-discrepancy sequence: no chance.
 """
@@ -8,7 +8,7 @@ not add, so the end-to-end distribution is drawn from the replicas' by a fixed l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,20 +36,12 @@ class Load:
     second_moment: float
 
 
-class Estimator(Protocol):
-    """What one replica adds to a request's way."""
+def sojourn(batch: BatchTime, load: Load, at: Seconds) -> Seconds:
+    """Seconds from arrival to departure at the quantiles `at` (0 to 1), on a device under `load`.
 
-    def seconds(self, batch: BatchTime, load: Load, at: Seconds) -> Seconds:
-        """Seconds from arrival to departure at the quantiles `at` (0 to 1), on a device under `load`."""
-        ...
-
-
-class QueueingEstimate:
-    """The profile's percentiles, plus a wait whose tail is exponential with the M/G/1 mean."""
-
-    def seconds(self, batch: BatchTime, load: Load, at: Seconds) -> Seconds:
-        """See `Estimator`. Wait and service are taken at the same quantile, which errs on the long side."""
-        return service(batch, at) + wait(load, at)
+    Wait and service are taken at the same quantile, which errs on the long side.
+    """
+    return service(batch, at) + wait(load, at)
 
 
 def service(batch: BatchTime, at: Seconds) -> Seconds:

@@ -15,7 +15,8 @@ from coordinator.tui.canvas import Canvas, Table
 from coordinator.tui.model.journal import Log, entry_lines
 from coordinator.tui.model.text import Lines, Run
 from coordinator.tui.model.view import View
-from coordinator.tui.screens.base import Command, MeshScreen
+from coordinator.tui.screens.base import Command
+from coordinator.tui.screens.pane import PANE_CSS, FilteredScreen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,19 +25,12 @@ SIDE_FROM: Final = 130
 SIDE_CELLS: Final = 48
 
 
-class EventsScreen(MeshScreen):
+class EventsScreen(FilteredScreen):
     """The log; while the cursor is on the last line, it follows what happens."""
 
     MODE = "events"
-    CSS = """
-    #left { width: 1fr; }
-    #filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
-    #filter.open { display: block; }
-    #side { width: 50; padding: 0 1; background: $surface; display: none; }
-    #side.beside { display: block; }
-    #side.over { display: block; width: 100%; }
-    #left.hidden { display: none; }
-    """
+    LIST = "#log"
+    CSS = "#side { width: 50; padding: 0 1; }" + PANE_CSS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("e", "errors", "Failed requests", tooltip="only requests that ended in an error"),
@@ -47,10 +41,8 @@ class EventsScreen(MeshScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wanted = ""
         self.errors = False
         self.following = True
-        self.opened = False
         self.chosen: int | None = None
         self.log_shown: Log | None = None
 
@@ -63,17 +55,10 @@ class EventsScreen(MeshScreen):
                 yield Table(id="log")
             yield Canvas(id="side")
 
-    def on_mount(self) -> None:
-        """Move in the log at once."""
-        self.query_one("#log").focus()
-
     def show(self, view: View) -> None:
         """Paint the log, and the event under the cursor."""
         wide = self.size.width >= SIDE_FROM
-        side, left = self.query_one("#side", Canvas), self.query_one("#left")
-        side.set_class(wide, "beside")
-        side.set_class(self.opened and not wide, "over")
-        left.set_class(self.opened and not wide, "hidden")
+        side = self.place_pane(beside=wide, wide=wide)
         cells = self.size.width - (SIDE_CELLS + 2 if wide else 0) - 1
         log = self.log_shown = Log(view, cells, wanted=self.wanted, errors=self.errors)
         note = f"   {len(log.entries)} events" + (" · failed requests only" if self.errors else "")
@@ -136,30 +121,7 @@ class EventsScreen(MeshScreen):
         self.following = True
         self.repaint()
 
-    def action_filter(self) -> None:
-        """Type a filter."""
-        line = self.query_one("#filter", Input)
-        line.add_class("open")
-        line.focus()
-
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        self.wanted = event.value
+    def filter_by(self, words: str) -> None:
+        """Show what these words let through, from the newest."""
         self.following = True
-        self.repaint()
-
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
-        self.query_one("#filter").set_class(bool(self.wanted), "open")
-        self.query_one("#log").focus()
-
-    def action_back(self) -> None:
-        """Close the pane, then the filter."""
-        if self.opened:
-            self.opened = False
-        else:
-            line = self.query_one("#filter", Input)
-            line.value = self.wanted = ""
-            line.remove_class("open")
-        self.query_one("#log").focus()
-        self.repaint()
+        super().filter_by(words)

@@ -17,8 +17,9 @@ from coordinator.tui.canvas import Canvas, Table
 from coordinator.tui.model.fleet import FleetTable, Sort, detail, unreached
 from coordinator.tui.model.text import Line, Lines, Run, clip
 from coordinator.tui.model.view import View
-from coordinator.tui.screens.base import Command, MeshScreen
+from coordinator.tui.screens.base import Command
 from coordinator.tui.screens.confirm import Confirm
+from coordinator.tui.screens.pane import PANE_CSS, FilteredScreen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,21 +31,19 @@ SIDE_FROM: Final = 110
 SIDE_CELLS: Final = 46
 
 
-class FleetScreen(MeshScreen):
+class FleetScreen(FilteredScreen):
     """The table, the filter, and the pane of the device under the cursor."""
 
     MODE = "fleet"
-    CSS = """
-    #left { width: 1fr; }
-    #filter { display: none; height: 1; border: none; padding: 0 1; background: $panel; }
-    #filter.open { display: block; }
-    #side { width: 48; padding: 0 1; background: $surface; display: none; }
-    #side.beside { display: block; }
-    #side.over { display: block; width: 100%; }
-    #left.hidden { display: none; }
+    LIST = "#devices"
+    CSS = (
+        "#side { width: 48; padding: 0 1; }"
+        + PANE_CSS
+        + """
     #unreached { height: auto; max-height: 8; background: $surface; display: none; }
     #unreached.some { display: block; }
     """
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("o", "sort", "Sort", tooltip="sort by tier, name, state, load, memory, price"),
@@ -55,10 +54,9 @@ class FleetScreen(MeshScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wanted = ""
         self.sort = Sort.TIER
         self.chosen: str | None = None
-        self.opened, self.shut = False, False
+        self.shut = False
         self.table: FleetTable | None = None
 
     def body(self) -> ComposeResult:
@@ -71,18 +69,11 @@ class FleetScreen(MeshScreen):
                 yield Canvas(id="unreached")
             yield Canvas(id="side")
 
-    def on_mount(self) -> None:
-        """Move in the table at once."""
-        self.query_one("#devices").focus()
-
     def show(self, view: View) -> None:
         """Paint the table, and the pane where there is room for it."""
         wide = self.size.width >= SIDE_FROM
         beside = wide and not self.shut
-        side, left = self.query_one("#side", Canvas), self.query_one("#left")
-        side.set_class(beside, "beside")
-        side.set_class(self.opened and not wide, "over")
-        left.set_class(self.opened and not wide, "hidden")
+        side = self.place_pane(beside=beside, wide=wide)
         cells = self.size.width - (SIDE_CELLS + 2 if beside else 0) - 1
         table = self.table = FleetTable(view, cells, wanted=self.wanted, sort=self.sort)
         self.query_one("#head", Canvas).show(Lines([self._head(table)]))
@@ -149,33 +140,6 @@ class FleetScreen(MeshScreen):
     @on(Table.Chosen, "#devices")
     def _chosen(self) -> None:
         self.action_detail()
-
-    def action_filter(self) -> None:
-        """Type a filter."""
-        line = self.query_one("#filter", Input)
-        line.add_class("open")
-        line.focus()
-
-    @on(Input.Changed, "#filter")
-    def _filtered(self, event: Input.Changed) -> None:
-        self.wanted = event.value
-        self.repaint()
-
-    @on(Input.Submitted, "#filter")
-    def _filter_done(self) -> None:
-        self.query_one("#filter").set_class(bool(self.wanted), "open")
-        self.query_one("#devices").focus()
-
-    def action_back(self) -> None:
-        """Close what is open: the pane, then the filter."""
-        if self.opened:
-            self.opened = False
-        else:
-            line = self.query_one("#filter", Input)
-            line.value = self.wanted = ""
-            line.remove_class("open")
-        self.query_one("#devices").focus()
-        self.repaint()
 
     def action_sort(self) -> None:
         """Sort by the next column."""

@@ -14,8 +14,9 @@ from coordinator.tui.canvas import Canvas, Table
 from coordinator.tui.model.profiles import CELL_CELLS, NAME_CELLS, HeatMap, cell_lines
 from coordinator.tui.model.text import Line, Lines, Run
 from coordinator.tui.model.view import View
-from coordinator.tui.screens.base import Command, MeshScreen
+from coordinator.tui.screens.base import Command
 from coordinator.tui.screens.confirm import Confirm
+from coordinator.tui.screens.pane import PANE_CSS, PaneScreen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,18 +28,12 @@ SIDE_FROM: Final = 110
 SIDE_CELLS: Final = 50
 
 
-class ProfilesScreen(MeshScreen):
+class ProfilesScreen(PaneScreen):
     """The heat map with a cursor on one of its cells, and that cell in full."""
 
     MODE = "profiles"
-    CSS = """
-    #left { width: 1fr; }
-    #map { padding: 0; }
-    #side { width: 52; padding: 1 1; background: $surface; display: none; }
-    #side.beside { display: block; }
-    #side.over { display: block; width: 100%; }
-    #left.hidden { display: none; }
-    """
+    LIST = "#map"
+    CSS = "#side { width: 52; padding: 1 1; } #map { padding: 0; }" + PANE_CSS
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "step(-1)", "Device", key_display="←→", tooltip="choose a device"),
         Binding("right,l", "step(1)", "Right", show=False, tooltip="the next device"),
@@ -50,7 +45,6 @@ class ProfilesScreen(MeshScreen):
     def __init__(self) -> None:
         super().__init__()
         self.column = 0
-        self.opened = False
         self.map: HeatMap | None = None
 
     def body(self) -> ComposeResult:
@@ -70,10 +64,7 @@ class ProfilesScreen(MeshScreen):
     def show(self, view: View) -> None:
         """Paint the map and the cell under the cursor."""
         wide = self.size.width >= SIDE_FROM
-        side, left = self.query_one("#side", Canvas), self.query_one("#left")
-        side.set_class(wide, "beside")
-        side.set_class(self.opened and not wide, "over")
-        left.set_class(self.opened and not wide, "hidden")
+        side = self.place_pane(beside=wide, wide=wide)
         cells = self.size.width - (SIDE_CELLS + 2 if wide else 0) - 1
         room = max((cells - NAME_CELLS) // CELL_CELLS, 1)
         heat = self.map = HeatMap(view, cells, max(self.column - room + 1, 0))
