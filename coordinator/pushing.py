@@ -131,7 +131,7 @@ class Pushing:
             chunk_digests=artifact.chunk_digests,
         )
         await asyncio.wait_for(call.write(first), STALL_S)
-        reply = await _next(call)
+        reply = await _told(call)
         if reply is None:
             return "the device ended the push"
         offset = reply.bytes
@@ -146,7 +146,7 @@ class Pushing:
                 offset += len(data)
                 self.sent_bytes += len(data)
                 await asyncio.wait_for(call.write(pb.PushChunk(data=data)), STALL_S)
-            reply = await _next(call)
+            reply = await _told(call)
             if reply is None:
                 return "the device has only a part of it"
         note(artifact.size_bytes)
@@ -242,6 +242,14 @@ class Breaks:
                 peer=self._peer,
             )
         await asyncio.sleep(PAUSE_S * 2 ** (self._count - 1))
+
+
+async def _told(call: Any) -> pb.PushReply | None:
+    """The next reply to a push; a failure is raised as the error that it is."""
+    reply = await _next(call)
+    if reply is not None and reply.failure:
+        raise wire.decode_error(reply.failure)
+    return reply
 
 
 async def _next(call: Any) -> Any:

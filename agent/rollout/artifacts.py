@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 
@@ -19,6 +20,9 @@ from tiermesh.v1 import rollout_pb2 as pb
 from tiermesh.v1 import rollout_pb2_grpc
 
 log = logging.getLogger(__name__)
+
+READ_OUT_S: Final = 5.0
+"""For so long a failed push takes what is still sent, and drops it."""
 
 
 class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
@@ -71,14 +75,19 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """Receive one artifact, or what lacks of it; pushing what is whole is no error."""
-        await wire.answer_errors(context, lambda: self._push(request_iterator, context.write))
+        coming = aiter(request_iterator)
+        try:
+            await self._push(coming, context.write)
+        except TiermeshError as error:
+            await context.write(pb.PushReply(failure=wire.encode_error(error)))
+            await _read_out(coming)
+            await wire.abort(context, error)
 
     async def _push(
         self,
-        chunks: AsyncIterator[pb.PushChunk],
+        coming: AsyncIterator[pb.PushChunk],
         say: Callable[[pb.PushReply], Awaitable[None]],
     ) -> None:
-        coming = aiter(chunks)
         first = await anext(coming, None)
         if first is None:
             raise TiermeshError("an empty push", why="the first chunk must name the artifact")
@@ -173,6 +182,14 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
             await asyncio.to_thread(self._collector.collect_unused)
         except (TiermeshError, OSError) as error:
             log.warning("nothing is collected: %s", error)
+
+
+async def _read_out(coming: AsyncIterator[Any]) -> None:
+    # grpc.aio forgets a status that arrives while a message is being written (grpc issue 36066).
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READ_OUT_S):
+            async for _ in coming:
+                pass
 
 
 def _reply(collected: Collected, free_bytes: int) -> pb.CollectReply:

@@ -156,17 +156,23 @@ class PushReply(_message.Message):
 
     BYTES_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     bytes: _builtins.int
     complete: _builtins.bool
+    failure: _builtins.bytes
+    """The last reply of a push that failed: the error as JSON, as in a call's trailers. It is a message since a
+    status may be lost to who is still writing.
+    """
     def __init__(
         self,
         *,
         bytes: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        failure: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "complete", b"complete"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "complete", b"complete", "failure", b"failure"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -13,6 +14,7 @@ from agent.errors import Superseded
 from agent.rollout.artifacts import ArtifactsService
 from agent.rollout.collecting import Collector
 from agent.rollout.store import Store
+from coordinator.pushing import Pushing, Sendable
 from tests.doubler import put
 from tiermesh import ids, limits, wire
 from tiermesh.chunks import Hashing
@@ -34,14 +36,19 @@ def service_of(store: Store) -> ArtifactsService:
 
 
 @pytest.fixture
-async def stub(store: Store) -> AsyncIterator[ArtifactsAsyncStub]:
+async def channel(store: Store) -> AsyncIterator[grpc.aio.Channel]:
     server = wire.server()
     add_ArtifactsServicer_to_server(service_of(store), server)
     port = wire.bind(server, "127.0.0.1", 0)
     await server.start()
     async with wire.channel(f"127.0.0.1:{port}") as channel:
-        yield ArtifactsStub(channel)
+        yield channel
     await server.stop(None)
+
+
+@pytest.fixture
+def stub(channel: grpc.aio.Channel) -> ArtifactsAsyncStub:
+    return ArtifactsStub(channel)
 
 
 def chunk_digests(data: bytes = DATA) -> bytes:
@@ -101,6 +108,18 @@ async def test_a_wrong_chunk_ends_a_push_and_what_is_before_it_stays(
         await push(stub, chunks(wrong, digests=chunk_digests()))
     assert store.held(DIGEST) == CHUNK
     assert (await push(stub, chunks(offset=CHUNK, digests=chunk_digests())))[-1].complete
+
+
+async def test_the_coordinator_is_told_why_while_it_is_still_sending(
+    channel: grpc.aio.Channel, store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "changed"
+    path.write_bytes(b"x" * len(DATA))
+    seen: list[int] = []
+    pushing = Pushing(channel, "the device")
+    with pytest.raises(DigestMismatch, match="its chunk at byte 0 "):
+        await pushing.push(Sendable(DIGEST, len(DATA), path, chunk_digests()), seen.append)
+    assert (seen.count(0), store.held(DIGEST)) == (1, 0), "one attempt, of which nothing stays"
 
 
 async def test_a_full_disk_is_told_before_anything_is_sent(
