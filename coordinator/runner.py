@@ -19,46 +19,43 @@ import contextlib
 import getpass
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
-from coordinator.catalogue import Ladders, accuracy_of, catalogue_of
+from coordinator.catalogue import Ladders
 from coordinator.channels import Channels
 from coordinator.control import Sessions
 from coordinator.discovery import Describing, look_out, sighted, watching_zeroconf
 from coordinator.distributing import Distribution
-from coordinator.files import parse_workflow, read_workflow
-from coordinator.fleet import Desired, Fleet, apply, events, is_news
+from coordinator.fleet import Desired, Fleet, events
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.liveness import TIMING, Timing
-from coordinator.fleet.state import Catalogue, Device, Rollout, WorkflowSource
-from coordinator.journal import Entry, Journal
+from coordinator.fleet.state import Catalogue, Device, Rollout
+from coordinator.journal import Journal
 from coordinator.planning.snapshot import Snapshot, snapshot
 from coordinator.profiling import Measuring, ProfileOptions
 from coordinator.progress import Report, silent
 from coordinator.pursuit import Pursuit
+from coordinator.recorder import Recorder
 from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.rollout.applying import Applied, Applying, Target
 from coordinator.rollout.rollouts import Rollouts, target_of
 from coordinator.telemetry import Observed, Watching, note
+from coordinator.workflows import Workflows
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
-from tiermesh.documents.variant import Bundle, Variant
+from tiermesh.documents.variant import Variant
 from tiermesh.documents.workflow import Workflow
-from tiermesh.errors import DigestMismatch, InvalidDocument, TiermeshError
+from tiermesh.errors import InvalidDocument, TiermeshError
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
     from coordinator.keeping import Keeping
     from coordinator.planning import Options
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-
-class Mesh:
+class Mesh(Recorder):
     """The mesh, as one coordinator knows it. Made by `Mesh.open`; one at a time per state folder."""
 
     def __init__(
@@ -75,8 +72,7 @@ class Mesh:
         read_only: bool,
         clock: Callable[[], float],
     ) -> None:
-        self.fleet = fleet
-        self.change = asyncio.Event()
+        super().__init__(journal, fleet, who=who, clock=clock)
         self.channels = channels
         self.sessions = Sessions(
             self,
@@ -86,14 +82,7 @@ class Mesh:
         )
         self.name = name
         self.network = network
-        self.who = who
-        self.now = clock
-        self._journal = journal
-        self._thread = ThreadPoolExecutor(1, "journal")
-        self._writing = asyncio.Lock()
-        self._ladders = ladders
-        self._home = home
-        self._catalogues: dict[str, Catalogue] = {}
+        self.workflows = Workflows(self, ladders, home)
         self._snapshots: dict[str, Snapshot] = {}
         self.distribution = Distribution(channels, lambda: self.fleet, lambda: self.network)
         self._rolling_out: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -150,51 +139,7 @@ class Mesh:
         """Keep a snapshot, and close all sessions and channels. `open` does it at the end of its context."""
         await self.sessions.close()
         await self.channels.close()
-        try:
-            await self._in_thread(self._journal.save_snapshot, self.fleet, force=True)
-        finally:
-            await asyncio.to_thread(self._thread.shutdown)
-
-    async def record(self, *happened: events.Event) -> None:
-        """Write events to the journal, then apply them; a caller that is cancelled stops neither."""
-        if happened:
-            await asyncio.shield(asyncio.ensure_future(self._record(happened)))
-
-    async def _record(self, happened: Sequence[events.Event]) -> None:
-        async with self._writing:
-            fleet, news = self.fleet, list[events.Event]()
-            for event in happened:
-                after = apply(event, fleet)
-                if is_news(event, fleet, after):
-                    news.append(event)
-                fleet = after
-            if news:
-                await self._in_thread(self._journal.append, news)
-            self.fleet = fleet
-            changed, self.change = self.change, asyncio.Event()
-            changed.set()
-
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """SQLite blocks, and is used from one thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
-
-    async def history(
-        self,
-        *,
-        after: int = 0,
-        kinds: Sequence[str] = (),
-        about: str = "",
-        limit: int | None = None,
-    ) -> list[Entry]:
-        """What the journal holds, oldest first; `about` is a device id or a workflow."""
-        return await self._in_thread(
-            self._journal.events, after=after, kinds=kinds, about=about, limit=limit
-        )
-
-    async def note(self, text: str) -> None:
-        """Put a line into the audit."""
-        await self.record(events.OperatorNoted(at=self.now(), who=self.who, text=text))
+        await super().close()
 
     async def discover(
         self,
@@ -255,75 +200,23 @@ class Mesh:
 
     async def read_workflow(self, path: Path) -> Workflow:
         """Read a workflow file, and keep it so that a plan for it can be applied alone."""
-        _, source = await asyncio.to_thread(read_workflow, path)
-        return await self.keep_workflow(source.text, source.folder)
+        return await self.workflows.read(path)
 
     async def keep_workflow(self, text: str, folder: str) -> Workflow:
         """Check the text of a workflow file, and keep it; its paths are relative to `folder`."""
-        workflow = await asyncio.to_thread(parse_workflow, text)
-        source = WorkflowSource(name=workflow.workflow, text=text, folder=folder)
-        if self.fleet.workflows.get(workflow.digest) != source:
-            recorded = events.WorkflowRecorded(
-                at=self.now(),
-                who=self.who,
-                workflow=workflow.workflow,
-                digest=workflow.digest,
-                text=source.text,
-                folder=source.folder,
-            )
-            await self.record(recorded)
-        return workflow
+        return await self.workflows.keep(text, folder)
 
     def workflow_of(self, plan: Plan) -> Workflow:
-        """The workflow that a plan was made for.
-
-        Raises:
-            DigestMismatch: this coordinator never saw it, so the workflow file is needed.
-        """
-        digest = plan.made_for.workflow
-        source = self.fleet.workflows.get(digest or "")
-        if source is None:
-            raise DigestMismatch(
-                f"the workflow of this plan for `{plan.workflow}` is not known here",
-                why=f"the plan names {digest or 'none'}, which was not planned with this state folder",
-                fix="Give the workflow file: coordinator apply PLAN --workflow WORKFLOW.yaml",
-                workflow=plan.workflow,
-                digest=digest,
-            )
-        return parse_workflow(source.text)
+        """The workflow that a plan was made for; see `Workflows.of`."""
+        return self.workflows.of(plan)
 
     async def catalogue(self, workflow: Workflow) -> Catalogue:
         """The variants and stage code that the workflow's stages can be served with."""
-        digest = workflow.digest
-        if digest not in self._catalogues:
-            source = self.fleet.workflows.get(digest)
-            folder = Path(source.folder) if source else Path()
-            self._catalogues[digest] = await asyncio.to_thread(
-                catalogue_of, workflow, folder, self._required_ladders(), self._bundle
-            )
-        return self._catalogues[digest]
-
-    def _required_ladders(self) -> Ladders:
-        if self._ladders is None:
-            raise TiermeshError("no ladders were opened", fix="Name their folder with --variants")
-        return self._ladders
-
-    def _path_of(self, digest: str) -> Path:
-        return self._required_ladders().path_of(digest)
-
-    def _bundle(self, folder: Path) -> Bundle:
-        from coordinator.variants import bundle
-
-        return bundle(folder, self._home)
+        return await self.workflows.catalogue(workflow)
 
     async def variants(self, workflow: Workflow | None = None) -> list[Variant]:
         """The variants of a workflow's models; of all models without one."""
-        if workflow is not None:
-            found = (await self.catalogue(workflow)).variants.values()
-            by_digest = {v.digest: v for of in found for v in of.values()}
-            return list(by_digest.values())
-        ladders = self._required_ladders()
-        return [v for m in ladders.models for v in await asyncio.to_thread(ladders.variants, m)]
+        return await self.workflows.variants(workflow)
 
     async def profile(
         self,
@@ -353,7 +246,7 @@ class Mesh:
             self.channels,
             self.distribution,
             variants,
-            self._required_ladders().path_of,
+            self.workflows.path_of,
             now=self.now,
             options=options or ProfileOptions(),
             report=report,
@@ -388,7 +281,7 @@ class Mesh:
         fleet file's providers may serve as well; what is to be applied does without them.
         """
         catalogue = await self.catalogue(workflow)
-        accuracy = await asyncio.to_thread(accuracy_of, workflow, self._required_ladders())
+        accuracy = await self.workflows.accuracy(workflow)
         made = snapshot(
             fleet or self.fleet,
             workflow,
@@ -502,7 +395,7 @@ class Mesh:
             self,
             self.channels,
             Target(plan, workflow, await self.catalogue(workflow)),
-            self._path_of,
+            self.workflows.path_of,
             report=report,
         )
         applying.check()
@@ -516,7 +409,7 @@ class Mesh:
         """
         settled: list[Applied] = []
         for workflow in sorted(self.fleet.rollouts):
-            rollouts = Rollouts(self, workflow, self._path_of, report=report)
+            rollouts = Rollouts(self, workflow, self.workflows.path_of, report=report)
             async with self._rolling_out[workflow]:
                 if (applied := await rollouts.settle()) is not None:
                     settled.append(applied)
@@ -543,7 +436,7 @@ class Mesh:
             )
         target = target_of(self.fleet, way[-1])
         applying = Applying(
-            self, self.channels, target, self._path_of, purpose="rollback", report=report
+            self, self.channels, target, self.workflows.path_of, purpose="rollback", report=report
         )
         applying.check()
         return applying
