@@ -109,8 +109,8 @@ async def look_out(
     """
     work = Describing(keeper, channels, now=now, timeout_s=timeout_s)
     while True:
-        # The epoch: only what was never asked is described.
-        await Pursuit(keeper, Desired(described_since=0.0), work, linger_s=again_s).run()
+        # Only what was never asked is described.
+        await Pursuit(keeper, Desired(described={}), work, linger_s=again_s).run()
         silent = [k for k, way in keeper.fleet.sightings.items() if way.failures and not way.device]
         for events in await asyncio.gather(*(work(Describe(key)) for key in silent)):
             await keeper.record(*events)

@@ -155,12 +155,13 @@ class Mesh(Recorder):
         With `expect` it waits until that many answered, at most `timeout_s`; else it browses for
         `browse_s`. Why a device did not answer is in `fleet.sightings` and `Device.why`.
         """
-        since = self.now()
+        former = {key: way.checked_at for key, way in self.fleet.sightings.items()}
+        seen = {d.id: d.seen_at for d in self.fleet.devices.values()}
         named = dict.fromkeys([*self.network.devices, *addresses])
-        await self.record(*(sighted(since, a, [a], via="static") for a in named))
+        await self.record(*(sighted(self.now(), a, [a], via="static") for a in named))
 
         def enough(fleet: Fleet) -> bool:
-            answered = sum(d.seen_at >= since for d in fleet.ready)
+            answered = sum(d.seen_at != seen.get(d.id) for d in fleet.ready)
             return expect is not None and answered >= expect
 
         work = Describing(
@@ -171,7 +172,7 @@ class Mesh(Recorder):
             retry_s=timeout_s if expect else 0.0,
         )
         linger_s = timeout_s if expect else browse_s if browse else 0.0
-        desired = Desired(described_since=since)
+        desired = Desired(described=former)
         async with contextlib.AsyncExitStack() as stack:
             if browse:
                 await self._browse(stack)

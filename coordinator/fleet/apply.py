@@ -117,6 +117,7 @@ def _described(event: events.DeviceDescribed, fleet: Fleet) -> Fleet:
         state=known.state if known and held else answered(known.state if known else None),
         why=known.why if known and held else "",
         held_until=known.held_until if known and held else 0.0,
+        hold_s=known.hold_s if known and held else 0.0,
         address=event.address,
         device_class=event.description.fingerprint.device_class,
         description=event.description,
@@ -158,7 +159,11 @@ def _failed(event: events.DeviceFailed, fleet: Fleet) -> Fleet:
     if device is None or device.state not in MOVED_BY_LIVENESS:
         return fleet
     failed = replace(
-        device, state=DeviceState.FAILED, why=event.why, held_until=event.at + event.hold_s
+        device,
+        state=DeviceState.FAILED,
+        why=event.why,
+        held_until=event.at + event.hold_s,
+        hold_s=event.hold_s,
     )
     fleet = _with_device(fleet, failed)
     for rollout in fleet.rollouts.values():
@@ -189,7 +194,11 @@ def _held(event: events.DeviceHeld, fleet: Fleet) -> Fleet:
     if device is None or device.state not in MOVED_BY_LIVENESS:
         return fleet
     held = replace(
-        device, state=DeviceState.SUSPECT, why=event.why, held_until=event.at + event.hold_s
+        device,
+        state=DeviceState.SUSPECT,
+        why=event.why,
+        held_until=event.at + event.hold_s,
+        hold_s=event.hold_s,
     )
     return _with_device(fleet, held)
 
@@ -198,7 +207,9 @@ def _returned(event: events.DeviceReturned, fleet: Fleet) -> Fleet:
     device = fleet.devices.get(event.device)
     if device is None or device.state not in MOVED_BY_LIVENESS:
         return fleet
-    return _with_device(fleet, replace(device, state=DeviceState.READY, why="", held_until=0.0))
+    return _with_device(
+        fleet, replace(device, state=DeviceState.READY, why="", held_until=0.0, hold_s=0.0)
+    )
 
 
 def _left(event: events.DeviceLeft, fleet: Fleet) -> Fleet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from coordinator.fleet.instructions import (
@@ -24,11 +24,12 @@ from coordinator.fleet.state import Device, Fleet, Rollout
 class Desired:
     """What is wanted.
 
-    Descriptions not older than `described_since` (Unix seconds); profiles of the `variants` of
-    these digests, on the `devices` of these ids or on all; the open rollouts of `workflows` ended.
+    Descriptions of what was never asked, and newer ones than those that `described` knows (when each sighting was
+    last asked; a clock that was set meanwhile plays no part); profiles of the `variants` of these digests, on the
+    `devices` of these ids or on all; the open rollouts of `workflows` ended.
     """
 
-    described_since: float | None = None
+    described: Mapping[str, float] | None = None
     variants: tuple[str, ...] = ()
     devices: frozenset[str] | None = None
     workflows: frozenset[str] = field(default_factory=frozenset)
@@ -60,12 +61,12 @@ def obsolete(instruction: Instruction, fleet: Fleet) -> bool:
 
 
 def _describe(fleet: Fleet, desired: Desired) -> Iterator[Instruction]:
-    since = desired.described_since
-    if since is None:
+    former = desired.described
+    if former is None:
         return
     for key, sighting in fleet.sightings.items():
         never = sighting.checked_at == 0
-        if never or (sighting.device is not None and sighting.checked_at < since):
+        if never or (sighting.device is not None and sighting.checked_at == former.get(key)):
             yield Describe(key)
 
 

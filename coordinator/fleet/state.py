@@ -60,6 +60,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     held_until: float = 0.0
     """It has failed, and what it says of itself makes it ready only from then on."""
+    hold_s: float = 0.0
     noted_boot: str = ""
     noted_number: int = 0
     """The newest event that it reported: the start of its agent, and the event's number since then."""
@@ -67,9 +68,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     def is_held(self, at: float) -> bool:
         """Whether it is too early after a failure to take it for ready; `at` in Unix seconds.
 
-        Without a coordinator that listens, it is ready at the first contact after that.
+        Without a coordinator that listens, it is ready at the first contact after that. Where the clock was set back
+        meanwhile, it is not held any longer, rather than until the former time comes again.
         """
-        return at < self.held_until and self.state is not DeviceState.READY
+        is_time = self.held_until - self.hold_s <= at < self.held_until
+        return is_time and self.state is not DeviceState.READY
 
     @property
     def host(self) -> str:

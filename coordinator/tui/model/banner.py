@@ -29,7 +29,7 @@ def banner(view: View, cells: int) -> Line | None:
             text = f"⟳ {replan.reason} → {text.removeprefix('⟳ ')}: {replan.why}"
     elif replan is not None and replan.outcome is None:
         role, text = "banner-warn", f"⟳ {replan.reason}: {replan.why} → planning again"
-    elif replan is not None and view.now - replan.at < SHOWN_S:
+    elif replan is not None and 0 <= view.now - replan.at < SHOWN_S:
         role, text = _ended(replan)
     elif lost := _lost(view, workflow):
         role, text = "banner-bad", lost

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,16 +103,36 @@ def test_names_are_unique_and_fit_for_a_plan_whatever_devices_say(pairs):
 def test_descriptions_are_asked_for_where_they_are_old_or_missing(fleet, made):
     fleet(discovered("a"), discovered("b"), made.described("a", at=50.0))
     assert decide(fleet.now, Desired()) == []
-    assert decide(fleet.now, Desired(described_since=40.0)) == [Describe("b")]
-    assert decide(fleet.now, Desired(described_since=60.0)) == [Describe("a"), Describe("b")]
-    assert decide(fleet.now, Desired(described_since=60.0), [Describe("a")]) == [Describe("b")]
+    assert decide(fleet.now, Desired(described={})) == [Describe("b")]
+    assert decide(fleet.now, Desired(described={"a": 50.0})) == [Describe("a"), Describe("b")]
+    assert decide(fleet.now, Desired(described={"a": 50.0}), [Describe("a")]) == [Describe("b")]
+
+
+@pytest.mark.parametrize("set_to", [50.0 + 3_600, 50.0 - 3_600], ids=["ahead", "back"])
+def test_a_description_is_new_whatever_the_clock_was_set_to(fleet, made, set_to):
+    fleet(discovered("a"), made.described("a", at=50.0))
+    asked = Desired(described={"a": 50.0})
+    assert decide(fleet.now, asked) == [Describe("a")]
+    fleet(made.described("a", at=set_to))
+    assert decide(fleet.now, asked) == []
+
+
+@pytest.mark.parametrize(("later", "state"), [(3.0, "failed"), (6.0, "ready"), (-3_600.0, "ready")])
+def test_a_device_that_failed_is_held_until_its_time_or_until_the_clock_is_set_back(
+    fleet, made, later, state
+):
+    fleet(discovered("a"), made.described("a", at=50.0))
+    (device,) = fleet.now.devices
+    fleet(DeviceFailed(at=100.0, who="t", device=device, why="gone", hold_s=5.0))
+    fleet(made.described("a", at=100.0 + later))
+    assert fleet.now.devices[device].state == state
 
 
 def test_an_address_that_never_led_anywhere_is_asked_once(fleet):
     fleet(discovered("nowhere"), unreachable("nowhere", at=10.0))
-    assert decide(fleet.now, Desired(described_since=1e9)) == []
+    assert decide(fleet.now, Desired(described={"nowhere": 10.0})) == []
     fleet(discovered("nowhere"))
-    assert decide(fleet.now, Desired(described_since=1e9)) == [Describe("nowhere")]
+    assert decide(fleet.now, Desired(described={"nowhere": 10.0})) == [Describe("nowhere")]
 
 
 def test_devices_of_one_host_are_measured_one_at_a_time(fleet, made):

@@ -57,7 +57,7 @@ async def test_a_thousand_devices_are_described_a_few_at_a_time(keeper, made):
         now -= 1
         return [made.described(instruction.sighting, at=5.0)]
 
-    await Pursuit(keeper, Desired(described_since=2.0), work, parallel=32).run()
+    await Pursuit(keeper, Desired(described={}), work, parallel=32).run()
     assert [d.name for d in keeper.fleet.ready] == names
     assert 1 < most <= 32
 
@@ -75,7 +75,7 @@ async def test_it_ends_as_soon_as_there_is_enough_and_cancels_the_rest(keeper, m
         return [made.described(instruction.sighting)]
 
     pursuit = Pursuit(
-        keeper, Desired(described_since=2.0), work, enough=lambda fleet: len(fleet.ready) == 1
+        keeper, Desired(described={}), work, enough=lambda fleet: len(fleet.ready) == 1
     )
     await asyncio.wait_for(pursuit.run(), 10)
     assert len(cancelled) == 1
@@ -91,7 +91,7 @@ async def test_what_others_record_meanwhile_is_new_work(keeper, made):
     pursuing = asyncio.ensure_future(
         Pursuit(
             keeper,
-            Desired(described_since=2.0),
+            Desired(described={}),
             work,
             enough=lambda fleet: bool(fleet.ready),
             linger_s=30.0,
@@ -141,7 +141,7 @@ async def test_what_nobody_expected_ends_it(keeper):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await Pursuit(keeper, Desired(described_since=2.0), work).run()
+        await Pursuit(keeper, Desired(described={}), work).run()
 
 
 def held(hold):
