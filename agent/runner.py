@@ -26,6 +26,7 @@ from agent.rollout.artifacts import ArtifactsService
 from agent.rollout.collecting import Collector
 from agent.rollout.commands import Commands
 from agent.rollout.store import Store
+from agent.serving.clock import Clock
 from agent.serving.supervisor import WorkerSettings, WorkerSupervisor
 from agent.telemetry import EventLog, Sampler
 from tiermesh import PROTOCOL_VERSION, __version__, wire
@@ -149,8 +150,9 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     )
     commands = Commands(activation)
     stack.push_async_callback(commands.close)
+    # Rates are differences of samples: setting the device's clock must not change them.
     sampler = Sampler(
-        clock=time.time, generations=lambda: activation.node.generations, fill=supervisor.fill
+        clock=Clock(), generations=lambda: activation.node.generations, fill=supervisor.fill
     )
     control = ControlService(
         identity.device_id,

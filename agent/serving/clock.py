@@ -1,4 +1,4 @@
-"""The clock of a worker: Unix seconds that never jump."""
+"""The clock of a worker, and of samples: Unix seconds that never jump."""
 
 from __future__ import annotations
 

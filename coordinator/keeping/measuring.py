@@ -59,7 +59,8 @@ class Measuring:
             if (source.workflow, source.run) == (self.problem.name, self.run):
                 said = Arrivals(sample.at, source.accepted, source.in_flight, source.finished)
                 kept = self._sources[device, source.stage]
-                if kept and kept[-1].accepted > said.accepted:
+                if kept and (kept[-1].accepted > said.accepted or kept[-1].at > said.at):
+                    # Another run, or an agent that started again under a clock that was set back.
                     kept.clear()
                 kept.append(said)
                 while kept[0].at < sample.at - LOAD_WINDOW_S:
@@ -123,6 +124,8 @@ class Measuring:
 def _keep(
     kept: deque[tuple[float, pb.ReplicaSample]], at: float, replica: pb.ReplicaSample
 ) -> None:
+    if kept and kept[-1][0] > at:
+        kept.clear()
     if kept and at - kept[-1][0] < DRIFT_STEP_S:
         return
     kept.append((at, replica))

@@ -60,7 +60,7 @@ class Sample(_message.Message):
     number: _builtins.int
     """Grows by one per sample since the agent's start."""
     at: _builtins.float
-    """Unix seconds, by the device's clock."""
+    """Unix seconds by the device's clock when its agent started, and monotonic from there: differences are true."""
     cpu_percent: _builtins.float
     memory_used_bytes: _builtins.int
     temperature_celsius: _builtins.float

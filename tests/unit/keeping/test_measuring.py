@@ -122,6 +122,17 @@ def test_a_worker_that_begins_again_is_not_a_negative_load():
     assert on.load() is None
 
 
+def test_an_agent_that_starts_again_under_a_clock_that_was_set_back_is_measured_on():
+    on = measuring()
+    for at in [*range(4_000, 4_010), *range(10)]:
+        on.take("cam-1", source(float(at), 10 * at if at > 10 else 40_100 + 10 * at))
+        on.take("hub-1", served(float(at), 10 * at, 0.1))
+    assert on.load() == pytest.approx(1.0)
+    (drift,) = on.drifts().values()
+    assert drift.overall is not None
+    assert drift.overall.ratio == pytest.approx(2.0, rel=0.05)
+
+
 def drifted(factor, corrections=None, seconds=40):
     on = measuring(corrections)
     for at in range(seconds):
