@@ -136,7 +136,7 @@ class Ends:
         key = offer["key"]
         here = partial(Spool, path, anchor(self._driver.now()))
         spool = self._spools[flow.workflow, key] = await self._on_disk(here)
-        ledger.restore(*await self._on_disk(spool.load))
+        ledger.restore(*await self._on_disk(spool.load), self._driver.now())
         ledger.sink_devices, ledger.formers = await self._on_disk(spool.sinks)
         ledger.sinks_at(generation.router.sink_devices(offer["stage"]))
         source = Source(**offer, ledger=ledger, now=self._driver.now())

@@ -194,11 +194,16 @@ class Ledger:
         """Whether one more request may be accepted; false is backpressure."""
         return len(self.requests) < self.pace.window
 
-    def restore(self, requests: Iterable[Request], counts: Counts) -> None:
-        """Go on from what the spool kept; all that was in flight is due at once."""
+    def restore(self, requests: Iterable[Request], counts: Counts, now: float) -> None:
+        """Go on from what the spool kept; all that was in flight is due at once.
+
+        Over a reboot only the wall clock tells the time. Where it was set back, no request gets longer than it had.
+        """
         self.counts = counts
         for request in requests:
             request.unconfirmed = set(self._sinks)
+            request.accepted_at = min(request.accepted_at, now)
+            request.deadline = min(request.deadline, now + self._deadline_s)
             self.requests[request.id] = request
             self._put(request, -inf)
 

@@ -229,7 +229,7 @@ class SimDevice:
             kept = self.disk.spool.setdefault(key, {})
             requests = [Request(row[0], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
             accepted = self.disk.accepted.get(key, 0)
-            ledger.restore(requests, Counts(accepted, accepted - len(requests)))
+            ledger.restore(requests, Counts(accepted, accepted - len(requests)), self.now)
             ledger.sink_devices, ledger.formers = self.disk.sinks.get(key, ({}, []))
             ledger.sinks_at(generation.router.sink_devices(key))
             self.keep_sinks(key, ledger)

@@ -174,10 +174,17 @@ def test_a_late_request_fails_after_a_grace_until_the_sinks_confirm_that() -> No
 def test_after_a_restart_everything_in_flight_is_due_at_once() -> None:
     ledger = Ledger(["x"], 60.0)
     kept = Request(3, "3" * 32, "f", 100.0, 160.0, set(), attempt=1)
-    ledger.restore([kept], Counts(accepted=8, confirmed=7))
+    ledger.restore([kept], Counts(accepted=8, confirmed=7), 110.0)
     assert ledger.due(110.0).inject == [kept]
     assert kept.attempt == 2
     assert kept.unconfirmed == {"x"}
+
+
+def test_a_clock_that_was_set_back_over_a_reboot_gives_no_request_longer_than_it_had() -> None:
+    ledger = Ledger(["x"], 60.0)
+    kept = Request(3, "3" * 32, "f", 4_100.0, 4_160.0, set(), attempt=1)
+    ledger.restore([kept], Counts(accepted=8, confirmed=7), 500.0)
+    assert (kept.accepted_at, kept.deadline) == (500.0, 560.0)
 
 
 def test_a_request_waits_for_the_device_where_its_sink_was() -> None:
@@ -294,7 +301,7 @@ def test_a_full_window_delays_acceptance() -> None:
 
 def test_a_source_goes_on_at_the_index_where_it_stopped() -> None:
     ledger = Ledger(["x"], 60.0)
-    ledger.restore([], Counts(accepted=4, confirmed=4))
+    ledger.restore([], Counts(accepted=4, confirmed=4), 0.0)
     source = a_source(SourceSpec(path="in", rate_rps=10.0, repeat=True), ledger=ledger)
     assert files_of(source, 1e6)[:3] == ["1.jpg", "2.jpg", "0.jpg"]
 
