@@ -17,6 +17,7 @@ import msgspec
 
 from tests.mesh.deploying import Deployment
 from tests.mesh.network import Network
+from tests.mesh.wallclock import WallClock, library
 from tiermesh import ids
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,19 +59,21 @@ class Process:
 
     def __init__(self, lab: Lab, name: str, *words: object) -> None:
         self.name = name
+        self.clock: WallClock | None = None
         self._lab = lab
         self._words = [str(word) for word in words]
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start it, or start it again; it ends with us."""
+        clock = self.clock.environment if self.clock is not None else {}
         with (self._lab.folder / f"{self.name}.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._lab.network.command(self.name),
                 sys.executable,
                 *self._words,
                 cwd=ROOT,
-                env=self._lab.environment,
+                env=self._lab.environment | clock,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -145,6 +148,12 @@ class Lab:
         words = ["run", "--mesh", self.mesh, "--insecure-lan", "--no-auto-replan"]
         words += ["--state", str(folder / "state")]
         self.coordinator = Process(self, "coord", "-m", "coordinator.cli", *words)
+
+    def give_clocks(self) -> None:
+        """Each process from now on has a wall clock of its own, which can be set."""
+        made = library(self.folder)
+        for process in (self.coordinator, *self.devices.values()):
+            process.clock = WallClock(made, self.folder / f"{process.name}.clock")
 
     async def serve(self, lanes: list[dict[str, list[str]]], *, count: int, rate: int) -> None:
         """Start it all, and roll out the workflow on these lanes of the carriers' (stage to device and backup)."""
