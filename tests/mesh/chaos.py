@@ -1,13 +1,15 @@
 """Faults at random, from a seed: one of the carriers and one of the ends at a time, so that every stage can be reached.
 
-``python -m tests.mesh.chaos``: 10,000 requests through a join while processes are killed and stopped and links are cut
-and slowed. It prints the faults as they happen, how long the flow took to come back after each, and the ledger.
+``python -m tests.mesh.chaos``: 10,000 requests through a join while processes are killed and stopped, links are cut and
+slowed, and clocks are set (where there is a C compiler). It prints the faults as they happen, how long the flow took to
+come back after each, and the ledger.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import random
 import signal
 import statistics
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.mesh import wallclock
 from tests.mesh.lab import Device, Lab, lab
 from tests.mesh.network import unavailable
 from tests.mesh.recovery import recovery_s
@@ -31,6 +34,8 @@ LANES: Final = [
     {"left": ["c", "a"], "right": ["a", "b"], "both": ["b", "c"]},
 ]
 SETTLE_S: Final = 90.0
+CLOCKS_S: Final = (3_600.0, -3_600.0, 86_400.0, 0.0)
+"""How far off a device's clock is set, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class Chaos:
             "link cut": self._cut,
             "link slowed": self._slow,
         }
+        if made.coordinator.clock is not None:
+            self._kinds["clock set, then kill -9 of the worker"] = self._set_clock
+        self._clocks = {name: itertools.cycle(CLOCKS_S) for name in made.devices}
 
     async def run(self) -> None:
         """Both loops, until `end`; what is under way is undone first."""
@@ -142,14 +150,26 @@ class Chaos:
         await asyncio.sleep(seconds)
         self._lab.network.fast(device.name)
 
+    async def _set_clock(self, device: Device, _seconds: float) -> None:
+        off = next(self._clocks[device.name])
+        for process in (device, self._lab.coordinator):
+            if process.clock is not None:
+                process.clock.set(off)
+        device.signal(signal.SIGKILL, worker=True)
+
 
 async def rampage(
     folder: Path, *, seed: int, requests: int, rate: int, say: Callable[[str], None]
 ) -> Report:
     """One run. Raises AssertionError where a request is lost, ends twice, or does not end."""
     async with lab(folder, *CARRIERS) as made:
+        if not wallclock.unavailable():
+            made.give_clocks()
         await made.serve(LANES, count=requests, rate=rate)
         await made.arrived(1, 30.0)
+        # By this process's clock: that of the sink's device is set.
+        finished: list[float] = []
+        noting = asyncio.create_task(made.note_arrivals(finished))
         chaos = Chaos(made, random.Random(seed), say)
         work = asyncio.create_task(chaos.run())
         try:
@@ -158,10 +178,10 @@ async def rampage(
             await work
             await made.arrived(requests, SETTLE_S)
         finally:
+            noting.cancel()
             work.cancel()
         outcomes = made.check_ledger(requests)
         lines = made.lines()
-    finished = [line.finished_at for line in lines]
     return Report(
         requests=requests,
         outcomes=outcomes,

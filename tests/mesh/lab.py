@@ -7,11 +7,12 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -192,12 +193,26 @@ class Lab:
         for number in range(20):
             (files / f"{number:02}.txt").write_text(f"word {number}")
 
+    async def note_arrivals(self, times: list[float]) -> NoReturn:
+        """Add when each line comes to the sink, in Unix seconds by this process's clock, until this is cancelled."""
+        size = 0
+        while True:
+            new = await asyncio.to_thread(self._written, size)
+            size += len(new)
+            times += [time.time()] * new.count(b"\n")
+            await asyncio.sleep(0.02)
+
+    def _written(self, since: int = 0) -> bytes:
+        try:
+            with (self.folder / "src" / "data" / "out.jsonl").open("rb") as file:
+                file.seek(since)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
     def lines(self) -> list[Line]:
         """What has come to the sink; a line that is being written is left out."""
-        try:
-            data = (self.folder / "src" / "data" / "out.jsonl").read_bytes()
-        except FileNotFoundError:
-            return []
+        data = self._written()
         whole = data[: data.rfind(b"\n") + 1]
         return msgspec.json.decode(b"[" + b",".join(whole.splitlines()) + b"]", type=list[Line])
 
