@@ -34,7 +34,7 @@ schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/schemas
 bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
 	@for script in bench/*/__main__.py; do PYTHONPATH=. $(BIN)/python $$(dirname $$script) || exit 1; done
 
-chaos: $(VENV)/.dev  ## 10,000 requests while processes are killed and links cut (needs root, for network namespaces)
+chaos: $(VENV)/.dev  ## 10,000 requests while processes are killed, links cut and clocks set (needs root, for network namespaces)
 	@PYTHONPATH=.:proto $(BIN)/python -m tests.mesh.chaos $(if $(SEED),--seed $(SEED))
 
 clean:  ## Remove the environment and all state of the demo
