@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tiermesh.v1 import telemetry_pb2 as tiermesh_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tiermesh/v1/control.proto\x12\x0btiermesh.v1\x1a\x1btiermesh/v1/telemetry.proto\"\xa2\x01\n\x04\x44own\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06wanted\x18\x02 \x01(\x04\x12!\n\x04open\x18\x03 \x01(\x0b\x32\x11.tiermesh.v1.OpenH\x00\x12#\n\x05watch\x18\x04 \x01(\x0b\x32\x12.tiermesh.v1.WatchH\x00\x12\'\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x14.tiermesh.v1.CommandH\x00\x42\t\n\x07message\"\xcf\x01\n\x02Up\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06wanted\x18\x02 \x01(\x04\x12%\n\x06opened\x18\x03 \x01(\x0b\x32\x13.tiermesh.v1.OpenedH\x00\x12%\n\x06sample\x18\x04 \x01(\x0b\x32\x13.tiermesh.v1.SampleH\x00\x12%\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x13.tiermesh.v1.AnswerH\x00\x12)\n\x05\x65vent\x18\x06 \x01(\x0b\x32\x18.tiermesh.v1.DeviceEventH\x00\x42\t\n\x07message\"{\n\x04Open\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08observer\x18\x05 \x01(\x08\x12\x13\n\x0binterval_ms\x18\x06 \x01(\r\"%\n\x06Opened\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04\x62oot\x18\x02 \x01(\t\"\x1c\n\x05Watch\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\xc6\x01\n\x07\x43ommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x07prepare\x18\x02 \x01(\x0b\x32\x14.tiermesh.v1.PrepareH\x00\x12)\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x17.tiermesh.v1.GenerationH\x00\x12(\n\x05\x61\x62ort\x18\x04 \x01(\x0b\x32\x17.tiermesh.v1.GenerationH\x00\x12\'\n\x04stop\x18\x05 \x01(\x0b\x32\x17.tiermesh.v1.GenerationH\x00\x42\x06\n\x04step\"\x1d\n\x07Prepare\x12\x12\n\nassignment\x18\x01 \x01(\x0c\"2\n\nGeneration\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"t\n\x06\x41nswer\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.tiermesh.v1.ProgressH\x00\x12\'\n\x07outcome\x18\x03 \x01(\x0b\x32\x14.tiermesh.v1.OutcomeH\x00\x42\x08\n\x06\x61nswer\":\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"\x18\n\x07Outcome\x12\r\n\x05\x65rror\x18\x01 \x01(\x0c\x32<\n\x07\x43ontrol\x12\x31\n\x07Session\x12\x11.tiermesh.v1.Down\x1a\x0f.tiermesh.v1.Up(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tiermesh/v1/control.proto\x12\x0btiermesh.v1\x1a\x1btiermesh/v1/telemetry.proto\"\xb2\x01\n\x04\x44own\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06wanted\x18\x02 \x01(\x04\x12!\n\x04open\x18\x03 \x01(\x0b\x32\x11.tiermesh.v1.OpenH\x00\x12#\n\x05watch\x18\x04 \x01(\x0b\x32\x12.tiermesh.v1.WatchH\x00\x12\'\n\x07\x63ommand\x18\x05 \x01(\x0b\x32\x14.tiermesh.v1.CommandH\x00\x12\x0e\n\x04ping\x18\x06 \x01(\x04H\x00\x42\t\n\x07message\"\xdf\x01\n\x02Up\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0e\n\x06wanted\x18\x02 \x01(\x04\x12%\n\x06opened\x18\x03 \x01(\x0b\x32\x13.tiermesh.v1.OpenedH\x00\x12%\n\x06sample\x18\x04 \x01(\x0b\x32\x13.tiermesh.v1.SampleH\x00\x12%\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x13.tiermesh.v1.AnswerH\x00\x12)\n\x05\x65vent\x18\x06 \x01(\x0b\x32\x18.tiermesh.v1.DeviceEventH\x00\x12\x0e\n\x04pong\x18\x07 \x01(\x04H\x00\x42\t\n\x07message\"{\n\x04Open\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x10\n\x08observer\x18\x05 \x01(\x08\x12\x13\n\x0binterval_ms\x18\x06 \x01(\r\"%\n\x06Opened\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0c\n\x04\x62oot\x18\x02 \x01(\t\"\x1c\n\x05Watch\x12\x13\n\x0binterval_ms\x18\x01 \x01(\r\"\xc6\x01\n\x07\x43ommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\'\n\x07prepare\x18\x02 \x01(\x0b\x32\x14.tiermesh.v1.PrepareH\x00\x12)\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x17.tiermesh.v1.GenerationH\x00\x12(\n\x05\x61\x62ort\x18\x04 \x01(\x0b\x32\x17.tiermesh.v1.GenerationH\x00\x12\'\n\x04stop\x18\x05 \x01(\x0b\x32\x17.tiermesh.v1.GenerationH\x00\x42\x06\n\x04step\"\x1d\n\x07Prepare\x12\x12\n\nassignment\x18\x01 \x01(\x0c\"2\n\nGeneration\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"t\n\x06\x41nswer\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.tiermesh.v1.ProgressH\x00\x12\'\n\x07outcome\x18\x03 \x01(\x0b\x32\x14.tiermesh.v1.OutcomeH\x00\x42\x08\n\x06\x61nswer\":\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"\x18\n\x07Outcome\x12\r\n\x05\x65rror\x18\x01 \x01(\x0c\x32<\n\x07\x43ontrol\x12\x31\n\x07Session\x12\x11.tiermesh.v1.Down\x1a\x0f.tiermesh.v1.Up(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,27 +33,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tiermesh.v1.control_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DOWN']._serialized_start=72
-  _globals['_DOWN']._serialized_end=234
-  _globals['_UP']._serialized_start=237
-  _globals['_UP']._serialized_end=444
-  _globals['_OPEN']._serialized_start=446
-  _globals['_OPEN']._serialized_end=569
-  _globals['_OPENED']._serialized_start=571
-  _globals['_OPENED']._serialized_end=608
-  _globals['_WATCH']._serialized_start=610
-  _globals['_WATCH']._serialized_end=638
-  _globals['_COMMAND']._serialized_start=641
-  _globals['_COMMAND']._serialized_end=839
-  _globals['_PREPARE']._serialized_start=841
-  _globals['_PREPARE']._serialized_end=870
-  _globals['_GENERATION']._serialized_start=872
-  _globals['_GENERATION']._serialized_end=922
-  _globals['_ANSWER']._serialized_start=924
-  _globals['_ANSWER']._serialized_end=1040
-  _globals['_PROGRESS']._serialized_start=1042
-  _globals['_PROGRESS']._serialized_end=1100
-  _globals['_OUTCOME']._serialized_start=1102
-  _globals['_OUTCOME']._serialized_end=1126
-  _globals['_CONTROL']._serialized_start=1128
-  _globals['_CONTROL']._serialized_end=1188
+  _globals['_DOWN']._serialized_end=250
+  _globals['_UP']._serialized_start=253
+  _globals['_UP']._serialized_end=476
+  _globals['_OPEN']._serialized_start=478
+  _globals['_OPEN']._serialized_end=601
+  _globals['_OPENED']._serialized_start=603
+  _globals['_OPENED']._serialized_end=640
+  _globals['_WATCH']._serialized_start=642
+  _globals['_WATCH']._serialized_end=670
+  _globals['_COMMAND']._serialized_start=673
+  _globals['_COMMAND']._serialized_end=871
+  _globals['_PREPARE']._serialized_start=873
+  _globals['_PREPARE']._serialized_end=902
+  _globals['_GENERATION']._serialized_start=904
+  _globals['_GENERATION']._serialized_end=954
+  _globals['_ANSWER']._serialized_start=956
+  _globals['_ANSWER']._serialized_end=1072
+  _globals['_PROGRESS']._serialized_start=1074
+  _globals['_PROGRESS']._serialized_end=1132
+  _globals['_OUTCOME']._serialized_start=1134
+  _globals['_OUTCOME']._serialized_end=1158
+  _globals['_CONTROL']._serialized_start=1160
+  _globals['_CONTROL']._serialized_end=1220
 # @@protoc_insertion_point(module_scope)

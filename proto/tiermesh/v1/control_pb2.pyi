@@ -26,10 +26,15 @@ class Down(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     WATCH_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    PING_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Consecutive for a command, 0 for anything else."""
     wanted: _builtins.int
     """The number of the first `Up` that is not handled yet."""
+    ping: _builtins.int
+    """A number that is to come back at once: the time between is that of the link. An agent that does not know it
+    sends nothing back.
+    """
     @_builtins.property
     def open(self) -> Global___Open:
         """The first message of a call, and only that."""
@@ -46,12 +51,13 @@ class Down(_message.Message):
         open: Global___Open | None = ...,
         watch: Global___Watch | None = ...,
         command: Global___Command | None = ...,
+        ping: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "message", b"message", "open", b"open", "watch", b"watch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "message", b"message", "open", b"open", "ping", b"ping", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "message", b"message", "number", b"number", "open", b"open", "wanted", b"wanted", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "message", b"message", "number", b"number", "open", b"open", "ping", b"ping", "wanted", b"wanted", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "watch", "command"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "watch", "command", "ping"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -67,10 +73,13 @@ class Up(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    PONG_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Consecutive for an answer and a device event, 0 for anything else."""
     wanted: _builtins.int
     """The number of the first `Down` that is not handled yet."""
+    pong: _builtins.int
+    """The number of the newest ping."""
     @_builtins.property
     def opened(self) -> Global___Opened: ...
     @_builtins.property
@@ -90,12 +99,13 @@ class Up(_message.Message):
         sample: _telemetry_pb2.Sample | None = ...,
         answer: Global___Answer | None = ...,
         event: _telemetry_pb2.DeviceEvent | None = ...,
+        pong: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "message", b"message", "opened", b"opened", "sample", b"sample"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "message", b"message", "opened", b"opened", "pong", b"pong", "sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "message", b"message", "number", b"number", "opened", b"opened", "sample", b"sample", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "event", b"event", "message", b"message", "number", b"number", "opened", b"opened", "pong", b"pong", "sample", b"sample", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "sample", "answer", "event"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "sample", "answer", "event", "pong"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

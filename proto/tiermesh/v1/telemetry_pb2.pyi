@@ -57,6 +57,7 @@ class Sample(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     AGENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    BATTERY_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Grows by one per sample since the agent's start."""
     at: _builtins.float
@@ -79,6 +80,10 @@ class Sample(_message.Message):
 
     @_builtins.property
     def generations(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def battery(self) -> Global___Battery:
+        """Absent where the device has none, and from agents that do not tell."""
+
     def __init__(
         self,
         *,
@@ -94,14 +99,59 @@ class Sample(_message.Message):
         events: _abc.Iterable[Global___DeviceEvent] | None = ...,
         generations: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         agent_memory_bytes: _builtins.int = ...,
+        battery: Global___Battery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["battery", b"battery", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_memory_bytes", b"agent_memory_bytes", "at", b"at", "cpu_percent", b"cpu_percent", "events", b"events", "generations", b"generations", "memory_used_bytes", b"memory_used_bytes", "number", b"number", "replicas", b"replicas", "sinks", b"sinks", "sources", b"sources", "temperature_celsius", b"temperature_celsius", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_memory_bytes", b"agent_memory_bytes", "at", b"at", "battery", b"battery", "cpu_percent", b"cpu_percent", "events", b"events", "generations", b"generations", "memory_used_bytes", b"memory_used_bytes", "number", b"number", "replicas", b"replicas", "sinks", b"sinks", "sources", b"sources", "temperature_celsius", b"temperature_celsius", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sample: _TypeAlias = Sample  # noqa: Y015
+
+@_typing.final
+class Battery(_message.Message):
+    """What feeds the device when nothing else does; the mean of several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Battery._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Battery._State.ValueType  # 0
+        STATE_DISCHARGING: Battery._State.ValueType  # 1
+        STATE_CHARGING: Battery._State.ValueType  # 2
+        STATE_RESTING: Battery._State.ValueType  # 3
+        """Full, or kept from charging by what feeds it."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: Battery.State.ValueType  # 0
+    STATE_DISCHARGING: Battery.State.ValueType  # 1
+    STATE_CHARGING: Battery.State.ValueType  # 2
+    STATE_RESTING: Battery.State.ValueType  # 3
+    """Full, or kept from charging by what feeds it."""
+
+    LEVEL_PERCENT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    level_percent: _builtins.float
+    """0 to 100."""
+    state: Global___Battery.State.ValueType
+    def __init__(
+        self,
+        *,
+        level_percent: _builtins.float = ...,
+        state: Global___Battery.State.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level_percent", b"level_percent", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Battery: _TypeAlias = Battery  # noqa: Y015
 
 @_typing.final
 class WorkerState(_message.Message):
