@@ -48,11 +48,18 @@ class _Talk:
         self._watched = asyncio.Event()
         self._interval_s = 0.0
         self._sample: telemetry_pb2.Sample | None = None
+        self._ping: int | None = None
 
     def note(self, message: pb.Down) -> None:
-        """A message without a number: how often to sample, or nothing but an acknowledgement."""
-        if message.WhichOneof("message") == "watch":
-            self.watch(message.watch.interval_ms)
+        """A message without a number: how often to sample, a ping, or nothing but an acknowledgement."""
+        match message.WhichOneof("message"):
+            case "watch":
+                self.watch(message.watch.interval_ms)
+            case "ping":
+                self._ping = message.ping
+                self.wake.set()
+            case _:
+                pass
 
     def watch(self, interval_ms: int) -> None:
         """Sample at this interval from now on; 0 for never."""
@@ -61,7 +68,10 @@ class _Talk:
         self._watched.set()
 
     def unnumbered(self) -> Iterator[pb.Up]:
-        """The newest sample, if it has not been written."""
+        """The answer to a ping, and the newest sample, if they have not been written."""
+        ping, self._ping = self._ping, None
+        if ping is not None:
+            yield pb.Up(pong=ping)
         sample, self._sample = self._sample, None
         if sample is not None:
             yield pb.Up(sample=sample)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from agent.profiling.fingerprint import power
 from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -48,10 +49,10 @@ class EventLog:
 
 
 class SystemGauges:
-    """Processor, memory and temperature of the device, from /proc and /sys: cheap enough for every heartbeat."""
+    """Processor, memory, temperature and battery, from /proc and /sys: cheap enough for every heartbeat."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc = proc
+    def __init__(self, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
+        self._proc, self._sys = proc, sys
         self._busy = self._cpu_times()
 
     def cpu_percent(self) -> float:
@@ -72,10 +73,18 @@ class SystemGauges:
     def temperature(self) -> float:
         """The hottest thermal zone in degrees Celsius; 0 where there is none."""
         hottest = 0.0
-        for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        for zone in (self._sys / "class/thermal").glob("thermal_zone*/temp"):
             with contextlib.suppress(OSError, ValueError):
                 hottest = max(hottest, int(zone.read_text()) / 1000)
         return hottest
+
+    def battery(self) -> pb.Battery | None:
+        """How full the device's battery is; None where it has none."""
+        found = power.battery(self._sys)
+        if found is None:
+            return None
+        state = pb.Battery.State.Value(f"STATE_{found.state.upper()}")
+        return pb.Battery(level_percent=found.level_percent, state=state)
 
     def _cpu_times(self) -> tuple[float, float]:
         try:
@@ -128,6 +137,9 @@ class Sampler:
         sample.cpu_percent = gauges.cpu_percent()
         sample.memory_used_bytes = gauges.memory_used_bytes()
         sample.temperature_celsius = gauges.temperature()
+        battery = gauges.battery()
+        if battery is not None:
+            sample.battery.CopyFrom(battery)
         sample.agent_memory_bytes = gauges.resident_bytes()
         if sample.worker.pid:
             sample.worker.memory_bytes = gauges.resident_bytes(sample.worker.pid)

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from coordinator.fleet.state import Device, Fleet
+from coordinator.link import Link, Pinging
 from tiermesh import PROTOCOL_VERSION, limits, wire
 from tiermesh.conversation import Conversation, first_of
 from tiermesh.errors import TakenOver, TiermeshError, Unreachable, Unsupported
@@ -29,6 +30,8 @@ OPEN_S: Final = SILENCE_S
 """An agent that has not opened a session by then is silent."""
 AGAIN_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses before the next attempt to connect, the last one again and again."""
+PING_S: Final = 2.0
+"""Between two pings of a device that somebody listens to."""
 
 Progress: TypeAlias = Callable[[str, str], None]
 """Told a step (`load`, `warm`, `self-test`) and the replica that has taken it."""
@@ -151,7 +154,8 @@ class DeviceSession:
         self._lost: Lost | None = None
         self._boot = ""
         self._listeners: list[Listener] = []
-        self._rewatch = False
+        self._rewatch = self._ping_due = False
+        self._pinging = Pinging()
         self._asked: dict[int, _Asked] = {}
         self._inbox: asyncio.Queue[tuple[int, str, pb.Up]] = asyncio.Queue()
         self._channel: tuple[str, grpc.aio.Channel] | None = None
@@ -176,6 +180,11 @@ class DeviceSession:
     async def connected(self) -> None:
         """Wait until there is a connection."""
         await self._up.wait()
+
+    @property
+    def link(self) -> Link | None:
+        """How good the way to the device is; None where it has answered no ping yet, such as an old agent."""
+        return self._pinging.link(self._clock())
 
     async def stepped_down(self) -> None:
         """Wait until another coordinator has taken over."""
@@ -259,7 +268,10 @@ class DeviceSession:
     # What a conversation needs
 
     def unnumbered(self) -> Iterator[pb.Down]:
-        """How often to sample, where that has changed."""
+        """A ping, and how often to sample where that has changed."""
+        if self._ping_due:
+            self._ping_due = False
+            yield pb.Down(ping=self._pinging.ping(self._clock()))
         if self._rewatch:
             self._rewatch = False
             yield pb.Down(watch=pb.Watch(interval_ms=self._interval_ms))
@@ -277,10 +289,15 @@ class DeviceSession:
         self._inbox.put_nowait((self.session.epoch, self._boot, message))
 
     def note(self, message: pb.Up) -> None:
-        """A sample, or a mere heartbeat."""
-        if message.WhichOneof("message") == "sample":
-            for listener in self._listeners:
-                listener.tell(message.sample)
+        """A sample, the answer to a ping, or a mere heartbeat."""
+        match message.WhichOneof("message"):
+            case "sample":
+                for listener in self._listeners:
+                    listener.tell(message.sample)
+            case "pong":
+                self._pinging.pong(message.pong, self._clock())
+            case _:
+                pass
 
     def delivered(self, messages: list[pb.Down]) -> None:
         """Commands are in the device's care; their outcomes follow."""
@@ -354,12 +371,23 @@ class DeviceSession:
             try:
                 self._connected(opened)
                 await first_of(
-                    conversation.read(), conversation.write(), conversation.until_silent()
+                    conversation.read(),
+                    conversation.write(),
+                    conversation.until_silent(),
+                    self._ping(),
                 )
             finally:
                 self.session.close(link)
         finally:
             call.cancel()
+
+    async def _ping(self) -> None:
+        """Measure the link while somebody listens, for ever."""
+        while True:
+            if self._listeners:
+                self._ping_due = True
+                self.wake.set()
+            await asyncio.sleep(PING_S)
 
     async def _open(self, call: Any) -> tuple[int, pb.Opened]:
         """Meet the agent; the link and what it says."""
@@ -405,6 +433,7 @@ class DeviceSession:
         if was_up:
             self._up.clear()
             self._down_since = now
+            self._pinging.broke(now)
         if isinstance(error, TakenOver) and not self._observer:
             self._step_down(error)
             return

@@ -41,7 +41,7 @@ from coordinator.recorder import Recorder
 from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.rollout.applying import Applied, Applying, Target
 from coordinator.rollout.rollouts import Rollouts, target_of
-from coordinator.telemetry import Observed, Watching, note
+from coordinator.telemetry import Observed, Watching, look, note
 from coordinator.workflows import Workflows
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
@@ -53,6 +53,7 @@ from tiermesh.ids import DEFAULT_MESH
 if TYPE_CHECKING:
     from coordinator.keeping import Keeping
     from coordinator.planning import Options
+    from tiermesh.v1 import telemetry_pb2
 
 
 class Mesh(Recorder):
@@ -490,3 +491,19 @@ class Mesh(Recorder):
             self, self.channels, self.sessions, chosen, now=self.now, interval_s=interval_s
         )
         return watching.stream()
+
+    async def look(
+        self, devices: Iterable[Device] | None = None, *, timeout_s: float = 1.0
+    ) -> dict[str, telemetry_pb2.Sample]:
+        """A sample of each device that gives one in time, by id; whoever coordinates them goes on doing so."""
+        chosen = self.fleet.ready if devices is None else list(devices)
+        observing = Sessions(
+            self,
+            lambda device, boot, said: note(self, device, boot, said),
+            insecure_lan=self.channels.insecure_lan,
+            observer=True,
+        )
+        try:
+            return await look(observing, chosen, timeout_s)
+        finally:
+            await observing.close()

@@ -58,6 +58,13 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         return self.accepted == self.results + self.errors + self.filtered
 
 
+class Battery(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's battery: how full it is, 0 to 100, and charging, discharging, resting or unspecified."""
+
+    level_percent: float
+    state: str
+
+
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A device of the plan, and whether it serves the generation."""
 
@@ -69,6 +76,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     worker_restarts: int | None = None
     cpu_percent: float | None = None
     memory_used_bytes: int | None = None
+    battery: Battery | None = None
     emulated_slowdown: float | None = None
     why: str = ""
 
@@ -124,6 +132,18 @@ def status_of(
     )
 
 
+def battery_of(sample: pb.Sample) -> Battery | None:
+    """The battery of a device; None where it has none, or its agent does not tell."""
+    if not sample.HasField("battery"):
+        return None
+    told, known = sample.battery, pb.Battery.State
+    state = known.Name(told.state) if told.state in known.values() else "STATE_UNSPECIFIED"
+    return Battery(
+        level_percent=min(max(told.level_percent, 0.0), 100.0),
+        state=state.removeprefix("STATE_").lower(),
+    )
+
+
 def _sources(samples: Iterable[pb.Sample], workflow: str, run: str) -> list[pb.SourceSample]:
     of = (workflow, run)
     return [s for sample in samples for s in sample.sources if (s.workflow, s.run) == of]
@@ -175,6 +195,7 @@ def _device(
             "worker_restarts": last.worker.restarts,
             "cpu_percent": last.cpu_percent,
             "memory_used_bytes": last.memory_used_bytes,
+            "battery": battery_of(last),
         }
     return DeviceStatus(
         name=device.name,

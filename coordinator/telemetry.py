@@ -13,6 +13,7 @@ from coordinator.describing import NoAnswer, describe
 from coordinator.fleet import events
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device
+from coordinator.link import Link
 from coordinator.pursuit import Recording
 from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2
@@ -24,11 +25,12 @@ RESTARTED: Final = "worker-restarted"
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A sample of a device; without one, why the device is silent."""
+    """A sample of a device; without one, why the device is silent. `link` is None where it is not known."""
 
     device: Device
     sample: telemetry_pb2.Sample | None
     why: str = ""
+    link: Link | None = None
 
 
 class Watching:
@@ -86,7 +88,7 @@ class Watching:
                     await session.connected()
                     device = await self._found_again(device)
                 else:
-                    self._tell(Observed(device, news))
+                    self._tell(Observed(device, news, link=session.link))
 
     async def _lost(self, device: Device, why: str) -> None:
         known = self._keeper.fleet.devices.get(device.id)
@@ -118,6 +120,26 @@ class Watching:
                 await self._keeper.record(described)
                 return self._keeper.fleet.devices[device.id]
             await asyncio.sleep(RETRY_S)
+
+
+async def look(
+    sessions: Sessions, devices: Iterable[Device], timeout_s: float
+) -> dict[str, telemetry_pb2.Sample]:
+    """One sample of each device, by id; devices that give none in time are left out."""
+
+    async def one(device: Device) -> telemetry_pb2.Sample | Lost:
+        with sessions.to(device.id).listening(limits.TELEMETRY_INTERVAL_MIN_MS) as listener:
+            return await listener.next()
+
+    tasks = {device.id: asyncio.create_task(one(device)) for device in devices}
+    if not tasks:
+        return {}
+    done, late = await asyncio.wait(tasks.values(), timeout=timeout_s)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    said = {device: task.result() for device, task in tasks.items() if task in done}
+    return {device: sample for device, sample in said.items() if not isinstance(sample, Lost)}
 
 
 async def note(keeper: Recording, device: str, boot: str, said: telemetry_pb2.DeviceEvent) -> None:

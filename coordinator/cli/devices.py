@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.table import Table
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from coordinator.fleet import Fleet
     from coordinator.fleet.state import Device
     from coordinator.runner import Mesh
+    from tiermesh.v1 import telemetry_pb2
 
+Samples: TypeAlias = "Mapping[str, telemetry_pb2.Sample]"
 NOBODY = "no devices; start one (agent run), name its --mesh, or give its address with --device"
 _STYLES = {"ready": "green", "suspect": "yellow", "failed": "red", "left": "dim"}
 
@@ -52,16 +55,17 @@ def _asks_devices(args: argparse.Namespace) -> bool:
 
 
 def _devices(args: argparse.Namespace, output: Output) -> int:
+    samples: Samples = {}
     if args.offline:
         fleet = _known(args.state or config.state_dir())
     else:
-        fleet = run_with_mesh(args, output, lambda m: _found(args, m), expect=args.expect)
+        fleet, samples = run_with_mesh(args, output, lambda m: _found(args, m), expect=args.expect)
     shown = [d for d in fleet.devices.values() if d.state != "left"]
     output.console.print(_table(shown) if shown else NOBODY)
     for device in shown:
         if device.why:
             output.console.print(f"{clean(device.name)} is {device.state}: {clean(device.why)}")
-    output.document(document(fleet))
+    output.document(document(fleet, samples))
     lacking = args.expect is not None and len(fleet.ready) < args.expect
     if lacking:
         output.progress.print(f"{len(fleet.ready)} of the {args.expect} devices expected are ready")
@@ -79,10 +83,10 @@ def _known(state: Path) -> Fleet:
         journal.close()
 
 
-async def _found(args: argparse.Namespace, mesh: Mesh) -> Fleet:
+async def _found(args: argparse.Namespace, mesh: Mesh) -> tuple[Fleet, Samples]:
     for name in args.forget:
         await mesh.forget(known_device(mesh.fleet, name))
-    return mesh.fleet
+    return mesh.fleet, await mesh.look() if args.json else {}
 
 
 def known_device(fleet: Fleet, name: str) -> Device:
@@ -98,11 +102,11 @@ def known_device(fleet: Fleet, name: str) -> Device:
     return device
 
 
-def document(fleet: Fleet) -> dict[str, Any]:
-    """The answer for programs."""
+def document(fleet: Fleet, samples: Samples) -> dict[str, Any]:
+    """The answer for programs. `samples` are those of the devices that gave one, by id."""
     devices = sorted(fleet.devices.values(), key=lambda device: device.name)
     return {
-        "devices": [_plain(device) for device in devices],
+        "devices": [_plain(d, samples.get(d.id)) for d in devices],
         "unreachable": [
             {"address": key, "via": way.via, "addresses": way.addresses, "failures": way.failures}
             for key, way in fleet.sightings.items()
@@ -111,7 +115,9 @@ def document(fleet: Fleet) -> dict[str, Any]:
     }
 
 
-def _plain(device: Device) -> dict[str, Any]:
+def _plain(device: Device, sample: telemetry_pb2.Sample | None) -> dict[str, Any]:
+    from coordinator.status import battery_of
+
     said, print_ = device.description, device.description.fingerprint
     return {
         "name": device.name,
@@ -133,6 +139,8 @@ def _plain(device: Device) -> dict[str, Any]:
         "agent_version": said.agent_version,
         "generations": said.generations,
         "seen_at": device.seen_at,
+        "power": print_.power,
+        "battery": battery_of(sample) if sample is not None else None,
     }
 
 

@@ -1,20 +1,27 @@
-"""Mains or battery, and which temperatures can be read."""
+"""Mains or battery, how full that is, and which temperatures can be read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from statistics import mean
+from typing import Final, Literal, NamedTuple
 
 from agent.profiling.fingerprint import reading
+
+
+class Battery(NamedTuple):
+    """How full it is, 0 to 100, and what becomes of that."""
+
+    level_percent: float
+    state: Literal["charging", "discharging", "resting", "unspecified"]
 
 
 def supply(sys: Path) -> Literal["mains", "battery", "unknown"]:
     """What feeds the device now; unknown where the kernel shows no supply at all."""
     batteries: list[str] = []
     online = False
-    for folder in reading.entries(sys / "class/power_supply"):
-        if reading.text(folder / "scope") == "Device":
-            continue  # the battery of a mouse or a headset
+    for folder in _supplies(sys):
         if reading.text(folder / "type") == "Battery":
             batteries.append(reading.text(folder / "status"))
         else:
@@ -22,6 +29,37 @@ def supply(sys: Path) -> Literal["mains", "battery", "unknown"]:
     if online or (batteries and "Discharging" not in batteries):
         return "mains"
     return "battery" if batteries else "unknown"
+
+
+def battery(sys: Path) -> Battery | None:
+    """The level of the batteries that can feed the device, in the mean; None where there are none, or none tells."""
+    levels: list[int] = []
+    states: set[str] = set()
+    for folder in _supplies(sys):
+        level = reading.number(folder / "capacity")
+        if reading.text(folder / "type") == "Battery" and level is not None:
+            levels.append(min(max(level, 0), 100))
+            states.add(reading.text(folder / "status"))
+    if not levels:
+        return None
+    told = (state for status, state in _STATES.items() if status in states)
+    return Battery(mean(levels), next(told, "unspecified"))
+
+
+_STATES: Final[dict[str, Literal["charging", "discharging", "resting"]]] = {
+    "Discharging": "discharging",
+    "Charging": "charging",
+    "Not charging": "resting",
+    "Full": "resting",
+}
+"""What the kernel says of a battery; of several, the first that is said of any."""
+
+
+def _supplies(sys: Path) -> Iterator[Path]:
+    """What may feed the device: not the battery of a mouse or a headset."""
+    for folder in reading.entries(sys / "class/power_supply"):
+        if reading.text(folder / "scope") != "Device":
+            yield folder
 
 
 def temperature_sensors(sys: Path) -> list[str]:

@@ -32,6 +32,7 @@ async def test_a_script_goes_from_devices_to_a_served_plan(coordinator, two, fol
     found = await coordinator("devices", *named(two), "--no-browse", "--expect", 2, "--json")
     assert found.code == 0, found.err
     assert [d["name"] for d in found.document["devices"]] == ["cam-1", "hub-1"]
+    assert [d["battery"] for d in found.document["devices"]] == [None, None]
 
     profiled = await coordinator("profile", "read.yaml", "--no-browse", "--json")
     assert profiled.code == 0, profiled.err

@@ -132,6 +132,37 @@ def times(agent, step):
     return agent.calls.count(step)
 
 
+# --- the link ----------------------------------------------------------------------------------------------------
+
+
+async def test_round_trips_are_measured_and_breaks_are_counted(link, mesh):
+    watching = mesh.watch(interval_s=0.1)
+    session = mesh.sessions.to("dev-1")
+    try:
+        async with asyncio.timeout(DONE_S):
+            async for observed in watching:
+                if observed.link is not None and not observed.link.reconnects:
+                    assert 0 < observed.link.least_ms <= observed.link.rtt_ms < 1_000
+                    link.cut()
+                elif observed.link is not None:
+                    break
+        assert session.link.reconnects == 1
+    finally:
+        await watching.aclose()
+
+
+async def test_an_agent_that_knows_no_pings_is_watched_all_the_same(agent, mesh, monkeypatch):
+    from agent import control
+
+    monkeypatch.setattr(control._Talk, "note", lambda _self, _message: None)
+    watching = mesh.watch(interval_s=0.1)
+    for _ in range(3):
+        observed = await anext(watching)
+        assert observed.sample is not None
+        assert observed.link is None
+    await watching.aclose()
+
+
 # --- breaks ------------------------------------------------------------------------------------------------------
 
 

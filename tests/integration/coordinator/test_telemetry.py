@@ -110,3 +110,14 @@ async def test_a_reader_that_stops_leaves_nothing_running(open_mesh, serve, fake
         await watching.aclose()
         following = [t for t in asyncio.all_tasks() if "_follow" in repr(t.get_coro())]
         assert following == []
+
+
+async def test_a_look_takes_nobody_over_and_leaves_out_who_is_silent(open_mesh, serve, fake_agent):
+    agents = await serve.start(fake_agent("dev-1"), fake_agent("dev-2"))
+    agents[0].samples = [telemetry_pb2.Sample(at=5.0, cpu_percent=12.0)]
+    async with open_mesh() as mesh:
+        await mesh.discover([a.address for a in agents], browse=False)
+        await serve.stop(agents[1])
+        samples = await mesh.look()
+    assert {device: s.cpu_percent for device, s in samples.items()} == {"dev-1": 12.0}
+    assert agents[0].tenure.epoch == 0

@@ -37,6 +37,22 @@ async def test_a_sample_says_what_serves_and_counts() -> None:
     assert (first.at, first.generations["w"], first.replicas[0].items) == (12.5, 3, 7)
 
 
+async def test_a_sample_has_a_battery_where_the_device_has_one(tmp_path: Path) -> None:
+    sampler = Sampler(
+        clock=lambda: 12.5,
+        generations=dict,
+        fill=lambda _: None,
+        gauges=SystemGauges(sys=tmp_path),
+    )
+    assert not (await sampler.sample()).HasField("battery")
+    folder = tmp_path / "class/power_supply/BAT0"
+    folder.mkdir(parents=True)
+    for name, text in (("type", "Battery"), ("capacity", "61"), ("status", "Charging")):
+        (folder / name).write_text(text)
+    told = (await sampler.sample()).battery
+    assert (told.level_percent, told.state) == (61, pb.Battery.STATE_CHARGING)
+
+
 def test_events_are_numbered_and_those_that_are_gone_are_counted() -> None:
     events = EventLog(lambda: 1.0)
     for i in range(limits.DEVICE_EVENTS_KEPT + 2):

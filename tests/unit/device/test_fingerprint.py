@@ -99,9 +99,11 @@ LAPTOP = topology(["0-1", "0-1", "2", "3"]) | {
     "sys/class/power_supply/AC/online": "0\n",
     "sys/class/power_supply/BAT0/type": "Battery\n",
     "sys/class/power_supply/BAT0/status": "Discharging\n",
+    "sys/class/power_supply/BAT0/capacity": "61\n",
     "sys/class/power_supply/hidpp_battery_0/type": "Battery\n",
     "sys/class/power_supply/hidpp_battery_0/scope": "Device\n",
     "sys/class/power_supply/hidpp_battery_0/status": "Discharging\n",
+    "sys/class/power_supply/hidpp_battery_0/capacity": "5\n",
     "sys/class/drm/card0/device/uevent": "DRIVER=i915\n",
     "sys/class/drm/card0/device/vendor": "0x8086\n",
     "sys/class/drm/card0/device/device": "0x46a6\n",
@@ -240,3 +242,20 @@ def test_a_probe_that_fails_does_not_fail_the_rest(
     assert "cannot tell the memory" in caplog.text
     assert (found.memory_bytes, found.cpu.model, found.accelerators) == (0, "unknown", [])
     assert found.disk_bytes > 0
+
+
+def test_how_full_the_batteries_are(tmp_path: Path) -> None:
+    at = planted(tmp_path, RASPBERRY_PI_5)
+    assert power.battery(at.sys) is None
+    planted(tmp_path, LAPTOP)
+    assert power.battery(at.sys) == (61, "discharging")
+    second = "sys/class/power_supply/BAT1"
+    planted(tmp_path, {f"{second}/type": "Battery\n", f"{second}/capacity": "101\n"})
+    assert power.battery(at.sys) == (80.5, "discharging")
+    for status, state in (
+        ("Charging", "charging"),
+        ("Not charging", "resting"),
+        ("?", "unspecified"),
+    ):
+        planted(tmp_path, {"sys/class/power_supply/BAT0/status": status})
+        assert power.battery(at.sys) == (80.5, state)
