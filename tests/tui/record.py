@@ -21,7 +21,7 @@ from coordinator.fleet.events import ProfileMeasured, WorkflowRecorded
 from coordinator.journal import Entry
 from coordinator.tui import messages as m
 from coordinator.tui.live import LiveSession
-from tests.tui.recording import Recording
+from tests.tui.recording import Heard, Recording
 
 SERVE_S = 25.0
 AFTER_S = 20.0
@@ -52,9 +52,8 @@ class Recorder:
                     continue
                 self._last[observed.device.id] = at
                 sample = observed.sample.SerializeToString() if observed.sample else None
-                self.recording.moments.append(
-                    (at - began, (observed.device.id, sample, observed.why))
-                )
+                heard = Heard(observed.device.id, sample, observed.why, observed.link)
+                self.recording.moments.append((at - began, heard))
         elif isinstance(message, m.Ended):
             print(message, flush=True)
             if message.what == "plan and roll out":

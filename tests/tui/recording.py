@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import gzip
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from coordinator.fleet import Fleet, replay
 from coordinator.fleet.events import Event
 from coordinator.journal import Entry
+from coordinator.link import Link
 from coordinator.telemetry import Observed
 from coordinator.tui import messages as m
 from tiermesh.errors import TiermeshError
@@ -27,12 +29,21 @@ PATH = Path(__file__).parent / "recordings" / "demo.jsonl.gz"
 _EVENT = msgspec.json.Decoder(Event)
 
 
+class Heard(NamedTuple):
+    """A sample of a device (by id) as bytes, or why there is none; and what its link was like."""
+
+    device: str
+    sample: bytes | None
+    why: str
+    link: Link | None
+
+
 @dataclass
 class Recording:
     """What happened, in order: (seconds since the beginning, an entry of the journal or a sample)."""
 
     began_at: float
-    moments: list[tuple[float, Entry | tuple[str, bytes | None, str]]] = field(default_factory=list)
+    moments: list[tuple[float, Entry | Heard]] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path = PATH) -> Recording:
@@ -74,11 +85,13 @@ class Recording:
         devices = self.fleet(until).devices
         found: list[tuple[Observed, float]] = []
         for t, what in self.moments:
-            if isinstance(what, Entry) or not since <= t <= until or what[0] not in devices:
+            if isinstance(what, Entry) or not since <= t <= until or what.device not in devices:
                 continue
-            device, sample, why = what
-            heard = telemetry_pb2.Sample.FromString(sample) if sample is not None else None
-            found.append((Observed(devices[device], heard, why), self.began_at + t))
+            sample = None
+            if what.sample is not None:
+                sample = telemetry_pb2.Sample.FromString(what.sample)
+            observed = Observed(devices[what.device], sample, what.why, what.link)
+            found.append((observed, self.began_at + t))
         return found
 
 
@@ -113,21 +126,27 @@ def _renamed(text: str, names: dict[str, str]) -> str:
 
 
 def _what(plain: dict[str, Any]) -> Any:
-    """An entry of the journal, or a sample: (device, its bytes, why there is none)."""
+    """An entry of the journal, or what was heard of a device."""
     if "event" in plain:
         return Entry(plain["number"], _EVENT.decode(json.dumps(plain["event"]).encode()))
-    sample = plain.get("sample")
-    return plain["device"], base64.b64decode(sample) if sample else None, plain.get("why", "")
+    sample, link = plain.get("sample"), plain.get("link")
+    return Heard(
+        plain["device"],
+        base64.b64decode(sample) if sample else None,
+        plain.get("why", ""),
+        Link(**link) if link else None,
+    )
 
 
-def _plain(what: Entry | tuple[str, bytes | None, str]) -> dict[str, Any]:
+def _plain(what: Entry | Heard) -> dict[str, Any]:
     if isinstance(what, Entry):
         return {"number": what.number, "event": msgspec.to_builtins(what.event, enc_hook=float)}
-    device, sample, why = what
-    plain: dict[str, Any] = {"device": device}
-    if sample is not None:
-        plain["sample"] = base64.b64encode(sample).decode()
-    return plain | ({"why": why} if why else {})
+    plain: dict[str, Any] = {"device": what.device}
+    if what.sample is not None:
+        plain["sample"] = base64.b64encode(what.sample).decode()
+    if what.link is not None:
+        plain["link"] = dataclasses.asdict(what.link)
+    return plain | ({"why": what.why} if what.why else {})
 
 
 class Player:

@@ -8,11 +8,13 @@ import msgspec
 import pytest
 
 from coordinator.fleet.state import Sighting
+from coordinator.link import Link
 from coordinator.tui.model import text as t
 from coordinator.tui.model.asks import changed_text, checked, fields, parsed
 from coordinator.tui.model.banner import banner
 from coordinator.tui.model.candidate import Asking, Candidate
-from coordinator.tui.model.fleet import FleetTable, Sort, detail, unreached
+from coordinator.tui.model.device import detail, unreached
+from coordinator.tui.model.fleet import FleetTable, Sort
 from coordinator.tui.model.gauges import Gauge, gauge_lines, gauges
 from coordinator.tui.model.journal import Log, chain
 from coordinator.tui.model.plan import Form, Kind, against_running, candidate_lines
@@ -20,6 +22,7 @@ from coordinator.tui.model.profiles import HeatMap, cell_lines
 from coordinator.tui.model.rollout import rollout_lines
 from coordinator.tui.model.strip import strip, tab_at
 from tiermesh.errors import InvalidDocument
+from tiermesh.v1 import telemetry_pb2 as pb
 
 
 def told(lines):
@@ -123,6 +126,33 @@ def test_power_is_shown_where_a_device_says_what_feeds_it(view_at, serving):
     view = replace(view, fleet=fleet)
     assert "battery" in shown(FleetTable(view, 120))
     assert "from its battery" in told(detail(view, fed, 46))
+
+
+@pytest.mark.parametrize(
+    ("said", "cell", "fact"),
+    [
+        ((61.4, pb.Battery.STATE_CHARGING), " 61 % ▲", "battery 61 %, charging"),
+        ((9.0, pb.Battery.STATE_DISCHARGING), "  9 % ▼", "battery 9 %, discharging"),
+        ((100.0, pb.Battery.STATE_RESTING), "100 % =", "battery 100 %, full, or not charging"),
+        ((50.0, 77), " 50 %", "battery 50 %"),
+    ],
+)
+def test_the_level_of_a_battery_is_shown(view_at, serving, said, cell, fact):
+    view = view_at(serving)
+    device = view.fleet.named("cam-1")
+    battery = pb.Battery(level_percent=said[0], state=said[1])
+    view.telemetry.pulse(device.id).samples.append(pb.Sample(at=1.0, battery=battery))
+    assert cell in shown(FleetTable(view, 130))
+    assert fact in " ".join(told(detail(view, device, 80)).split("\n"))
+
+
+def test_a_link_is_shown_with_its_time_and_its_word(view_at, serving):
+    view = view_at(serving)
+    device = view.fleet.named("cam-1")
+    view.telemetry.pulse(device.id).link = Link(0.41, 0.3, 30, 2)
+    assert "0.4 ms fair" in shown(FleetTable(view, 120))
+    text = " ".join(told(detail(view, device, 80)).split())
+    assert "fair: 0.4 ms there and back, 0.3 ms at best; 2 reconnects in the last hour" in text
 
 
 def test_hostile_words_of_a_device_are_escaped(view_at, serving):

@@ -1,4 +1,4 @@
-"""The fleet as a table, and one device in full."""
+"""The fleet as a table."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from coordinator.fleet.lifecycle import REMEDIES, DeviceState, Reach
-from coordinator.fleet.state import Device, Sighting
+from coordinator.fleet.lifecycle import DeviceState
+from coordinator.fleet.state import Device
+from coordinator.link import Grade
 from coordinator.tui.model import text as t
 from coordinator.tui.model.telemetry import Pulse
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
-from tiermesh.documents.fingerprint import Interface
 
 STATES: Final[dict[DeviceState, tuple[str, str]]] = {
     DeviceState.READY: ("●", "good"),
@@ -26,9 +26,8 @@ STATES: Final[dict[DeviceState, tuple[str, str]]] = {
 }
 """A sign and a role for each state: the sign says it without colour."""
 
-GOOD_JITTER_MS: Final = 50.0
-POOR_JITTER_MS: Final = 500.0
 HOT_CELSIUS: Final = 80.0
+LOW_PERCENT: Final = 20.0
 BUSY: Final = 0.9
 
 
@@ -110,22 +109,29 @@ def _temperature(_view: View, _device: Device, pulse: Pulse) -> Run:
     return Run(f"{celsius:.0f} °C", "warn" if celsius >= HOT_CELSIUS else "")
 
 
-def _power(_view: View, device: Device, _pulse: Pulse) -> Run:
-    power = device.description.fingerprint.power
-    return Run(t.UNKNOWN if power == "unknown" else power, "" if power == "battery" else "dim")
+def _power(_view: View, device: Device, pulse: Pulse) -> Run:
+    """The level of its battery, and which way it goes; of a device without one, what feeds it, where that is known."""
+    battery = pulse.battery
+    if battery is None:
+        power = device.description.fingerprint.power
+        return Run(t.UNKNOWN if power == "unknown" else power, "" if power == "battery" else "dim")
+    low = battery.state == "discharging" and battery.level_percent <= LOW_PERCENT
+    return Run(f"{battery.level_percent:3.0f} % {_WAYS.get(battery.state, '')}", "warn" * low)
+
+
+_WAYS: Final = {"charging": "▲", "discharging": "▼", "resting": "="}
 
 
 def _link(_view: View, _device: Device, pulse: Pulse) -> Run:
     if pulse.why_silent:
         return Run("✗ silent", "bad")
-    jitter = pulse.jitter_ms
-    if jitter is None:
+    if pulse.link is None:
         return Run(t.UNKNOWN, "dim")
-    sign, role = _QUALITY[(jitter > GOOD_JITTER_MS) + (jitter > POOR_JITTER_MS)]
-    return Run(f"{sign} ±{t.milliseconds(jitter)}", role)
+    trip, grade = t.milliseconds(pulse.link.rtt_ms), pulse.link.grade
+    return Run(f"{trip:>7} {grade}", _GRADES[grade])
 
 
-_QUALITY: Final = (("▂▄▆", "good"), ("▂▄ ", ""), ("▂  ", "warn"))
+_GRADES: Final = {Grade.GOOD: "good", Grade.FAIR: "", Grade.POOR: "warn"}
 
 
 def _serves(view: View, device: Device, pulse: Pulse) -> Run:
@@ -252,115 +258,3 @@ def _matches(device: Device, words: list[str]) -> bool:
     text = f"{device.name} {said.tier} {device.state} {device.address} {said.fingerprint.cpu.model} {device.why}"
     folded = text.casefold()
     return all(word in folded for word in words)
-
-
-# --- one device --------------------------------------------------------------------------------------------------
-
-
-def detail(view: View, device: Device, cells: int) -> list[Line]:
-    """Everything known of a device, in lines of `cells` cells."""
-    sign, role = STATES[device.state]
-    lines: list[Line] = [
-        (Run(t.safe(device.name), "title"), Run(f"  {sign} {device.state}", f"{role} bold")),
-        (),
-    ]
-    lines += _why(view, device, cells)
-    for title, value in _facts(view, device):
-        lines += _fact(title, value, cells)
-    return lines
-
-
-def _why(view: View, device: Device, cells: int) -> list[Line]:
-    why = device.why or view.telemetry.pulse(device.id).why_silent
-    if not why:
-        return []
-    lines: list[Line] = [
-        (Run(part, STATES[device.state][1] or "warn"),) for part in t.wrap(t.safe(why), cells)
-    ]
-    for remedy in _remedies(why):
-        lines += [(Run("→ ", "accent"), Run(part)) for part in t.wrap(remedy, cells - 2)]
-    return [*lines, ()]
-
-
-def _remedies(why: str) -> list[str]:
-    return [REMEDIES[reach] for reach in Reach if f": {reach.value}" in why]
-
-
-def _fact(title: str, value: str, cells: int) -> list[Line]:
-    indent = 12
-    parts = t.wrap(t.safe(value), max(cells - indent, 8))
-    first: Line = (Run(f"{title:<{indent}}", "dim"), Run(parts[0]))
-    return [first, *((Run(" " * indent), Run(part)) for part in parts[1:])]
-
-
-def _facts(view: View, device: Device) -> list[tuple[str, str]]:
-    said, print_ = device.description, device.description.fingerprint
-    pulse = view.telemetry.pulse(device.id)
-    runtimes = [
-        f"{r.name} {r.version}" if r.unavailable is None else f"{r.name}: {r.unavailable}"
-        for r in print_.runtimes
-    ]
-    facts = [
-        ("tier", said.tier),
-        ("price", f"{said.price_per_hour:g} USD/h"),
-        ("cpu", f"{print_.cpu.model}, {t.count(print_.threads, 'thread')} used"),
-        ("memory", _memory_used(print_.memory_bytes, pulse)),
-        *(("accelerator", f"{a.name} ({a.kind})") for a in print_.accelerators),
-        ("runtimes", ", ".join(runtimes) or "none"),
-        ("power", "from its battery" if print_.power == "battery" else print_.power),
-        ("usable", f"{said.usable_share:.0%} of its time"),
-        ("address", device.address),
-        ("data", said.data_address),
-        *(("network", _interface(i)) for i in print_.interfaces if not i.loopback),
-        ("seen", f"{t.age(view.now - (pulse.received_at or device.seen_at))} ago"),
-        ("agent", f"{said.agent_version}, protocol {said.protocol_version}"),
-        ("system", f"{print_.os}, Python {print_.python}"),
-        ("class", device.device_class.removeprefix("sha256:")[:12]),
-        ("id", device.id),
-    ]
-    if print_.emulated:
-        facts.insert(3, ("emulated", f"{print_.emulated.slowdown:g} × slower than this machine"))
-    sample = pulse.newest
-    if sample is not None:
-        if sample.temperature_celsius:
-            facts.insert(2, ("temperature", f"{sample.temperature_celsius:.0f} °C"))
-        if pulse.jitter_ms is not None:
-            facts.insert(2, ("link", f"samples come within {t.milliseconds(pulse.jitter_ms)}"))
-        restarts = f", restarted {sample.worker.restarts} ×" if sample.worker.restarts else ""
-        facts.insert(2, ("worker", f"{t.size(sample.worker.memory_bytes)}{restarts}"))
-        facts.insert(2, ("serves", ", ".join(r.replica for r in sample.replicas) or "nothing"))
-    return facts
-
-
-def _memory_used(total: int, pulse: Pulse) -> str:
-    if pulse.newest is None:
-        return t.size(total)
-    return f"{t.size(pulse.newest.memory_used_bytes)} of {t.size(total)} used"
-
-
-def _interface(interface: Interface) -> str:
-    kind = "wireless" if interface.wireless else "wired"
-    speed = f", {interface.speed_mbps} Mbit/s" if interface.speed_mbps else ""
-    return f"{interface.name} ({kind}{speed}) {', '.join(interface.addresses)}"
-
-
-def unreached(view: View, cells: int) -> list[Line]:
-    """Ways that lead to no device, and what to do about each."""
-    lines: list[Line] = []
-    for key, way in sorted(view.fleet.sightings.items()):
-        if not way.failures or (way.device is not None and way.device in view.fleet.devices):
-            continue
-        lines.append(
-            (Run("✗ ", "bad"), Run(t.safe(key), "name"), Run(f" by {t.safe(way.via)}", "dim"))
-        )
-        lines += _failures(way, cells)
-    return lines
-
-
-def _failures(way: Sighting, cells: int) -> list[Line]:
-    lines: list[Line] = []
-    for failure in way.failures:
-        lines += [(Run(f"  {part}", "warn"),) for part in t.wrap(t.safe(failure), cells - 2)]
-        for remedy in _remedies(failure):
-            lines += [(Run("  → ", "accent"), Run(p)) for p in t.wrap(remedy, cells - 4)]
-    return lines

@@ -1,4 +1,4 @@
-"""The newest samples of each device: enough of the past for rates, a sparkline and the quality of the link."""
+"""The newest samples of each device: enough of the past for rates and a sparkline; and what its link is like."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from coordinator.link import Link
+    from coordinator.status import Battery
     from coordinator.telemetry import Observed
     from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -18,11 +20,11 @@ LOAD_SAMPLES: Final = 96
 
 @dataclass(slots=True)
 class Pulse:
-    """What one device said. `delays` are receipt less its own clock, in seconds: their spread is the link's jitter."""
+    """What one device said, and how good the way to it is."""
 
     samples: deque[pb.Sample] = field(default_factory=lambda: deque(maxlen=RATE_SAMPLES))
     load: deque[float] = field(default_factory=lambda: deque(maxlen=LOAD_SAMPLES))
-    delays: deque[float] = field(default_factory=lambda: deque(maxlen=LOAD_SAMPLES))
+    link: Link | None = None
     received_at: float = 0.0
     why_silent: str = ""
 
@@ -32,12 +34,13 @@ class Pulse:
         return self.samples[-1] if self.samples else None
 
     @property
-    def jitter_ms(self) -> float | None:
-        """How much longer than the quickest the slower samples took, leaving the slowest tenth out."""
-        if len(self.delays) < 3:
+    def battery(self) -> Battery | None:
+        """Its battery; None where it has none, or does not tell."""
+        if self.newest is None:
             return None
-        ordered = sorted(self.delays)
-        return (ordered[int(0.9 * (len(ordered) - 1))] - ordered[0]) * 1_000
+        from coordinator.status import battery_of
+
+        return battery_of(self.newest)
 
 
 class Telemetry:
@@ -62,7 +65,7 @@ class Telemetry:
         pulse.received_at = received_at
         pulse.samples.append(sample)
         pulse.load.append(sample.cpu_percent / 100)
-        pulse.delays.append(received_at - sample.at)
+        pulse.link = observed.link
 
     def pulse(self, device: str) -> Pulse:
         """The pulse of a device; an empty one where nothing was heard."""

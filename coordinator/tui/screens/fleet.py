@@ -14,7 +14,8 @@ from textual.widgets import Input
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.canvas import Canvas, Table
-from coordinator.tui.model.fleet import FleetTable, Sort, detail, unreached
+from coordinator.tui.model.device import detail, unreached
+from coordinator.tui.model.fleet import FleetTable, Sort
 from coordinator.tui.model.text import Line, Lines, Run, clip
 from coordinator.tui.model.view import View
 from coordinator.tui.screens.base import Command
