@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from tiermesh import limits
 from tiermesh.errors import LimitExceeded, TiermeshError
-from tiermesh.frames import EMPTY, Frame, Kind, Packed, Tensor, check_tensor
+from tiermesh.frames import EMPTY, OF_NO_REQUEST, Frame, Kind, Packed, Tensor, check_tensor
 from tiermesh.v1 import streaming_pb2 as pb
 
 _LENGTH_BYTES: Final = 4
@@ -177,7 +177,7 @@ class _Cut:
 
 def _frame(header: _Header, cut: _Cut, now: float) -> Frame:
     identity = header.request_id
-    if len(identity) != _ID_BYTES and (identity or header.kind is not Kind.LOST):
+    if len(identity) != _ID_BYTES and (identity or header.kind not in OF_NO_REQUEST):
         raise TiermeshError(f"a request id of {len(identity)} bytes")
     if not abs(header.remaining) < _LONGEST_S:
         raise TiermeshError(f"a deadline {header.remaining} seconds from now")

@@ -34,6 +34,14 @@ class Kind(IntEnum):
     LOST = 5
     """Back to the sources: `origin` (a device) cannot take the request on, or, without a request id, has lost all
     that it had in its care. The sources inject it again."""
+    TAKE = 8
+    """From the device where an aggregate is now to the one where it was: give its state up. Of no request."""
+    STATE = 9
+    """The answer: a part of the state, or where it is."""
+    DROP = 10
+    """From a source to the device where a sink was: the request has ended elsewhere, so it does not count there."""
+    DROPPED = 11
+    """The answer: it does not count any more."""
 
 
 class Tensor:
@@ -200,6 +208,9 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
         """What it counts for in windows and limits: bytes of payload and header, about."""
         return _HEADER_BYTES + self.payload.size
 
+
+OF_NO_REQUEST: Final = frozenset({Kind.LOST, Kind.TAKE, Kind.STATE})
+"""Kinds that may speak of a device instead of a request."""
 
 _HEADER_BYTES: Final = 128
 

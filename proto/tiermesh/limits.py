@@ -48,6 +48,10 @@ SOURCE_INFLIGHT_REQUESTS: Final = 1_024
 SINK_REMEMBERED_IDS: Final = 1_000_000
 REQUEST_DEADLINE_S: Final = 60.0
 
+AGGREGATE_STATE_BYTES: Final = 256 * 2**20
+"""State of one aggregate that is handed over to another device."""
+AGGREGATE_PART_BYTES: Final = 2**20
+
 PROFILE_SECONDS: Final = 600
 PROFILE_BATCH_SIZES: Final = 32
 BATCH_SIZE: Final = 1_024

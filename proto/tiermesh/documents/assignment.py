@@ -85,8 +85,11 @@ class Assignment(Document, frozen=True, kw_only=True):
     """What a device serves in one generation of one workflow.
 
     `replica_devices` maps every replica id of the plan to its device id, so that each agent knows the next hop
-    of every lane; `peers` are all devices of the plan by id. `lanes` are those of the plan, in its order: a frame
-    names its lane by index.
+    of every lane; `peers` are all devices of the plan by id, and those that `formers` names. `lanes` are those of the
+    plan, in its order: a frame names its lane by index.
+
+    `formers` names for each aggregate the device where it ran before, in the same run: its state is there. `lost` are
+    the devices that the coordinator has given up: nobody waits for what they know.
     """
 
     schema: Literal["tiermesh.assignment/1"] = "tiermesh.assignment/1"
@@ -100,6 +103,8 @@ class Assignment(Document, frozen=True, kw_only=True):
     lanes: Annotated[list[Lane], Meta(max_length=limits.LANES)]
     replica_devices: dict[str, str]
     peers: dict[str, Peer]
+    formers: dict[Name, str] = {}
+    lost: list[str] = []
     deadline_seconds: Annotated[float, Meta(gt=0)] = limits.REQUEST_DEADLINE_S
 
     @property
