@@ -42,8 +42,10 @@ def battery(sys: Path) -> Battery | None:
             states.add(reading.text(folder / "status"))
     if not levels:
         return None
-    told = (state for status, state in _STATES.items() if status in states)
-    return Battery(mean(levels), next(told, "unspecified"))
+    for status, state in _STATES.items():
+        if status in states:
+            return Battery(mean(levels), state)
+    return Battery(mean(levels), "unspecified")
 
 
 _STATES: Final[dict[str, Literal["charging", "discharging", "resting"]]] = {
