@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import grpc
@@ -23,14 +23,15 @@ from tiermesh.documents.plan import Lane
 from tiermesh.frames import Frame, Kind, Packed
 
 RAW: Final = "/bench.Raw/Send"
+DELAY: Final = "/bench.Raw/Delay"
 REPORT: Final = "/bench.Raw/Report"
 _DELAYS: Final = 10_000
 _numbers = itertools.count(time.monotonic_ns() << 16)
 
 
-def frames(payload: Packed, count: int) -> Iterator[Frame]:
-    """Frames of different requests, to the sink of the other end."""
-    for number in itertools.islice(_numbers, count):
+def frames(payloads: Iterable[Packed]) -> Iterator[Frame]:
+    """A frame for each payload, of a request of its own, to the sink of the other end."""
+    for payload, number in zip(payloads, _numbers, strict=False):
         yield Frame(Kind.DATA, 1, 0, f"{number:032x}", 1, "in", "out", (), 0.0, 1e8, payload)
 
 
@@ -122,12 +123,16 @@ async def receive(port: int, epoch: int, *, stalled: bool) -> None:
             number += 1
         return number.to_bytes(8, "little")
 
+    async def delay(requests: AsyncIterator[bytes], _: Any) -> bytes:
+        return json.dumps([time.monotonic() async for _ in requests]).encode()
+
     async def report(_: bytes, __: Any) -> bytes:
         delays, driver.delays = driver.delays, []
         return json.dumps({"arrived": driver.arrived, "delays": delays}).encode()
 
     handlers: dict[str, Any] = {
         "Send": grpc.stream_unary_rpc_method_handler(count),
+        "Delay": grpc.stream_unary_rpc_method_handler(delay),
         "Report": grpc.unary_unary_rpc_method_handler(report),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Raw", handlers),))

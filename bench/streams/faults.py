@@ -75,7 +75,7 @@ async def _offer(driver: Driver) -> None:
     flow = driver.flow()
     while True:
         if flow.links.sender("b", driver.now()).has_room("out"):
-            for frame in frames(payload, int(RATE_RPS * _STEP_S)):
+            for frame in frames([payload] * int(RATE_RPS * _STEP_S)):
                 flow.post.send(frame, driver.now())
             driver.changed()
         await asyncio.sleep(_STEP_S)
@@ -101,7 +101,7 @@ async def stalled(receiver: Receiver) -> dict[str, Any]:
         offered, end = 0, time.monotonic() + _STALL_S
         while time.monotonic() < end:
             while sender.has_room("out"):
-                (frame,) = frames(pack({"image": os.urandom(size)}), 1)
+                (frame,) = frames([pack({"image": os.urandom(size)})])
                 driver.flow().post.send(frame, driver.now())
                 offered += 1
             driver.changed()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import cycle, islice
+from statistics import median
 from typing import Any, Final
 
-from ends import RAW, REPORT, Driver, frames
+import numpy as np
+from ends import DELAY, RAW, REPORT, Driver, frames
 from msgspec.structs import replace
 
 from agent.serving.streams.sender import Link
@@ -22,41 +27,73 @@ SIZES: Final = {
     "147 KiB": 150_528,
     "800 KiB": 819_200,
 }
+_DISTINCT: Final = 64
+"""Payloads that take turns, where they are distinct: 9.6 MB of 147 KiB, more than a core's own cache."""
 _AT_ONCE: Final = 64
 _FASTEST: Final = 400_000
 """Frames a second that there are always enough of."""
-_ROUNDS: Final = 3
+_ROUNDS: Final = 5
 _DELAYS: Final = 150
+_PAUSE_S: Final = 0.005
+
+
+def _same(size: int) -> list[bytes]:
+    return [bytes(size)]
+
+
+def _distinct(size: int) -> list[bytes]:
+    return [os.urandom(size) for _ in range(_DISTINCT)]
+
+
+def _arrays(size: int) -> list[Any]:
+    return [np.frombuffer(one, np.uint8).copy() for one in _distinct(size)]
+
+
+PAYLOADS: Final[dict[str, Callable[[int], Sequence[Any]]]] = {
+    "same bytes": _same,
+    "bytes": _distinct,
+    "arrays": _arrays,
+}
+"""What both sides send: one object again and again; 64 objects by turns; 64 arrays, which raw makes bytes of first."""
 
 
 async def measure(address: str, seconds: float) -> list[dict[str, Any]]:
-    """One row per size of frame; each figure is the best of three, ours and raw by turns."""
+    """One row per size of frame and kind of payload."""
     driver = Driver("a", address)
     driver.outgoing = Outgoing(driver, driver.flow(), "b", address, insecure_lan=False)
     channel = wire.channel(address)
-    rows: list[dict[str, Any]] = []
     try:
         await _connected(driver)
-        for label, size in SIZES.items():
-            ours, raw = 0.0, 0.0
-            # By turns, so that what else runs on this machine hits both.
-            for _ in range(_ROUNDS):
-                ours = max(ours, await _ours(driver, size, seconds))
-                raw = max(raw, await _raw(channel, size, seconds))
-            rows.append(
-                {
-                    "frame": label,
-                    "frames_per_s": round(ours),
-                    "mb_per_s": round(ours * size / 1e6, 1),
-                    "raw_frames_per_s": round(raw),
-                    "ratio": round(ours / raw, 2),
-                    **await _delay(driver, channel, size),
-                }
-            )
+        return [
+            {"frame": label, "payload": kind, **await _row(driver, channel, made(size), seconds)}
+            for label, size in SIZES.items()
+            for kind, made in PAYLOADS.items()
+        ]
     finally:
         await driver.outgoing.close()
         await channel.close()
-    return rows
+
+
+async def _row(
+    driver: Driver, channel: Any, values: Sequence[Any], seconds: float
+) -> dict[str, Any]:
+    """Speed: the best of five, ours and raw by turns, since what else runs on this machine hits both."""
+    turns = [
+        (await _ours(driver, values, seconds), await _raw(channel, values, seconds))
+        for _ in range(_ROUNDS)
+    ]
+    ours, raw = (max(speeds) for speeds in zip(*turns, strict=True))
+    ratios = sorted(ours / raw for ours, raw in turns)
+    return {
+        "frames_per_s": round(ours),
+        "mb_per_s": round(ours * len(values[0]) / 1e6, 1),
+        "raw_frames_per_s": round(raw),
+        "ratio": round(ours / raw, 2),
+        "ratio_by_turns": round(median(ratios), 2),
+        "ratio_worst": round(ratios[0], 2),
+        **_percentiles("hop", await _delays(driver, channel, values)),
+        **_percentiles("raw_hop", await _raw_delays(channel, values)),
+    }
 
 
 async def _connected(driver: Driver) -> None:
@@ -65,12 +102,13 @@ async def _connected(driver: Driver) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _ours(driver: Driver, size: int, seconds: float) -> float:
+async def _ours(driver: Driver, values: Sequence[Any], seconds: float) -> float:
     """Frames a second, acknowledged; as fast as backpressure lets them go. They are made before the clock starts."""
     flow = driver.flow()
     sender = flow.links.sender("b", driver.now())
-    most = int(min(_FASTEST, 8e9 / size) * seconds)
-    waiting = list(frames(pack({"image": bytes(size)}), most))
+    most = int(min(_FASTEST, 8e9 / len(values[0])) * seconds)
+    payloads = cycle([pack({"image": value}) for value in values])
+    waiting = list(frames(islice(payloads, most)))
     before = sender.sent_frames
     began = driver.now()
     while driver.now() - began < seconds and waiting:
@@ -89,15 +127,16 @@ async def _ours(driver: Driver, size: int, seconds: float) -> float:
     return (sender.sent_frames - before) / (driver.now() - began)
 
 
-async def _raw(channel: Any, size: int, seconds: float) -> float:
+async def _raw(channel: Any, values: Sequence[Any], seconds: float) -> float:
     """Messages a second through identity serializers, one for each frame, with no acknowledgement at all."""
     call = channel.stream_unary(RAW)()
-    message = bytes(size)
     began = time.monotonic()
     sent = 0
-    while time.monotonic() - began < seconds:
-        await call.write(message)
+    for value in cycle(values):
+        await call.write(_as_bytes(value))
         sent += 1
+        if time.monotonic() - began >= seconds:
+            break
     await call.done_writing()
     arrived = int.from_bytes(await call, "little")
     if arrived != sent:
@@ -105,14 +144,46 @@ async def _raw(channel: Any, size: int, seconds: float) -> float:
     return arrived / (time.monotonic() - began)
 
 
-async def _delay(driver: Driver, channel: Any, size: int) -> dict[str, float]:
+def _as_bytes(value: Any) -> bytes:
+    """What grpc.aio takes."""
+    return value if isinstance(value, bytes) else value.tobytes()
+
+
+async def _every_5_ms(values: Sequence[Any], send: Callable[[Any], Awaitable[None]]) -> None:
+    for value in islice(cycle(values), _DELAYS):
+        await send(value)
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _delays(driver: Driver, channel: Any, values: Sequence[Any]) -> list[float]:
     """From a frame's offer to its arrival in the other flow, one frame every 5 ms."""
     report = channel.unary_unary(REPORT)
     await report(b"")
-    for frame in frames(pack({"image": bytes(size)}), _DELAYS):
+
+    async def offer(value: Any) -> None:
+        (frame,) = frames([pack({"image": value})])
         now = driver.now()
         driver.flow().post.send(replace(frame, accepted_at=now), now)
         driver.changed()
-        await asyncio.sleep(0.005)
-    delays = sorted(json.loads(await report(b""))["delays"])
-    return {f"hop_p{p}_ms": round(1_000 * delays[len(delays) * p // 100], 2) for p in (50, 99)}
+
+    await _every_5_ms(values, offer)
+    return json.loads(await report(b""))["delays"]
+
+
+async def _raw_delays(channel: Any, values: Sequence[Any]) -> list[float]:
+    """From a message's `write` to its arrival in the other process's loop, one every 5 ms."""
+    call = channel.stream_unary(DELAY)()
+    sent: list[float] = []
+
+    async def write(value: Any) -> None:
+        sent.append(time.monotonic())
+        await call.write(_as_bytes(value))
+
+    await _every_5_ms(values, write)
+    await call.done_writing()
+    return [there - here for here, there in zip(sent, json.loads(await call), strict=True)]
+
+
+def _percentiles(name: str, seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {f"{name}_p{p}_ms": round(1_000 * ordered[len(ordered) * p // 100], 2) for p in (50, 99)}

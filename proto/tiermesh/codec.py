@@ -22,7 +22,7 @@ from tiermesh.v1 import streaming_pb2 as pb
 
 _LENGTH_BYTES: Final = 4
 _ID_BYTES: Final = 16
-_VIEW_SHARE: Final = 8
+_VIEW_SHARE: Final = 16
 _LONGEST_S: Final = 1e9
 _MOST: Final = 2**63 - 1
 

@@ -36,7 +36,9 @@ GRPC_MESSAGE_BYTES: Final = 64 * 2**20
 FRAME_BYTES: Final = 32 * 2**20
 FRAMES_PER_MESSAGE: Final = 256
 MESSAGE_TARGET_BYTES: Final = 256 * 2**10
-"""A message stops taking more frames once it is this large."""
+"""A message stops taking more frames once it is this large, whatever the link."""
+MESSAGE_MOST_BYTES: Final = 2 * 2**20
+"""The same where the link takes so much in a few milliseconds: the larger a message, the less a byte of it costs."""
 TENSOR_DIMENSIONS: Final = 8
 TENSORS_PER_FRAME: Final = 4_096
 SOURCES_PER_FRAME: Final = 256

@@ -24,6 +24,9 @@ from tiermesh.frames import EMPTY, Frame, Kind
 
 SILENCE_S: Final = 1.0
 """A peer that has said nothing for so long is lost. Receivers repeat their acknowledgement four times as often."""
+_HAND_OVER_S: Final = 0.004
+"""Messages grow while the link takes each within this, and shrink when it does not: all of a message arrives at once,
+and what ends requests waits for it."""
 _WHY_CHARS: Final = 500
 ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
 ROOM_ENDS: Final = 4 * limits.SOURCE_INFLIGHT_REQUESTS
@@ -81,6 +84,8 @@ class Sender:
         self._resend = 0
         self._refused = False
         self._one_by_one = 0
+        self._target = limits.MESSAGE_TARGET_BYTES
+        self._is_full = False
         self._channels: dict[str, _Channel] = {}
         self._full = FULL
         self._windows: Mapping[str, Window] = {}
@@ -176,15 +181,25 @@ class Sender:
         self._resend += len(frames)
         return (first, frames) if frames else None
 
+    def handed_over(self, seconds: float) -> None:
+        """The link took the last message in so many seconds; only a full one tells how fast the link is."""
+        if not self._is_full:
+            return
+        if seconds < _HAND_OVER_S:
+            self._target = min(2 * self._target, limits.MESSAGE_MOST_BYTES)
+        else:
+            self._target = max(self._target // 2, limits.MESSAGE_TARGET_BYTES)
+
     def _to_resend(self) -> list[Frame]:
         frames, size = list[Frame](), 0
         for frame in islice(self._kept, self._resend, self._resend + self._most_frames):
-            if size >= limits.MESSAGE_TARGET_BYTES:
+            if size >= self._target:
                 break
             size += frame.size
             frames.append(frame)
         self.resent_frames += len(frames)
         self.resent_bytes += size
+        self._is_full = size >= self._target
         return frames
 
     def _to_send(self) -> list[Frame]:
@@ -192,12 +207,13 @@ class Sender:
         for name in sorted(self._channels, key=UNBOUNDED.__ne__):
             queue = self._channels[name]
             before = queue.bytes
-            most, left = self._most_frames - len(frames), limits.MESSAGE_TARGET_BYTES - size
+            most, left = self._most_frames - len(frames), self._target - size
             frames += queue.take(most, left, inf) if name == UNBOUNDED else queue.number(most, left)
             size += queue.bytes - before
         self._kept.extend(frames)
         self._next += len(frames)
         self.sent_frames += len(frames)
+        self._is_full = size >= self._target
         return frames
 
     def refused(self, first: int, why: str) -> Frame | None:
