@@ -100,6 +100,15 @@ def test_a_large_tensor_is_not_copied_when_a_message_is_taken_apart() -> None:
     assert tensor.data.obj is message
 
 
+@pytest.mark.parametrize(("count", "kind"), [(16, memoryview), (17, bytes)])
+def test_a_tensor_keeps_a_message_in_memory_only_where_it_is_much_of_it(
+    count: int, kind: type
+) -> None:
+    sent = [a_frame(pack({"image": b"x" * 150_000}))] * count
+    _, received = codec.decode(codec.encode(1, sent, 0.0), 0.0)
+    assert {type(frame.payload.tensors[0].data) for frame in received} == {kind}
+
+
 def test_a_deadline_holds_between_devices_whose_clocks_differ() -> None:
     message = codec.encode(1, [a_frame(pack({}))], now=20.0)
     _, (frame,) = codec.decode(message, now=7_000.0)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from agent.serving.streams.receiver import Fenced, Receiver
 from agent.serving.streams.sender import SILENCE_S, Link, Sender
@@ -189,6 +190,43 @@ def test_bytes_close_a_window_too() -> None:
     message = sender.next_message()
     assert message is not None
     assert len(message[1]) == 2
+
+
+def full_message(sender: Sender, seconds: float) -> int:
+    """Bytes of the next message, which the link took in so many seconds."""
+    message = sender.next_message()
+    assert message is not None
+    sender.handed_over(seconds)
+    return sum(one.size for one in message[1])
+
+
+def test_messages_grow_while_the_link_takes_them_quickly_and_shrink_when_it_does_not() -> None:
+    sender = up(Sender(0.0))
+    large = replace(frame(1), payload=pack({"image": bytes(2**15)}))
+    for _ in range(limits.STREAM_CREDIT_FRAMES):
+        sender.offer(large)
+    grown = [full_message(sender, 0.001) for _ in range(5)]
+    least, most = limits.MESSAGE_TARGET_BYTES, limits.MESSAGE_MOST_BYTES
+    expected = [least, 2 * least, 4 * least, most, most]
+    assert all(
+        0 <= size - at_least <= large.size for size, at_least in zip(grown, expected, strict=True)
+    )
+    shrunk = [full_message(sender, 0.1) for _ in range(5)]
+    expected = [most, most // 2, most // 4, least, least]
+    assert all(
+        0 <= size - at_least <= large.size for size, at_least in zip(shrunk, expected, strict=True)
+    )
+
+
+def test_a_message_that_is_not_full_tells_nothing_of_the_link() -> None:
+    sender = up(Sender(0.0))
+    for number in range(1, 20):
+        sender.offer(frame(number))
+        full_message(sender, 0.001)
+    large = replace(frame(1), payload=pack({"image": bytes(limits.MESSAGE_TARGET_BYTES)}))
+    sender.offer(large)
+    sender.offer(large)
+    assert full_message(sender, 0.001) == large.size
 
 
 def test_a_receiver_that_was_started_again_is_noticed() -> None:
