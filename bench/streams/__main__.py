@@ -52,7 +52,7 @@ def main() -> None:
     """Measure, and print tables or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--receive", metavar="PORT:EPOCH:STALLED", help=argparse.SUPPRESS)
-    parser.add_argument("--seconds", type=float, default=0.4, help="per measurement")
+    parser.add_argument("--seconds", type=float, default=0.6, help="per measurement")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if not MALLOC.keys() <= os.environ.keys():

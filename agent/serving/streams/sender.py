@@ -24,9 +24,10 @@ from tiermesh.frames import EMPTY, Frame, Kind
 
 SILENCE_S: Final = 1.0
 """A peer that has said nothing for so long is lost. Receivers repeat their acknowledgement four times as often."""
-_HAND_OVER_S: Final = 0.004
-"""Messages grow while the link takes each within this, and shrink when it does not: all of a message arrives at once,
-and what ends requests waits for it."""
+_MESSAGE_S: Final = 0.005
+"""A message holds no more than the link carries in this: all of it arrives at once, and what ends requests waits."""
+_PACE_S: Final = 0.01
+"""What the link carries is measured over at least this."""
 _WHY_CHARS: Final = 500
 ROOM_FRAMES: Final = limits.STREAM_CREDIT_FRAMES
 ROOM_ENDS: Final = 4 * limits.SOURCE_INFLIGHT_REQUESTS
@@ -85,7 +86,9 @@ class Sender:
         self._refused = False
         self._one_by_one = 0
         self._target = limits.MESSAGE_TARGET_BYTES
-        self._is_full = False
+        self._carried = 0
+        """Bytes that were acknowledged since `_busy_since`; `inf`: nothing is under way."""
+        self._busy_since = inf
         self._channels: dict[str, _Channel] = {}
         self._full = FULL
         self._windows: Mapping[str, Window] = {}
@@ -165,12 +168,25 @@ class Sender:
             )
         count = upto - self.oldest
         for _ in range(count):
-            self._forget(self._kept.popleft())
+            frame = self._kept.popleft()
+            self._carried += frame.size
+            self._forget(frame)
+        self._pace(now)
         self._resend = max(self._resend - count, 0)
         self._full, self._windows = full, windows
         for name, queue in self._channels.items():
             queue.window = windows.get(name, full)
         self._heard = now
+
+    def _pace(self, now: float) -> None:
+        """Set the size of messages by what was acknowledged while there was something to acknowledge all the time."""
+        seconds = now - self._busy_since
+        if seconds >= _PACE_S:
+            fit = int(self._carried * _MESSAGE_S / seconds)
+            self._target = max(limits.MESSAGE_TARGET_BYTES, min(fit, limits.MESSAGE_MOST_BYTES))
+        elif seconds >= 0 and self._kept:
+            return
+        self._carried, self._busy_since = 0, now if self._kept else inf
 
     def next_message(self) -> tuple[int, list[Frame]] | None:
         """The frames to send now and the number of the first, or None: nothing waits, or windows are closed."""
@@ -181,15 +197,6 @@ class Sender:
         self._resend += len(frames)
         return (first, frames) if frames else None
 
-    def handed_over(self, seconds: float) -> None:
-        """The link took the last message in so many seconds; only a full one tells how fast the link is."""
-        if not self._is_full:
-            return
-        if seconds < _HAND_OVER_S:
-            self._target = min(2 * self._target, limits.MESSAGE_MOST_BYTES)
-        else:
-            self._target = max(self._target // 2, limits.MESSAGE_TARGET_BYTES)
-
     def _to_resend(self) -> list[Frame]:
         frames, size = list[Frame](), 0
         for frame in islice(self._kept, self._resend, self._resend + self._most_frames):
@@ -199,7 +206,6 @@ class Sender:
             frames.append(frame)
         self.resent_frames += len(frames)
         self.resent_bytes += size
-        self._is_full = size >= self._target
         return frames
 
     def _to_send(self) -> list[Frame]:
@@ -213,7 +219,6 @@ class Sender:
         self._kept.extend(frames)
         self._next += len(frames)
         self.sent_frames += len(frames)
-        self._is_full = size >= self._target
         return frames
 
     def refused(self, first: int, why: str) -> Frame | None:

@@ -31,7 +31,7 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, pb.StreamReply]"
 
 _METHOD: Final = "/tiermesh.v1.Streams/Stream"
 _ACK_EVERY_S: Final = SILENCE_S / 4
-_ACK_WITHIN_S: Final = 0.02
+_ACK_WITHIN_S: Final = 0.01
 _ACK_FRAMES: Final = limits.STREAM_CREDIT_FRAMES // 4
 _ACK_BYTES: Final = limits.STREAM_CREDIT_BYTES // 4
 _AGAIN_S: Final = 0.1
@@ -147,9 +147,7 @@ class Outgoing:
                 first, frames = message
                 if sender.take_refused():
                     self._driver.changed()
-                began = self._driver.now()
-                await call.write(codec.encode(first, frames, began))
-                sender.handed_over(self._driver.now() - began)
+                await call.write(codec.encode(first, frames, self._driver.now()))
             await self._wake.wait()
 
     async def _listen(self, call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply]) -> None:

@@ -192,41 +192,57 @@ def test_bytes_close_a_window_too() -> None:
     assert len(message[1]) == 2
 
 
-def full_message(sender: Sender, seconds: float) -> int:
-    """Bytes of the next message, which the link took in so many seconds."""
-    message = sender.next_message()
-    assert message is not None
-    sender.handed_over(seconds)
-    return sum(one.size for one in message[1])
+IMAGE = replace(frame(1), payload=pack({"image": bytes(2**15)}))
 
 
-def test_messages_grow_while_the_link_takes_them_quickly_and_shrink_when_it_does_not() -> None:
+def carried(
+    sender: Sender, rate: float, messages: int, now: float = 0.0
+) -> tuple[list[int], float]:
+    """Bytes of so many messages, each acknowledged while the next is under way, at `rate` bytes a second; and when."""
+    sizes: list[int] = []
+    for _ in range(messages + 1):
+        for _ in range(limits.MESSAGE_MOST_BYTES // IMAGE.size + 1):
+            sender.offer(IMAGE)
+        upto = sender.oldest + sender.unacknowledged
+        message = sender.next_message()
+        assert message is not None
+        now += (sizes[-1] if sizes else 0) / rate
+        sender.acknowledged(upto, FULL, {}, now)
+        sizes.append(sum(one.size for one in message[1]))
+    return sizes[1:], now
+
+
+@pytest.mark.parametrize(
+    ("rate", "most"),
+    [
+        (1e6, limits.MESSAGE_TARGET_BYTES),
+        (1e8, 500_000),
+        (2e9, limits.MESSAGE_MOST_BYTES),
+    ],
+)
+def test_a_message_holds_what_the_link_carries_in_a_few_milliseconds(
+    rate: float, most: int
+) -> None:
+    sizes, _ = carried(up(Sender(0.0)), rate, 300)
+    assert sizes[0] == pytest.approx(limits.MESSAGE_TARGET_BYTES, abs=IMAGE.size)
+    assert sizes[-1] == pytest.approx(most, abs=IMAGE.size)
+    assert max(sizes) <= most + IMAGE.size
+
+
+def test_idle_times_do_not_count_for_what_a_link_carries() -> None:
     sender = up(Sender(0.0))
-    large = replace(frame(1), payload=pack({"image": bytes(2**15)}))
-    for _ in range(limits.STREAM_CREDIT_FRAMES):
-        sender.offer(large)
-    grown = [full_message(sender, 0.001) for _ in range(5)]
-    least, most = limits.MESSAGE_TARGET_BYTES, limits.MESSAGE_MOST_BYTES
-    expected = [least, 2 * least, 4 * least, most, most]
-    assert all(
-        0 <= size - at_least <= large.size for size, at_least in zip(grown, expected, strict=True)
-    )
-    shrunk = [full_message(sender, 0.1) for _ in range(5)]
-    expected = [most, most // 2, most // 4, least, least]
-    assert all(
-        0 <= size - at_least <= large.size for size, at_least in zip(shrunk, expected, strict=True)
-    )
+    sizes, now = carried(sender, 2e9, 300)
+    while sender.next_message() is not None:
+        sender.acknowledged(sender.oldest + sender.unacknowledged, FULL, {}, now)
+    later, _ = carried(sender, 2e9, 1, now + 3_600.0)
+    assert later == pytest.approx(sizes[-1:], abs=IMAGE.size)
 
 
-def test_a_message_that_is_not_full_tells_nothing_of_the_link() -> None:
+def test_a_link_that_has_become_slow_gets_small_messages_again() -> None:
     sender = up(Sender(0.0))
-    for number in range(1, 20):
-        sender.offer(frame(number))
-        full_message(sender, 0.001)
-    large = replace(frame(1), payload=pack({"image": bytes(limits.MESSAGE_TARGET_BYTES)}))
-    sender.offer(large)
-    sender.offer(large)
-    assert full_message(sender, 0.001) == large.size
+    _, now = carried(sender, 2e9, 300)
+    sizes, _ = carried(sender, 1e6, 3, now)
+    assert sizes[-1] <= limits.MESSAGE_TARGET_BYTES + IMAGE.size
 
 
 def test_a_receiver_that_was_started_again_is_noticed() -> None:
