@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import grpc
 import grpc.aio
 
+from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device, Fleet
 from coordinator.link import Link, Pinging
 from tiermesh import PROTOCOL_VERSION, limits, wire
@@ -30,6 +31,8 @@ OPEN_S: Final = SILENCE_S
 """An agent that has not opened a session by then is silent."""
 AGAIN_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses before the next attempt to connect, the last one again and again."""
+FAILED_S: Final = 0.5
+"""How long who asks something of a device is patient at most, once the fleet knows that it has failed."""
 PING_S: Final = 2.0
 """Between two pings of a device that somebody listens to."""
 
@@ -439,8 +442,10 @@ class DeviceSession:
             return
         if self._lost is None and (not was_up or self.session.is_silent(now)):
             self._tell_lost(str(error))
+        has_failed = self.device.state is DeviceState.FAILED
         for call, asked in list(self._asked.items()):
-            if now - max(asked.since, self._down_since) > asked.patience_s:
+            patience_s = min(asked.patience_s, FAILED_S) if has_failed else asked.patience_s
+            if now - max(asked.since, self._down_since) > patience_s:
                 del self._asked[call]
                 asked.fail(self._unreachable(error))
                 self._drop_what_waits()

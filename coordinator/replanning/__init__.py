@@ -5,7 +5,7 @@ and for which reason; `worth(problem, running, found, policy)` whether the new p
 """
 
 from coordinator.replanning.decide import decide, next_due
-from coordinator.replanning.observe import observe
+from coordinator.replanning.observe import observe, overtaken
 from coordinator.replanning.reasons import DEFAULT, Band, Policy, Reason
 from coordinator.replanning.state import Replan, State
 
@@ -19,4 +19,5 @@ __all__ = [
     "decide",
     "next_due",
     "observe",
+    "overtaken",
 ]

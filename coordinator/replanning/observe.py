@@ -113,11 +113,20 @@ def _ended(ended: Ended, state: State) -> State:
         pace = paced(pace, ended.at, policy)
     if began.reason is Reason.DEVICE_FAILED:
         urgent = paced(urgent, ended.at, policy)
+    if ended.outcome is ReplanOutcome.FAILED and overtaken(state):
+        # It was for a mesh that there is no more; the next one is for what came meanwhile.
+        return replace(state, under_way=None)
     state = replace(state, under_way=None, urgent=urgent, pace=pace)
     if ended.outcome is ReplanOutcome.FAILED:
         wait_s = min(policy.retry_s * 2.0 ** min(state.failures, 32), policy.dwell_max_s)
         return replace(state, failures=state.failures + 1, retry_at=ended.at + wait_s)
     return _considered(replace(state, failures=0), began.at, ended.used)
+
+
+def overtaken(state: State) -> bool:
+    """Whether a device of the running plan has failed since the replan under way began, so that it is of no use."""
+    began = state.under_way
+    return began is not None and any(t.since > began.at for t in state.failed.values())
 
 
 def paced(pace: Pace, ended_at: float, policy: Policy) -> Pace:

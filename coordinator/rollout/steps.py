@@ -13,7 +13,10 @@ SILENCE_S: Final = 120.0
 """A device that prepares says something at least this often; loading a large model is one step."""
 ANSWER_S: Final = 45.0
 PATIENCE_S: Final = 15.0
-"""A device that is lost for so long does not prepare or switch any more; its agent can start again within it."""
+"""A device that is lost for so long does not prepare or switch any more; its agent can start again within it.
+
+One that the coordinator knows to have failed is not waited for (`coordinator.control.FAILED_S`).
+"""
 GIVING_UP_S: Final = 3.0
 """The same when the device is to forget something: it loses what it only prepared when it is gone."""
 

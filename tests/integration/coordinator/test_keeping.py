@@ -246,3 +246,18 @@ async def test_an_operators_plan_stands_until_a_device_of_it_fails(keep, agents,
         assert on.uses(mesh.fleet) == {"cam-1", "hub-2"}
         await serve.stop(agents[2])
         await on.served_by("hub-1")
+
+
+async def test_a_rollout_does_not_wait_for_a_device_that_has_failed(keep, agents, serve):
+    _, hub, _ = agents
+    hub.hold["prepare"] = asyncio.Event()
+    async with keep() as on:
+        await on.until(lambda fleet: "read" in fleet.rollouts and times(hub, "prepare"))
+        await serve.stop(hub)
+        # The session alone would be patient for 15 s.
+        await on.served_by("hub-2", seconds=6.0)
+        assert (await on.told("replan-ended"))[0].outcome is ReplanOutcome.FAILED
+
+
+def times(agent, call):
+    return sum(name == call for name in agent.calls)

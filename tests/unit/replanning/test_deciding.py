@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
-from coordinator.replanning import Band, Policy, Reason, State, decide, next_due, observe
+from coordinator.replanning import Band, Policy, Reason, State, decide, next_due, observe, overtaken
 from coordinator.replanning.observe import gauged
 from coordinator.replanning.state import (
     Applied,
@@ -45,6 +45,20 @@ def ready(at, device):
 
 def replanned(now, begun, ended, reason, outcome=ReplanOutcome.REPLACED):
     return observe(Ended(ended, outcome, USED), observe(Began(begun, reason), now))
+
+
+@pytest.mark.parametrize("reason", [Reason.DEVICE_FAILED, Reason.DEVICE_RETURNED])
+def test_a_device_that_fails_while_a_plan_is_made_is_acted_upon_without_a_wait(reason):
+    now = observe(Began(6.0, reason), state(failed(5.0)))
+    assert not overtaken(now)
+    now = observe(failed(7.0, "cam-1"), now)
+    assert overtaken(now)
+    now = observe(Ended(8.0, ReplanOutcome.FAILED, USED), now)
+    assert not overtaken(now)
+    due = decide(now, 8.0)
+    assert due.reason is Reason.DEVICE_FAILED
+    assert "hub-1" in due.why, "what was to be seen to still is"
+    assert "cam-1" in due.why
 
 
 def test_nothing_that_happened_is_no_reason():
