@@ -20,6 +20,9 @@ class SourceSpec(Document, frozen=True, kw_only=True):
 
     `run` names this run of the workflow: request ids follow from it and the index of the request. A new
     generation of the same run goes on where the last one stopped.
+
+    `admit_rps` is how many requests a second the plan carries where that is less than the source makes: it accepts no
+    more, and the others wait. None: it accepts them as they come.
     """
 
     path: str | list[str]
@@ -29,6 +32,7 @@ class SourceSpec(Document, frozen=True, kw_only=True):
     seed: int = 0
     count: int | None = None
     repeat: bool = False
+    admit_rps: Annotated[float, Meta(gt=0)] | None = None
 
 
 class SinkSpec(Document, frozen=True, kw_only=True):

@@ -172,6 +172,16 @@ class Workflow(Document, frozen=True, kw_only=True):
         """The names of the stages of one kind."""
         return [name for name, stage in self.stages.items() if isinstance(stage, kind)]
 
+    def offered_rps(self, source: str) -> float:
+        """Requests a second that a source offers; 0 where nothing says.
+
+        Its own `rate`, and at least `slo.rate` where the workflow has one source.
+        """
+        stage = self.stages[source]
+        own = float(stage.rate or 0.0) if isinstance(stage, Source) else 0.0
+        asked = float(self.slo.rate or 0.0)
+        return max(own, asked) if len(self.of_kind(Source)) == 1 else own or asked
+
     @property
     def digest(self) -> str:
         """The digest that a plan names: equal for workflows that mean the same."""

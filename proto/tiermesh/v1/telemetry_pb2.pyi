@@ -329,6 +329,7 @@ class SourceSample(_message.Message):
     LATENCY_FIELD_NUMBER: _builtins.int
     RATE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     accepted: _builtins.int
@@ -340,6 +341,8 @@ class SourceSample(_message.Message):
     """Requests confirmed a second, over the last window."""
     run: _builtins.str
     """The run that these counts are of; a run before it is sampled until its last request has ended."""
+    waiting: _builtins.int
+    """Requests that are due and not accepted, since there is no room for them below."""
     @_builtins.property
     def latency(self) -> Global___Percentiles:
         """From accepted to confirmed, over the last window."""
@@ -357,10 +360,11 @@ class SourceSample(_message.Message):
         latency: Global___Percentiles | None = ...,
         rate: _builtins.float = ...,
         run: _builtins.str = ...,
+        waiting: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "in_flight", b"in_flight", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "in_flight", b"in_flight", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
