@@ -42,6 +42,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """What came in and what came out. It balances when every request accepted has ended exactly once."""
 
+    waiting: int = 0
+    """Requests that are due at their source and not accepted yet: the plan, or the devices, take no more."""
     accepted: int = 0
     confirmed: int = 0
     in_flight: int = 0
@@ -157,6 +159,7 @@ def ledger_of(samples: Iterable[pb.Sample], workflow: str, run: str) -> Ledger:
         s for sample in samples for s in sample.sinks if (s.workflow, s.run) == (workflow, run)
     ]
     return Ledger(
+        waiting=sum(s.waiting for s in sources),
         accepted=sum(s.accepted for s in sources),
         confirmed=sum(s.confirmed for s in sources),
         in_flight=sum(s.in_flight for s in sources),

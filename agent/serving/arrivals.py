@@ -36,6 +36,19 @@ class Arrivals:
         self._trace: tuple[float, ...] = _check_trace(trace) if spec.arrivals == "trace" else ()
         self.count = self._count(files, share)
 
+    @property
+    def admit_rps(self) -> float | None:
+        """How many a second may be accepted here; None: as they come."""
+        admit = self._spec.admit_rps
+        return admit * self._share if admit is not None else None
+
+    @property
+    def mean_gap(self) -> float:
+        """Seconds between two arrivals, on average."""
+        if self._trace:
+            return self._trace[-1] / len(self._trace) / self._share
+        return 1.0 / ((self._spec.rate_rps or 1.0) * self._share)
+
     def _count(self, files: int, share: tuple[float, float]) -> int | None:
         """How many requests there are; None for a source that repeats for ever."""
         if files == 0:
@@ -55,7 +68,7 @@ class Arrivals:
             if place:
                 return (self._trace[place] - self._trace[place - 1]) / self._share
             return self._trace[0] / self._share
-        mean = 1.0 / ((self._spec.rate_rps or 1.0) * self._share)
+        mean = self.mean_gap
         if self._spec.arrivals == "constant":
             return mean if index else 0.0
         digest = hashlib.blake2b(f"{self._spec.seed}\0{index}".encode(), digest_size=8).digest()

@@ -132,6 +132,7 @@ class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
     latency: Percentiles
     rate: float
     run: str = ""
+    waiting: int = 0
 
 
 class SinkStats(msgspec.Struct, frozen=True, kw_only=True):

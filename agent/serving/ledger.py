@@ -54,8 +54,9 @@ class Request:
 class Pace:
     """How long requests take, smoothed as in RFC 6298, and how many may be in flight.
 
-    The window grows by one with each confirmed request and shrinks when requests take more than a quarter of their
-    deadline: a source that offers more than the mesh can do is slowed, instead of all its requests being late.
+    The window grows by one with each confirmed request. When requests take more than a quarter of their deadline it
+    becomes what is in flight, and shrinks: a source that offers more than the mesh can do is slowed, instead of all its
+    requests being late.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -69,10 +70,11 @@ class Pace:
         """Requests that may be in flight."""
         return int(self._window)
 
-    def confirmed(self, seconds: float, *, retried: bool) -> None:
-        """A request has ended after so many seconds since it was accepted."""
+    def confirmed(self, seconds: float, in_flight: int, *, retried: bool) -> None:
+        """A request has ended after so many seconds since it was accepted; so many are in flight still."""
         if seconds > self._deadline / 4:
-            self._window = max(self._window - 0.5, _LEAST_WINDOW)
+            # A window that was never used up says nothing of what the mesh can do.
+            self._window = max(min(self._window, in_flight + 1) - 0.5, _LEAST_WINDOW)
         else:
             self._window = min(self._window + 1, limits.SOURCE_INFLIGHT_REQUESTS)
         if retried and seconds < (self._mean or 0.0):
@@ -299,7 +301,7 @@ class Ledger:
         self.counts.confirmed += 1
         seconds = now - request.accepted_at
         self.latency.add(seconds, now)
-        self.pace.confirmed(seconds, retried=request.attempt > 1)
+        self.pace.confirmed(seconds, len(self.requests), retried=request.attempt > 1)
         return request
 
     def lost(self, request_id: str, attempt: int, device: str, why: str, now: float) -> None:

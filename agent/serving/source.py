@@ -12,6 +12,31 @@ from agent.serving.ledger import Ledger, Request
 from tiermesh import ids
 
 ACCEPTED_AT_ONCE: Final = 32
+BURST_S: Final = 1.0
+"""Where a source is paced, this much of a second's requests may come at once."""
+SLOWED_S: Final = 2.0
+"""A source whose next request has been due for so long is slowed, and says so."""
+
+
+class Pacing:
+    """Lets through at most `rate_rps`, and bursts of `BURST_S`: a token bucket, kept as the time that it is paid until.
+
+    Source: the generic cell rate algorithm, as virtual scheduling (ITU-T I.371).
+    """
+
+    def __init__(self, rate_rps: float | None) -> None:
+        self.rate_rps = rate_rps
+        self._paid = -inf
+
+    @property
+    def next_at(self) -> float:
+        """When the next one may pass."""
+        return self._paid - BURST_S
+
+    def passed(self, now: float) -> None:
+        """One has passed."""
+        if self.rate_rps is not None:
+            self._paid = max(self._paid, now) + 1 / self.rate_rps
 
 
 class Source:
@@ -38,6 +63,8 @@ class Source:
         self._workflow = workflow
         self._run = run
         self._arrivals = arrivals
+        self._pacing = Pacing(arrivals.admit_rps)
+        self._slowed = False
         self._files = files
         self._next_at = now + (0.0 if self._is_over else arrivals.gap(self._index))
 
@@ -46,6 +73,8 @@ class Source:
         self.replica = replica
         self.retired = False
         self._arrivals = arrivals
+        if arrivals.admit_rps != self._pacing.rate_rps:
+            self._pacing = Pacing(arrivals.admit_rps)
         self._files = files
         self._next_at = min(
             self._next_at, now + (0.0 if self._is_over else arrivals.gap(self._index))
@@ -71,15 +100,45 @@ class Source:
 
     def next_at(self) -> float:
         """When the next request is due, or something must be done about an accepted one."""
-        arrival = inf if self._is_over or not self.ledger.may_accept else self._next_at
+        arrival = max(self._next_at, self._pacing.next_at)
+        if self._is_over or not self.ledger.may_accept:
+            arrival = inf
         return min(arrival, self.ledger.next_due)
+
+    def waiting(self, now: float) -> int:
+        """Requests that are due and not accepted, since there is no room for them below; about, if they are uneven."""
+        if self._is_over:
+            return 0
+        due = max(int((now - self._next_at) / self._arrivals.mean_gap), 0)
+        count = self._arrivals.count
+        return due if count is None else min(due, count - self._index)
+
+    def slowed(self, now: float) -> str | None:
+        """What to tell people where the source has come to be slowed, or is no longer; None where nothing is new."""
+        behind = 0.0 if self._is_over else now - self._next_at
+        if not self._slowed and behind > SLOWED_S:
+            self._slowed = True
+            admitted = self._pacing.rate_rps
+            why = (
+                "the devices take no more"
+                if admitted is None
+                else f"the plan carries {admitted:.3g}"
+            )
+            made = 1 / self._arrivals.mean_gap
+            return (
+                f"it makes {made:.3g} requests a second, and {why}: the others wait to be accepted"
+            )
+        if self._slowed and behind <= self._arrivals.mean_gap:
+            self._slowed = False
+            return "no request waits to be accepted any more"
+        return None
 
     def accept(self, now: float) -> list[Instruction]:
         """Accept what is due, as far as the window allows."""
         accepted: list[Request] = []
         while (
             not self._is_over
-            and self._next_at <= now
+            and max(self._next_at, self._pacing.next_at) <= now
             and self.ledger.may_accept
             and len(accepted) < ACCEPTED_AT_ONCE
         ):
@@ -87,6 +146,7 @@ class Source:
             request = ids.request_id(self._workflow, self._run, index)
             file = self._files[index % len(self._files)]
             accepted.append(self.ledger.accept(index, request, file, now))
+            self._pacing.passed(now)
             if not self._is_over:
                 self._next_at += self._arrivals.gap(self._index)
         return [Record(self.key, tuple(accepted))] if accepted else []

@@ -29,6 +29,7 @@ class Sources:
         for source in self.by_key.values():
             if generation is not None and self._may_accept(generation, source):
                 self._post.do(*source.accept(now))
+            self._tell_slowed(generation, source, now)
             blocked = generation is not None and _is_blocked(generation, source, now)
             instructions, failed, unclear = source.due(now, blocked=blocked)
             self._post.do(*instructions)
@@ -36,6 +37,12 @@ class Sources:
                 self._ask(source, request, now)
             for request in failed:
                 self.fail(source, source.ledger.requests[request], now)
+
+    def _tell_slowed(self, generation: Generation | None, source: Source, now: float) -> None:
+        told = source.slowed(now) if generation is not None else None
+        if generation is not None and told is not None:
+            text = f"{generation.assignment.workflow}, {source.stage}: {told}"
+            self._post.notice("source-slowed", text, now)
 
     def _ask(self, source: Source, request: Request, now: float) -> None:
         """Ask the devices where a sink was before: a request must not end here and there."""

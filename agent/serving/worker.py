@@ -151,6 +151,7 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                     latency=ledger.latency.percentiles(now),
                     rate=ledger.latency.rate(now),
                     run=source.key.removesuffix(f".{source.stage}"),
+                    waiting=source.waiting(now),
                 )
             )
         for stage, sink in flow.sinks.items():

@@ -49,6 +49,7 @@ def ledger_line(ledger: Ledger) -> str:
     if ledger.filtered:
         text += f" + filtered {ledger.filtered}"
     text += f" + in flight {ledger.in_flight}" if ledger.in_flight else ""
+    text += f"; waiting to be accepted {ledger.waiting}" if ledger.waiting else ""
     return text + f"; injected again {ledger.retried}, duplicates dropped {ledger.duplicates}"
 
 

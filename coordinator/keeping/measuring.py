@@ -25,10 +25,10 @@ BACKLOG_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What a source said at a time of its device's clock."""
+    """What a source said at a time of its device's clock; `offered` is what it accepted, and what waits for that."""
 
     at: float
-    accepted: int
+    offered: int
     in_flight: int
     finished: bool
 
@@ -57,9 +57,10 @@ class Measuring:
         """Take in a sample of a device (by id)."""
         for source in sample.sources:
             if (source.workflow, source.run) == (self.problem.name, self.run):
-                said = Arrivals(sample.at, source.accepted, source.in_flight, source.finished)
+                offered = source.accepted + source.waiting
+                said = Arrivals(sample.at, offered, source.in_flight, source.finished)
                 kept = self._sources[device, source.stage]
-                if kept and (kept[-1].accepted > said.accepted or kept[-1].at > said.at):
+                if kept and (kept[-1].offered > said.offered or kept[-1].at > said.at):
                     # Another run, or an agent that started again under a clock that was set back.
                     kept.clear()
                 kept.append(said)
@@ -78,7 +79,7 @@ class Measuring:
             seconds = kept[-1].at - kept[0].at
             if seconds < LOAD_WINDOW_S / 2:
                 return None
-            rates[stage] += (kept[-1].accepted - kept[0].accepted) / seconds
+            rates[stage] += (kept[-1].offered - kept[0].offered) / seconds
         return max(rates.values(), default=None)
 
     def load(self) -> float | None:

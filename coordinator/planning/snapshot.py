@@ -340,7 +340,7 @@ def _stage(view: _View, name: str) -> ProblemStage:
         name=name,
         kind=stage.kind,  # pyright: ignore[reportArgumentType]
         variants=variants,
-        rate_rps=_rate(view.workflow, stage) if isinstance(stage, Source) else None,
+        rate_rps=_rate(view.workflow, name) if isinstance(stage, Source) else None,
         pinned={device: 1 / len(at_source) for device in at_source},
         devices=_sink_devices(view, stage) if isinstance(stage, Sink) else stage.devices,
         tiers=_tiers(view, name, stage),
@@ -375,10 +375,8 @@ def _check_places(view: _View, name: str, stage: Stage) -> None:
                 )
 
 
-def _rate(workflow: Workflow, stage: Source) -> float:
-    own = float(stage.rate or 0.0)
-    asked = float(workflow.slo.rate or 0.0)
-    rate = max(own, asked) if len(workflow.of_kind(Source)) == 1 else own or asked
+def _rate(workflow: Workflow, source: str) -> float:
+    rate = workflow.offered_rps(source)
     if rate <= 0:
         raise InvalidDocument(
             "the rate of a source is not known",

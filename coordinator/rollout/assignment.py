@@ -42,7 +42,8 @@ def assignments(
         d.id: Peer(device=d.id, name=d.name, address=d.description.data_address)
         for d in used.values()
     }
-    stages = {name: _stage(workflow, name) for name in workflow.stages}
+    carried = carried_share(plan, workflow)
+    stages = {name: _stage(workflow, name, carried) for name in workflow.stages}
     where = {r.id: devices[r.device].id for r in plan.replicas}
     deadline = workflow.slo.deadline
     return {
@@ -168,7 +169,14 @@ def _wrong(path: str, why: str) -> None:
     )
 
 
-def _stage(workflow: Workflow, name: str) -> StageSpec:
+def carried_share(plan: Plan, workflow: Workflow) -> float:
+    """Which share of the requests that its sources make a plan carries: 1, but for one that falls short of the rate."""
+    made = max((workflow.offered_rps(s) for s in workflow.of_kind(Source)), default=0.0)
+    carried = plan.predicted.throughput_rps
+    return carried / made if carried < made * (1 - SHARE_TOLERANCE) else 1.0
+
+
+def _stage(workflow: Workflow, name: str, carried: float) -> StageSpec:
     stage = workflow.stages[name]
     return StageSpec(
         name=name,
@@ -176,12 +184,16 @@ def _stage(workflow: Workflow, name: str) -> StageSpec:
         inputs=list(stage.inputs),
         outputs=[v for u, v in workflow.edges if u == name],
         key=getattr(stage, "key", None),
-        source=_source(stage) if isinstance(stage, Source) else None,
+        source=(
+            _source(stage, workflow.offered_rps(name), carried)
+            if isinstance(stage, Source)
+            else None
+        ),
         sink=SinkSpec(kind=stage.sink, path=stage.path) if isinstance(stage, Sink) else None,
     )
 
 
-def _source(stage: Source) -> SourceSpec:
+def _source(stage: Source, offered_rps: float, carried: float) -> SourceSpec:
     return SourceSpec(
         path=stage.path,
         rate_rps=float(stage.rate) if stage.rate is not None else None,
@@ -190,6 +202,7 @@ def _source(stage: Source) -> SourceSpec:
         seed=stage.seed,
         count=stage.count,
         repeat=stage.repeat,
+        admit_rps=carried * offered_rps if 0 < carried < 1 else None,
     )
 
 

@@ -262,7 +262,10 @@ class SimDevice:
             job = flow.next_job(self.now)
             if job is not None:
                 self.busy = True
-                self.later(self.mesh.draw(0.001, 0.02), lambda f: self.finish(f, job))
+                seconds = self.mesh.draw(0.001, 0.02)
+                # A device that is slow takes its time for each request.
+                seconds = self.mesh.slow.get(self.name, 0.0) * len(job.works) or seconds
+                self.later(seconds, lambda f: self.finish(f, job))
 
     def later(self, seconds: float, event: Callable[[Flow], None]) -> None:
         """Run an event of this worker, unless it has been killed by then."""
@@ -374,6 +377,7 @@ class SimMesh:
         self.time = 0.0
         self.chaos_until = 0.0
         self.stalled_until = 0.0
+        self.slow: dict[str, float] = {}
         self._order = count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._compute = compute

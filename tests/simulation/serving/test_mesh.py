@@ -67,6 +67,7 @@ def assign(
     generation: int = 1,
     deadline: float = 120.0,
     rate: float = 100.0,
+    admit: float | None = None,
 ) -> dict[str, Assignment]:
     """Assignments by device; a lane is its share and the devices of its stages and of their backups, in order."""
     specs = {
@@ -75,7 +76,7 @@ def assign(
             kind=kind,
             inputs=inputs,
             outputs=[n for n, (_, i) in stages.items() if name in i],
-            source=SourceSpec(path="in", rate_rps=rate, count=count, repeat=True)
+            source=SourceSpec(path="in", rate_rps=rate, count=count, repeat=True, admit_rps=admit)
             if kind == "source"
             else None,
             sink=SinkSpec(kind="jsonl", path="out") if kind == "sink" else None,
@@ -258,6 +259,45 @@ def test_a_stalled_sink_slows_the_source_and_memory_stays_bounded() -> None:
     assert accepted[1] == accepted[2] <= window, "nothing is accepted while nothing ends"
     assert most <= 4 * window, "what waits is bounded by what is in flight"
     mesh.run(lambda: len(mesh.endings.get("out", {})) >= 2_000, 120.0)
+    assert mesh.errors == []
+
+
+def test_a_plan_that_falls_short_admits_what_it_carries_and_what_is_accepted_is_quick() -> None:
+    mesh = SimMesh(5, "abc", {})
+    lanes = [(1.0, "abca", "----")]
+    serve(mesh, assign(CHAIN, lanes, "abc", count=600, rate=40.0, deadline=8.0))
+    mesh.run(lambda: mesh.time >= 2.0, 5.0)
+    # Another plan, on a device that does 10 a second.
+    mesh.slow["c"] = 0.1
+    fewer = assign(CHAIN, lanes, "abc", count=600, rate=40.0, deadline=8.0, generation=2, admit=8.0)
+    serve(mesh, fewer)
+    begun = len(mesh.accepted["photos"])
+    mesh.run(lambda: mesh.time >= 22.0, 30.0)
+    flow = mesh.devices["a"].flow
+    assert flow is not None
+    source = flow.sources.by_key["photos"]
+    now = mesh.devices["a"].now
+    assert len(mesh.accepted["photos"]) - begun == pytest.approx(8.0 * 20.0, rel=0.1)
+    made = len(mesh.accepted["photos"]) + source.waiting(now)
+    assert made == pytest.approx(40.0 * 22.0 if source.waiting(now) < 300 else 600, rel=0.05)
+    assert source.ledger.latency.percentiles(now).p99 < 1.5
+    # The device is back: what waits is taken in as quickly as it goes.
+    mesh.slow.clear()
+    serve(mesh, assign(CHAIN, lanes, "abc", count=600, rate=40.0, deadline=8.0, generation=3))
+    mesh.run(lambda: finished(mesh), 20.0)
+    mesh.check_ledger(["out"])
+    assert mesh.errors == []
+
+
+def test_a_device_that_becomes_slow_without_another_plan_slows_the_source_before_deadlines_pass() -> (
+    None
+):
+    mesh = SimMesh(6, "abc", {})
+    lanes = [(1.0, "abca", "----")]
+    serve(mesh, assign(CHAIN, lanes, "abc", count=6_000, rate=100.0, deadline=24.0))
+    mesh.run(lambda: len(mesh.endings.get("out", {})) >= 1_000, 30.0)
+    mesh.slow["c"] = 1 / 40
+    mesh.run(lambda: finished(mesh), 300.0)
     assert mesh.errors == []
 
 

@@ -96,6 +96,17 @@ def test_stages_and_replicas_carry_what_the_workflow_says(plan, workflow, catalo
     assert catalogue.bundles["tidy"].artifact.digest not in part.artifacts
 
 
+def test_a_plan_that_falls_short_of_the_rate_lets_its_sources_accept_what_it_carries(
+    plan, workflow, catalogue, devices
+):
+    for carried, admitted in [(4.0, None), (5.0, None), (1.0, 1.0)]:
+        short = replace(plan, predicted=replace(plan.predicted, throughput_rps=carried))
+        part = assignments(short, workflow, catalogue, devices, generation=1, run="r")["id-1"]
+        source = part.stages["photos"].source
+        assert source is not None
+        assert (source.rate_rps, source.admit_rps) == (4.0, admitted)
+
+
 def test_the_same_plan_gives_the_same_assignments(plan, workflow, catalogue, devices):
     def make():
         return assignments(plan, workflow, catalogue, devices, generation=1, run="r")

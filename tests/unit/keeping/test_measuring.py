@@ -122,6 +122,15 @@ def test_a_worker_that_begins_again_is_not_a_negative_load():
     assert on.load() is None
 
 
+def test_what_waits_to_be_accepted_is_offered_too():
+    on = measuring()
+    for at in range(11):
+        one = source(float(at), 4 * at)
+        one.sources[0].waiting = 6 * at
+        on.take("cam-1", one)
+    assert on.load() == pytest.approx(1.0)
+
+
 def test_an_agent_that_starts_again_under_a_clock_that_was_set_back_is_measured_on():
     on = measuring()
     for at in [*range(4_000, 4_010), *range(10)]:

@@ -247,10 +247,12 @@ def test_the_window_follows_what_the_mesh_can_do() -> None:
     pace = Pace(deadline_s=40.0)
     first = pace.window
     for _ in range(5_000):
-        pace.confirmed(1.0, retried=False)
+        pace.confirmed(1.0, 20, retried=False)
     assert pace.window == limits.SOURCE_INFLIGHT_REQUESTS
+    pace.confirmed(11.0, 200, retried=False)
+    assert pace.window == 200, "more than are in flight were never tried"
     for _ in range(5_000):
-        pace.confirmed(11.0, retried=False)
+        pace.confirmed(11.0, 200, retried=False)
     assert 1 <= pace.window < first
 
 
@@ -258,10 +260,10 @@ def test_a_timeout_follows_what_requests_take() -> None:
     pace = Pace(deadline_s=60.0)
     assert pace.timeout(1) == 15.0
     for _ in range(50):
-        pace.confirmed(3.0, retried=False)
+        pace.confirmed(3.0, 9, retried=False)
     assert 12.0 <= pace.timeout(1) < 13.0
     assert pace.timeout(2) == 2 * pace.timeout(1)
-    pace.confirmed(0.01, retried=True)
+    pace.confirmed(0.01, 9, retried=True)
     assert pace.timeout(1) >= 12.0, "a repeated one says nothing of how fast things are"
 
 
@@ -297,6 +299,39 @@ def test_a_full_window_delays_acceptance() -> None:
     one = next(iter(source.ledger.requests))
     source.ledger.confirmed(one, "x", 2.0)
     assert len(files_of(source, 2.0)) == 2, "the window has grown by one, too"
+
+
+def test_a_source_accepts_no_more_than_its_plan_carries_and_tells_what_waits() -> None:
+    source = a_source(SourceSpec(path="in", rate_rps=10.0, repeat=True, admit_rps=4.0))
+    accepted, told = 0, []
+    for step in range(1_000):
+        accepted += len(files_of(source, step / 100))
+        told += [text for text in [source.slowed(step / 100)] if text is not None]
+    assert accepted == pytest.approx(4.0 * 10, abs=5)
+    assert accepted + source.waiting(10.0) == pytest.approx(10.0 * 10, abs=2)
+    assert len(told) == 1
+    assert "10 requests a second, and the plan carries 4" in told[0]
+    full = Arrivals(SourceSpec(path="in", rate_rps=10.0, repeat=True), 3)
+    source.adopt("s@b", full, ["0.jpg"], 10.0)
+    for one in list(source.ledger.requests):
+        source.ledger.confirmed(one, "x", 10.0)
+    while source.waiting(10.0):
+        assert files_of(source, 10.0), "what waits is taken in at once"
+        for one in list(source.ledger.requests):
+            source.ledger.confirmed(one, "x", 10.0)
+    assert source.slowed(10.0) == "no request waits to be accepted any more"
+
+
+def test_a_burst_passes_a_plan_that_carries_its_rate_on_average() -> None:
+    spec = SourceSpec(path="in", arrivals="trace", trace="t", repeat=True, admit_rps=4.0)
+    burst = [*(1.0 + i / 100 for i in range(4)), 2.0]
+    ledger = Ledger(["x"], 60.0)
+    source = Source(
+        "k", "s", "s@a", workflow="w", run="r", arrivals=Arrivals(spec, 1, trace=burst),
+        files=["0.jpg"], ledger=ledger, now=0.0,
+    )  # fmt: skip
+    assert len(files_of(source, 1.03)) == 4
+    assert source.waiting(1.03) == 0
 
 
 def test_a_source_goes_on_at_the_index_where_it_stopped() -> None:
