@@ -177,4 +177,9 @@ def _dangling(assignment: Assignment) -> list[tuple[str, str]]:
         for replica, device in replicas.items()
         if device not in assignment.peers
     ]
+    found += [
+        (f"$.formers.{stage}", device)
+        for stage, device in assignment.formers.items()
+        if device not in assignment.peers
+    ]
     return found

@@ -8,29 +8,17 @@ begins anew, with the requests that no sink had confirmed.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Protocol
 
+from agent.errors import StageCodeFailed
 from agent.serving import stagecode
 from agent.serving.batcher import Work
+from agent.serving.snapshot import Given, Held, Snapshot
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Packed, pack
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """All that an aggregate knows, or what has changed of it.
-
-    `states` by key, as the stage code says them; `outputs` by series and number; `positions` are the numbers that come
-    next, by series; below the number in `settled` nothing is sent again.
-    """
-
-    states: dict[str, Packed] = field(default_factory=dict[str, Packed])
-    outputs: dict[tuple[str, int], Packed] = field(default_factory=dict[tuple[str, int], Packed])
-    positions: dict[str, int] = field(default_factory=dict[str, int])
-    settled: dict[str, int] = field(default_factory=dict[str, int])
 
 
 class Keeper(Protocol):
@@ -48,6 +36,26 @@ class Keeper(Protocol):
         """
         ...
 
+    def held(self) -> Held:
+        """Whose the state is."""
+        ...
+
+    def adopt(self, snapshot: Snapshot, since: int, pending: str) -> None:
+        """Hold this state and no other; StorageFull: it cannot be kept."""
+        ...
+
+    def own(self) -> None:
+        """The state is no copy any more."""
+        ...
+
+    def give(self, given: Given) -> None:
+        """The state is another device's from now on."""
+        ...
+
+    def close(self) -> None:
+        """It is not used for now."""
+        ...
+
     def discard(self) -> None:
         """Forget everything."""
         ...
@@ -58,18 +66,27 @@ class Aggregate:
 
     def __init__(self, code: Any, name: str, field: str, keeper: Keeper | None) -> None:
         self._code = code
-        self._name = name
+        self.name = name
         self._field = field
         self._keeper = keeper if stagecode.can_be_kept(code) else None
-        kept = self._keeper.load() if self._keeper is not None else Snapshot()
+        self._held = Held(kept=False) if self._keeper is None else self._keeper.held()
+        self._take(self._keeper.load() if self._keeper is not None else Snapshot())
+
+    def _take(self, kept: Snapshot) -> None:
+        self._states: dict[str, Any] = {
+            key: self._code.load(stagecode.arrays(state.unpack()))
+            for key, state in kept.states.items()
+        }
         self.positions = kept.positions
         self.resumed_keys = len(kept.states)
-        self._states: dict[str, Any] = {
-            key: code.load(stagecode.arrays(state.unpack())) for key, state in kept.states.items()
-        }
         self._outputs = kept.outputs
         self._settled = kept.settled
         self._change = Snapshot()
+
+    @property
+    def held(self) -> Held:
+        """Whose its state is, and where it goes on."""
+        return replace(self._held, kept=self.is_kept, positions=dict(self.positions))
 
     @property
     def is_kept(self) -> bool:
@@ -99,7 +116,7 @@ class Aggregate:
 
     def _fold(self, payload: dict[str, Any]) -> Packed:
         if self._field not in payload:
-            raise TiermeshError(f"the payload has no {self._field!r}, the key of {self._name}")
+            raise TiermeshError(f"the payload has no {self._field!r}, the key of {self.name}")
         key = str(payload[self._field])
         state = self._states[key] if key in self._states else self._code.start(key)
         state, output = self._code.fold(state, payload)
@@ -127,11 +144,56 @@ class Aggregate:
         try:
             self._keeper.keep(change)
         except StorageFull as error:
-            log.error("%s goes on in memory: %s", self._name, error)
+            log.error("%s goes on in memory: %s", self.name, error)
             self._keeper.discard()
             self._keeper = None
 
-    def discard(self) -> None:
-        """Nobody uses it any more."""
+    def snapshot(self) -> Snapshot:
+        """All that it knows, for another device.
+
+        Raises:
+            TiermeshError: its state is in memory only.
+        """
+        if self._keeper is None:
+            raise TiermeshError(f"the state of {self.name} is in memory only")
+        return self._keeper.load()
+
+    def adopt(self, snapshot: Snapshot, since: int, pending: str = "") -> None:
+        """Go on from this state instead of its own, since generation `since`; see `Held`.
+
+        Raises:
+            StorageFull: it cannot be kept. TiermeshError: the stage code cannot read it. What it had it still has.
+        """
+        former = self._states, self.positions, self.resumed_keys, self._outputs, self._settled
+        try:
+            self._take(snapshot)
+            if self._keeper is not None:
+                self._keeper.adopt(snapshot, since, pending)
+        except Exception as error:
+            self._states, self.positions, self.resumed_keys, self._outputs, self._settled = former
+            if isinstance(error, TiermeshError):
+                raise
+            raise StageCodeFailed.by(error, f"{self.name} cannot load its state") from error
+        self._held = Held(since, pending)
+
+    def own(self) -> None:
+        """The state is no copy any more: the device that gave it has let go of its own."""
+        self._held = replace(self._held, pending="")
         if self._keeper is not None:
-            self._keeper.discard()
+            self._keeper.own()
+
+    def give(self, given: Given) -> None:
+        """The state is another device's from now on.
+
+        Raises:
+            StorageFull: that cannot be kept, so the state stays.
+        """
+        if self._keeper is not None:
+            self._keeper.give(given)
+        self._take(Snapshot())
+        self._held = Held(given=given)
+
+    def close(self) -> None:
+        """Nobody uses it for now; what is kept stays."""
+        if self._keeper is not None:
+            self._keeper.close()

@@ -9,7 +9,7 @@ has, and the sink drops what it has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf
 from typing import Final, TypeAlias
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from agent.serving.batcher import Job, Work
 from agent.serving.generation import Generation, ReplicaQueue
+from agent.serving.handovers import Handovers
 from agent.serving.instructions import (
     Failed,
     Filtered,
@@ -35,6 +36,7 @@ from agent.serving.post import Generations, Post
 from agent.serving.sequence import Sequence
 from agent.serving.sink import Arrival
 from agent.serving.sinks import Sinks
+from agent.serving.snapshot import Given, Held
 from agent.serving.sources import Sources
 from agent.serving.streams.window import Window
 from agent.serving.suspects import Suspects
@@ -45,6 +47,7 @@ Release: TypeAlias = Callable[[], None] | None
 """Opens the window of the stream that a frame came by."""
 
 _ENDS: Final = (Kind.ERROR, Kind.FILTERED)
+_FOR_OTHERS: Final = (Kind.ASK, Kind.TAKE, Kind.STATE)
 _FOR_SOURCES: Final = (Kind.CONFIRM, Kind.LOST, Kind.CLEAR)
 
 
@@ -65,6 +68,7 @@ class Flow:
         self.sinks = self._ends.by_stage
         self._suspects = suspects or Suspects({})
         self._sequences: dict[str, Sequence[tuple[_At, Work]]] = {}
+        self.handovers = Handovers(workflow, self.post, self._generations, epoch)
 
     def take_instructions(self) -> list[Instruction]:
         """What is to be done since the last call, in order."""
@@ -106,9 +110,11 @@ class Flow:
         self._generations.current = number
         self.sources.sinks_moved(self.generations[number])
         self._bring_home(now)
+        self.handovers.commit(self.generations[number], now)
 
     def abort(self, number: int) -> None:
         """Forget a prepared generation."""
+        self.handovers.abort(number)
         if number != self.current and self.generations.pop(number, None) is not None:
             self.post.learn_addresses()
 
@@ -125,17 +131,16 @@ class Flow:
             and all(sink.is_idle for sink in self.sinks.values())
         )
 
-    def resume(self, stage: str, positions: Mapping[str, int]) -> None:
-        """An aggregate is loaded, and goes on at these numbers, by series."""
-        self._sequences.setdefault(stage, Sequence(positions))
+    def resume(self, stage: str, held: Held, generation: Generation) -> None:
+        """An aggregate of a generation is loaded, with what the device holds of its state."""
+        self.handovers.resume(stage, held, generation)
+        is_here = self.handovers.is_here(stage)
+        fresh = Sequence[tuple[_At, Work]](held.positions if is_here else None, closed=not is_here)
+        self._sequences.setdefault(stage, fresh)
 
     def has_stage(self, stage: str) -> bool:
         """Whether a replica of a stage is here, in any generation that is loaded."""
         return any(generation.queue_of(stage) for generation in self.generations.values())
-
-    def knows(self, stage: str) -> bool:
-        """Whether an aggregate has been resumed."""
-        return stage in self._sequences
 
     # Streams
 
@@ -207,10 +212,12 @@ class Flow:
 
     def _settle(self, now: float) -> None:
         """Handle what frames and freed windows have brought about on this device."""
+        self._move_states(now)
         while True:
             frame = self.post.next_here()
             if frame is not None:
                 self._arrive(frame, None, now)
+                self._move_states(now)
             elif not self._pass_unions(now):
                 return
 
@@ -218,8 +225,8 @@ class Flow:
         if frame.kind in _FOR_SOURCES:
             self.sources.hear(frame, now)
             return
-        if frame.kind is Kind.ASK:
-            self._ends.answer(frame, now)
+        if frame.kind in _FOR_OTHERS:
+            self._answer(frame, now)
             return
         generation = self.generations.get(frame.generation)
         queue = generation.queue_here(frame.lane, frame.stage) if generation else None
@@ -230,6 +237,15 @@ class Flow:
             return
         generation.touched = now
         self._enter(_At(generation, queue), frame, release, now)
+
+    def _answer(self, frame: Frame, now: float) -> None:
+        match frame.kind:
+            case Kind.TAKE:
+                self.handovers.answer(frame, now)
+            case Kind.STATE:
+                self.handovers.hear(frame, now)
+            case _:
+                self._ends.answer(frame, now)
 
     def _enter(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         queue = at.queue
@@ -251,9 +267,12 @@ class Flow:
             return
         _call(work.release)
         work.release = None
+        stage = at.queue.spec.stage
+        if self.handovers.gives(stage):
+            self.post.give_back(work.frame, "", f"{stage} has moved", now)
+            return
         sequence = self._sequence(at)
-        if sequence.begins(work.frame):
-            stage = at.queue.spec.stage
+        if sequence.begins(work.frame) and not self.handovers.has_told(stage):
             text = f"{self.workflow}, {stage}: its state begins anew; no state of earlier requests is here"
             self.post.notice("aggregate-began-anew", text, now)
         for turn, one in sequence.add(work.frame, (at, work)):
@@ -273,6 +292,42 @@ class Flow:
                 if queue.stage.kind == "aggregate" and (home := self._home(at)).queue is not queue:
                     for work in queue.batcher.give_up():
                         self._add(home, work, now)
+
+    # States of aggregates
+
+    def dumped(self, stage: str, held: Held | None, data: bytes, now: float) -> None:
+        """What the device holds of an aggregate, and its state."""
+        self.handovers.dumped(stage, held, data, now)
+        self._settle(now)
+
+    def adopted(self, stage: str, held: Held, why: str, now: float) -> None:
+        """An aggregate goes on from a state that is on disk, or `why` it does not."""
+        self.handovers.adopted(stage, held, why, now)
+        self._settle(now)
+
+    def given(self, stage: str, given: Given, now: float) -> None:
+        """It is on disk that a state is another device's."""
+        self.handovers.given(stage, given, now)
+        self._settle(now)
+
+    def _move_states(self, now: float) -> None:
+        """Aggregates whose state is asked for give back what waits; those whose state has come go on."""
+        closed, opened = self.handovers.take_changes()
+        for stage in closed:
+            waiting = (
+                [work for _, work in self._sequences[stage].clear()]
+                if stage in self._sequences
+                else []
+            )
+            for generation in self.generations.values():
+                queue = generation.queue_of(stage)
+                waiting += queue.batcher.give_up() if queue is not None else []
+            self._sequences[stage] = Sequence(closed=True)
+            for work in waiting:
+                self.post.give_back(work.frame, "", f"{stage} is moving", now)
+        for stage, positions in opened:
+            for turn, one in self._sequences[stage].open(positions):
+                self._add(self._home(turn), one, now)
 
     def _sequence(self, at: _At) -> Sequence[tuple[_At, Work]]:
         return self._sequences.setdefault(at.queue.spec.stage, Sequence())
@@ -454,6 +509,7 @@ class Flow:
     def tick(self, now: float) -> None:
         """Look after all that depends on time; call at least ten times a second, and at `wake_at`."""
         self.post.tick(now)
+        self.handovers.tick(now)
         self._expire(now)
         self.sources.run(now)
         self._drop_drained(now)

@@ -22,11 +22,15 @@ from agent.serving.graph import neighbours
 from agent.serving.inference import Artifacts
 from agent.serving.instructions import (
     Acknowledge,
+    Adopt,
+    Dump,
     Forget,
+    Give,
     Hangup,
     Instruction,
     Log,
     Notice,
+    Own,
     Prepared,
     Read,
     Record,
@@ -36,8 +40,9 @@ from agent.serving.instructions import (
 )
 from agent.serving.logbook import Logbook
 from agent.serving.replicas import Replicas, Report
-from agent.serving.runners import AggregateRunner, Outcomes
+from agent.serving.runners import Outcomes
 from agent.serving.runningnote import RunningNote
+from agent.serving.states import States
 from agent.serving.streams.transport import Incoming, Outgoing
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
@@ -46,6 +51,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
 _STOP_GRACE_S: Final = 2.0
+_STATES_S: Final = 40.0
+"""States of aggregates may take so long to come over; the coordinator waits a little longer for the commit."""
 _REACH_S: Final = 2.0
 """A switch waits so long at most for streams to be up."""
 
@@ -82,6 +89,7 @@ class Host:
         self._outgoing: dict[tuple[str, str], Outgoing] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._drained: dict[str, asyncio.Event] = {}
+        self._settled = asyncio.Event()
         self._replicas = Replicas(
             artifacts,
             threads=threads,
@@ -90,6 +98,7 @@ class Host:
             write_down=self.write_down,
             states=state / "aggregates",
         )
+        self._states = States(self, self._replicas, self._lane)
         self._pumping: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = self._clock()
@@ -183,18 +192,18 @@ class Host:
             self._replicas.unload(assignment.workflow, assignment.generation)
             raise
         self._flows[assignment.workflow] = flow
-        self._resume_aggregates(flow, assignment)
+        self._resume_aggregates(flow, generation)
         flow.prepare(generation)
 
-    def _resume_aggregates(self, flow: Flow, assignment: Assignment) -> None:
-        for spec in assignment.replicas:
-            if assignment.stages[spec.stage].kind != "aggregate":
+    def _resume_aggregates(self, flow: Flow, generation: Generation) -> None:
+        for spec in generation.assignment.replicas:
+            aggregate = self._replicas.aggregate(flow.workflow, spec.stage)
+            if aggregate is None:
                 continue
-            runner = self._replicas.runner(flow.workflow, assignment.generation, spec.id)
-            if not isinstance(runner, AggregateRunner) or flow.knows(spec.stage):
+            is_new = not flow.handovers.knows(spec.stage)
+            flow.resume(spec.stage, aggregate.held, generation)
+            if not is_new or not flow.handovers.is_here(spec.stage):
                 continue
-            aggregate = runner.aggregate
-            flow.resume(spec.stage, aggregate.positions)
             where = "on disk" if aggregate.is_kept else "in memory, and begins anew after a kill"
             resumed = f"; it goes on with {aggregate.resumed_keys} keys"
             text = f"{flow.workflow}, {spec.stage}: its state is {where}"
@@ -222,7 +231,28 @@ class Host:
         for key, source in flow.sources.by_key.items():
             if key not in keys:
                 source.retire()
+        await self._take_states(flow)
+
+    async def _take_states(self, flow: Flow) -> None:
+        """Have the states of aggregates here before the commit is over: then the devices that had them may go.
+
+        Raises:
+            TiermeshError: one has not come.
+        """
         self.changed()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STATES_S):
+                while not flow.handovers.are_settled:
+                    self._settled.clear()
+                    await self._settled.wait()
+        failures = dict(flow.handovers.failures)
+        if not failures and flow.handovers.are_settled:
+            return
+        raise TiermeshError(
+            f"the state of {', '.join(failures) or 'an aggregate'} of {flow.workflow} has not come over",
+            why="; ".join(failures.values()) or f"it takes more than {_STATES_S:g} s",
+            fix="It stays where it was: roll that plan out again",
+        )
 
     async def _reach(self, flow: Flow, number: int) -> None:
         """Have the streams of a prepared generation up before requests take it, while the one before serves.
@@ -263,6 +293,7 @@ class Host:
             async with asyncio.timeout(longest + _STOP_GRACE_S):
                 await drained.wait()
         await self._remove(workflow)
+        self._replicas.forget_workflow(workflow)
 
     async def _remove(self, workflow: str) -> None:
         flow = self._flows.pop(workflow)
@@ -295,6 +326,7 @@ class Host:
         for flow in list(self._flows.values()):
             for instruction in flow.take_instructions():
                 self._carry_out(flow, instruction)
+        self._settled.set()
         self._compute(now)
         self._set_timer(now)
 
@@ -310,6 +342,8 @@ class Host:
                 self._ends.record(flow, instruction)
             case Forget():
                 self._ends.forget(flow, instruction)
+            case Dump() | Adopt() | Own() | Give():
+                self._states.carry_out(flow, instruction)
             case Unload(generation):
                 self._replicas.unload(flow.workflow, generation)
             case Notice(kind, text):

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.serving.entries import Entry
 from agent.serving.ledger import Request
+from agent.serving.snapshot import Given
 from tiermesh.frames import Frame, Packed
 
 
@@ -76,14 +77,54 @@ class Notice(msgspec.Struct, frozen=True):
     text: str
 
 
+class Dump(msgspec.Struct, frozen=True):
+    """Read an aggregate's state once its running job has ended, then call `Flow.dumped`."""
+
+    stage: str
+
+
+class Adopt(msgspec.Struct, frozen=True):
+    """Put a state on disk that an aggregate goes on from; empty: it begins anew. Then call `Flow.adopted`."""
+
+    stage: str
+    data: bytes
+    generation: int
+    token: str
+
+
+class Own(msgspec.Struct, frozen=True):
+    """Note on disk that an aggregate's state is no copy any more."""
+
+    stage: str
+
+
+class Give(msgspec.Struct, frozen=True):
+    """Note on disk that an aggregate's state is another device's, then call `Flow.given`."""
+
+    stage: str
+    given: Given
+
+
 class Log(msgspec.Struct, frozen=True):
     """Something to write down, when there is time."""
 
     entry: Entry
 
 
+StateInstruction: TypeAlias = Dump | Adopt | Own | Give
+
 Instruction: TypeAlias = (
-    Record | Read | Forget | Write | Wake | Acknowledge | Hangup | Unload | Notice | Log
+    Record
+    | Read
+    | Forget
+    | Write
+    | Wake
+    | Acknowledge
+    | Hangup
+    | Unload
+    | Notice
+    | Log
+    | StateInstruction
 )
 
 

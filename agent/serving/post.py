@@ -17,6 +17,7 @@ from tiermesh.frames import Frame, Kind, pack
 
 _NOTICE_EVERY_S: Final = 5.0
 _STALL_S: Final = 0.5
+_BETWEEN_STAGES: Final = (Kind.DATA, Kind.ERROR, Kind.FILTERED)
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class Post:
         self._wake: set[str] = set()
         self._acknowledge: set[str] = set()
         self._noticed: dict[str, float] = {}
+        self._known: dict[str, str] = {}
         self._ticked = inf
 
     def take_instructions(self) -> list[Instruction]:
@@ -132,9 +134,15 @@ class Post:
 
     def learn_addresses(self) -> None:
         """Generations have come or gone, and devices with them."""
-        addresses = self._generations.addresses()
+        addresses = {**self._known, **self._generations.addresses()}
         addresses.pop(self.device, None)
         self.links.addresses = addresses
+
+    def learn(self, device: str, address: str) -> None:
+        """A device that no generation here may name takes frames there."""
+        if address and self._known.get(device) != address:
+            self._known[device] = address
+            self.learn_addresses()
 
     def connected(self, device: str, epoch: int, now: float) -> None:
         """A device has answered. If its worker has been started again, what it had in its care is lost."""
@@ -171,7 +179,7 @@ class Post:
         self.notice("peer-lost", f"{name} does not answer; lanes through it use their backup", now)
         self._announce(device, sender.receiver_epoch, now, gone=True)
         for frame in withdrawn:
-            if frame.kind in (Kind.CONFIRM, Kind.LOST, Kind.ASK, Kind.CLEAR):
+            if frame.kind not in _BETWEEN_STAGES:
                 self.send_to(device, frame, now)
             else:
                 self.send(frame, now)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from agent.profiling.process import resident_bytes
-from agent.serving import runners
+from agent.serving import runners, statefile
+from agent.serving.aggregates import Aggregate
 from agent.serving.entries import Entry, ReplicaLoaded
 from agent.serving.inference import Artifacts
-from agent.serving.runners import Runner
+from agent.serving.runners import AggregateRunner, Runner
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 from tiermesh.documents.reading import to_plain
@@ -99,23 +100,46 @@ class Replicas:
         self._write_down(_loaded(assignment, spec, init_s, resident))
 
     def _load(self, assignment: Assignment, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
-        folder = self._states / assignment.workflow
         return runners.load(
             spec,
             stage,
             self._artifacts,
             threads=self._threads,
             slowdown=self._slowdown,
-            states=folder / f"{stage.name}.{assignment.run}.db",
+            states=self.state_path(assignment.workflow, stage.name, assignment.run),
         )
 
+    def aggregate(self, workflow: str, stage: str) -> Aggregate | None:
+        """The aggregate of a stage that is loaded, in whatever generation; the newest, where there are several."""
+        found = [
+            (generation, self._loaded[key].runner)
+            for (name, generation, _), key in self._keys.items()
+            if name == workflow and isinstance(self._loaded[key].runner, AggregateRunner)
+        ]
+        of_stage = [
+            (number, runner.aggregate)
+            for number, runner in found
+            if isinstance(runner, AggregateRunner) and runner.aggregate.name == stage
+        ]
+        return max(of_stage, key=lambda one: one[0])[1] if of_stage else None
+
+    def state_path(self, workflow: str, stage: str, run: str) -> Path:
+        """The file for an aggregate's state."""
+        return self._states / workflow / f"{stage}.{run}.db"
+
     def forget_states(self, assignment: Assignment) -> None:
-        """Remove the states of aggregates that are elsewhere now: they would be out of date."""
-        here = {f"{r.stage}.{assignment.run}.db" for r in assignment.replicas}
+        """Remove the states of aggregates that are elsewhere now, but for those that are to be taken from here."""
+        here = {replica.stage for replica in assignment.replicas}
+        here |= {s for s, device in assignment.formers.items() if device == assignment.device}
+        kept = {self.state_path(assignment.workflow, stage, assignment.run) for stage in here}
         for path in (self._states / assignment.workflow).glob("*.db"):
-            if path.name not in here:
-                for end in ("", "-wal", "-shm"):
-                    path.with_name(path.name + end).unlink(missing_ok=True)
+            if path not in kept:
+                statefile.remove(path)
+
+    def forget_workflow(self, workflow: str) -> None:
+        """Remove the states of a workflow that has been stopped."""
+        for path in (self._states / workflow).glob("*.db"):
+            statefile.remove(path)
 
     async def _check(self, runner: Runner, spec: ReplicaSpec, report: Report) -> None:
         await self._try(spec.id, "warm", report, partial(runner.warm, spec.batch_size))

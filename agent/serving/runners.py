@@ -216,8 +216,8 @@ class AggregateRunner:
         return None
 
     def close(self) -> None:
-        """Nobody uses it any more: its state goes with it."""
-        self.aggregate.discard()
+        """Nobody uses it for now; its state stays on disk, where it is kept."""
+        self.aggregate.close()
 
 
 def _values(payload: Packed) -> dict[str, Any]:

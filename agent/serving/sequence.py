@@ -32,18 +32,46 @@ class _Series(Generic[T]):
 
 
 class Sequence(Generic[T]):
-    """The requests at one aggregate; `positions` are the numbers whose turn it is, where a state was kept."""
+    """The requests at one aggregate; `positions` are the numbers whose turn it is, where a state was kept.
 
-    def __init__(self, positions: Mapping[str, int] | None = None) -> None:
+    While it is `closed`, nobody's turn comes: the positions are yet to be known.
+    """
+
+    def __init__(self, positions: Mapping[str, int] | None = None, *, closed: bool = False) -> None:
+        self.closed = closed
         self._series: dict[str, _Series[T]] = {
             name: _Series[T](number, 0) for name, number in (positions or {}).items()
         }
         self._frames = self._bytes = 0
         self.dropped = 0
 
+    def open(self, positions: Mapping[str, int]) -> list[T]:
+        """The positions are known: the items whose turn it is now, and those that were there before."""
+        self.closed = False
+        found: list[T] = []
+        for name, number in positions.items():
+            series = self._series.setdefault(name, _Series[T](0, 0))
+            for index in sorted(i for i in series.waiting if i < number):
+                found.append(series.waiting[index][1])
+                self._drop(series, index)
+            series.next = max(series.next, number)
+            series.passed = {i for i in series.passed if i >= series.next}
+        for series in self._series.values():
+            found += self._turns(series)
+        return found
+
+    def clear(self) -> list[T]:
+        """Take out all that waits, in order."""
+        found: list[T] = []
+        for series in self._series.values():
+            for index in sorted(series.waiting):
+                found.append(series.waiting[index][1])
+                self._drop(series, index)
+        return found
+
     def begins(self, frame: Frame) -> bool:
         """Whether nothing of the frame's series has come before, though its source has had requests end."""
-        return frame.series not in self._series and frame.settled > 0
+        return not self.closed and frame.series not in self._series and frame.settled > 0
 
     def add(self, frame: Frame, item: T) -> list[T]:
         """A request has come: the items whose turn it is now, in order."""
@@ -102,15 +130,16 @@ class Sequence(Generic[T]):
 
     def _turns(self, series: _Series[T]) -> list[T]:
         found: list[T] = []
-        while True:
+        while not self.closed:
             if series.next in series.passed:
                 series.passed.discard(series.next)
             elif series.next in series.waiting:
                 found.append(series.waiting[series.next][1])
                 self._drop(series, series.next)
             else:
-                return found
+                break
             series.next += 1
+        return found
 
     def _drop(self, series: _Series[T], index: int) -> None:
         former = series.waiting.pop(index, None)

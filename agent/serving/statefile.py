@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from agent.serving.aggregates import Snapshot
+from agent.serving.snapshot import Given, Held, Snapshot, flat, unflat
 from tiermesh.errors import StorageFull
-from tiermesh.frames import Packed, Tensor
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS states (key TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
@@ -18,6 +16,8 @@ CREATE TABLE IF NOT EXISTS outputs (
     series TEXT, number INTEGER, data BLOB NOT NULL, PRIMARY KEY (series, number)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS series (name TEXT PRIMARY KEY, next INTEGER, settled INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (since INTEGER NOT NULL, pending TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS given (token TEXT NOT NULL, device TEXT NOT NULL, address TEXT NOT NULL, generation INTEGER);
 """
 
 
@@ -36,13 +36,20 @@ class StateFile:
         """What was kept."""
         snapshot = Snapshot()
         for key, data in self._db.execute("SELECT key, data FROM states"):
-            snapshot.states[key] = _unpacked(data)
+            snapshot.states[key] = unflat(data)
         for series, number, data in self._db.execute("SELECT series, number, data FROM outputs"):
-            snapshot.outputs[series, number] = _unpacked(data)
+            snapshot.outputs[series, number] = unflat(data)
         for name, after, settled in self._db.execute("SELECT name, next, settled FROM series"):
             snapshot.positions[name] = after
             snapshot.settled[name] = settled
         return snapshot
+
+    def held(self) -> Held:
+        """Whose the state is."""
+        given = self._db.execute("SELECT token, device, address, generation FROM given").fetchone()
+        since, pending = self._db.execute("SELECT since, pending FROM held").fetchone() or (0, "")
+        positions = dict(self._db.execute("SELECT name, next FROM series").fetchall())
+        return Held(since, pending, Given(*given) if given is not None else None, True, positions)
 
     def keep(self, change: Snapshot) -> None:
         """Keep what has changed, all or none.
@@ -50,9 +57,44 @@ class StateFile:
         Raises:
             StorageFull: it cannot be kept.
         """
+        self._change(lambda: self._write(change))
+
+    def adopt(self, snapshot: Snapshot, since: int, pending: str) -> None:
+        """Hold this state and no other from now on; see `Held`.
+
+        Raises:
+            StorageFull: it cannot be kept; what was here is still here.
+        """
+
+        def work() -> None:
+            self._clear()
+            self._write(snapshot)
+            self._db.execute("INSERT INTO held VALUES (?, ?)", (since, pending))
+
+        self._change(work)
+
+    def own(self) -> None:
+        """The state is no copy any more."""
+        self._change(lambda: self._db.execute("UPDATE held SET pending = ''"))
+
+    def give(self, given: Given) -> None:
+        """The state is another device's from now on."""
+
+        def work() -> None:
+            self._clear()
+            row = given.token, given.device, given.address, given.generation
+            self._db.execute("INSERT INTO given VALUES (?, ?, ?, ?)", row)
+
+        self._change(work)
+
+    def _clear(self) -> None:
+        for table in ("states", "outputs", "series", "held", "given"):
+            self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - the names are ours
+
+    def _change(self, work: Callable[[], object]) -> None:
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._write(change)
+            work()
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:
@@ -66,11 +108,11 @@ class StateFile:
     def _write(self, change: Snapshot) -> None:
         self._db.executemany(
             "INSERT OR REPLACE INTO states VALUES (?, ?)",
-            [(key, _packed(state)) for key, state in change.states.items()],
+            [(key, flat(state)) for key, state in change.states.items()],
         )
         self._db.executemany(
             "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)",
-            [(*place, _packed(output)) for place, output in change.outputs.items()],
+            [(*place, flat(output)) for place, output in change.outputs.items()],
         )
         for name, after in change.positions.items():
             self._db.execute(
@@ -81,20 +123,17 @@ class StateFile:
             self._db.execute("UPDATE series SET settled = ? WHERE name = ?", (settled, name))
             self._db.execute("DELETE FROM outputs WHERE series = ? AND number < ?", (name, settled))
 
+    def close(self) -> None:
+        """Close the file; the state stays in it."""
+        self._db.close()
+
     def discard(self) -> None:
         """Remove the file."""
-        self._db.close()
-        for end in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+        self.close()
+        remove(self._path)
 
 
-def _packed(payload: Packed) -> bytes:
-    tensors = [(t.dtype, t.shape, bytes(t.data)) for t in payload.tensors]
-    return msgspec.msgpack.encode((payload.data, tensors))
-
-
-def _unpacked(data: bytes) -> Packed:
-    whole, tensors = msgspec.msgpack.decode(
-        data, type=tuple[bytes, list[tuple[str, tuple[int, ...], bytes]]]
-    )
-    return Packed(whole, tuple(Tensor(*tensor) for tensor in tensors))
+def remove(path: Path) -> None:
+    """Remove a state's file, where there is one."""
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)

@@ -37,6 +37,7 @@ MALLOC: Final = {
 more than for the copy itself. The worker keeps up to 32 MiB instead."""
 _READY_S: Final = 30.0
 _END_S: Final = 5.0
+_SUCCEEDED_S: Final = 30.0
 _BACK_OFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -244,6 +245,7 @@ class WorkerSupervisor:
             raise TiermeshError(f"generation {generation} of {workflow} is not prepared")
         former = self._committed.get(workflow)
         self._committed[workflow] = assignment
+        process: _Process | None = None
         try:
             async with self._lock:
                 process = await self._running()
@@ -251,6 +253,8 @@ class WorkerSupervisor:
             await process.ask(call, control.Commit(call, workflow, generation))
         except WorkerDied:
             log.info("the worker died; its successor serves generation %d", generation)
+            if assignment.formers:
+                await self._succeeded(process)
         except TiermeshError:
             if former is not None:
                 self._committed[workflow] = former
@@ -301,6 +305,14 @@ class WorkerSupervisor:
             self._replaced.clear()
             await self._replaced.wait()
         return self._process
+
+    async def _succeeded(self, process: _Process | None) -> None:
+        """Wait until the worker that follows serves, with the states of aggregates: those who had them may go then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SUCCEEDED_S):
+                while self._process in (None, process):
+                    self._replaced.clear()
+                    await self._replaced.wait()
 
     def _hold_port(self) -> None:
         """Keep the data port from others while no worker listens on it, for example between two workers.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Catalogue, Device
 from tiermesh import limits
 from tiermesh.documents.assignment import (
@@ -16,10 +17,19 @@ from tiermesh.documents.assignment import (
     StageSpec,
 )
 from tiermesh.documents.plan import Plan, Replica
-from tiermesh.documents.workflow import Model, Sink, Source, Stage, Workflow, is_path_inside
+from tiermesh.documents.workflow import (
+    Aggregate,
+    Model,
+    Sink,
+    Source,
+    Stage,
+    Workflow,
+    is_path_inside,
+)
 from tiermesh.errors import InvalidDocument, Unsupported
 
 SHARE_TOLERANCE: Final = 1e-6
+_GIVEN_UP: Final = frozenset({DeviceState.FAILED, DeviceState.LEFT})
 
 
 def assignments(
@@ -30,17 +40,19 @@ def assignments(
     *,
     generation: int,
     run: str,
+    before: Plan | None = None,
 ) -> dict[str, Assignment]:
-    """Each device's part of a plan, by device id. `devices` are by name.
+    """Each device's part of a plan, by device id. `devices` are by name; `before` is the plan of the same run so far.
 
     Raises:
         InvalidDocument: the plan does not fit the workflow, the devices or the catalogue.
     """
     check(plan, workflow, catalogue, devices)
     used = {r.device: devices[r.device] for r in plan.replicas}
+    formers = _formers(before, workflow, devices)
     peers = {
         d.id: Peer(device=d.id, name=d.name, address=d.description.data_address)
-        for d in used.values()
+        for d in [*used.values(), *formers.values()]
     }
     carried = carried_share(plan, workflow)
     stages = {name: _stage(workflow, name, carried) for name in workflow.stages}
@@ -62,9 +74,22 @@ def assignments(
             lanes=plan.lanes,
             replica_devices=where,
             peers=peers,
+            formers={stage: former.id for stage, former in formers.items()},
+            lost=sorted(d.id for d in devices.values() if d.state in _GIVEN_UP),
             deadline_seconds=limits.REQUEST_DEADLINE_S if deadline is None else float(deadline),
         )
         for device in used.values()
+    }
+
+
+def _formers(
+    before: Plan | None, workflow: Workflow, devices: Mapping[str, Device]
+) -> dict[str, Device]:
+    """Where the aggregates, which have one replica each, are in a plan."""
+    return {
+        r.stage: devices[r.device]
+        for r in (before.replicas if before is not None else ())
+        if isinstance(workflow.stages.get(r.stage), Aggregate) and r.device in devices
     }
 
 

@@ -223,7 +223,9 @@ class Rollouts:
 
     def assignments(self, target: Target, generation: int, run: str) -> dict[str, Assignment]:
         """Each device's part of the target, by device id."""
-        devices = {d.name: d for d in self._keeper.fleet.devices.values()}
+        fleet = self._keeper.fleet
+        devices = {d.name: d for d in fleet.devices.values()}
+        running = fleet.running.get(self._name)
         return assignments(
             target.plan,
             target.workflow,
@@ -231,6 +233,9 @@ class Rollouts:
             devices,
             generation=generation,
             run=run,
+            before=fleet.plans[running.plan].plan
+            if running is not None and running.run == run
+            else None,
         )
 
     def _parts_of(self, rollout: Rollout) -> Mapping[str, Assignment]:

@@ -161,10 +161,18 @@ class Mesh:
             (folder / f"{index:05d}.txt").write_text(f"file {index}")
 
     async def serve(self, assignments: dict[str, Assignment]) -> None:
+        await self.prepare(assignments)
+        await self.commit(assignments)
+
+    async def prepare(self, assignments: dict[str, Assignment]) -> None:
         for name, assignment in assignments.items():
             await self[name].supervisor.prepare(assignment, lambda *_: None)
-        for name, assignment in assignments.items():
-            await self[name].supervisor.commit(assignment.workflow, assignment.generation)
+
+    async def commit(self, assignments: dict[str, Assignment]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for name, assignment in assignments.items():
+                commit = self[name].supervisor.commit(assignment.workflow, assignment.generation)
+                group.create_task(commit)
 
     def is_finished(self, name: str) -> bool:
         """Whether all that a device's sources offer has ended."""
@@ -194,6 +202,8 @@ class Mesh:
         options: dict[str, Any] | None = None,
         sink_path: str = "out.jsonl",
         run: str = "run-1",
+        formers: dict[str, str] | None = None,
+        lost: Sequence[str] = (),
     ) -> dict[str, Assignment]:
         """Assignments by device. Stages: name to (kind, inputs, class); lanes: (share, stage to device, backup)."""
         specs = {
@@ -235,6 +245,8 @@ class Mesh:
                     d.name: Peer(device=d.name, name=d.name, address=d.address)
                     for d in self.devices.values()
                 },
+                formers=formers or {},
+                lost=list(lost),
                 deadline_seconds=deadline,
             )
             for name in self.devices

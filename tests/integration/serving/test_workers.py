@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.serving.meshes import CHAIN, Mesh, check_ledger, until
 from tiermesh import limits
+from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
 from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -259,30 +260,87 @@ async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) 
     assert any(kind == "request-quarantined" for kind, _ in mesh["b"].events)
 
 
+COUNTED = {
+    "photos": ("source", [], ""),
+    "keyed": ("map", ["photos"], "Keyed"),
+    "count": ("aggregate", ["keyed"], "Count"),
+    "out": ("sink", ["count"], ""),
+}
+
+
+def counts_by_key(mesh: Mesh) -> list[list[dict[str, object]]]:
+    by_key: dict[str, list[dict[str, object]]] = {}
+    for line in sorted(mesh["a"].results(), key=lambda one: one["name"]):
+        by_key.setdefault(line["payload"]["key"], []).append(line["payload"])
+    return list(by_key.values())
+
+
 async def test_an_aggregate_goes_on_where_it_was_when_its_worker_is_killed(mesh: Mesh) -> None:
     mesh.offer("a", 200)
-    counted = {
-        "photos": ("source", [], ""),
-        "keyed": ("map", ["photos"], "Keyed"),
-        "count": ("aggregate", ["keyed"], "Count"),
-        "out": ("sink", ["count"], ""),
-    }
-    lanes = [(1.0, dict(zip(counted, "abca", strict=True)), {})]
-    await mesh.serve(mesh.assign(counted, lanes, rate=100.0))
+    lanes = [(1.0, dict(zip(COUNTED, "abca", strict=True)), {})]
+    await mesh.serve(mesh.assign(COUNTED, lanes, rate=100.0))
     for victim, results in (("c", 30), ("b", 60), ("c", 100)):
         await until(lambda n=results: len(mesh["a"].results()) >= n, "results come")
         kill(mesh, victim, signal.SIGKILL)
     await until(lambda: mesh.is_finished("a"), "the run finishes")
     assert check_ledger(mesh["a"].results(), accepted=200) == {"result": 200}
-    by_key: dict[str, list[dict[str, object]]] = {}
-    for line in sorted(mesh["a"].results(), key=lambda one: one["name"]):
-        by_key.setdefault(line["payload"]["key"], []).append(line["payload"])
-    for counts in by_key.values():
+    for counts in counts_by_key(mesh):
         assert [one["count"] for one in counts] == list(range(20)), "each was counted once"
         assert [one["last"] for one in counts] == ["", *(one["name"] for one in counts[:-1])]
     said = [text for kind, text in mesh["c"].events if kind == "aggregate-state"]
     assert said[0] == "w, count: its state is on disk"
     assert said[-1] == "w, count: its state is on disk; it goes on with 10 keys"
+
+
+async def test_an_aggregate_moves_with_its_state_though_workers_are_killed(mesh: Mesh) -> None:
+    mesh.offer("a", 300)
+
+    def on(device: str, generation: int, former: str) -> dict[str, Assignment]:
+        lanes = [(1.0, dict(zip(COUNTED, f"ab{device}a", strict=True)), {})]
+        formers = {"count": former} if former else {}
+        return mesh.assign(COUNTED, lanes, rate=100.0, generation=generation, formers=formers)
+
+    await mesh.serve(on("c", 1, ""))
+    for generation, (device, former, victim) in enumerate(("bcb", "abb", "cac"), 2):
+        seen = 60 * (generation - 1)
+        await until(lambda n=seen: len(mesh["a"].results()) >= n, "results come")
+        moved = on(device, generation, former)
+        await mesh.prepare(moved)
+        moving = asyncio.create_task(mesh.commit(moved))
+        await asyncio.sleep(0)
+        kill(mesh, victim, signal.SIGKILL)
+        await moving
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=300) == {"result": 300}
+    for counts in counts_by_key(mesh):
+        assert [one["count"] for one in counts] == list(range(30)), "each was counted once"
+        assert [one["last"] for one in counts] == ["", *(one["name"] for one in counts[:-1])]
+    said = [text for d in "bac" for kind, text in mesh[d].events if kind == "aggregate-moved"]
+    assert said == [f"w, count: its state has come over from {former}" for former in "cba"]
+
+
+async def test_an_aggregate_whose_device_is_given_up_begins_anew_and_says_so(mesh: Mesh) -> None:
+    mesh.offer("a", 150)
+    lanes = [(1.0, dict(zip(COUNTED, "abca", strict=True)), {})]
+    await mesh.serve(mesh.assign(COUNTED, lanes, rate=100.0))
+    await until(lambda: len(mesh["a"].results()) >= 50, "results come")
+    await mesh["c"].supervisor.close()
+    without = [(1.0, dict(zip(COUNTED, "abba", strict=True)), {})]
+    parts = mesh.assign(
+        COUNTED, without, rate=100.0, generation=2, formers={"count": "c"}, lost=["c"]
+    )
+    del parts["c"]
+    await mesh.serve(parts)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=150) == {"result": 150}
+    for counts in counts_by_key(mesh):
+        numbers = [one["count"] for one in counts]
+        again = numbers.index(0, 1)
+        assert numbers == [*range(again), *range(15 - again)], "it begins anew, and counts once"
+    said = [text for kind, text in mesh["b"].events if kind == "aggregate-began-anew"]
+    assert said == [
+        "w, count: its state begins anew, with what no sink has confirmed: c, where it was, is lost"
+    ]
 
 
 async def test_a_sink_moves_in_the_middle_of_a_run(mesh: Mesh) -> None:

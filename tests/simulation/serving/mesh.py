@@ -12,35 +12,41 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from agent.serving.aggregates import Aggregate, Snapshot
+from agent.serving.aggregates import Aggregate
 from agent.serving.arrivals import Arrivals
 from agent.serving.batcher import Job, Step, Work
 from agent.serving.flow import Flow
 from agent.serving.generation import Generation
 from agent.serving.instructions import (
     Acknowledge,
+    Adopt,
+    Dump,
     Failed,
     Filtered,
     Forget,
+    Give,
     Hangup,
     Instruction,
     Log,
     Notice,
     Outcome,
     Output,
+    Own,
     Prepared,
     Read,
     Record,
+    StateInstruction,
     Unload,
     Wake,
     Write,
 )
 from agent.serving.ledger import Counts, Former, Ledger, Request
 from agent.serving.sink import Sink
+from agent.serving.snapshot import Given, Held, Snapshot, decode, encode
 from agent.serving.source import Source
 from agent.serving.streams.receiver import Fenced
 from tiermesh import codec
@@ -57,6 +63,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.data = Snapshot()
+        self.whose = Held()
 
     def load(self) -> Snapshot:
         return copy.deepcopy(self.data)
@@ -66,6 +73,23 @@ class Kept:
         self.data.outputs.update(change.outputs)
         self.data.positions.update(change.positions)
         self.data.settled.update(change.settled)
+
+    def held(self) -> Held:
+        return replace(self.whose, positions=dict(self.data.positions))
+
+    def adopt(self, snapshot: Snapshot, since: int, pending: str) -> None:
+        self.data = copy.deepcopy(snapshot)
+        self.whose = Held(since, pending)
+
+    def own(self) -> None:
+        self.whose = replace(self.whose, pending="")
+
+    def give(self, given: Given) -> None:
+        self.data = Snapshot()
+        self.whose = Held(given=given)
+
+    def close(self) -> None:
+        pass
 
     def discard(self) -> None:
         self.data = Snapshot()
@@ -199,21 +223,28 @@ class SimDevice:
                 for _, kind in lines:
                     sink.endings.count(kind)
         for queue in generation.queues.values():
-            if queue.stage.kind == "aggregate" and queue.stage.name not in self.aggregates:
-                self._load_aggregate(queue.stage.name)
+            if queue.stage.kind == "aggregate":
+                aggregate = self._aggregate(queue.stage.name)
+                self.flow.resume(queue.stage.name, aggregate.held, generation)
         self.flow.prepare(generation)
 
-    def _load_aggregate(self, stage: str) -> None:
-        assert self.flow is not None
-        keeper = self.disk.states.setdefault(stage, Kept()) if self.mesh.keeps_state else None
-        code = (KeptCount if self.mesh.keeps_state else Count)(self.mesh.folded)
-        aggregate = self.aggregates[stage] = Aggregate(code, stage, "key", keeper)
-        self.flow.resume(stage, aggregate.positions)
+    def _aggregate(self, stage: str) -> Aggregate:
+        if stage not in self.aggregates:
+            keeper = self.disk.states.setdefault(stage, Kept()) if self.mesh.keeps_state else None
+            code = (KeptCount if self.mesh.keeps_state else Count)(self.mesh.folded)
+            self.aggregates[stage] = Aggregate(code, stage, "key", keeper)
+        return self.aggregates[stage]
 
     def commit(self, assignment: Assignment) -> None:
         flow = self.flow
         assert flow is not None
         flow.commit(assignment.generation, self.now)
+        for stage in list(self.disk.states):
+            # States that are stale are removed, as the worker does.
+            here = {r.stage for r in assignment.replicas}
+            if stage not in here and assignment.formers.get(stage) != self.name:
+                del self.disk.states[stage]
+                self.aggregates.pop(stage, None)
         generation = flow.generations[assignment.generation]
         for spec, stage in generation.sources_and_sinks():
             if stage.source is None:
@@ -309,8 +340,43 @@ class SimDevice:
                 self.later(disk, lambda _: self.forget(source, request))
             case Write():
                 self.later(disk, lambda f: self.write(f, instruction))
-            case Unload() | Notice() | Log():
+            case Dump() | Adopt() | Own() | Give():
+                self.change_state(instruction)
+            case Notice(kind, text):
+                self.mesh.notices.append((kind, text))
+            case Unload() | Log():
                 pass
+
+    def change_state(self, instruction: StateInstruction) -> None:
+        """As the compute lane does: once the job that runs has ended."""
+        if self.busy:
+            self.later(0.005, lambda _: self.change_state(instruction))
+            return
+        flow, stage, disk = self.flow, instruction.stage, self.mesh.draw(0.0, 0.05)
+        assert flow is not None
+        known = stage in self.aggregates or stage in self.disk.states
+        aggregate = self._aggregate(stage)
+        match instruction:
+            case Dump():
+                data = encode(aggregate.snapshot()) if aggregate.is_kept else b""
+                held = aggregate.held if known else None
+                self.later(disk, lambda f: f.dumped(stage, held, data, self.now))
+            case Adopt(_, data, generation, token):
+                aggregate.adopt(decode(data) if data else Snapshot(), generation, token)
+                held = aggregate.held
+                self.killed_or_later(disk, lambda f: f.adopted(stage, held, "", self.now))
+            case Own():
+                aggregate.own()
+            case Give(_, given):
+                aggregate.give(given)
+                self.killed_or_later(disk, lambda f: f.given(stage, given, self.now))
+
+    def killed_or_later(self, seconds: float, event: Callable[[Flow], None]) -> None:
+        """In one of four moves the worker is killed once it is on the disk, before anybody knows."""
+        if self.mesh.is_in_chaos and self.mesh.random.random() < 0.25:
+            self.mesh.after(0.0, lambda: self.mesh.kill(self, self.mesh.draw(0.05, 1.0)))
+        else:
+            self.later(seconds, event)
 
     def speak(self, instruction: Wake | Acknowledge | Hangup) -> None:
         match instruction:
@@ -387,6 +453,7 @@ class SimMesh:
         self.accepted: dict[str, set[str]] = {}
         self.endings: dict[str, dict[str, Kind]] = {}
         self.errors: list[str] = []
+        self.notices: list[tuple[str, str]] = []
         self.devices = {n: SimDevice(self, n, self.draw(1_000.0, 9_000.0)) for n in names}
         self.after(0.0, self._tick)
 

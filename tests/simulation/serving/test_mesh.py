@@ -68,6 +68,8 @@ def assign(
     deadline: float = 120.0,
     rate: float = 100.0,
     admit: float | None = None,
+    formers: dict[str, str] | None = None,
+    lost: str = "",
 ) -> dict[str, Assignment]:
     """Assignments by device; a lane is its share and the devices of its stages and of their backups, in order."""
     specs = {
@@ -118,6 +120,8 @@ def assign(
             lanes=made,
             replica_devices={replica: replica.split("@")[1] for replica in where},
             peers=peers,
+            formers=formers or {},
+            lost=list(lost),
             deadline_seconds=deadline,
         )
         for device in devices

@@ -17,6 +17,14 @@ def roll(mesh: SimMesh, assignments: dict[str, Assignment]) -> None:
         mesh.after(mesh.draw(0.0, 0.8), device.switch)
 
 
+def settled(mesh: SimMesh) -> bool:
+    """Whether every device has committed, and has the states of its aggregates: then a rollout is over."""
+    flows = [device.flow for device in mesh.devices.values()]
+    return all(d.staged is None for d in mesh.devices.values()) and all(
+        flow is not None and flow.handovers.are_settled for flow in flows
+    )
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_sink_that_moves_ends_no_request_twice(seed: int) -> None:
     mesh = SimMesh(seed, "abcd", {})
@@ -72,4 +80,26 @@ def test_an_aggregate_counts_on_while_the_rest_is_rolled_out(seed: int) -> None:
         roll(mesh, moved)
     mesh.run(lambda: finished(mesh), 400.0)
     mesh.check_ledger(["out"])
+    check_counts(mesh)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_aggregate_that_moves_takes_its_state_with_it(seed: int) -> None:
+    """From device to device through faults, and back: every request is counted once, in order, as if unmoved."""
+    mesh = SimMesh(seed, "abcd", {"keep": lambda n: "drop" if n % 7 == 3 else "pass"})
+    serve(mesh, assign(COUNTED, [(1.0, "abbcba", "-c----")], "abcd", count=260))
+    mesh.chaos(8.0, 12, "abcd")
+    former = "c"
+    for generation, path in enumerate(("adbdba", "abdadd", "adacab", "abbdba"), 2):
+        mesh.run(lambda n=45 * (generation - 1): len(mesh.payloads) > n, 200.0)
+        mesh.run(lambda: settled(mesh), 60.0)
+        moved = assign(
+            COUNTED, [(1.0, path, "------")], "abcd",
+            count=260, generation=generation, formers={"count": former},
+        )  # fmt: skip
+        former = path[3]
+        roll(mesh, moved)
+    mesh.run(lambda: finished(mesh), 400.0)
+    mesh.check_ledger(["out"])
+    assert [text for kind, text in mesh.notices if kind == "aggregate-began-anew"] == []
     check_counts(mesh)

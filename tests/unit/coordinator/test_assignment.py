@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from coordinator.files import parse_workflow
+from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Catalogue
 from coordinator.rollout.assignment import assignments, check
 from tiermesh.documents.plan import Function, Lane
@@ -71,6 +72,36 @@ def test_each_device_gets_its_replicas_and_all_the_lanes(plan, workflow, catalog
         assert part.deadline_seconds == 20.0
         assert part.replica_devices["tidy@hub-1"] == "id-2"
         assert {p.address for p in part.peers.values()} == {"127.0.0.1:7101", "127.0.0.1:7102"}
+
+
+COUNTING = """
+workflow: read
+stages:
+  photos: {source: files, path: [a.jpg], rate: 4/s}
+  count: {aggregate: code/count, key: name, from: photos}
+  text: {sink: jsonl, path: out/text.jsonl, from: count}
+"""
+
+
+def counting(made, where):
+    replicas = (("photos", None, "cam-1"), ("count", None, where), ("text", None, "cam-1"))
+    path = {"photos": "photos@cam-1", "count": f"count@{where}", "text": "text@cam-1"}
+    return made.plan(replicas=replicas, lanes=[Lane(share=1.0, path=path)])
+
+
+def test_an_aggregate_that_moves_is_told_where_it_was_and_whom_nobody_waits_for(
+    made, fleet, devices
+):
+    workflow, catalogue = parse_workflow(COUNTING), Catalogue(bundles={"count": made.bundle("c")})
+    here, there = counting(made, "cam-1"), counting(made, "hub-1")
+    first = assignments(there, workflow, catalogue, devices, generation=1, run="r")
+    assert {(*a.formers, *a.lost) for a in first.values()} == {()}
+    devices["hub-1"] = replace(devices["hub-1"], state=DeviceState.FAILED)
+    moved = assignments(here, workflow, catalogue, devices, generation=2, run="r", before=there)
+    assert moved.keys() == {"id-1"}
+    assert moved["id-1"].formers == {"count": "id-2"}
+    assert moved["id-1"].lost == ["id-2"]
+    assert moved["id-1"].peers["id-2"].address == "127.0.0.1:7102"
 
 
 def test_stages_and_replicas_carry_what_the_workflow_says(plan, workflow, catalogue, devices):

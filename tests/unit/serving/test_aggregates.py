@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.aggregates import Aggregate, Snapshot
+from agent.serving.aggregates import Aggregate
 from agent.serving.batcher import Batcher, Work
 from agent.serving.sequence import Sequence
+from agent.serving.snapshot import Snapshot
 from agent.serving.statefile import StateFile
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, pack

@@ -168,7 +168,7 @@ def test_the_headers_of_these_tests_are_what_is_sent() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"kind": 9},
+        {"kind": 99},
         {"kind": "1"},
         {"generation": -1},
         {"lane": 2**64 - 1},
