@@ -57,7 +57,7 @@ def search(instance: Instance, options: Options) -> Found | None:
     """The best plan within the time limit; None where there is none, or none was found."""
     if not instance.branches:
         return None
-    effort = Effort(options.time_limit_s, options.gap, options.threads)
+    effort = Effort(options.time_limit_s, options.gap, options.threads, options.watch)
     if len(instance.branches) > MANY and applies(instance):
         found = _narrow(instance, options, effort)
     else:
@@ -73,7 +73,7 @@ def _no_worse_than_greedy(
     instance: Instance, options: Options, found: Found | None
 ) -> Found | None:
     """What was found when the search was stopped, unless the greedy plan is better."""
-    greedily = greedy.search(instance, options, Effort(GREEDY_S, 0.0, options.threads))
+    greedily = greedy.search(instance, options, _greedy_effort(options, GREEDY_S))
     if greedily is None:
         return found
     formulation, solution = greedily
@@ -90,16 +90,21 @@ def search_greedily(instance: Instance, options: Options) -> Found | None:
     """The greedy plan, with the bound of the program without integers."""
     if not instance.branches:
         return None
-    effort = Effort(options.time_limit_s, 0.0, options.threads)
+    effort = _greedy_effort(options, options.time_limit_s)
     greedily = greedy.search(instance, options, effort)
     if greedily is None:
         return None
     program = Relaxation if len(instance.branches) > MANY and applies(instance) else Formulation
     relaxed = solve(program(instance, options).program.relax(), effort)
     bound = relaxed.objective if relaxed.found else None
+    options.watch.know(bound=bound)
     formulation, solution = greedily
     draft = read_off(formulation, solution)
     return Found(draft, solution.objective, bound, Termination.FEASIBLE)
+
+
+def _greedy_effort(options: Options, time_limit_s: float) -> Effort:
+    return Effort(time_limit_s, 0.0, options.threads, options.watch.for_plans())
 
 
 def search_exhaustively(problem: Problem, options: Options) -> Found | None:
@@ -132,14 +137,15 @@ def _found(
 def _narrow(instance: Instance, options: Options, effort: Effort) -> Found | None:
     """Bound by the relaxation, then solve for the combinations that it uses; all of them where that falls short."""
     relaxation = Relaxation(instance, options)
-    part = Effort(effort.time_limit_s / 3, effort.gap / 2, effort.threads)
-    loose = solve(relaxation.program, part)
+    watch = effort.watch
+    part = Effort(effort.time_limit_s / 3, effort.gap / 2, effort.threads, watch)
+    loose = solve(relaxation.program, replace(part, watch=watch.for_bounds()))
     if loose.termination is Termination.INFEASIBLE:
         return None
     found, counts = None, dict[tuple[int, str], float]()
     if loose.found:
         formulation = Formulation(instance, options, relaxation.used(loose.values))
-        solution = solve(formulation.program, part)
+        solution = solve(formulation.program, replace(part, watch=watch.for_plans()))
         found = _found(formulation, solution, loose.bound, solution.termination)
         if solution.found:
             counts = {key: solution.values[c] for key, c in formulation.columns.used.items()}

@@ -27,10 +27,11 @@ def search(instance: Instance, options: Options) -> tuple[Formulation, Solution]
         LimitExceeded: more than `CASES` cases.
     """
     best: tuple[Formulation, Solution] | None = None
+    effort = Effort(watch=options.watch.for_nothing())
     for branches in _groups(instance, options):
         formulation = Formulation(instance, options, branches)
         for fixed in _cases(formulation):
-            solution = solve(formulation.program.fix(fixed), Effort())
+            solution = solve(formulation.program.fix(fixed), effort)
             if solution.found and (best is None or solution.objective < best[1].objective):
                 best = (formulation, solution)
     return best

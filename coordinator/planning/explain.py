@@ -17,6 +17,7 @@ from coordinator.planning import overflow, slo
 from coordinator.planning.exact import Found
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.planner import objective_value
+from coordinator.planning.watching import UNWATCHED, Watch
 from tiermesh.documents.plan import Plan, Replica
 from tiermesh.documents.problem import Problem
 from tiermesh.errors import DigestMismatch
@@ -63,11 +64,12 @@ class Explanation:
     left_out: list[str] = field(default_factory=list[str])
 
 
-def explain(problem: Problem, plan: Plan) -> Explanation:
-    """Explain a plan of a problem.
+def explain(problem: Problem, plan: Plan, watch: Watch = UNWATCHED) -> Explanation:
+    """Explain a plan of a problem; `watch` can end that.
 
     Raises:
         DigestMismatch: the plan was made for another problem.
+        Stopped: by `watch`.
     """
     if plan.made_for.problem != problem.digest:
         raise DigestMismatch(
@@ -75,7 +77,7 @@ def explain(problem: Problem, plan: Plan) -> Explanation:
             why=f"it names {plan.made_for.problem[:19]}, and the problem is {problem.digest[:19]}",
             fix="Name its own problem with --problem, or plan again",
         )
-    asking = _Asking(problem, plan)
+    asking = _Asking(problem, plan, watch)
     busiest = sorted(plan.replicas, key=lambda r: (-r.utilization, r.id))[:EXPLAINED]
     return Explanation(
         objective=plan.rules.objective,
@@ -87,7 +89,7 @@ def explain(problem: Problem, plan: Plan) -> Explanation:
 
 
 class _Asking:
-    def __init__(self, problem: Problem, plan: Plan) -> None:
+    def __init__(self, problem: Problem, plan: Plan, watch: Watch) -> None:
         self.problem, self.plan = problem, plan
         objective = Objective(plan.rules.objective)
         self.options = Options(
@@ -96,6 +98,7 @@ class _Asking:
             objective=Objective.COST if objective is Objective.LATENCY else objective,
             time_limit_s=EFFORT_S,
             strategy=Strategy.EXACT,
+            watch=watch.for_nothing(),
         )
         self.gains = objective in {Objective.THROUGHPUT, Objective.ACCURACY}
         self.latency_asked = bool(problem.asks.latency_s) and objective is not Objective.LATENCY

@@ -59,6 +59,7 @@ def search(
                 best is None or solution.objective < best[1].objective - EPSILON
             ):
                 best = (formulation, solution)
+                effort.watch.know(objective=solution.objective)
     return best
 
 

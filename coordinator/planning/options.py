@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from coordinator.planning.watching import UNWATCHED, Watch
 from tiermesh.errors import InvalidDocument
 
 
@@ -38,7 +39,7 @@ class Options:
 
     `exclusive`: a device serves at most one stage. `single_variant`: one variant per stage for all requests.
     `gap` is the relative gap at which the search may stop, `time_limit_s` the seconds after which it returns the
-    best plan it has.
+    best plan it has. `watch` follows the search and can end it.
     """
 
     exclusive: bool = False
@@ -48,6 +49,7 @@ class Options:
     time_limit_s: float = TIME_LIMIT_S
     gap: float = GAP
     threads: int = 1
+    watch: Watch = field(default=UNWATCHED, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Take the names of objective and strategy for them."""

@@ -30,11 +30,15 @@ def search(problem: Problem, options: Options, *, delays: bool = False) -> Found
     """The best plan, latency aside; None where there is none, or none was found."""
     choosing = Choosing(floor=True)
     instance = build(problem, exclusive=options.exclusive, delays=delays, choosing=choosing)
+    watch = options.watch
+    if instance.serverless:
+        options = replace(options, watch=watch.for_bounds())
     loose = _search(instance, options)
     if loose is None or not shares_of(loose.draft):
         return loose
     best: Found | None = None
     shares = shares_of(loose.draft)
+    options = replace(options, watch=watch.for_nothing())
     for _ in range(ROUNDS):
         choosing = Choosing(shares=shares)
         instance = build(problem, exclusive=options.exclusive, delays=delays, choosing=choosing)
@@ -44,6 +48,7 @@ def search(problem: Problem, options: Options, *, delays: bool = False) -> Found
         found = truly_priced(found, options)
         if best is None or found.objective < best.objective:
             best = found
+            watch.know(objective=best.objective)
         seen = shares_of(found.draft)
         if agree(shares, seen):
             break

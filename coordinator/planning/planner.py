@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -33,6 +34,7 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
     Raises:
         InvalidDocument: the problem makes no sense.
         Infeasible: no plan meets every ask; its fields name the asks that clash.
+        Stopped: by the options' `watch`.
     """
     options = options or Options()
     _refuse_endless(problem, options)
@@ -41,7 +43,7 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
     if found is None and not explain:
         raise Infeasible("no plan meets every ask")
     if found is None:
-        raise conflict.explain(problem, options)
+        raise conflict.explain(problem, replace(options, watch=options.watch.for_nothing()))
     return _plan(found, latency_s, options, time.perf_counter() - started)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from coordinator.planning.formulation import Formulation
@@ -24,16 +25,17 @@ def settle(formulation: Formulation, solution: Solution) -> Sequence[float]:
     """The values of the plan to read off: integers exact, devices evenly busy."""
     program = formulation.program
     values = solution.values
-    fixed = solve(program.fix(program.integers(values)), Effort())
+    effort = Effort(watch=formulation.options.watch.for_nothing())
+    fixed = solve(program.fix(program.integers(values)), effort)
     values = fixed.values if fixed.found else values
     if len(program.cost) > LARGEST:
         return values
-    balanced = solve(_balancing(formulation, values), BALANCE)
+    balanced = solve(_balancing(formulation, values), replace(BALANCE, watch=effort.watch))
     if not balanced.found:
         return values
     whole = program.integers(balanced.values)
     again = _balancing(formulation, balanced.values)
-    final = solve(again.fix(whole), Effort())
+    final = solve(again.fix(whole), effort)
     return (final if final.found else balanced).values[: len(program.cost)]
 
 

@@ -26,6 +26,7 @@ from coordinator.planning.options import Objective, Options
 from coordinator.planning.simulate import Load, Served, simulate
 from coordinator.planning.solver import Effort, Termination
 from coordinator.planning.survive import solve_surviving, with_standby
+from coordinator.planning.watching import Watch
 from tiermesh.documents.problem import Problem
 
 LEVELS: Final = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)
@@ -53,10 +54,12 @@ class Checked:
 def search(problem: Problem, options: Options, levels: Sequence[float] = LEVELS) -> Checked | None:
     """The best plan within the latency asked; the quickest one where that is the objective."""
     quickest = options.objective is Objective.LATENCY
-    loose = overflow.search(problem, replace(options, objective=_within(options.objective)))
+    watch = options.watch.for_nothing() if quickest else options.watch
+    within = _within(options.objective)
+    loose = overflow.search(problem, replace(options, objective=within, watch=watch.for_bounds()))
     if loose is None:
         return None
-    searching = _Search(problem, options, loose)
+    searching = _Search(problem, replace(options, watch=watch.for_nothing()), loose, watch)
     if not quickest and searching.loosely():
         return searching.best
     searching.through(levels)
@@ -74,11 +77,15 @@ def _within(objective: Objective) -> Objective:
 
 
 class _Search:
-    """Goes through levels of load; `best` is the best plan that kept what is asked, `loose` the one without the ask."""
+    """Goes through levels of load; `best` is the best plan that kept what is asked, `loose` the one without the ask.
 
-    def __init__(self, problem: Problem, options: Options, loose: Found) -> None:
+    `watch` is told of each best plan; what programs find on the way there need not be one.
+    """
+
+    def __init__(self, problem: Problem, options: Options, loose: Found, watch: Watch) -> None:
         self.best: Checked | None = None
         self._problem, self._options, self._loose = problem, options, loose
+        self._watch = watch
         self._asked = problem.asks.latency_s
         self._quickest = options.objective is Objective.LATENCY
         self._shares = overflow.shares_of(loose.draft)
@@ -89,7 +96,7 @@ class _Search:
         checked = self._check(self._loose)
         if checked.worst > 1:
             return False
-        self.best = checked
+        self._keep(checked)
         return self._loose.proved or not self._shares
 
     def through(self, levels: Sequence[float]) -> None:
@@ -126,7 +133,7 @@ class _Search:
             known = len(self._known)
             checked = self._check(overflow.truly_priced(found, self._options))
             if checked.worst <= 1 and (self.best is None or self._wins(checked, self.best)):
-                self.best = checked
+                self._keep(checked)
             seen = overflow.shares_of(found.draft)
             if overflow.agree(priced, seen):
                 if checked.worst <= 1:
@@ -138,6 +145,10 @@ class _Search:
                 least = LEAST_CUT if len(self._known) > known else MOST_CUT
                 budget = min(budget, _longest(found)) / min(max(checked.worst, least), MOST_CUT)
 
+    def _keep(self, best: Checked) -> None:
+        self.best = best
+        self._watch.know(objective=best.found.objective)
+
     def _instance(self, busy: float) -> Instance:
         choosing = Choosing(busy=busy, shares=self._shares)
         exclusive = self._options.exclusive
@@ -145,6 +156,7 @@ class _Search:
 
     def _check(self, found: Found) -> Checked:
         """Check a plan, or remember one that serves the same requests with the same settings."""
+        self._watch.check()
         lanes = sorted(
             (round(p.share, 4), *((s, x.device, *_setting(x)) for s, x in sorted(p.spots.items())))
             for p in found.draft.pieces
@@ -203,7 +215,7 @@ def _within_budget(
         return formulation
 
     limit = options.time_limit_s / len(LEVELS)
-    effort = Effort(limit, max(options.gap, LEAST_GAP), options.threads)
+    effort = Effort(limit, max(options.gap, LEAST_GAP), options.threads, options.watch)
     solved = solve_surviving(make, effort)
     if solved is None:
         return None

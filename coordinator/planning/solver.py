@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import pulp
 
+from coordinator.planning.watching import UNWATCHED, Standing, Watch
+
 Terms = Sequence[tuple[int, float]]
 
 SNAP: Final = 1e-6
@@ -57,11 +59,12 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """When to stop: seconds, relative gap, and how many threads may work."""
+    """When to stop: seconds, relative gap, and how many threads may work. `watch` follows an integer program."""
 
     time_limit_s: float = math.inf
     gap: float = 0.0
     threads: int = 1
+    watch: Watch = UNWATCHED
 
 
 @dataclass(slots=True)
@@ -120,12 +123,22 @@ class Program:
 def solve(
     program: Program, effort: Effort | None = None, start: Mapping[int, float] | None = None
 ) -> Solution:
-    """Solve `program`; `start` gives values of (some) columns of a known solution."""
+    """Solve `program`; `start` gives values of (some) columns of a known solution.
+
+    Raises:
+        Stopped: by `effort.watch`. HiGHS is stopped within; CBC only before it begins.
+    """
     effort = effort or Effort()
+    watch, mip = effort.watch, any(program.integer)
+    watch.check()
     model, columns = _to_pulp(program)
-    engine = _engine(effort, dict(start or {}), mip=any(program.integer))
+    engine = _engine(effort, dict(start or {}), mip=mip)
     model.solve(engine)  # pyright: ignore[reportUnknownMemberType]
-    return _read(model, columns, engine, program)
+    watch.check()
+    solution = _read(model, columns, engine, program)
+    if mip:
+        watch.know(solution.objective if solution.found else None, solution.bound)
+    return solution
 
 
 def _to_pulp(program: Program) -> tuple[pulp.LpProblem, list[pulp.LpVariable]]:
@@ -172,9 +185,10 @@ def _add_row(
 
 
 class _Highs(pulp.HiGHS):
-    """PuLP's HiGHS with a start, a fixed seed, and one run whatever the machine's load."""
+    """PuLP's HiGHS with a start, a fixed seed, and one run whatever the machine's load; it can be followed."""
 
     start: dict[int, float]
+    watch: Watch
 
     def callSolver(self, lp: Any) -> None:  # noqa: N802 - PuLP's name
         if self.start:
@@ -182,7 +196,52 @@ class _Highs(pulp.HiGHS):
             known = [(order[i], value) for i, value in self.start.items() if i in order]
             columns, values = [i for i, _ in known], [value for _, value in known]
             lp.solverModel.setSolution(len(columns), columns, values)
+        following = _Following(self.watch)
+        if self.watch != UNWATCHED:
+            following.follow(lp.solverModel)
         super().callSolver(lp)  # pyright: ignore[reportUnknownMemberType]
+        if following.raised is not None:
+            raise following.raised
+
+
+class _Following:
+    """Passes on what HiGHS says while it works, and stops it. Nothing may be raised through its C++."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._told = Standing()
+        self.raised: BaseException | None = None
+
+    def follow(self, model: Any) -> None:
+        """Have HiGHS call often enough: it looks for interruptions at every node, and every few iterations."""
+        kinds = pulp.HiGHS.hscb.HighsCallbackType
+        model.setCallback(self._called, None)
+        for kind in (
+            kinds.kCallbackMipInterrupt,
+            kinds.kCallbackSimplexInterrupt,
+            kinds.kCallbackIpmInterrupt,
+        ):
+            model.startCallback(kind)
+        self._mip = kinds.kCallbackMipInterrupt
+
+    def _called(self, kind: Any, _message: str, said: Any, answer: Any, _data: object) -> None:
+        try:
+            self._watch.check()
+            if kind == self._mip:
+                self._tell(said.mip_primal_bound, said.mip_dual_bound)
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C, too; raised again below HiGHS
+            self.raised = self.raised or error
+            answer.user_interrupt = True
+
+    def _tell(self, objective: float, bound: float) -> None:
+        known = Standing(_finite(objective), _finite(bound))
+        if known != self._told:
+            self._told = known
+            self._watch.know(known.objective, known.bound)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _engine(effort: Effort, start: dict[int, float], *, mip: bool) -> Any:
@@ -198,7 +257,7 @@ def _engine(effort: Effort, start: dict[int, float], *, mip: bool) -> Any:
         random_seed=1,
         mip_feasibility_tolerance=1e-7,
     )
-    engine.start = start
+    engine.start, engine.watch = start, effort.watch
     return engine
 
 

@@ -31,7 +31,7 @@ NEEDED: Final = 1e-7
 
 def search(instance: Instance, options: Options) -> Found | None:
     """The best plan that survives the loss of any one device; None where there is none."""
-    effort = Effort(options.time_limit_s, options.gap, options.threads)
+    effort = Effort(options.time_limit_s, options.gap, options.threads, options.watch)
     solved = solve_surviving(lambda: Formulation(instance, options), effort)
     if solved is None:
         return None
@@ -55,11 +55,13 @@ def solve_surviving(
         degraded = formulation.asks.any_device_lost
         for index in lost:
             _embed(formulation, index, degraded or Degraded())
-        solution = solve(formulation.program, effort)
+        watch = effort.watch.for_bounds() if degraded else effort.watch
+        solution = solve(formulation.program, replace(effort, watch=watch))
         if not solution.found:
             return None
         missing = _not_survived(formulation, solution, degraded, lost) if degraded else []
         if not missing:
+            effort.watch.know(objective=solution.objective)
             return formulation, solution
         lost += missing
 
@@ -137,7 +139,7 @@ def _alone(formulation: Formulation, solution: Solution, lost: int, degraded: De
         for i, column in mine.items():
             if i in theirs:
                 program.upper[column] = round(values[theirs[i]])
-    return solve(program, Effort())
+    return solve(program, Effort(watch=formulation.options.watch.for_nothing()))
 
 
 def _embed(formulation: Formulation, lost: int, degraded: Degraded) -> None:
