@@ -353,18 +353,28 @@ class Incoming:
         session: int,
         due: _Due,
     ) -> None:
-        while (data := await context.read()) is not grpc.aio.EOF:
-            now = self._driver.now()
-            try:
-                first, frames = codec.decode(data, now)
-            except TiermeshError as error:
-                self._strikes.add(sender, now)
-                flow.unreadable_from(sender, str(error), now)
-                self._driver.changed()
-                raise Unreadable(error) from None
-            flow.receive(sender, session, first, frames, now)
+        while True:
+            data = await context.read()
+            if data is grpc.aio.EOF:
+                return
+            frames = self._take(flow, sender, session, data)
+            due.received(frames, len(data))
+            # Let go before the wait: the next message is put together in the same memory, warm in the CPU's cache.
+            del data
+
+    def _take(self, flow: Flow, sender: str, session: int, data: bytes) -> int:
+        """Take a message in; returns the number of its frames."""
+        now = self._driver.now()
+        try:
+            first, frames = codec.decode(data, now)
+        except TiermeshError as error:
+            self._strikes.add(sender, now)
+            flow.unreadable_from(sender, str(error), now)
             self._driver.changed()
-            due.received(len(frames), len(data))
+            raise Unreadable(error) from None
+        flow.receive(sender, session, first, frames, now)
+        self._driver.changed()
+        return len(frames)
 
     async def _acknowledge(
         self,
