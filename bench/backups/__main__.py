@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -50,6 +51,7 @@ async def measure(folder: Path, how: str, times: int, rate: int) -> dict[str, An
         "times": times,
         "rate_per_s": rate,
         "median_s": round(statistics.median(found), 2),
+        "p90_s": round(sorted(found)[math.ceil(0.9 * len(found)) - 1], 2),
         "longest_s": round(max(found), 2),
         "requests": count,
         "lost": count - outcomes["result"],

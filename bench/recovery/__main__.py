@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -243,6 +244,11 @@ def full_rate_s(finished: Sequence[float], killed: float, rate_rps: float) -> fl
     return float("inf")
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that this share of the values does not exceed; of an even number, the median lies between two."""
+    return median(values) if share == 0.5 else sorted(values)[ceil(share * len(values)) - 1]
+
+
 def results(scene: Scene) -> list[Line]:
     """All lines of the sinks' files."""
     files = sorted((scene.folder / "agents").glob("*/data/**/*.jsonl"))
@@ -310,8 +316,9 @@ def main() -> None:
         print(f"{k.device:<10} {k.failed_s:8.2f}   {k.generation_s:17.2f}   {k.full_rate_s:9.2f}")
     columns = [[k.failed_s for k in kills], [k.generation_s for k in kills]]
     columns.append([k.full_rate_s for k in kills])
-    a, b, c = (median(column) for column in columns)
-    print(f"{f'median/{len(kills)}':<10} {a:8.2f}   {b:17.2f}   {c:9.2f}")
+    for name, share in (("median", 0.5), ("p90", 0.9), ("longest", 1.0)):
+        a, b, c = (quantile(column, share) for column in columns)
+        print(f"{name:<10} {a:8.2f}   {b:17.2f}   {c:9.2f}")
     print(", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in ledger.items()))
 
 
