@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from coordinator.drift import Drift, Key, corrected_problem
 from coordinator.files import parse_workflow
@@ -15,6 +16,7 @@ from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
 from coordinator.keeping.measuring import Measuring
 from coordinator.planning import Options
+from coordinator.planning.watching import Watch
 from coordinator.progress import Report
 from coordinator.replanning import (
     Policy,
@@ -85,7 +87,6 @@ class Kept:
         self._drifts: Mapping[Key, Drift] = {}
         self._corrections: Mapping[Key, Drift] = {}
         self._state = State(policy=policy)
-        self._searching: asyncio.Future[Finding] | None = None
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -96,8 +97,6 @@ class Kept:
     def _observe(self, observation: Observation) -> None:
         self._state = observe(observation, self._state)
         self._changed.set()
-        if self._searching is not None and overtaken(self._state):
-            self._searching.cancel()
 
     def look(self) -> None:
         """See what has changed in the fleet."""
@@ -295,9 +294,10 @@ class Kept:
             # Such as a stage whose only device is gone: trying again is of no use before something changes.
             return ReplanOutcome.INFEASIBLE, str(error), ""
         look = partial(search, stale=frozenset(self._stale))
-        found = await self._unless_overtaken(
-            asyncio.to_thread(look, problem, self._plan, self._options, self._policy)
-        )
+        # Read in the solver's thread: the state is replaced, never changed.
+        watch = Watch(stopped=lambda: overtaken(self._state))
+        options = replace(self._options, watch=watch)
+        found = await asyncio.to_thread(look, problem, self._plan, options, self._policy)
         if found.plan is None:
             return ReplanOutcome.INFEASIBLE, found.verdict.why, ""
         if self._running is not running or self._is_rolling_out:
@@ -313,22 +313,6 @@ class Kept:
             return ReplanOutcome.FAILED, f"the rollout was {applied.outcome}: {failures}", digest
         await self._judge(rate, corrections)
         return (*_ended_well(found), digest)
-
-    async def _unless_overtaken(self, search: Coroutine[Any, Any, Finding]) -> Finding:
-        """What a search finds.
-
-        Raises:
-            TiermeshError: a device fails meanwhile. The search goes on in its thread, and nobody waits for it.
-        """
-        self._searching = asyncio.ensure_future(search)
-        try:
-            await asyncio.wait({self._searching})
-            if self._searching.cancelled():
-                raise TiermeshError("a device has failed while a plan was sought")
-            return self._searching.result()
-        finally:
-            self._searching.cancel()
-            self._searching = None
 
     def _rate(self) -> float | None:
         """What to plan for where the load has changed, in requests a second; None for what the workflow says."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 
 import pytest
 
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
 from coordinator.fleet.liveness import Timing
+from coordinator.keeping import workflow as kept_workflow
 from coordinator.replanning import Policy
+from coordinator.replanning.search import search
 from tiermesh import wire
 from tiermesh.errors import Unsupported
 from tiermesh.v1 import telemetry_pb2
@@ -257,6 +260,30 @@ async def test_a_rollout_does_not_wait_for_a_device_that_has_failed(keep, agents
         # The session alone would be patient for 15 s.
         await on.served_by("hub-2", seconds=6.0)
         assert (await on.told("replan-ended"))[0].outcome is ReplanOutcome.FAILED
+
+
+async def test_a_search_for_a_plan_ends_when_a_device_of_the_running_one_fails(
+    keep, agents, serve, monkeypatch
+):
+    sought, waiting = threading.Event(), threading.Event()
+
+    def endless(problem, running, options, policy, **more):
+        if sought.is_set():
+            return search(problem, running, options, policy, **more)
+        sought.set()
+        while True:
+            options.watch.check()
+            waiting.wait(0.01)
+
+    async with keep() as on:
+        await on.served_by("hub-1")
+        monkeypatch.setattr(kept_workflow, "search", endless)
+        on.keeping.replan("read", "ada asked")
+        await asyncio.to_thread(sought.wait, 10.0)
+        await serve.stop(agents[1])
+        await on.served_by("hub-2", seconds=6.0)
+        outcomes = [e.outcome for e in await on.told("replan-ended")]
+        assert outcomes[1] is ReplanOutcome.FAILED
 
 
 def times(agent, call):
