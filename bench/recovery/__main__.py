@@ -268,6 +268,8 @@ async def measured(scene: Scene, times: int) -> tuple[list[Kill], dict[str, floa
         Mesh.open(state, ladders=ladders, home=scene.home, name=name) as mesh,
     ):
         await mesh.discover(expect=len(scene.devices), timeout_s=30.0)
+        # A run that was interrupted in a rollout left it open.
+        await mesh.settle()
         workflow = await mesh.read_workflow(path)
         await mesh.profile(workflow, options=PROFILE)
         kills, accepted = await _kept(mesh, workflow, processes, times)
