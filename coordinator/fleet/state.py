@@ -75,6 +75,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         return is_time and self.state is not DeviceState.READY
 
     @property
+    def is_on_probation(self) -> bool:
+        """Whether it failed, answers again, and has yet to prove that it stays."""
+        return self.state is DeviceState.SUSPECT and self.held_until > 0
+
+    @property
     def host(self) -> str:
         """Equal for devices that share a machine."""
         return self.description.fingerprint.host

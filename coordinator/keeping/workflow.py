@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Final
 
 from coordinator.drift import Drift, Key, corrected_problem
 from coordinator.files import parse_workflow
-from coordinator.fleet import events
+from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
 from coordinator.keeping.measuring import Measuring
@@ -40,6 +40,7 @@ from coordinator.replanning.state import (
     Observation,
     VariantAdded,
 )
+from coordinator.replanning.worth import Verdict
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.profile import Profile
@@ -106,8 +107,15 @@ class Kept:
             if known is not device.state:
                 self._states[device.id] = device.state
                 if known is not None or self._is_news(device):
-                    moved = DeviceMoved(self._clock(), device.name, device.state, device.why)
-                    self._observe(moved)
+                    self._observe(
+                        DeviceMoved(
+                            self._clock(),
+                            device.name,
+                            device.state,
+                            device.why,
+                            probation=device.is_on_probation,
+                        )
+                    )
         self._look_at_profiles()
 
     def _is_news(self, device: Device) -> bool:
@@ -142,11 +150,17 @@ class Kept:
             source = self._mesh.fleet.workflows[running.workflow_digest]
             self._workflow = parse_workflow(source.text)
         if self._state.under_way is None:
-            self._observe(Applied(self._clock(), self._used()))
+            self._observe(Applied(self._clock(), self._used(), self._places()))
 
     def _used(self) -> frozenset[str]:
-        plan = self._plan
-        return frozenset(r.device for r in plan.replicas) if plan is not None else frozenset()
+        return frozenset[str]().union(*self._places())
+
+    def _places(self) -> frozenset[frozenset[str]]:
+        """The devices of each stage, by name."""
+        plan, places = self._plan, defaultdict[str, set[str]](set)
+        for replica in plan.replicas if plan is not None else ():
+            places[replica.stage].add(replica.device)
+        return frozenset(map(frozenset, places.values()))
 
     def _look_at_profiles(self) -> None:
         fleet = self._mesh.fleet
@@ -198,9 +212,7 @@ class Kept:
         if plan is None or running is None or self._state.under_way is not None:
             return
         if self._measuring is None:
-            # A mesh that could not be planned for just now cannot be measured against a plan either.
-            with contextlib.suppress(TiermeshError):
-                await self._judge(None, self._corrections)
+            await self._judge(None, self._corrections)
         measuring = self._measuring
         if measuring is None:
             return
@@ -262,7 +274,7 @@ class Kept:
             text = f"{type(error).__name__}: {error}"
         finally:
             self._seen, self._stale = self._running, set()
-            self._observe(Ended(self._clock(), outcome, self._used()))
+            self._observe(Ended(self._clock(), outcome, self._used(), self._places()))
             generation = self._running.generation if self._running is not None else 0
             await self._mesh.record(
                 events.ReplanEnded(
@@ -286,18 +298,9 @@ class Kept:
             corrected = corrected_problem(at_rate, corrections)
             return with_running(corrected, self._plan, self._policy)
 
-        try:
-            problem = await self._mesh.problem(
-                self._workflow, source_bytes=self._source_bytes, adjust=adjust
-            )
-        except TiermeshError as error:
-            # Such as a stage whose only device is gone: trying again is of no use before something changes.
-            return ReplanOutcome.INFEASIBLE, str(error), ""
-        look = partial(search, stale=frozenset(self._stale))
-        # Read in the solver's thread: the state is replaced, never changed.
-        watch = Watch(stopped=lambda: overtaken(self._state))
-        options = replace(self._options, watch=watch)
-        found = await asyncio.to_thread(look, problem, self._plan, options, self._policy)
+        found = await self._found(adjust)
+        if found.plan is None and (needed := self._on_probation()):
+            found = await self._trusting(needed, found.verdict.why, adjust)
         if found.plan is None:
             return ReplanOutcome.INFEASIBLE, found.verdict.why, ""
         if self._running is not running or self._is_rolling_out:
@@ -313,6 +316,43 @@ class Kept:
             return ReplanOutcome.FAILED, f"the rollout was {applied.outcome}: {failures}", digest
         await self._judge(rate, corrections)
         return (*_ended_well(found), digest)
+
+    async def _found(
+        self, adjust: Callable[[Problem], Problem], fleet: Fleet | None = None
+    ) -> Finding:
+        """The best plan on the ready devices, or those of `fleet`; without one, why there is none."""
+        try:
+            problem = await self._mesh.problem(
+                self._workflow, source_bytes=self._source_bytes, adjust=adjust, fleet=fleet
+            )
+        except TiermeshError as error:
+            # Such as a stage whose only device is gone: trying again is of no use before something changes.
+            return Finding(None, Verdict(False, str(error)))
+        look = partial(search, stale=frozenset(self._stale))
+        # Read in the solver's thread: the state is replaced, never changed.
+        watch = Watch(stopped=lambda: overtaken(self._state))
+        options = replace(self._options, watch=watch)
+        return await asyncio.to_thread(look, problem, self._plan, options, self._policy)
+
+    def _on_probation(self) -> list[Device]:
+        return [d for d in self._mesh.fleet.devices.values() if d.is_on_probation]
+
+    async def _trusting(
+        self, needed: list[Device], why: str, adjust: Callable[[Problem], Problem]
+    ) -> Finding:
+        """A plan with devices that have yet to prove that they stay; they are ready at once if there is one."""
+        told = f"it is needed before it has proved that it stays: {why}"
+        at = self._mesh.now()
+        trusted = [events.DeviceReturned(at=at, who=WHO, device=d.id, why=told) for d in needed]
+        fleet = reduce(lambda fleet, event: apply(event, fleet), trusted, self._mesh.fleet)
+        found = await self._found(adjust, fleet)
+        if found.plan is None:
+            return found
+        still = {device.id for device in self._on_probation()}
+        if not still.issuperset(device.id for device in needed):
+            raise TiermeshError("a device has failed again while a plan was sought")
+        await self._mesh.record(*trusted)
+        return found
 
     def _rate(self) -> float | None:
         """What to plan for where the load has changed, in requests a second; None for what the workflow says."""
@@ -335,14 +375,15 @@ class Kept:
         def at_rate(problem: Problem) -> Problem:
             return with_rate(problem, rate) if rate is not None else problem
 
-        problem = await self._mesh.problem(
-            self._workflow, source_bytes=self._source_bytes, adjust=at_rate
-        )
-        self._judged(problem, corrections)
-
-    def _judged(self, problem: Problem, corrections: Mapping[Key, Drift]) -> None:
         plan, running = self._plan, self._running
         self._corrections = corrections
+        try:
+            problem = await self._mesh.problem(
+                self._workflow, source_bytes=self._source_bytes, adjust=at_rate
+            )
+        except TiermeshError:
+            # A mesh that could not be planned for just now cannot be measured against a plan either.
+            return
         if plan is not None and running is not None:
             self._measuring = Measuring(problem, corrections, plan, running.run, running.generation)
 

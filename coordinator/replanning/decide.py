@@ -35,7 +35,11 @@ def due_at(reason: Reason, state: State) -> float:
             first = min((t.since for t in state.drained.values()), default=0.0)
             return max(first + policy.drain_s, state.retry_at)
         case Reason.DEVICE_FAILED:
-            earliest = dwelt(state.urgent, policy.urgent_dwell_s, policy.urgent_dwell_max_s, policy)
+            longest_s = policy.down_dwell_max_s if state.is_down else policy.urgent_dwell_max_s
+            earliest = dwelt(state.urgent, policy.urgent_dwell_s, longest_s, policy)
+            return max(earliest, state.retry_at)
+        case _ if state.is_down:
+            earliest = dwelt(state.pace, policy.urgent_dwell_s, policy.down_dwell_max_s, policy)
             return max(earliest, state.retry_at)
         case _:
             earliest = dwelt(state.pace, policy.dwell_s, policy.dwell_max_s, policy)

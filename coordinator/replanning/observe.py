@@ -46,9 +46,9 @@ def _planned(observation: Began | Ended | Applied, state: State) -> State:
             return replace(state, under_way=observation)
         case Ended():
             return _ended(observation, state)
-        case Applied(at, used):
+        case Applied(at, used, stages):
             kept = replace(state, under_way=None, failures=0, asked=None)
-            return _considered(kept, at, used)
+            return replace(_considered(kept, at, used), stages=stages)
 
 
 def _moved(moved: DeviceMoved, state: State) -> State:
@@ -67,7 +67,24 @@ def _moved(moved: DeviceMoved, state: State) -> State:
             returned = {**returned, device: _trigger(moved)}
     elif moved.state is DeviceState.READY:
         returned = {**returned, device: _trigger(moved)}
-    return replace(state, failed=failed, returned=returned, drained=drained, moved_at=moved.at)
+    elif moved.probation and state.is_down:
+        # Nothing is served, so it is not waited for until it has proved that it stays.
+        returned = {**returned, device: _trigger(moved)}
+    return replace(
+        state,
+        failed=failed,
+        returned=returned,
+        drained=drained,
+        lost=_lost(moved, state),
+        moved_at=moved.at,
+    )
+
+
+def _lost(moved: DeviceMoved, state: State) -> frozenset[str]:
+    if moved.state in LOST:
+        return state.lost | {moved.device}
+    answers = moved.state is DeviceState.READY or moved.probation
+    return state.lost - {moved.device} if answers else state.lost
 
 
 def _trigger(moved: DeviceMoved) -> Trigger:
@@ -118,9 +135,10 @@ def _ended(ended: Ended, state: State) -> State:
         return replace(state, under_way=None)
     state = replace(state, under_way=None, urgent=urgent, pace=pace)
     if ended.outcome is ReplanOutcome.FAILED:
-        wait_s = min(policy.retry_s * 2.0 ** min(state.failures, 32), policy.dwell_max_s)
+        longest_s = policy.down_dwell_max_s if state.is_down else policy.dwell_max_s
+        wait_s = min(policy.retry_s * 2.0 ** min(state.failures, 32), longest_s)
         return replace(state, failures=state.failures + 1, retry_at=ended.at + wait_s)
-    return _considered(replace(state, failures=0), began.at, ended.used)
+    return _considered(replace(state, failures=0, stages=ended.stages), began.at, ended.used)
 
 
 def overtaken(state: State) -> bool:

@@ -54,10 +54,13 @@ class Policy:
     A lost device is acted upon at once; the next ones `urgent_dwell_s` after the last replan, doubled for each
     replan that came within `calm_s` of the one before, up to `urgent_dwell_max_s`. All else waits until the mesh
     has not changed for `settle_s`, and until `dwell_s` after the last replan, doubled likewise up to `dwell_max_s`.
+    While nothing can be served, there is nothing to lose by planning again: then all is urgent, and no dwell is
+    longer than `down_dwell_max_s`.
     """
 
     urgent_dwell_s: float = 2.0
     urgent_dwell_max_s: float = 60.0
+    down_dwell_max_s: float = 4.0
     settle_s: float = 2.0
     dwell_s: float = 10.0
     dwell_max_s: float = 600.0

@@ -15,7 +15,8 @@ from coordinator.replanning.reasons import DEFAULT, Policy, Reason
 class DeviceMoved:
     """A device (by name) stands otherwise now. `why` says since when or because of what.
 
-    `stale` when it is ready, and serves another generation than the one that runs.
+    `stale` when it is ready, and serves another generation than the one that runs; `probation` when it answers again
+    after a failure, and is suspect for that.
     """
 
     at: float
@@ -23,6 +24,7 @@ class DeviceMoved:
     state: DeviceState
     why: str = ""
     stale: bool = False
+    probation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,12 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It has ended; `used` are the devices of the plan that runs now, by name."""
+    """It has ended; `used` are the devices of the plan that runs now, by name, and `stages` those of each stage."""
 
     at: float
     outcome: ReplanOutcome
     used: frozenset[str]
+    stages: frozenset[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Applied:
 
     at: float
     used: frozenset[str]
+    stages: frozenset[frozenset[str]] = frozenset()
 
 
 Observation: TypeAlias = DeviceMoved | Measured | VariantAdded | Asked | Began | Ended | Applied
@@ -110,11 +114,14 @@ class Pace:
 class State:
     """Of one workflow. `used` are the devices of the running plan, by name; all triggers are by device or replica.
 
-    `urgent` is the pace of replans for lost devices, `pace` that of all but an operator's.
+    `urgent` is the pace of replans for lost devices, `pace` that of all but an operator's. `stages` are the devices of
+    each stage, `lost` those that do not answer; one that answers again serves what it did.
     """
 
     policy: Policy = DEFAULT
     used: frozenset[str] = frozenset()
+    stages: frozenset[frozenset[str]] = frozenset()
+    lost: frozenset[str] = frozenset()
     failed: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     returned: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     drained: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
@@ -128,6 +135,11 @@ class State:
     under_way: Began | None = None
     failures: int = 0
     retry_at: float = -math.inf
+
+    @property
+    def is_down(self) -> bool:
+        """Whether nothing can be served: nothing runs yet, or each device of some stage is lost."""
+        return not self.used or any(devices <= self.lost for devices in self.stages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,8 @@ class World:
             if outcome is not ReplanOutcome.FAILED:
                 self.planned_for = rate
         used = frozenset(r.device for r in self.running.replicas) if self.running else frozenset()
-        self.state = observe(Ended(self.now, outcome, used), self.state)
+        stages = frozenset({used}) if used else frozenset()
+        self.state = observe(Ended(self.now, outcome, used, stages), self.state)
         self.ended.append((self.now, due.reason, outcome))
 
     def rollouts(self):

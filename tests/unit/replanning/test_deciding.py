@@ -254,3 +254,43 @@ def test_whatever_happens_a_due_replan_has_a_reason_and_is_not_due_before_it_say
             assert due.why or due.reason is Reason.OPERATOR
         if when is not None and math.isfinite(when):
             assert decide(now, max(when, at)) is not None
+
+
+STAGES = frozenset({frozenset({"cam-1"}), frozenset({"hub-1"})})
+BUSY = replace(POLICY, urgent_dwell_s=2.0, urgent_dwell_max_s=60.0, down_dwell_max_s=4.0)
+
+
+def down(*observations):
+    """Many replans lie behind, and the only device of a stage is lost."""
+    made = observe(Applied(0.0, USED, STAGES), State(policy=BUSY))
+    for at in range(10, 60, 10):
+        made = observe(failed(at), made)
+        made = observe(Began(at, Reason.DEVICE_FAILED), made)
+        made = observe(Ended(at + 1.0, ReplanOutcome.INFEASIBLE, USED, STAGES), made)
+    for observation in observations:
+        made = observe(observation, made)
+    return made
+
+
+def held(at, device):
+    return DeviceMoved(at, device, DeviceState.SUSPECT, "it answers again", probation=True)
+
+
+def test_while_nothing_is_served_a_device_that_answers_again_is_not_waited_for():
+    now = down(held(60.0, "hub-2"))
+    assert now.is_down
+    assert decide(now, 60.0).reason is Reason.DEVICE_RETURNED
+    assert decide(observe(held(60.0, "hub-2"), state()), 1e9) is None
+
+
+def test_while_nothing_is_served_no_dwell_is_long():
+    now = down(ready(51.5, "hub-1"), failed(52.0))
+    assert next_due(now) <= 51.0 + BUSY.down_dwell_max_s
+    serving = observe(Applied(0.0, USED, frozenset({frozenset({"hub-1", "hub-2"})})), now)
+    assert not serving.is_down
+
+
+def test_a_device_of_the_plan_that_answers_again_serves_and_asks_for_nothing():
+    now = down(held(60.0, "hub-1"))
+    assert not now.is_down
+    assert decide(now, 1e9) is None
