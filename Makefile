@@ -34,8 +34,8 @@ schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/schemas
 bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
 	@for script in bench/*/__main__.py; do PYTHONPATH=. $(BIN)/python $$(dirname $$script) || exit 1; done
 
-chaos: $(VENV)/.dev  ## 10,000 requests while processes are killed, links cut and clocks set (needs root, for network namespaces)
-	@PYTHONPATH=.:proto $(BIN)/python -m tests.mesh.chaos $(if $(SEED),--seed $(SEED))
+chaos: $(VENV)/.dev  ## 10,000 requests while devices are killed, stopped and cut off, and work is planned again (needs root, for network namespaces)
+	@PYTHONPATH=.:proto $(BIN)/python -m tests.mesh.chaos $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
 clean:  ## Remove the environment and all state of the demo
 	rm -rf $(VENV) .tiermesh

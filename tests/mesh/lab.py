@@ -19,13 +19,13 @@ import msgspec
 from tests.mesh.deploying import Deployment
 from tests.mesh.network import Network
 from tests.mesh.wallclock import WallClock, library
-from tiermesh import ids
+from tiermesh import ids, limits
 
 ROOT: Final = Path(__file__).parents[2]
 START_S: Final = 30.0
 WORKFLOW: Final = """
 workflow: chaos
-slo: {{rate: {rate}/s}}
+slo: {{rate: {rate}/s, deadline: {deadline_s} s}}
 stages:
   files: {{source: files, path: in, rate: {rate}/s, count: {count}, repeat: true, devices: [src]}}
   left:  {{map: left, from: files, devices: [{devices}]}}
@@ -52,6 +52,7 @@ class Line(msgspec.Struct):
     id: str
     outcome: str
     error: str = ""
+    accepted_at: float = 0.0
     finished_at: float = 0.0
 
 
@@ -132,9 +133,14 @@ class Device(Process):
 
 
 class Lab:
-    """All of it: `devices` by name, `src` among them with source and sink, and the `coordinator`."""
+    """All of it: `devices` by name, `src` among them with source and sink, and the `coordinator`.
 
-    def __init__(self, folder: Path, network: Network, *carriers: str) -> None:
+    With `replans` the coordinator plans again by itself, as it does for its users; without, backups are all there is.
+    """
+
+    def __init__(
+        self, folder: Path, network: Network, *carriers: str, replans: bool = False
+    ) -> None:
         self.folder = folder
         self.network = network
         self.mesh = f"lab-{uuid.uuid4().hex[:6]}"
@@ -146,8 +152,8 @@ class Lab:
         }
         self.devices = {name: Device(self, name) for name in ("src", *carriers)}
         network.add("coord")
-        words = ["run", "--mesh", self.mesh, "--insecure-lan", "--no-auto-replan"]
-        words += ["--state", str(folder / "state")]
+        words = ["run", "--mesh", self.mesh, "--insecure-lan", "--state", str(folder / "state")]
+        words += [] if replans else ["--no-auto-replan"]
         self.coordinator = Process(self, "coord", "-m", "coordinator.cli", *words)
 
     def give_clocks(self) -> None:
@@ -156,9 +162,16 @@ class Lab:
         for process in (self.coordinator, *self.devices.values()):
             process.clock = WallClock(made, self.folder / f"{process.name}.clock")
 
-    async def serve(self, lanes: list[dict[str, list[str]]], *, count: int, rate: int) -> None:
+    async def serve(
+        self,
+        lanes: list[dict[str, list[str]]],
+        *,
+        count: int,
+        rate: int,
+        deadline_s: float = limits.REQUEST_DEADLINE_S,
+    ) -> None:
         """Start it all, and roll out the workflow on these lanes of the carriers' (stage to device and backup)."""
-        await asyncio.to_thread(self._write, count, rate)
+        await asyncio.to_thread(self._write, count, rate, deadline_s)
         await asyncio.gather(*(device.start() for device in self.devices.values()))
         ends = {"files": ["src"], "out": ["src"]}
         deployment = Deployment(
@@ -180,13 +193,15 @@ class Lab:
             raise RuntimeError(f"the workflow was not rolled out:\n{said.decode()}\n{self.logs()}")
         await self.coordinator.start()
 
-    def _write(self, count: int, rate: int) -> None:
+    def _write(self, count: int, rate: int, deadline_s: float) -> None:
         for name in ("left", "right", "both"):
             code = self.folder / name
             code.mkdir()
             (code / "stage.toml").write_text('entry = "code:Stage"\n')
             (code / "code.py").write_text(CODE.replace("NAME", name))
-        workflow = WORKFLOW.format(rate=rate, count=count, devices=", ".join(self.carriers))
+        workflow = WORKFLOW.format(
+            rate=rate, count=count, devices=", ".join(self.carriers), deadline_s=deadline_s
+        )
         (self.folder / "workflow.yaml").write_text(workflow)
         files = self.folder / "src" / "data" / "in"
         files.mkdir(parents=True)
@@ -251,11 +266,11 @@ class Lab:
 
 
 @contextlib.asynccontextmanager
-async def lab(folder: Path, *carriers: str) -> AsyncGenerator[Lab]:
+async def lab(folder: Path, *carriers: str, replans: bool = False) -> AsyncGenerator[Lab]:
     """A lab, with devices that carry the stages. It leaves nothing but its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with Network() as network:
-        made = Lab(folder, network, *carriers)
+        made = Lab(folder, network, *carriers, replans=replans)
         try:
             yield made
         finally:
