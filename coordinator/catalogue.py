@@ -21,6 +21,10 @@ class Ladders(Protocol):
         """The models that have a ladder."""
         ...
 
+    def reload(self) -> None:
+        """Read the ladder files again; InvalidDocument, and nothing has changed, where one is wrong."""
+        ...
+
     def variants(self, model: str) -> list[Variant]:
         """The variants that can be served."""
         ...

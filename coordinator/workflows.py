@@ -14,7 +14,7 @@ from coordinator.recorder import Recorder
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.variant import Bundle, Variant
 from tiermesh.documents.workflow import Workflow
-from tiermesh.errors import DigestMismatch, TiermeshError
+from tiermesh.errors import DigestMismatch, InvalidDocument, TiermeshError
 
 
 class Workflows:
@@ -28,6 +28,7 @@ class Workflows:
         self._ladders = ladders
         self._home = home
         self._catalogues: dict[str, Catalogue] = {}
+        self._told: dict[str, str] = {}
 
     async def read(self, path: Path) -> Workflow:
         """Read a workflow file, and keep it so that a plan for it can be applied alone."""
@@ -69,15 +70,27 @@ class Workflows:
         return parse_workflow(source.text)
 
     async def catalogue(self, workflow: Workflow) -> Catalogue:
-        """The variants and stage code that the workflow's stages can be served with."""
+        """The variants and stage code that the workflow's stages can be served with, as they are on disk now.
+
+        Files that are wrong just now, since somebody writes them, do not stop what is kept served: then what was read
+        before counts.
+        """
         digest = workflow.digest
-        if digest not in self._catalogues:
-            source = self._recorder.fleet.workflows.get(digest)
-            folder = Path(source.folder) if source else Path()
-            self._catalogues[digest] = await asyncio.to_thread(
-                catalogue_of, workflow, folder, self.ladders, self._bundle
-            )
+        source = self._recorder.fleet.workflows.get(digest)
+        folder = Path(source.folder) if source else Path()
+        try:
+            self._catalogues[digest] = await asyncio.to_thread(self._read, workflow, folder)
+        except InvalidDocument as error:
+            if digest not in self._catalogues:
+                raise
+            if self._told.get(digest) != str(error):
+                self._told[digest] = str(error)
+                await self._recorder.note(f"what was read before is used: {error}")
         return self._catalogues[digest]
+
+    def _read(self, workflow: Workflow, folder: Path) -> Catalogue:
+        self.ladders.reload()
+        return catalogue_of(workflow, folder, self.ladders, self._bundle)
 
     @property
     def ladders(self) -> Ladders:

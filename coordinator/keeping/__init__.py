@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.files import parse_workflow
 from coordinator.fleet.liveness import Timing
 from coordinator.keeping.listening import Listening
+from coordinator.keeping.unmeasured import Unmeasured
 from coordinator.keeping.workflow import MEASURE_S, Kept
 from coordinator.planning import Options
 from coordinator.progress import Report
@@ -57,9 +58,11 @@ class Keeping:
         self._timing = timing
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._kept: dict[str, Kept] = {}
+        self._unmeasured = Unmeasured(mesh, report)
         self._keep = partial(
             Kept,
             mesh,
+            unmeasured=self._unmeasured,
             may_replan=lambda: self.auto_replan,
             options=options or OPTIONS,
             policy=policy,
@@ -71,7 +74,8 @@ class Keeping:
     async def run(self) -> None:
         """Keep them served until this is cancelled; what runs then goes on without it.
 
-        A workflow that does not run yet is planned and applied first. One that an operator rolls out is kept, too.
+        A workflow that does not run yet is planned and applied first, after what no device of a class has measured was
+        measured. One that an operator rolls out is kept, too.
         """
         listening = Listening(
             self._mesh, interval_s=self._interval_s, told=self._take, timing=self._timing
@@ -82,6 +86,7 @@ class Keeping:
                     self._add(workflow, group)
                 group.create_task(listening.run())
                 group.create_task(self._measure())
+                group.create_task(self._unmeasured.keep_measuring(self._serving))
                 await self._look(group)
         finally:
             await self._end()
@@ -89,6 +94,11 @@ class Keeping:
     def _add(self, workflow: Workflow, group: asyncio.TaskGroup) -> None:
         kept = self._kept[workflow.workflow] = self._keep(workflow)
         group.create_task(kept.run())
+
+    def _serving(self) -> list[Workflow]:
+        return [
+            kept.workflow for name, kept in self._kept.items() if name in self._mesh.fleet.running
+        ]
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
         while True:

@@ -15,6 +15,7 @@ from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
 from coordinator.keeping.measuring import Measuring
+from coordinator.keeping.unmeasured import Unmeasured
 from coordinator.planning import Options
 from coordinator.planning.watching import Watch
 from coordinator.progress import Report
@@ -64,6 +65,7 @@ class Kept:
         mesh: Mesh,
         workflow: Workflow,
         *,
+        unmeasured: Unmeasured,
         may_replan: Callable[[], bool],
         options: Options,
         policy: Policy,
@@ -72,7 +74,8 @@ class Kept:
     ) -> None:
         self.name = workflow.workflow
         self._mesh = mesh
-        self._workflow = workflow
+        self.workflow = workflow
+        self._unmeasured = unmeasured
         self._may_replan = may_replan
         self._options = options
         self._policy = policy
@@ -146,9 +149,9 @@ class Kept:
         if running is self._seen:
             return
         self._seen, self._stale, self._measuring = running, set(), None
-        if running is not None and running.workflow_digest != self._workflow.digest:
+        if running is not None and running.workflow_digest != self.workflow.digest:
             source = self._mesh.fleet.workflows[running.workflow_digest]
-            self._workflow = parse_workflow(source.text)
+            self.workflow = parse_workflow(source.text)
         if self._state.under_way is None:
             self._observe(Applied(self._clock(), self._used(), self._places()))
 
@@ -164,14 +167,14 @@ class Kept:
 
     def _look_at_profiles(self) -> None:
         fleet = self._mesh.fleet
-        if fleet.profiles is self._profiles:
+        # What comes one by one while devices measure is looked at together.
+        if fleet.profiles is self._profiles or self._unmeasured.at_work:
             return
-        known = {p for of_class in self._profiles.values() for p in of_class}
         fresh = {
             f"{profile.model}/{profile.variant}"
-            for of_class in fleet.profiles.values()
+            for device_class, of_class in fleet.profiles.items()
             for digest, profile in of_class.items()
-            if digest not in known
+            if digest not in self._profiles.get(device_class, {})
         }
         if self._profiles and fresh and self._running is not None:
             why = f"{', '.join(sorted(fresh))} can be chosen from"
@@ -225,13 +228,14 @@ class Kept:
 
     def _least_rps(self) -> float:
         """The rate that is promised is planned for also while less is asked."""
-        return float(self._workflow.slo.rate or 0.0)
+        return float(self.workflow.slo.rate or 0.0)
 
     # --- what is done about it -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Replan whenever it is due, until this is cancelled."""
         if self._running is None:
+            await self._unmeasured.measure(self.workflow, self._mesh.fleet.ready)
             self.ask("it does not run yet")
         while True:
             self._changed.clear()
@@ -310,7 +314,7 @@ class Kept:
             await self._judge(rate, corrections)
             return ReplanOutcome.KEPT, found.verdict.why, digest
         await self._mesh.plan_made(found.plan)
-        applied = await self._mesh.apply(found.plan, workflow=self._workflow, report=self._report)
+        applied = await self._mesh.apply(found.plan, workflow=self.workflow, report=self._report)
         if applied.outcome is not Outcome.COMMITTED:
             failures = "; ".join(f"{device}: {why}" for device, why in applied.failures.items())
             return ReplanOutcome.FAILED, f"the rollout was {applied.outcome}: {failures}", digest
@@ -323,7 +327,7 @@ class Kept:
         """The best plan on the ready devices, or those of `fleet`; without one, why there is none."""
         try:
             problem = await self._mesh.problem(
-                self._workflow, source_bytes=self._source_bytes, adjust=adjust, fleet=fleet
+                self.workflow, source_bytes=self._source_bytes, adjust=adjust, fleet=fleet
             )
         except TiermeshError as error:
             # Such as a stage whose only device is gone: trying again is of no use before something changes.
@@ -379,7 +383,7 @@ class Kept:
         self._corrections = corrections
         try:
             problem = await self._mesh.problem(
-                self._workflow, source_bytes=self._source_bytes, adjust=at_rate
+                self.workflow, source_bytes=self._source_bytes, adjust=at_rate
             )
         except TiermeshError:
             # A mesh that could not be planned for just now cannot be measured against a plan either.

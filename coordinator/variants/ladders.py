@@ -35,15 +35,11 @@ class Ladders:
             InvalidDocument: no ladder there, or one that is wrong.
         """
         directory = directory.resolve()
-        ladders = [read_ladder(path.parent) for path in sorted(directory.glob(f"*/{LADDER_FILE}"))]
-        if not ladders:
-            raise InvalidDocument(
-                f"there are no ladders in {directory}",
-                why=f"no folder there has a {LADDER_FILE}",
-                fix="Run in a checkout, or name its `variants` folder with --variants",
-                path="$",
-            )
-        return cls(directory, home, {ladder.model: ladder for ladder in ladders})
+        return cls(directory, home, _read_ladders(directory))
+
+    def reload(self) -> None:
+        """Read the ladder files again; see `open` for the errors, after which nothing has changed."""
+        self._ladders = _read_ladders(self.directory)
 
     @property
     def models(self) -> list[str]:
@@ -199,6 +195,19 @@ class Ladders:
 
     def __iter__(self) -> Iterator[Ladder]:
         return iter(self._ladders[model] for model in self.models)
+
+
+def _read_ladders(directory: Path) -> dict[str, Ladder]:
+    """The ladders of a folder, by model."""
+    ladders = [read_ladder(path.parent) for path in sorted(directory.glob(f"*/{LADDER_FILE}"))]
+    if not ladders:
+        raise InvalidDocument(
+            f"there are no ladders in {directory}",
+            why=f"no folder there has a {LADDER_FILE}",
+            fix="Run in a checkout, or name its `variants` folder with --variants",
+            path="$",
+        )
+    return {ladder.model: ladder for ladder in ladders}
 
 
 def _not_fetched(model: str, name: str, lacking: list[str]) -> InvalidDocument:

@@ -22,12 +22,13 @@ from agent.rollout.commands import Commands
 from agent.telemetry import EventLog
 from coordinator.fleet import validate
 from coordinator.runner import Mesh
+from tests.integration.coordinator.ladders import FakeLadders
 from tiermesh import PROTOCOL_VERSION, ids, wire
 from tiermesh.documents.fingerprint import Cpu, Emulation, Fingerprint, Runtime
 from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Solver
 from tiermesh.documents.profile import Point, Profile, Seconds
 from tiermesh.documents.reading import decode_json, encode_json
-from tiermesh.documents.variant import Artifact, Bundle, Variant
+from tiermesh.documents.variant import Variant
 from tiermesh.errors import DigestMismatch, StaleGeneration, Unsupported
 from tiermesh.session import Tenure
 from tiermesh.v1 import (
@@ -355,50 +356,6 @@ async def serve():
     yield SimpleNamespace(start=start, stop=stop)
     await asyncio.gather(*(server.stop(None) for server in servers.values()))
     await asyncio.gather(*(agent.commands.close() for agent in started))
-
-
-class FakeLadders:
-    """Ladders of small files in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.by_model = {}
-        self.table = []
-        self.add("ocr-detect", "v3")
-        self.add("ocr-detect", "v4")
-
-    def artifact(self, content: bytes) -> Artifact:
-        path = self.folder / hashlib.sha256(content).hexdigest()
-        path.write_bytes(content)
-        return Artifact(digest=ids.digest_bytes(content), size_bytes=len(content))
-
-    def add(self, model, name, content=None, runtime="onnx"):
-        content = content if content is not None else f"{model}/{name}".encode() * 100
-        bundle = Bundle(artifact=self.artifact(b"code of " + model.encode()), entry="stage:Stage")
-        variant = Variant(
-            model=model,
-            name=name,
-            runtime=runtime,
-            precision="fp32",
-            model_file="model.onnx",
-            files={"model.onnx": self.artifact(content)},
-            bundle=bundle,
-        )
-        self.by_model.setdefault(model, []).append(variant)
-        return variant
-
-    @property
-    def models(self):
-        return sorted(self.by_model)
-
-    def variants(self, model):
-        return self.by_model[model]
-
-    def path_of(self, digest):
-        return self.folder / digest.removeprefix("sha256:")
-
-    def accuracy(self, models, dataset, metric):
-        return self.table
 
 
 @pytest.fixture

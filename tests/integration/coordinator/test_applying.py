@@ -250,7 +250,6 @@ async def test_a_rollout_that_a_dead_coordinator_left_open_is_settled_first(read
 
 async def test_a_preview_touches_nothing_and_counts_the_bytes(ready, ladders):
     big = ladders.add("ocr-detect", "v9", content=b"9" * 5_000)
-    ready.mesh.workflows._catalogues.clear()
     await ready.mesh.profile(ready.workflow, options=QUICK)
     for agent in ready.agents:
         agent.store.clear()

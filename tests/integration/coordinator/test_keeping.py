@@ -15,7 +15,7 @@ from coordinator.keeping import workflow as kept_workflow
 from coordinator.replanning import Policy
 from coordinator.replanning.search import search
 from tiermesh import wire
-from tiermesh.errors import Unsupported
+from tiermesh.errors import InvalidDocument, Unsupported
 from tiermesh.v1 import telemetry_pb2
 
 QUICK = Policy(settle_s=0.2, dwell_s=0.3, urgent_dwell_s=0.1, retry_s=0.1)
@@ -99,13 +99,14 @@ async def keep(open_mesh, serve, agents, tmp_path):
     path.write_text(WORKFLOW)
 
     @contextlib.asynccontextmanager
-    async def kept(**options):
+    async def kept(measured=True, **options):
         for agent in agents:
             await serve.start(agent, port=wire.free_port())
         async with open_mesh() as mesh:
             await mesh.discover([a.address for a in agents], browse=False)
             workflow = await mesh.read_workflow(path)
-            await mesh.profile(workflow)
+            if measured:
+                await mesh.profile(workflow)
             keeping = mesh.keep([workflow], policy=QUICK, timing=BRISK, interval_s=0.1, **options)
             task = asyncio.create_task(keeping.run())
             try:
@@ -287,3 +288,58 @@ async def test_a_search_for_a_plan_ends_when_a_device_of_the_running_one_fails(
         await on.served_by("hub-2", seconds=6.0)
         outcomes = [e.outcome for e in await on.told("replan-ended")]
         assert outcomes[1] is ReplanOutcome.FAILED
+
+
+def times(agent, call):
+    return sum(name == call for name in agent.calls)
+
+
+async def test_what_nobody_measured_is_measured_before_the_workflow_is_planned(keep):
+    async with keep(measured=False) as on:
+        await on.served_by("hub-1")
+        (note,) = [e for e in await on.told("operator-noted") if "nobody measured" in e.text]
+        assert "hub-1" in note.text
+        (began,) = await on.told("replan-started")
+        measured = await on.told("profile-measured")
+        assert measured
+        assert all(e.at <= began.at for e in measured)
+
+
+async def test_a_device_of_an_unknown_class_that_comes_later_is_measured_and_used_if_it_pays(
+    keep, beating, serve
+):
+    async with keep() as on:
+        await on.served_by("hub-1")
+        cheap = beating("hub-3", tier="hub", price=0.02, host="d", threads=1)
+        await serve.start(cheap, port=wire.free_port())
+        await on.mesh.discover([cheap.address], browse=False)
+        await on.served_by("hub-3")
+        (event, *_) = (await on.told("profile-measured"))[::-1]
+        assert on.mesh.fleet.devices[event.device].name == "hub-3"
+
+
+async def test_a_variant_that_is_added_is_measured_where_nothing_is_served(keep, ladders):
+    async with keep() as on:
+        await on.served_by("hub-1")
+        added = ladders.add("ocr-detect", "v9")
+        fleet = on.mesh.fleet
+        await on.until(
+            lambda fleet: any(added.digest in of_class for of_class in fleet.profiles.values())
+        )
+        (event,) = [e for e in await on.told("profile-measured") if e.profile.variant == "v9"]
+        assert fleet.devices[event.device].name == "hub-2"
+
+
+async def test_a_ladder_that_is_wrong_just_now_does_not_stop_what_is_kept(
+    keep, agents, serve, ladders, monkeypatch
+):
+    def broken():
+        raise InvalidDocument("the ladder is wrong", why="somebody is writing it")
+
+    async with keep() as on:
+        await on.served_by("hub-1")
+        monkeypatch.setattr(ladders, "reload", broken)
+        await serve.stop(agents[1])
+        await on.served_by("hub-2")
+        told = [e.text for e in await on.told("operator-noted")]
+        assert sum("what was read before is used" in text for text in told) == 1
