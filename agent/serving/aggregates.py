@@ -70,17 +70,26 @@ class Aggregate:
         self._field = field
         self._keeper = keeper if stagecode.can_be_kept(code) else None
         self._held = Held(kept=False) if self._keeper is None else self._keeper.held()
-        self._take(self._keeper.load() if self._keeper is not None else Snapshot())
+        self._change = Snapshot()
+        self._states: dict[str, Any] = {}
+        self._outputs: dict[tuple[str, int], Packed] = {}
+        self._settled: dict[str, int] = {}
+        self.positions: dict[str, int] = {}
+        self.resumed_keys = 0
+        if self._keeper is not None:
+            kept = self._keeper.load()
+            self._go_on(kept, self._loaded(kept))
 
-    def _take(self, kept: Snapshot) -> None:
-        self._states: dict[str, Any] = {
-            key: self._code.load(stagecode.arrays(state.unpack()))
-            for key, state in kept.states.items()
-        }
-        self.positions = kept.positions
-        self.resumed_keys = len(kept.states)
+    def _loaded(self, kept: Snapshot) -> dict[str, Any]:
+        load, states = self._code.load, kept.states
+        return {key: load(stagecode.arrays(state.unpack())) for key, state in states.items()}
+
+    def _go_on(self, kept: Snapshot, states: dict[str, Any]) -> None:
+        self._states = states
         self._outputs = kept.outputs
         self._settled = kept.settled
+        self.positions = kept.positions
+        self.resumed_keys = len(states)
         self._change = Snapshot()
 
     @property
@@ -164,16 +173,13 @@ class Aggregate:
         Raises:
             StorageFull: it cannot be kept. TiermeshError: the stage code cannot read it. What it had it still has.
         """
-        former = self._states, self.positions, self.resumed_keys, self._outputs, self._settled
         try:
-            self._take(snapshot)
-            if self._keeper is not None:
-                self._keeper.adopt(snapshot, since, pending)
+            states = self._loaded(snapshot) if snapshot.states else {}
         except Exception as error:
-            self._states, self.positions, self.resumed_keys, self._outputs, self._settled = former
-            if isinstance(error, TiermeshError):
-                raise
             raise StageCodeFailed.by(error, f"{self.name} cannot load its state") from error
+        if self._keeper is not None:
+            self._keeper.adopt(snapshot, since, pending)
+        self._go_on(snapshot, states)
         self._held = Held(since, pending)
 
     def own(self) -> None:
@@ -190,7 +196,7 @@ class Aggregate:
         """
         if self._keeper is not None:
             self._keeper.give(given)
-        self._take(Snapshot())
+        self._go_on(Snapshot(), {})
         self._held = Held(given=given)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ from agent.serving.clock import anchor
 from agent.serving.datafolder import DataFolder
 from agent.serving.flow import Flow
 from agent.serving.generation import Generation
-from agent.serving.instructions import Forget, Read, Record, Write
+from agent.serving.instructions import Drop, Forget, Read, Record, Settled, Write
 from agent.serving.ledger import Ledger
 from agent.serving.results import ResultFile, SinkWriter, read_ids
 from agent.serving.sink import Sink
 from agent.serving.source import Source
+from agent.serving.sources import locate_sinks
 from agent.serving.spool import Spool, remove_if_empty
 from tiermesh.documents.assignment import (
     Assignment,
@@ -28,11 +29,12 @@ from tiermesh.documents.assignment import (
     StageSpec,
 )
 from tiermesh.errors import StorageFull, TiermeshError
-from tiermesh.frames import pack
+from tiermesh.frames import Kind, pack
 
 T = TypeVar("T")
 
 _AGAIN_S: Final = 1.0
+_TOGETHER_S: Final = 0.1
 
 
 class _Offer(TypedDict):
@@ -77,6 +79,7 @@ class Ends:
         self._disk = ThreadPoolExecutor(1, "disk")
         self._spools: dict[tuple[str, str], Spool] = {}
         self._writers: dict[tuple[str, str], SinkWriter] = {}
+        self._drops: dict[tuple[str, str], list[Drop]] = {}
         self._paths: dict[tuple[str, str], Path] = {}
 
     async def prepare(
@@ -138,16 +141,19 @@ class Ends:
         spool = self._spools[flow.workflow, key] = await self._on_disk(here)
         ledger.restore(*await self._on_disk(spool.load), self._driver.now())
         ledger.sink_devices, ledger.formers = await self._on_disk(spool.sinks)
-        ledger.sinks_at(generation.router.sink_devices(offer["stage"]))
+        ledger.addresses = await self._on_disk(spool.addresses)
+        ledger.strays = {
+            (s.request, s.sink, s.device): s for s in await self._on_disk(spool.strays)
+        }
+        locate_sinks(ledger, generation, offer["stage"])
         source = Source(**offer, ledger=ledger, now=self._driver.now())
         # On disk before the first request is sent: after a kill, too, it is known where it may have ended.
-        await self._on_disk(partial(spool.keep_sinks, ledger.sink_devices, list(ledger.formers)))
+        await self._on_disk(_sinks_of(spool, ledger))
         flow.sources.by_key[key] = source
         return source
 
     async def _keep_sinks(self, flow: Flow, source: Source) -> None:
-        spool, ledger = self._spools[flow.workflow, source.key], source.ledger
-        await self._on_disk(partial(spool.keep_sinks, ledger.sink_devices, list(ledger.formers)))
+        await self._on_disk(_sinks_of(self._spools[flow.workflow, source.key], source.ledger))
 
     async def _resume_former(
         self, flow: Flow, generation: Generation, offer: _Offer, folder: Path
@@ -212,28 +218,81 @@ class Ends:
 
     # Instructions
 
-    def write(self, flow: Flow, write: Write) -> None:
-        """Write the end of a request."""
-        self._writers[flow.workflow, write.sink].put(write)
+    def carry_out(
+        self, flow: Flow, instruction: Write | Read | Record | Forget | Settled | Drop
+    ) -> None:
+        """Do what a flow says, on the disk."""
+        match instruction:
+            case Write():
+                self._writers[flow.workflow, instruction.sink].put(instruction)
+            case Drop():
+                self._drop(flow, instruction)
+            case Read():
+                self._disk.submit(self._read, flow, instruction)
+            case Record():
+                self._disk.submit(self._record, flow, instruction)
+            case Forget():
+                self._disk.submit(self._forget, flow, instruction)
+            case Settled():
+                self._disk.submit(self._settle, flow, instruction)
 
-    def record(self, flow: Flow, record: Record) -> None:
-        """Keep accepted requests."""
-        self._disk.submit(self._record, flow, record)
+    def _settle(self, flow: Flow, settled: Settled) -> None:
+        spool = self._spools.get((flow.workflow, settled.source))
+        if spool is not None:
+            spool.settle(settled.stray)
 
-    def read(self, flow: Flow, read: Read) -> None:
-        """Read a request's file."""
-        self._disk.submit(self._read, flow, read)
+    def _drop(self, flow: Flow, drop: Drop) -> None:
+        """Take the end of a request out of a sink's file, with others that come soon: the file is written anew."""
+        waiting = self._drops.setdefault((flow.workflow, drop.sink), [])
+        waiting.append(drop)
+        if len(waiting) == 1:
+            self._driver.later(_TOGETHER_S, lambda: self._drop_together(flow, drop.sink))
 
-    def forget(self, flow: Flow, forget: Forget) -> None:
-        """Take a request out of the spool."""
-        self._disk.submit(self._forget, flow, forget)
+    def _drop_together(self, flow: Flow, sink: str) -> None:
+        key = flow.workflow, sink
+        drops, generation = self._drops.pop(key, []), flow.generations.get(flow.current)
+        if generation is None or not drops:
+            return
+
+        def done(kinds: Mapping[str, Kind]) -> None:
+            dropped = [(drop, kinds.get(drop.frame.request_id)) for drop in drops]
+            self._driver.event(flow, lambda f, now: f.dropped(dropped, now))
+            text = (
+                f"{flow.workflow}, {sink}: taken out of the file, since their requests were answered "
+                f"elsewhere meanwhile: {len(drops)}"
+            )
+            self._driver.notice("results-dropped", text)
+
+        ids, run = [drop.frame.request_id for drop in drops], generation.assignment.run
+        writer = self._writers.get(key)
+        if writer is not None:
+            writer.drop(ids, run, done)
+            return
+        stage = generation.assignment.stages[sink]
+        if stage.sink is not None:
+            path = self._sink_path(generation.assignment, stage, stage.sink)
+            self._disk.submit(self._dropped, path, ids, run, done)
+
+    def _dropped(
+        self, path: Path, ids: list[str], run: str, done: Callable[[Mapping[str, Kind]], None]
+    ) -> None:
+        try:
+            file = ResultFile(path)
+            file.remembered(run)
+            kinds = file.drop(ids, run)
+            file.close()
+        except TiermeshError as error:
+            # It is asked for again.
+            self._driver.notice("sink-blocked", str(error))
+            return
+        done(kinds)
 
     def _record(self, flow: Flow, record: Record) -> None:
         try:
             self._spools[flow.workflow, record.source].accept(record.requests)
         except StorageFull as error:
             self._driver.notice("source-blocked", f"{flow.workflow}, {record.source}: {error}")
-            self._driver.later(_AGAIN_S, lambda: self.record(flow, record))
+            self._driver.later(_AGAIN_S, lambda: self.carry_out(flow, record))
             return
         self._driver.event(flow, lambda f, now: f.recorded(record.source, record.requests, now))
 
@@ -267,3 +326,8 @@ class Ends:
     def close(self) -> None:
         """End the disk's thread."""
         self._disk.shutdown()
+
+
+def _sinks_of(spool: Spool, ledger: Ledger) -> Callable[[], None]:
+    current, formers, addresses = ledger.sink_devices, list(ledger.formers), dict(ledger.addresses)
+    return partial(spool.keep_sinks, current, formers, addresses)

@@ -20,6 +20,7 @@ from agent.serving.batcher import Job, Work
 from agent.serving.generation import Generation, ReplicaQueue
 from agent.serving.handovers import Handovers
 from agent.serving.instructions import (
+    Drop,
     Failed,
     Filtered,
     Instruction,
@@ -47,8 +48,8 @@ Release: TypeAlias = Callable[[], None] | None
 """Opens the window of the stream that a frame came by."""
 
 _ENDS: Final = (Kind.ERROR, Kind.FILTERED)
-_FOR_OTHERS: Final = (Kind.ASK, Kind.TAKE, Kind.STATE)
-_FOR_SOURCES: Final = (Kind.CONFIRM, Kind.LOST, Kind.CLEAR)
+_FOR_OTHERS: Final = (Kind.ASK, Kind.TAKE, Kind.STATE, Kind.DROP)
+_FOR_SOURCES: Final = (Kind.CONFIRM, Kind.LOST, Kind.CLEAR, Kind.DROPPED)
 
 
 class Flow:
@@ -155,7 +156,7 @@ class Flow:
         receiver = self.links.receivers[device]
         reopen = self.post.reopen
         for frame in receiver.take(session, first, frames):
-            self._arrive(frame, partial(reopen, device, receiver, frame), now)
+            self._arrive(frame, device, partial(reopen, device, receiver, frame), now)
         self._settle(now)
 
     def connected(self, device: str, epoch: int, now: float) -> None:
@@ -216,14 +217,14 @@ class Flow:
         while True:
             frame = self.post.next_here()
             if frame is not None:
-                self._arrive(frame, None, now)
+                self._arrive(frame, self.device, None, now)
                 self._move_states(now)
             elif not self._pass_unions(now):
                 return
 
-    def _arrive(self, frame: Frame, release: Release, now: float) -> None:
+    def _arrive(self, frame: Frame, by: str, release: Release, now: float) -> None:
         if frame.kind in _FOR_SOURCES:
-            self.sources.hear(frame, now)
+            self.sources.hear(frame, by, now)
             return
         if frame.kind in _FOR_OTHERS:
             self._answer(frame, now)
@@ -244,6 +245,8 @@ class Flow:
                 self.handovers.answer(frame, now)
             case Kind.STATE:
                 self.handovers.hear(frame, now)
+            case Kind.DROP:
+                self._ends.drop(frame, now)
             case _:
                 self._ends.answer(frame, now)
 
@@ -391,6 +394,11 @@ class Flow:
     def written(self, writes: Iterable[Write], now: float) -> None:
         """The ends of requests are on disk at a sink."""
         self._ends.written(writes, now)
+        self._settle(now)
+
+    def dropped(self, drops: Iterable[tuple[Drop, Kind | None]], now: float) -> None:
+        """The ends of requests are out of a sink's file."""
+        self._ends.dropped(drops, now)
         self._settle(now)
 
     # Computing

@@ -23,6 +23,7 @@ from agent.serving.inference import Artifacts
 from agent.serving.instructions import (
     Acknowledge,
     Adopt,
+    Drop,
     Dump,
     Forget,
     Give,
@@ -34,6 +35,7 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
+    Settled,
     Unload,
     Wake,
     Write,
@@ -334,14 +336,8 @@ class Host:
         match instruction:
             case Wake() | Hangup() | Acknowledge():
                 self._speak(flow, instruction)
-            case Write():
-                self._ends.write(flow, instruction)
-            case Read():
-                self._ends.read(flow, instruction)
-            case Record():
-                self._ends.record(flow, instruction)
-            case Forget():
-                self._ends.forget(flow, instruction)
+            case Write() | Read() | Record() | Forget() | Settled() | Drop():
+                self._ends.carry_out(flow, instruction)
             case Dump() | Adopt() | Own() | Give():
                 self._states.carry_out(flow, instruction)
             case Unload(generation):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from agent.serving.entries import Entry
-from agent.serving.ledger import Request
+from agent.serving.ledger import Request, Stray
 from agent.serving.snapshot import Given
 from tiermesh.frames import Frame, Packed
 
@@ -35,6 +35,20 @@ class Forget(msgspec.Struct, frozen=True):
 
     source: str
     request: Request
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """Take a stray, which counts nowhere else any more, out of a source's spool."""
+
+    source: str
+    stray: Stray
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Take the end of a request out of a sink's file, then call `Flow.dropped`: it has ended elsewhere."""
+
+    sink: str
+    frame: Frame
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -124,6 +138,8 @@ Instruction: TypeAlias = (
     | Unload
     | Notice
     | Log
+    | Settled
+    | Drop
     | StateInstruction
 )
 

@@ -21,12 +21,25 @@ RETRY_LEAST_S: Final = 2.0
 GRACE_S: Final = 0.5
 """How long after the deadline the source waits for the error of the stage that noticed: it knows more."""
 ASK_AGAIN_S: Final = 0.2
-ASK_S: Final = 10.0
-"""How long past the deadline a sink's former device is asked, before a request ends in an error at the new one."""
+ASK_SHARE: Final = 0.25
+"""For how much of its deadline a sink's former device is asked about a request, before that goes to the new one."""
 LOST_S: Final = 3.0
 """How long lanes through a device that was lost are avoided before they are tried again."""
 HELD_S: Final = 0.1
 """How often requests that no lane can take are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A request has ended at a sink; at another device, where the sink was, or to which it had moved, it may have, too.
+
+    That device is told that it does not count there, at least `until` nothing of the request can be on its way.
+    """
+
+    request: str
+    sink: str
+    device: str
+    until: float
 
 
 @dataclass(slots=True)
@@ -49,6 +62,10 @@ class Request:
     """What was last heard to stand in its way."""
     cleared: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     """Sinks and their former devices that have said that it has not ended there."""
+    asked_since: float = inf
+    forsaken: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """Sinks and their former devices that have not said so in time: it goes to the new device nevertheless."""
+    strays: list[Stray] = field(default_factory=list["Stray"])
 
 
 class Pace:
@@ -143,14 +160,36 @@ class Ledger:
         self._next_due = inf
         self.sink_devices: dict[str, str] = {}
         self.formers: list[Former] = []
+        self.addresses: dict[str, str] = {}
+        """Where the devices on which sinks are, or were, take frames."""
+        self.strays: dict[tuple[str, str, str], Stray] = {}
+        self._given_up: frozenset[str] = frozenset()
 
-    def sinks_at(self, devices: Mapping[str, str]) -> None:
-        """Where each sink is from now on; one that was on another device before may know of requests in flight."""
+    def sinks_at(
+        self,
+        devices: Mapping[str, str],
+        *,
+        lost: Iterable[str] = (),
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        """Where each sink is from now on; one that was on another device before may know of requests in flight.
+
+        Devices that are `lost` are not asked: what was to end there is due at once.
+        """
+        self._given_up = frozenset(lost)
+        self.addresses |= {d: a for d, a in (addresses or {}).items() if d in devices.values()}
         for sink, device in self.sink_devices.items():
             if sink in devices and devices[sink] != device:
                 self.formers.append(Former(sink, device, self.counts.accepted))
         self.sink_devices = dict(devices)
         self.formers = [f for f in self.formers if f.below > self.settled]
+        for request in self.requests.values():
+            if not request.reading and not request.failed and self._is_stuck(request):
+                self._put(request, -inf)
+
+    def _is_stuck(self, request: Request) -> bool:
+        """Whether a sink of a request that is on its way has moved from a device that is lost."""
+        return any(former.device in self._given_up for former in self._unheard(request))
 
     def done(self, request: Request) -> tuple[str, ...]:
         """The sinks that have confirmed a request while others have not."""
@@ -159,7 +198,16 @@ class Ledger:
         return tuple(sorted(self._sinks - request.unconfirmed))
 
     def unclear(self, request: Request) -> list[Former]:
-        """The devices that have not yet said whether a request ended there."""
+        """The devices that have not yet said whether a request ended there, and are asked."""
+        return [
+            former
+            for former in self._unheard(request)
+            if former.device not in self._given_up
+            and (former.sink, former.device) not in request.forsaken
+        ]
+
+    def _unheard(self, request: Request) -> list[Former]:
+        """The devices where a request may have ended."""
         if not self.formers or not request.attempt:
             return []
         return [
@@ -170,6 +218,18 @@ class Ledger:
             and former.device != self.sink_devices.get(former.sink)
             and (former.sink, former.device) not in request.cleared
         ]
+
+    def _waits(self, request: Request, now: float) -> bool:
+        """Whether a request waits for what a sink's former device says."""
+        unclear = self.unclear(request)
+        if not unclear:
+            request.asked_since = inf
+            return False
+        request.asked_since = min(request.asked_since, now)
+        if now < request.asked_since + ASK_SHARE * self._deadline_s:
+            return True
+        request.forsaken |= {(former.sink, former.device) for former in unclear}
+        return False
 
     def cleared(self, request_id: str, sink: str, device: str, now: float) -> None:
         """A sink's former device says that a request has not ended there, and will not."""
@@ -241,7 +301,7 @@ class Ledger:
             if request.deadline <= now < end and not request.failed:
                 request.due = end
                 continue
-            if self.unclear(request) and now < request.deadline + ASK_S:
+            if self._waits(request, now):
                 request.due = now + ASK_AGAIN_S
                 found.ask.append(request)
                 continue
@@ -287,13 +347,17 @@ class Ledger:
         request.reading = False
         self._put(request, now + min(RETRY_LEAST_S * 2 ** min(request.attempt, 4), 10.0))
 
-    def confirmed(self, request_id: str, sink: str, now: float, attempt: int = 0) -> Request | None:
-        """A sink has confirmed an attempt of a request: the request once all sinks have, else None."""
+    def confirmed(
+        self, request_id: str, sink: str, now: float, attempt: int = 0, by: str = ""
+    ) -> Request | None:
+        """A sink, on device `by`, has confirmed an attempt of a request: the request once all sinks have, else None."""
         request = self.requests.get(request_id)
         if request is None:
             return None
         if request_id == self._trying and attempt == request.attempt:
             self._lost.clear()
+        if sink in request.unconfirmed:
+            self._note_strays(request, sink, by)
         request.unconfirmed.discard(sink)
         if request.unconfirmed:
             return None
@@ -303,6 +367,23 @@ class Ledger:
         self.latency.add(seconds, now)
         self.pace.confirmed(seconds, len(self.requests), retried=request.attempt > 1)
         return request
+
+    def _note_strays(self, request: Request, sink: str, by: str) -> None:
+        """A request has ended at one device of a sink: where else it may have ended, it must not count."""
+        devices = {former.device for former in self._unheard(request) if former.sink == sink}
+        if devices and sink in self.sink_devices:
+            devices.add(self.sink_devices[sink])
+        until = request.deadline + GRACE_S
+        strays = [Stray(request.id, sink, device, until) for device in sorted(devices - {by})]
+        request.strays += strays
+        self.strays |= {(s.request, s.sink, s.device): s for s in strays}
+
+    def dropped(self, request_id: str, sink: str, device: str, now: float) -> Stray | None:
+        """A device says that a request does not count there; the stray, once that is for good."""
+        stray = self.strays.get((request_id, sink, device))
+        if stray is None or now < stray.until:
+            return None
+        return self.strays.pop((request_id, sink, device))
 
     def lost(self, request_id: str, attempt: int, device: str, why: str, now: float) -> None:
         """A device says that it could not take on, or pass on, an attempt of a request."""

@@ -10,7 +10,9 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
@@ -93,9 +95,9 @@ class ResultFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._path = path
         try:
-            self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+            self._file = _opened(path)
         except OSError as error:
             raise TiermeshError(
                 f"a sink cannot write {path.name}", why=error.strerror or str(error)
@@ -154,6 +156,46 @@ class ResultFile:
             return error.strerror or str(error)
         return None
 
+    def drop(self, ids: Collection[str], run: str) -> dict[str, Kind]:
+        """Take lines out: how the requests ended that are of this run. The file is another one afterwards.
+
+        Raises:
+            StorageFull: it cannot be written anew, and is as it was.
+        """
+        anew = self._path.with_name(self._path.name + ".part")
+        try:
+            kinds, self._end = self._write_without(anew, frozenset(ids), run)
+            anew.replace(self._path)
+            self._file.close()
+            self._file = _opened(self._path)
+        except OSError as error:
+            anew.unlink(missing_ok=True)
+            raise StorageFull(
+                "a sink cannot take out what was answered elsewhere",
+                why=error.strerror or str(error),
+                fix="Free disk space on the device",
+            ) from None
+        self._file.seek(self._end)
+        return kinds
+
+    def _write_without(
+        self, anew: Path, ids: frozenset[str], run: str
+    ) -> tuple[dict[str, Kind], int]:
+        """Write a file without some lines; how long it is."""
+        decoder, kinds = msgspec.json.Decoder(_Known), dict[str, Kind]()
+        with self._path.open("rb") as lines, anew.open("wb") as kept:
+            for line in lines:
+                known = _Known("", "")
+                with contextlib.suppress(msgspec.MsgspecError):
+                    known = decoder.decode(line)
+                if known.id not in ids:
+                    kept.write(line)
+                elif known.run == run and known.outcome in _KINDS:
+                    kinds[known.id] = _KINDS[known.outcome]
+            kept.flush()
+            os.fsync(kept.fileno())
+            return kinds, kept.tell()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -161,6 +203,11 @@ class ResultFile:
     def _cut(self) -> None:
         self._file.truncate(self._end)
         self._file.seek(self._end)
+
+
+def _opened(path: Path) -> RawIOBase:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return cast("RawIOBase", os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0))
 
 
 def read_ids(path: Path) -> list[str]:
@@ -174,6 +221,15 @@ def read_ids(path: Path) -> list[str]:
                 bytes.fromhex(known.id)
                 ids.append(known.id)
     return ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Dropping:
+    """Lines to take out."""
+
+    ids: Collection[str]
+    run: str
+    done: Callable[[Mapping[str, Kind]], None]
 
 
 class SinkWriter:
@@ -196,7 +252,7 @@ class SinkWriter:
         self._clock = clock
         self._done = done
         self._trouble = trouble
-        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Write | _Dropping | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="sink", daemon=True)
         self._thread.start()
@@ -204,6 +260,12 @@ class SinkWriter:
     def put(self, write: Write) -> None:
         """Queue the end of a request."""
         self._queue.put(write)
+
+    def drop(
+        self, ids: Collection[str], run: str, done: Callable[[Mapping[str, Kind]], None]
+    ) -> None:
+        """Take lines out of the file, then call `done` with how the requests of this run had ended."""
+        self._queue.put(_Dropping(ids, run, done))
 
     def close(self) -> None:
         """Write what waits, and end."""
@@ -215,15 +277,26 @@ class SinkWriter:
     def _work(self) -> None:
         while (first := self._queue.get()) is not None:
             batch, last = self._batch(first)
-            lines = [self._line(write) for write in batch]
-            while not self._append(lines):
+            writes = [one for one in batch if isinstance(one, Write)]
+            lines = [self._line(write) for write in writes]
+            while lines and not self._append(lines):
                 if self._closed.wait(_RETRY_S):
                     return
-            self._done(batch)
+            self._done(writes)
+            for one in batch:
+                if isinstance(one, _Dropping):
+                    self._take_out(one)
             if last:
                 return
 
-    def _batch(self, first: Write) -> tuple[list[Write], bool]:
+    def _take_out(self, dropping: _Dropping) -> None:
+        try:
+            dropping.done(self._file.drop(dropping.ids, dropping.run))
+        except StorageFull as error:
+            # It is asked for again.
+            self._trouble(str(error))
+
+    def _batch(self, first: Write | _Dropping) -> tuple[list[Write | _Dropping], bool]:
         batch = [first]
         while True:
             try:

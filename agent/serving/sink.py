@@ -29,14 +29,14 @@ class Endings:
     filtered: int = 0
     duplicates: int = 0
 
-    def count(self, kind: Kind) -> None:
+    def count(self, kind: Kind, by: int = 1) -> None:
         """One request has ended with such a frame."""
         if kind is Kind.DATA:
-            self.results += 1
+            self.results += by
         elif kind is Kind.ERROR:
-            self.errors += 1
+            self.errors += by
         else:
-            self.filtered += 1
+            self.filtered += by
 
 
 class Sink:
@@ -55,7 +55,8 @@ class Sink:
     ) -> None:
         self.run = run
         self._kept = kept
-        self._ended = dict.fromkeys(bytes.fromhex(request) for request in remembered)
+        self._ended = dict.fromkeys((bytes.fromhex(r) for r in remembered), True)
+        """By id, whether the request has ended here; or elsewhere, as its source says."""
         self._writing: dict[str, Frame] = {}
         self.endings = endings or Endings()
         self.since = 0
@@ -65,6 +66,10 @@ class Sink:
     def has_ended(self, request_id: str) -> bool:
         """Whether a request has ended here."""
         return bytes.fromhex(request_id) in self._ended
+
+    def has_written(self, request_id: str) -> bool:
+        """Whether the end of a request is in the file here."""
+        return self._ended.get(bytes.fromhex(request_id), False)
 
     def is_writing(self, request_id: str) -> bool:
         """Whether the end of a request is on its way to the disk."""
@@ -95,8 +100,21 @@ class Sink:
     def written(self, request_id: str, kind: Kind, run: str) -> None:
         """The end of a request is on disk."""
         del self._writing[request_id]
-        self._ended[bytes.fromhex(request_id)] = None
-        if len(self._ended) > self._kept:
-            del self._ended[next(iter(self._ended))]
+        self._remember(request_id, written=True)
         if run == self.run:
             self.endings.count(kind)
+
+    def refuse(self, request_id: str) -> None:
+        """A request has ended elsewhere: it does not end here."""
+        self._remember(request_id, written=False)
+
+    def dropped(self, request_id: str, kind: Kind | None) -> None:
+        """The end of a request, of this kind and in this run, is not in the file any more."""
+        self.refuse(request_id)
+        if kind is not None:
+            self.endings.count(kind, -1)
+
+    def _remember(self, request_id: str, *, written: bool) -> None:
+        self._ended[bytes.fromhex(request_id)] = written
+        if len(self._ended) > self._kept:
+            del self._ended[next(iter(self._ended))]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from agent.serving.generation import Generation
-from agent.serving.instructions import Write
+from agent.serving.instructions import Drop, Write
 from agent.serving.post import Generations, Post
 from agent.serving.sink import Arrival, Sink
 from tiermesh.frames import EMPTY, Frame, Kind
@@ -63,6 +63,29 @@ class Sinks:
             clear = replace(frame, kind=Kind.CLEAR, origin=self._post.device, sources=())
             for source in frame.sources:
                 self._post.send_to(source, clear, now)
+
+    def drop(self, frame: Frame, now: float) -> None:
+        """A source says that a request has ended elsewhere: it must not count here, nor end here later."""
+        sink = self.by_stage.get(frame.stage)
+        if sink is not None and sink.is_writing(frame.request_id):
+            return
+        if sink is not None and sink.has_written(frame.request_id):
+            self._post.do(Drop(frame.stage, frame))
+            return
+        if sink is not None:
+            sink.refuse(frame.request_id)
+        self._say_dropped(frame, now)
+
+    def dropped(self, drops: Iterable[tuple[Drop, Kind | None]], now: float) -> None:
+        """The ends of requests are out of a sink's file; of which kind each was."""
+        for drop, kind in drops:
+            self.by_stage[drop.sink].dropped(drop.frame.request_id, kind)
+            self._say_dropped(drop.frame, now)
+
+    def _say_dropped(self, frame: Frame, now: float) -> None:
+        said = replace(frame, kind=Kind.DROPPED, origin=self._post.device, sources=())
+        for source in frame.sources:
+            self._post.send_to(source, said, now)
 
     def _confirm(self, frame: Frame, now: float) -> None:
         if not frame.sources:

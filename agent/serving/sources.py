@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from math import inf
+from typing import Final
+
 from msgspec.structs import replace
 
 from agent.serving.generation import Generation
-from agent.serving.instructions import Forget
-from agent.serving.ledger import Request
+from agent.serving.instructions import Forget, Settled
+from agent.serving.ledger import Ledger, Request, Stray
 from agent.serving.post import Generations, Post
 from agent.serving.source import Source
+from agent.serving.streams.sender import Link
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, Packed, pack
 
 _LANES_ASKED = 64
+DROP_AGAIN_S: Final = 1.0
 
 
 class Sources:
@@ -21,6 +26,7 @@ class Sources:
     def __init__(self, post: Post, generations: Generations) -> None:
         self.by_key: dict[str, Source] = {}
         self._post = post
+        self._told_at: dict[str, float] = {}
         self._generations = generations
 
     def run(self, now: float) -> None:
@@ -31,6 +37,7 @@ class Sources:
                 self._post.do(*source.accept(now))
             self._tell_slowed(generation, source, now)
             blocked = generation is not None and _is_blocked(generation, source, now)
+            self._drop_strays(source, now)
             instructions, failed, unclear = source.due(now, blocked=blocked)
             self._post.do(*instructions)
             for request in unclear:
@@ -47,6 +54,7 @@ class Sources:
     def _ask(self, source: Source, request: Request, now: float) -> None:
         """Ask the devices where a sink was before: a request must not end here and there."""
         for former in source.ledger.unclear(request):
+            self._post.learn(former.device, source.ledger.addresses.get(former.device, ""))
             name = self._generations.name(former.device)
             request.why = f"{name}, where {former.sink} was, does not say whether it ended there"
             ask = Frame(
@@ -64,7 +72,26 @@ class Sources:
     def sinks_moved(self, generation: Generation) -> None:
         """A generation is current: tell the ledgers where their sinks are."""
         for source in self.by_key.values():
-            source.ledger.sinks_at(generation.router.sink_devices(source.stage))
+            locate_sinks(source.ledger, generation, source.stage)
+
+    def _drop_strays(self, source: Source, now: float) -> None:
+        """Tell the devices in reach what does not count there; it is told again until they have said that they know."""
+        ledger = source.ledger
+        if not ledger.strays or now < self._told_at.get(source.key, -inf) + DROP_AGAIN_S:
+            return
+        self._told_at[source.key] = now
+        for device in sorted({stray.device for stray in ledger.strays.values()}):
+            self._post.learn(device, ledger.addresses.get(device, ""))
+            self._post.wake(device)
+        for stray in list(ledger.strays.values()):
+            link = self._post.links.senders.get(stray.device)
+            if stray.device == self._post.device or (link is not None and link.link is Link.UP):
+                self._post.send_to(stray.device, self._drop(source, stray), now)
+
+    def _drop(self, source: Source, stray: Stray) -> Frame:
+        mine = (self._post.device,)
+        number = self._generations.current
+        return Frame(Kind.DROP, number, 0, stray.request, 0, source.stage, stray.sink, mine)
 
     def _may_accept(self, generation: Generation, source: Source) -> bool:
         """Whether the first stages take more: backpressure ends here, where it delays acceptance."""
@@ -130,14 +157,18 @@ class Sources:
             done=source.ledger.done(request),
         )
 
-    def hear(self, frame: Frame, now: float) -> None:
-        """A sink confirms a request, or a device has lost one, or all that it had."""
+    def hear(self, frame: Frame, by: str, now: float) -> None:
+        """Device `by` speaks: a sink confirms a request, or a device has lost one, or all that it had."""
         for source in self.by_key.values():
             ledger = source.ledger
             if frame.kind is Kind.CONFIRM:
-                ended = ledger.confirmed(frame.request_id, frame.origin, now, frame.attempt)
+                ended = ledger.confirmed(frame.request_id, frame.origin, now, frame.attempt, by)
                 if ended is not None:
                     self._post.do(Forget(source.key, ended))
+            elif frame.kind is Kind.DROPPED:
+                stray = ledger.dropped(frame.request_id, frame.stage, frame.origin, now)
+                if stray is not None:
+                    self._post.do(Settled(source.key, stray))
             elif frame.kind is Kind.CLEAR:
                 ledger.cleared(frame.request_id, frame.stage, frame.origin, now)
             elif frame.request_id:
@@ -145,6 +176,16 @@ class Sources:
             else:
                 epoch, gone = _told(frame)
                 ledger.device_lost(frame.origin, epoch, gone=gone, now=now)
+
+
+def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:
+    """Tell a ledger where the sinks of its source are in a generation."""
+    assignment = generation.assignment
+    ledger.sinks_at(
+        generation.router.sink_devices(stage),
+        lost=assignment.lost,
+        addresses={device: peer.address for device, peer in assignment.peers.items()},
+    )
 
 
 def _is_blocked(generation: Generation, source: Source, now: float) -> bool:

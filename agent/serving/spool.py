@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.serving.clock import Anchor
-from agent.serving.ledger import Counts, Former, Request
+from agent.serving.ledger import Counts, Former, Request, Stray
 from tiermesh.errors import StorageFull
 
 _SCHEMA: Final = """
@@ -22,6 +22,8 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE TABLE IF NOT EXISTS source (next INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS sinks (sink TEXT NOT NULL, device TEXT NOT NULL, below INTEGER);
 INSERT INTO source SELECT 0 WHERE NOT EXISTS (SELECT * FROM source);
+CREATE TABLE IF NOT EXISTS addresses (device TEXT PRIMARY KEY, address TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS strays (id TEXT NOT NULL, sink TEXT NOT NULL, device TEXT NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, zero REAL NOT NULL);
 """
 
@@ -51,6 +53,7 @@ class Spool:
                     "UPDATE requests SET accepted_at = accepted_at + ?, deadline = deadline + ?",
                     (moved, moved),
                 )
+                self._db.execute("UPDATE strays SET until = until + ?", (moved,))
             self._db.execute("DELETE FROM clock")
             self._db.execute("INSERT INTO clock VALUES (?, ?)", anchor)
 
@@ -91,11 +94,35 @@ class Spool:
         current = {sink: device for sink, device, below in rows if below is None}
         return current, [Former(*row) for row in rows if row[2] is not None]
 
-    def keep_sinks(self, current: Mapping[str, str], formers: Iterable[Former]) -> None:
-        """Keep where the sinks are and were."""
+    def addresses(self) -> dict[str, str]:
+        """Where the devices on which sinks are or were take frames."""
+        return dict(self._db.execute("SELECT device, address FROM addresses").fetchall())
+
+    def strays(self) -> list[Stray]:
+        """Requests that have ended, and may have ended twice."""
+        rows = self._db.execute("SELECT id, sink, device, until FROM strays")
+        return [Stray(*row) for row in rows]
+
+    def settle(self, stray: Stray) -> None:
+        """A request counts once now."""
+        self._db.execute(
+            "DELETE FROM strays WHERE id = ? AND sink = ? AND device = ?",
+            (stray.request, stray.sink, stray.device),
+        )
+
+    def keep_sinks(
+        self,
+        current: Mapping[str, str],
+        formers: Iterable[Former],
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep where the sinks are and were, and where those devices take frames."""
         rows = [(sink, device, None) for sink, device in current.items()]
         with self._transaction():
             self._db.execute("DELETE FROM sinks")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO addresses VALUES (?, ?)", (addresses or {}).items()
+            )
             self._db.executemany(
                 "INSERT INTO sinks VALUES (?, ?, ?)",
                 [*rows, *((f.sink, f.device, f.below) for f in formers)],
@@ -103,7 +130,10 @@ class Spool:
 
     def forget(self, requests: Iterable[Request]) -> None:
         """Requests have ended. Failing to forget costs a repetition after a restart, no more."""
+        requests = list(requests)
+        strays = [(s.request, s.sink, s.device, s.until) for r in requests for s in r.strays]
         with self._transaction():
+            self._db.executemany("INSERT INTO strays VALUES (?, ?, ?, ?)", strays)
             self._db.executemany(
                 "DELETE FROM requests WHERE number = ?", [(r.index,) for r in requests]
             )
@@ -131,8 +161,9 @@ def remove_if_empty(path: Path) -> bool:
     """Remove a spool without requests in flight; whether it was one."""
     spool = Spool(path)
     requests, _ = spool.load()
+    strays = spool.strays()
     spool.close()
-    if requests:
+    if requests or strays:
         return False
     for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
         file.unlink(missing_ok=True)

@@ -357,6 +357,48 @@ async def test_a_sink_moves_in_the_middle_of_a_run(mesh: Mesh) -> None:
     assert len(mesh["c"].results()) > 100
 
 
+async def test_what_a_lost_sink_had_not_confirmed_is_answered_elsewhere_and_counts_once(
+    mesh: Mesh,
+) -> None:
+    mesh.offer("a", 200)
+    lane = {"photos": "a", "upper": "b", "out": "c"}
+    first = mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0)
+    await mesh.serve(first)
+    await until(lambda: len(mesh["c"].results()) >= 60, "results come")
+    kill(mesh, "c", signal.SIGKILL)
+    await mesh["c"].supervisor.close()
+    parts = mesh.assign(
+        CHAIN, [(1.0, {**lane, "out": "b"}, {})], rate=100.0, generation=2, lost=["c"]
+    )
+    del parts["c"]
+    await mesh.serve(parts)
+    await until(lambda: mesh.is_finished("a"), "the run finishes before any deadline", 20.0)
+    assert {line["outcome"] for line in mesh["b"].results()} == {"result"}
+    # As if it had been killed between the disk and the confirmation.
+    known = {line["id"] for line in mesh["c"].results()}
+    twice = next(line for line in mesh["b"].results() if line["id"] not in known)
+    with (mesh["c"].data / "out.jsonl").open("a") as lines:
+        lines.write(json.dumps(twice) + "\n")
+    mesh["c"].supervisor = mesh["c"].new_supervisor()
+    await mesh["c"].supervisor.prepare(first["c"], lambda *_: None)
+    await mesh["c"].supervisor.commit("w", 1)
+
+    def ids() -> list[str]:
+        return [line["id"] for line in mesh["c"].results()]
+
+    await until(lambda: twice["id"] not in ids(), "what was answered elsewhere is dropped")
+    both = mesh["b"].results() + mesh["c"].results()
+    assert check_ledger(both, accepted=200) == {"result": 200}
+    await until(
+        lambda: any(kind == "results-dropped" for kind, _ in mesh["c"].events), "it is told"
+    )
+    sinks = [s.results for s in mesh["c"].supervisor.stats.sinks]
+    await until(
+        lambda: [s.results for s in mesh["c"].supervisor.stats.sinks] == [len(ids())],
+        f"its counts follow: {sinks}",
+    )
+
+
 async def test_a_worker_writes_down_what_it_serves(mesh: Mesh) -> None:
     mesh.offer("a", 12)
     await mesh.serve(mesh.assign(CHAIN, [(1.0, {"photos": "a", "upper": "b", "out": "a"}, {})]))

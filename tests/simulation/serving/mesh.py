@@ -24,6 +24,7 @@ from agent.serving.generation import Generation
 from agent.serving.instructions import (
     Acknowledge,
     Adopt,
+    Drop,
     Dump,
     Failed,
     Filtered,
@@ -39,15 +40,17 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
+    Settled,
     StateInstruction,
     Unload,
     Wake,
     Write,
 )
-from agent.serving.ledger import Counts, Former, Ledger, Request
+from agent.serving.ledger import Counts, Former, Ledger, Request, Stray
 from agent.serving.sink import Sink
 from agent.serving.snapshot import Given, Held, Snapshot, decode, encode
 from agent.serving.source import Source
+from agent.serving.sources import locate_sinks
 from agent.serving.streams.receiver import Fenced
 from tiermesh import codec
 from tiermesh.documents.assignment import Assignment
@@ -132,6 +135,7 @@ class Disk:
     lines: dict[str, list[tuple[str, Kind]]] = field(default_factory=dict)
     states: dict[str, Kept] = field(default_factory=dict)
     sinks: dict[str, tuple[dict[str, str], list[Former]]] = field(default_factory=dict)
+    strays: dict[str, list[Stray]] = field(default_factory=dict[str, list[Stray]])
 
 
 @dataclass
@@ -262,7 +266,10 @@ class SimDevice:
             accepted = self.disk.accepted.get(key, 0)
             ledger.restore(requests, Counts(accepted, accepted - len(requests)), self.now)
             ledger.sink_devices, ledger.formers = self.disk.sinks.get(key, ({}, []))
-            ledger.sinks_at(generation.router.sink_devices(key))
+            ledger.strays = {
+                (s.request, s.sink, s.device): s for s in self.disk.strays.setdefault(key, [])
+            }
+            locate_sinks(ledger, generation, key)
             self.keep_sinks(key, ledger)
             flow.sources.by_key[key] = Source(
                 key, key, spec.id, workflow="w", run=assignment.run, arrivals=arrivals,
@@ -336,8 +343,8 @@ class SimDevice:
                 self.later(disk, lambda f: f.recorded(source, requests, self.now))
             case Read(source, request):
                 self.later(disk, lambda f: self.inject(f, source, request))
-            case Forget(source, request):
-                self.later(disk, lambda _: self.forget(source, request))
+            case Forget() | Settled() | Drop():
+                self.later(disk, lambda f: self.end(f, instruction))
             case Write():
                 self.later(disk, lambda f: self.write(f, instruction))
             case Dump() | Adopt() | Own() | Give():
@@ -396,8 +403,28 @@ class SimDevice:
             self.disk.accepted[source] = r.index + 1
             self.mesh.accepted.setdefault(source, set()).add(r.id)
 
+    def end(self, flow: Flow, instruction: Forget | Settled | Drop) -> None:
+        match instruction:
+            case Forget(source, request):
+                self.forget(source, request)
+            case Settled(source, stray):
+                self.disk.strays[source].remove(stray)
+            case Drop():
+                self.drop(flow, instruction)
+
     def forget(self, source: str, request: Request) -> None:
+        self.disk.strays.setdefault(source, []).extend(request.strays)
         self.disk.spool[source].pop(request.id, None)
+
+    def drop(self, flow: Flow, drop: Drop) -> None:
+        lines = self.disk.lines.get(drop.sink, [])
+        gone = dict(lines).get(drop.frame.request_id)
+        lines[:] = [line for line in lines if line[0] != drop.frame.request_id]
+        self.mesh.dropped += 1
+        if self.mesh.is_in_chaos and self.mesh.random.random() < 0.2:
+            self.mesh.kill(self, self.mesh.draw(0.05, 1.0))
+            return
+        flow.dropped([(drop, gone)], self.now)
 
     def inject(self, flow: Flow, source: str, request: Request) -> None:
         payload = pack(
@@ -453,6 +480,9 @@ class SimMesh:
         self.accepted: dict[str, set[str]] = {}
         self.endings: dict[str, dict[str, Kind]] = {}
         self.errors: list[str] = []
+        self.may_repeat = False
+        """A device is given up, which may come back: what ends twice meanwhile is dropped in the end."""
+        self.dropped = 0
         self.notices: list[tuple[str, str]] = []
         self.devices = {n: SimDevice(self, n, self.draw(1_000.0, 9_000.0)) for n in names}
         self.after(0.0, self._tick)
@@ -494,7 +524,8 @@ class SimMesh:
 
     def ended(self, sink: str, frame: Frame) -> None:
         seen = self.endings.setdefault(sink, {})
-        assert frame.request_id not in seen, f"{frame.request_id} ends twice at {sink}"
+        is_new = frame.request_id not in seen
+        assert is_new or self.may_repeat, f"{frame.request_id} ends twice at {sink}"
         seen[frame.request_id] = frame.kind
         if frame.kind is Kind.DATA:
             payload = frame.payload.unpack()

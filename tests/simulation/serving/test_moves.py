@@ -8,6 +8,7 @@ from tests.simulation.serving.mesh import SimMesh
 from tests.simulation.serving.test_aggregates import COUNTED, check_counts
 from tests.simulation.serving.test_mesh import CHAIN, FORK, assign, finished, serve
 from tiermesh.documents.assignment import Assignment
+from tiermesh.frames import Kind
 
 
 def roll(mesh: SimMesh, assignments: dict[str, Assignment]) -> None:
@@ -103,3 +104,65 @@ def test_an_aggregate_that_moves_takes_its_state_with_it(seed: int) -> None:
     mesh.check_ledger(["out"])
     assert [text for kind, text in mesh.notices if kind == "aggregate-began-anew"] == []
     check_counts(mesh)
+
+
+def strays(mesh: SimMesh) -> int:
+    """Requests of which it is not settled yet where they count."""
+    return sum(len(s) for device in mesh.devices.values() for s in device.disk.strays.values())
+
+
+def check_lines(mesh: SimMesh, sink: str) -> None:
+    """What is in the files of all devices together: every request once."""
+    lines = [line for device in mesh.devices.values() for line in device.disk.lines.get(sink, [])]
+    assert sorted(request for request, _ in lines) == sorted(mesh.accepted["photos"])
+    assert all(kind is Kind.DATA for _, kind in lines)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_requests_of_a_sink_that_is_given_up_end_at_the_new_one_and_count_once(seed: int) -> None:
+    """Its device comes back with results that nobody had heard of: those that were answered elsewhere are dropped."""
+    mesh = SimMesh(seed, "abcd", {})
+    serve(mesh, assign(CHAIN, [(1.0, "abcd", "----")], "abcd", count=200, deadline=20.0))
+    mesh.run(lambda: len(mesh.endings.get("out", {})) > 60, 100.0)
+    mesh.cut.add(frozenset("ad"))
+    written = len(mesh.endings["out"])
+    mesh.run(lambda: len(mesh.endings["out"]) > written + 5, 20.0)
+    mesh.devices["d"].kill()
+    mesh.may_repeat = True
+    mesh.chaos(6.0, 8, "abc")
+    moved = assign(
+        CHAIN, [(1.0, "abcb", "----")], "abcd", count=200, deadline=20.0, generation=2, lost="d"
+    )
+    for name in "abc":
+        device = mesh.devices[name]
+        device.stage(moved[name])
+        mesh.after(mesh.draw(0.0, 0.5), device.switch)
+    began = mesh.time
+    mesh.run(lambda: finished(mesh), 60.0)
+    assert mesh.time < began + 18.0, "before the deadline of what was in flight"
+    assert mesh.errors == []
+    assert strays(mesh) > 0
+    mesh.cut.clear()
+    mesh.devices["d"].start()
+    mesh.run(lambda: strays(mesh) == 0, 120.0)
+    assert mesh.dropped > 0
+    check_lines(mesh, "out")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sinks_device_that_nobody_gave_up_is_asked_for_a_while(seed: int) -> None:
+    """It is lost in the middle of a planned move; what it does not answer ends elsewhere, in time."""
+    mesh = SimMesh(seed, "abcd", {})
+    serve(mesh, assign(CHAIN, [(1.0, "abcd", "----")], "abcd", count=150, deadline=24.0))
+    mesh.run(lambda: len(mesh.endings.get("out", {})) > 60, 100.0)
+    mesh.may_repeat = True
+    mesh.devices["d"].kill()
+    moved = assign(CHAIN, [(1.0, "abcb", "----")], "abcd", count=150, deadline=24.0, generation=2)
+    for name in "abc":
+        mesh.devices[name].stage(moved[name])
+        mesh.devices[name].switch()
+    mesh.run(lambda: finished(mesh), 60.0)
+    assert mesh.errors == []
+    mesh.devices["d"].start()
+    mesh.run(lambda: strays(mesh) == 0, 120.0)
+    check_lines(mesh, "out")

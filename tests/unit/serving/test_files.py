@@ -14,7 +14,7 @@ import pytest
 from agent.serving.clock import Anchor
 from agent.serving.datafolder import DataFolder
 from agent.serving.instructions import Write
-from agent.serving.ledger import Former, Request
+from agent.serving.ledger import Former, Request, Stray
 from agent.serving.results import Line, ResultFile, SinkWriter, line_of, read_ids
 from agent.serving.sink import Arrival, Sink
 from agent.serving.spool import Spool, remove_if_empty
@@ -85,6 +85,47 @@ def test_a_spool_knows_where_the_sinks_are_and_were(tmp_path: Path) -> None:
     spool.keep_sinks({"out": "a"}, [])
     spool.keep_sinks({"out": "b"}, [Former("out", "a", 7)])
     assert Spool(tmp_path / "s.db").sinks() == ({"out": "b"}, [Former("out", "a", 7)])
+
+
+def test_a_spool_keeps_what_may_count_twice_after_the_request_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    spool = Spool(path)
+    spool.keep_sinks({"out": "b"}, [], {"b": "127.0.0.1:9"})
+    stray = Stray(request(0).id, "out", "a", 60.0)
+    ended = request(0)
+    ended.strays.append(stray)
+    spool.accept([ended])
+    spool.forget([ended])
+    spool.close()
+    assert not remove_if_empty(path)
+    again = Spool(path)
+    assert (again.strays(), again.addresses()) == ([stray], {"b": "127.0.0.1:9"})
+    again.settle(stray)
+    again.close()
+    assert remove_if_empty(path)
+
+
+def test_lines_that_do_not_count_are_taken_out_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with results(path) as file:
+        file.remembered("r")
+        file.append([Line(f"{i:032x}", "result", run="r") for i in range(4)])
+        wanted = [f"{1:032x}", f"{3:032x}", f"{9:032x}"]
+        assert file.drop(wanted, "r") == dict.fromkeys(wanted[:2], Kind.DATA)
+        file.append([Line(f"{4:032x}", "result", run="r")])
+    assert read_ids(path) == [f"{i:032x}" for i in (0, 2, 4)]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_sink_refuses_what_has_ended_elsewhere() -> None:
+    sink = Sink("r")
+    sink.refuse("0" * 32)
+    assert sink.arrive(frame("0" * 32)) is Arrival.CONFIRM
+    assert not sink.has_written("0" * 32)
+    assert sink.arrive(frame("1" * 32)) is Arrival.WRITE
+    sink.written("1" * 32, Kind.DATA, "r")
+    sink.dropped("1" * 32, Kind.DATA)
+    assert (sink.endings.results, sink.has_written("1" * 32)) == (0, False)
 
 
 def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from agent.serving.arrivals import Arrivals
 from agent.serving.instructions import Record
 from agent.serving.ledger import (
     ASK_AGAIN_S,
-    ASK_S,
+    ASK_SHARE,
     GRACE_S,
     HELD_S,
     LOST_S,
@@ -209,14 +209,61 @@ def test_a_request_waits_for_the_device_where_its_sink_was() -> None:
     assert ledger.formers == [], "all that was in flight has ended"
 
 
-def test_where_nobody_answers_a_request_ends_in_an_error_late() -> None:
-    ledger = Ledger(["x"], 10.0)
+def moved(*, lost: tuple[str, ...] = ()) -> tuple[Ledger, Request]:
+    """A request that is on its way to a sink on a while that moves to b."""
+    ledger = Ledger(["x"], 20.0)
     ledger.sinks_at({"x": "a"})
     request = accepted(ledger)
     injected(ledger)
-    ledger.sinks_at({"x": "b"})
-    assert ledger.due(10.0 + GRACE_S).fail == []
-    assert ledger.due(10.0 + ASK_S).fail == [request]
+    ledger.sinks_at({"x": "b"}, lost=lost)
+    return ledger, request
+
+
+def test_where_nobody_answers_for_a_while_a_request_goes_to_the_new_device() -> None:
+    ledger, request = moved()
+    ledger.lost(request.id, 1, "", "moved", 1.0)
+    assert ledger.due(2.0).ask == [request]
+    patience = ASK_SHARE * 20.0
+    assert ledger.due(1.9 + patience).ask == [request]
+    assert ledger.due(2.2 + patience).inject == [request]
+    assert ledger.unclear(request) == []
+
+
+def test_where_nobody_answers_a_request_that_is_late_ends_in_an_error() -> None:
+    ledger, request = moved()
+    ledger.due(20.0)
+    assert ledger.due(20.0 + GRACE_S).ask == [request]
+    assert ledger.due(20.6 + GRACE_S + ASK_SHARE * 20.0).fail == [request]
+
+
+def test_a_device_that_is_given_up_is_not_asked() -> None:
+    ledger, request = moved(lost=("a",))
+    assert ledger.unclear(request) == []
+    assert ledger.due(0.0).inject == [request]
+
+
+def test_what_may_have_ended_twice_is_told_until_nothing_of_it_can_be_on_its_way() -> None:
+    ledger, request = moved(lost=("a",))
+    assert ledger.confirmed(request.id, "x", 1.0, by="b") is request
+    (stray,) = request.strays
+    assert (stray.sink, stray.device, stray.until) == ("x", "a", 20.0 + GRACE_S)
+    assert list(ledger.strays.values()) == [stray]
+    assert ledger.dropped(request.id, "x", "a", 2.0) is None
+    assert ledger.dropped(request.id, "x", "a", 21.0) == stray
+    assert ledger.strays == {}
+
+
+def test_a_former_device_that_confirms_after_all_counts_and_the_new_one_does_not() -> None:
+    ledger, request = moved(lost=("a",))
+    ledger.confirmed(request.id, "x", 1.0, by="a")
+    assert [stray.device for stray in request.strays] == ["b"]
+
+
+def test_what_a_former_device_has_cleared_leaves_nothing_to_settle() -> None:
+    ledger, request = moved()
+    ledger.cleared(request.id, "x", "a", 1.0)
+    ledger.confirmed(request.id, "x", 2.0, by="b")
+    assert ledger.strays == {}
 
 
 @given(st.lists(st.tuples(st.sampled_from("aicrld"), st.integers(0, 5)), max_size=60))
