@@ -17,9 +17,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -313,10 +315,18 @@ class Mesh(Recorder):
         return await self.solve(problem, options)
 
     async def solve(self, problem: Problem, options: Options | None = None) -> Plan:
-        """The best plan for a problem of this mesh; kept in the journal. Solving has a thread of its own."""
+        """The best plan for a problem of this mesh; kept in the journal.
+
+        Solving has a thread of its own, which ends soon after nobody waits for it any more.
+        """
         from coordinator.planning import Options, solve
 
-        plan = await asyncio.to_thread(solve, problem, options or Options())
+        options, gone = options or Options(), threading.Event()
+        options = replace(options, watch=options.watch.until(gone.is_set))
+        try:
+            plan = await asyncio.to_thread(solve, problem, options)
+        finally:
+            gone.set()
         await self.plan_made(plan)
         return plan
 

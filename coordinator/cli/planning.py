@@ -10,6 +10,7 @@ from rich.table import Table
 
 from coordinator.cli.mesh import add_mesh_options, add_variants_option
 from coordinator.cli.output import Output
+from coordinator.cli.progress import searching
 from coordinator.cli.text import clean
 from coordinator.cli.workflows import (
     SUFFIXES,
@@ -110,7 +111,9 @@ def make_plan(problem: Problem, options: Options, output: Output, write_to: Path
     """Solve a problem and hand the plan over; returns the exit code."""
     from coordinator.planning import solve
 
-    return hand_over(solve(problem, options), problem, output, write_to)
+    with searching(output, options) as followed:
+        plan = solve(problem, followed)
+    return hand_over(plan, problem, output, write_to)
 
 
 def hand_over(plan: Plan, problem: Problem, output: Output, write_to: Path | None) -> int:

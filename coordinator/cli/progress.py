@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from dataclasses import replace
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
+from coordinator.planning.options import Objective, Options
+from coordinator.planning.watching import Standing
 from coordinator.progress import Progress as Step
 from coordinator.progress import Report
 
@@ -30,6 +40,35 @@ def bars(output: Output) -> Generator[Report]:
     )
     with Progress(*columns, console=output.progress, transient=False) as progress:
         yield _Bars(progress)
+
+
+@contextlib.contextmanager
+def searching(output: Output, options: Options) -> Generator[Options]:
+    """The options with a watch: where standard error is a terminal, how long, what it costs so far, and the gap."""
+    if not output.progress.is_terminal:
+        yield options
+        return
+    columns = (SpinnerColumn(), TextColumn("planning"), TimeElapsedColumn())
+    line = TextColumn("[dim]{task.description}")
+    with Progress(*columns, line, console=output.progress, transient=True) as progress:
+        task, known = progress.add_task("", total=None), Standing()
+
+        def tell(news: Standing) -> None:
+            nonlocal known
+            known = known.after(news)
+            progress.update(task, description=_known(known, options.objective))
+
+        yield replace(options, watch=replace(options.watch, tell=tell))
+
+
+def _known(standing: Standing, objective: Objective) -> str:
+    """What a search knows, in words."""
+    if standing.gap is not None and standing.objective is not None:
+        cost = f"{standing.objective:.4g} USD/h, " if objective is Objective.COST else ""
+        return f"{cost}gap {standing.gap:.2%}"
+    if standing.bound is not None and objective is Objective.COST:
+        return f"at least {standing.bound:.4g} USD/h"
+    return ""
 
 
 class _Bars:

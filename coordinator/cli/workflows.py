@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import run_with_mesh
 from coordinator.cli.output import Output
+from coordinator.cli.progress import searching
 from coordinator.cli.text import clean
 from tiermesh.errors import Unsupported
 from tiermesh.units import Size
@@ -52,8 +53,8 @@ def plan_workflow(
         await _warn_unmeasured(mesh, workflow, args.problem, output)
         sizes = dict(args.source_bytes)
         problem = await mesh.problem(workflow, source_bytes=sizes, functions=True)
-        with output.progress.status("planning"):
-            return await mesh.solve(problem, options), problem
+        with searching(output, options) as followed:
+            return await mesh.solve(problem, followed), problem
 
     return run_with_mesh(args, output, work)
 

@@ -19,7 +19,7 @@ from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.planner import objective_value
 from coordinator.planning.watching import UNWATCHED, Watch
 from tiermesh.documents.plan import Plan, Replica
-from tiermesh.documents.problem import Problem
+from tiermesh.documents.problem import Problem, ProblemStage
 from tiermesh.errors import DigestMismatch
 
 EFFORT_S: Final = 5.0
@@ -131,7 +131,9 @@ class _Asking:
 
     def why(self, replica: Replica) -> Why:
         """What it would cost to do without the replica's place, and without its variant."""
-        device = self.worse(self._without(replica, variant_everywhere=False))
+        device = None
+        if not self._is_pinned(replica):
+            device = self.worse(self._without(replica, variant_everywhere=False))
         variant = None
         if len(self._variants(replica.stage)) > 1:
             variant = self.worse(self._without(replica, variant_everywhere=True))
@@ -142,8 +144,16 @@ class _Asking:
             reason=self._reason(replica, device, variant),
         )
 
+    def _is_pinned(self, replica: Replica) -> bool:
+        """Whether its place was settled before anything was planned."""
+        stage, entry = self._stage(replica.stage), self._entry(replica)
+        return entry in stage.pinned or stage.devices == [entry]
+
+    def _stage(self, name: str) -> ProblemStage:
+        return next(s for s in self.problem.stages if s.name == name)
+
     def _variants(self, stage: str) -> list[str]:
-        return next(s.variants for s in self.problem.stages if s.name == stage)
+        return self._stage(stage).variants
 
     def _entry(self, replica: Replica) -> str:
         names = {d.name for d in self.problem.devices}
@@ -187,6 +197,8 @@ class _Asking:
         )
         if device is not None and device <= SAME:
             where = f"another place than {entry} would be as good"
+        if self._is_pinned(replica):
+            where = f"the workflow or the fleet pins `{replica.stage}` to {entry}"
         if len(self._variants(replica.stage)) <= 1:
             return where
         if variant is None:

@@ -67,6 +67,13 @@ class Watch:
         if self.stopped is not None and self.stopped():
             raise Stopped("the search for a plan was stopped")
 
+    def until(self, stopped: Callable[[], bool]) -> Watch:
+        """One that ends the search for another reason as well."""
+        before = self.stopped
+        if before is None:
+            return replace(self, stopped=stopped)
+        return replace(self, stopped=lambda: stopped() or before())
+
     def for_plans(self) -> Watch:
         """Of a search that finds plans, and whose bounds mean nothing outside."""
         return replace(self, bounds=False)

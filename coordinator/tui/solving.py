@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from coordinator.planning.options import Options, Strategy
+from coordinator.planning.watching import Standing, Watch
 from coordinator.tui import messages as m
 from coordinator.tui.model.asks import changed_text, parsed
 from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search, Step
@@ -14,7 +19,6 @@ from tiermesh.errors import Infeasible, TiermeshError
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
-    from coordinator.planning import Options
     from coordinator.planning.explain import Explanation
     from coordinator.runner import Mesh
     from coordinator.tui.session import Post
@@ -22,9 +26,11 @@ if TYPE_CHECKING:
     from tiermesh.documents.problem import Problem
     from tiermesh.documents.workflow import Workflow
 
-GAPS: Final = (0.05, 0.005, 1e-4)
-"""The search is taken up with a smaller gap each time, so that a good plan is there before the best."""
+GAP: Final = 1e-4
 TIME_LIMIT_S: Final = 20.0
+"""When a search for the best plan may end."""
+TELL_S: Final = 0.2
+"""How often it is told how far a search is."""
 CHOICES: Final = 7
 CHOICE_S: Final = 4.0
 """How many accuracies a frontier has, and how long each is looked for."""
@@ -50,31 +56,47 @@ class Solving:
         self._post(m.CandidateChanged(candidate))
 
     async def solve(self, asking: Asking) -> None:
-        """Look for the best plan, first a quick one, then nearer and nearer to the bound."""
+        """Look for the best plan, and tell what is known as it comes. Cancelled, the solver stops as well."""
         self._tell(Candidate(asking=asking))
         async with self._searching:
             await self._search(Candidate(asking=asking))
 
     async def _search(self, candidate: Candidate) -> None:
-        asking = candidate.asking
+        closing = Closing()
         try:
-            problem = await self._problem(asking)
-            begun = time.monotonic()
-            for options in _efforts():
-                plan = await asyncio.to_thread(_solve, problem, options)
-                if plan is None:
-                    continue
-                step = Step(time.monotonic() - begun, plan.cost.total_per_hour, plan.solver.gap)
-                candidate = replace(candidate, plan=plan, steps=(*candidate.steps, step))
-                self._tell(candidate)
-                if step.gap is not None and step.gap <= GAPS[-1]:
-                    break
+            problem = await self._problem(candidate.asking)
+            if not _asks_more_than_rates(problem):
+                options = Options(strategy=Strategy.GREEDY)
+                candidate = await self._solved(candidate, problem, options, closing)
+            options = Options(gap=GAP, time_limit_s=TIME_LIMIT_S)
+            candidate = await self._solved(candidate, problem, options, closing)
             found = candidate.plan is not None
             self._tell(replace(candidate, search=Search.FOUND if found else Search.FAILED))
         except TiermeshError as error:
             search = Search.INFEASIBLE if isinstance(error, Infeasible) else Search.FAILED
             why = ". ".join(p.rstrip(".") for p in (error.what, error.why) if p)
             self._tell(replace(candidate, search=search, plan=None, why=why, fix=error.fix))
+
+    async def _solved(
+        self, candidate: Candidate, problem: Problem, options: Options, closing: Closing
+    ) -> Candidate:
+        """Solve in a thread; tell meanwhile how far it is."""
+        with _waited_for() as stopped:
+            options = replace(options, watch=Watch(closing.hear, stopped))
+            solving = asyncio.create_task(asyncio.to_thread(_solve, problem, options))
+            try:
+                while not solving.done():
+                    await asyncio.wait([solving], timeout=TELL_S)
+                    candidate = closing.told(candidate)
+                    self._tell(candidate)
+            finally:
+                solving.cancel()
+        plan = solving.result()
+        if plan is None:
+            return candidate
+        candidate = replace(closing.ended(candidate, plan), plan=plan)
+        self._tell(candidate)
+        return candidate
 
     async def frontier(self, asking: Asking) -> None:
         """What other accuracies cost, and how long requests take with them, once the search for the plan is over."""
@@ -87,12 +109,17 @@ class Solving:
         except TiermeshError:
             return
         choices: list[Choice] = []
-        for accuracy in _accuracies(problem):
-            choices.append(await asyncio.to_thread(_choice, problem, accuracy))
-            if self._newest is None or self._newest.number != asking.number:
-                return
-            candidate = replace(candidate, frontier=tuple(choices))
-            self._tell(candidate)
+        with _waited_for() as stopped:
+            watch = Watch(stopped=lambda: stopped() or self._is_old(asking))
+            for accuracy in _accuracies(problem):
+                choices.append(await asyncio.to_thread(_choice, problem, accuracy, watch))
+                if self._is_old(asking):
+                    return
+                candidate = replace(candidate, frontier=tuple(choices))
+                self._tell(candidate)
+
+    def _is_old(self, asking: Asking) -> bool:
+        return self._newest is None or self._newest.number != asking.number
 
     async def explain(self, plan: Plan) -> None:
         """Say why a plan is as it is; of a plan made elsewhere, if its problem is still that of the mesh."""
@@ -101,7 +128,10 @@ class Solving:
             if problem is None:
                 workflow = self._mesh.workflow_of(plan)
                 problem = await self._mesh.problem(workflow, source_bytes=self._source_bytes)
-            explanation = await asyncio.to_thread(_explain, problem, plan)
+            with _waited_for() as stopped:
+                explanation = await asyncio.to_thread(
+                    _explain, problem, plan, Watch(stopped=stopped)
+                )
             self._post(m.Explained(plan.digest, explanation))
         except TiermeshError as error:
             self._post(m.Refused("explain", error))
@@ -149,16 +179,58 @@ def workflow_digest(fleet: Fleet, workflow: str) -> str | None:
     return next((d for d, s in reversed(fleet.workflows.items()) if s.name == workflow), None)
 
 
-def _efforts() -> list[Options]:
-    from coordinator.planning import Options, Strategy
+class Closing:
+    """How the gap closes: heard in the solver's thread, told from the app's."""
 
-    exact = [Options(gap=gap, time_limit_s=TIME_LIMIT_S) for gap in GAPS]
-    return [Options(strategy=Strategy.GREEDY), *exact]
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = clock()
+        self._standing = Standing()
+        self._steps: tuple[Step, ...] = ()
+
+    def hear(self, news: Standing) -> None:
+        """Take what the solver says."""
+        self._standing = known = self._standing.after(news)
+        if known.objective is not None:
+            self._add(Step(self._clock() - self._begun, known.objective, known.gap))
+
+    def _add(self, step: Step) -> None:
+        if not self._steps or step.follows(self._steps[-1]):
+            self._steps = (*self._steps, step)
+
+    def told(self, candidate: Candidate) -> Candidate:
+        """The candidate, with what is known now."""
+        return replace(
+            candidate,
+            seconds=self._clock() - self._begun,
+            standing=self._standing,
+            steps=self._steps,
+        )
+
+    def ended(self, candidate: Candidate, plan: Plan) -> Candidate:
+        """The candidate, with the last word of a search: its plan's own figures."""
+        self._add(Step(self._clock() - self._begun, plan.cost.total_per_hour, plan.solver.gap))
+        return self.told(candidate)
+
+
+@contextlib.contextmanager
+def _waited_for() -> Iterator[Callable[[], bool]]:
+    """Says to a thread that solves whether nobody waits for it any more."""
+    gone = threading.Event()
+    try:
+        yield gone.is_set
+    finally:
+        gone.set()
+
+
+def _asks_more_than_rates(problem: Problem) -> bool:
+    """Whether something is asked that quick plans do not look at, so that they may not be plans at all."""
+    return bool(problem.asks.latency_s) or problem.asks.any_device_lost is not None
 
 
 def _solve(problem: Problem, options: Options) -> Plan | None:
     """A plan; None where a quick search, which proves nothing, finds none."""
-    from coordinator.planning import Strategy, solve
+    from coordinator.planning import solve
 
     try:
         return solve(problem, options)
@@ -168,10 +240,10 @@ def _solve(problem: Problem, options: Options) -> Plan | None:
         raise
 
 
-def _explain(problem: Problem, plan: Plan) -> Explanation:
+def _explain(problem: Problem, plan: Plan, watch: Watch) -> Explanation:
     from coordinator.planning.explain import explain
 
-    return explain(problem, plan)
+    return explain(problem, plan, watch)
 
 
 def _accuracies(problem: Problem) -> list[float]:
@@ -183,10 +255,10 @@ def _accuracies(problem: Problem) -> list[float]:
     return [low + (high - low) * i / (CHOICES - 1) for i in range(CHOICES)]
 
 
-def _choice(problem: Problem, accuracy: float) -> Choice:
+def _choice(problem: Problem, accuracy: float, watch: Watch) -> Choice:
     import msgspec
 
-    from coordinator.planning import Options, solve
+    from coordinator.planning import solve
 
     asks = msgspec.structs.replace(
         problem.asks, accuracy_at_least=accuracy, cost_per_hour_at_most=None
@@ -194,7 +266,7 @@ def _choice(problem: Problem, accuracy: float) -> Choice:
     try:
         plan = solve(
             msgspec.structs.replace(problem, asks=asks),
-            Options(gap=0.01, time_limit_s=CHOICE_S),
+            Options(gap=0.01, time_limit_s=CHOICE_S, watch=watch),
         )
     except TiermeshError:
         return Choice(accuracy, None, None)

@@ -30,6 +30,7 @@ def load() -> Candidate:
         search=Search.FOUND,
         plan=msgspec.convert(plain["plan"], Plan),
         steps=[Step(**step) for step in plain["steps"]],
+        seconds=plain["seconds"],
         frontier=[Choice(**choice) for choice in plain["frontier"]],
     )
 
@@ -85,7 +86,12 @@ async def main() -> None:
     await solving.solve(ASKING)
     await solving.frontier(ASKING)
     found = told[-1]
-    kept = {"plan": found.plan, "steps": found.steps, "frontier": found.frontier}
+    kept = {
+        "plan": found.plan,
+        "seconds": found.seconds,
+        "steps": found.steps,
+        "frontier": found.frontier,
+    }
     PATH.write_bytes(msgspec.json.format(msgspec.json.encode(kept, enc_hook=float), indent=1))
     print(found.search, found.steps, *found.frontier, sep="\n")
 

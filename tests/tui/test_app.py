@@ -161,7 +161,7 @@ async def test_changing_an_ask_plans_again_by_itself(app, pilot, player):
     assert name == "solve"
     assert asking.changes == {"rate": "8/s"}
     player.post(answer(app, asking, search=Search.SOLVING))
-    await until(pilot, lambda: "looking for a better one" in text_of(app, "#answer"))
+    await until(pilot, lambda: "looking for a better plan" in text_of(app, "#answer"))
     assert "0.50 s" in text_of(app, "#answer")
 
 

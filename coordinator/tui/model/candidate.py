@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from coordinator.planning.watching import Standing
+
 if TYPE_CHECKING:
     from coordinator.planning.explain import Explanation
     from tiermesh.documents.plan import Plan
@@ -37,11 +39,17 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A plan that was found after so many seconds: its cost per hour, and its gap to the bound where one is known."""
+    """What was known after so many seconds: what the best plan so far costs, and its gap, where there is a bound."""
 
     seconds: float
     cost_per_hour: float
     gap: float | None
+
+    def follows(self, other: Step) -> bool:
+        """Whether it is worth a line after another: a better plan, or a gap that is a tenth smaller at least."""
+        if self.cost_per_hour < other.cost_per_hour or other.gap is None:
+            return True
+        return self.gap is not None and self.gap < 0.9 * other.gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +63,16 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """The answer to an asking, as far as it is known."""
+    """The answer to an asking, as far as it is known, so many seconds after it was asked.
+
+    `standing` is what the solver knows of the cost; its best plan can be looked at when it has ended. `plan` is one
+    that was found before, or the answer.
+    """
 
     asking: Asking
     search: Search = Search.SOLVING
+    seconds: float = 0.0
+    standing: Standing = field(default_factory=Standing)
     steps: Sequence[Step] = ()
     plan: Plan | None = None
     why: str = ""

@@ -19,6 +19,7 @@ from coordinator.tui.model.view import View
 if TYPE_CHECKING:
     from coordinator.planning.diff import Difference
     from coordinator.planning.explain import Explanation
+    from coordinator.planning.watching import Standing
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.workflow import Slo
 
@@ -164,22 +165,36 @@ def running_lines(view: View, plan: Plan, slo: Slo | None, cells: int) -> list[L
 
 
 def _state(candidate: Candidate, cells: int) -> Line:
-    plan = candidate.plan
+    plan, took = candidate.plan, f"{candidate.seconds:.1f} s"
     match candidate.search:
         case Search.SOLVING:
             sign, role, said = (
                 "⟳",
                 "warn",
-                "solving" if plan is None else "a plan is there, looking for a better one",
+                f"{'solving' if plan is None else 'looking for a better plan'} {took}",
             )
         case Search.FOUND:
-            sign, role, said = "✓", "good", plan.solver.termination if plan is not None else "found"
+            how = plan.solver.termination if plan is not None else "found"
+            sign, role, said = "✓", "good", f"{how}, in {took}"
         case Search.INFEASIBLE:
             sign, role, said = "✗", "bad", "no plan meets every ask"
         case Search.FAILED:
             sign, role, said = "✗", "bad", "no plan"
-    right = _price_and_gap(plan) if plan is not None else ()
+    if candidate.search is Search.SOLVING:
+        right = _known(candidate.standing)
+    else:
+        right = _price_and_gap(plan) if plan is not None else ()
     return t.spread((Run(f"{sign} {said}", f"{role} bold"),), right, cells)
+
+
+def _known(standing: Standing) -> Line:
+    """What is known of the cost while the search goes on."""
+    if standing.objective is not None:
+        gap = "" if standing.gap is None else f"  gap {standing.gap:.2%}"
+        return Run(f"{standing.objective:.4g} USD/h", "bold"), Run(gap, "dim")
+    if standing.bound is not None and standing.bound > 0:
+        return (Run(f"at least {standing.bound:.4g} USD/h", "dim"),)
+    return ()
 
 
 def _price_and_gap(plan: Plan) -> Line:
@@ -188,7 +203,7 @@ def _price_and_gap(plan: Plan) -> Line:
 
 
 def _steps(candidate: Candidate, cells: int) -> list[Line]:
-    """How the gap closed: one bar per better plan."""
+    """How the gap closes: a bar for each of the last steps."""
     lines: list[Line] = []
     for step in candidate.steps[-4:]:
         gap = t.UNKNOWN if step.gap is None else f"{step.gap:.2%}"

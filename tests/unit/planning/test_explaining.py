@@ -36,6 +36,20 @@ def test_a_slower_percentile_saves_what_its_plan_saves():
     assert explanation.left_out == ["latency"]
 
 
+def test_a_stage_that_is_pinned_is_said_to_be():
+    problem = overflowing(4, 0.3, boxes=1, terms=None)
+    stages = [
+        msgspec.structs.replace(s, external=False, pinned={"box": 1.0})
+        if s.kind == "source"
+        else msgspec.structs.replace(s, devices=["box"])
+        for s in problem.stages
+    ]
+    problem = msgspec.structs.replace(problem, stages=stages)
+    explanation = explain(problem, solve(problem))
+    reasons = {w.replica.partition("@")[0]: w.reason for w in explanation.replicas}
+    assert reasons == {s.name: f"the workflow or the fleet pins `{s.name}` to box" for s in stages}
+
+
 def test_percentiles_that_do_not_bind_are_not_named():
     problem = overflowing(4, 0.3, p95=0.5, boxes=1, terms=None)
     explanation = explain(problem, solve(problem))
