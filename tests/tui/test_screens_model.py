@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import msgspec
@@ -16,10 +17,11 @@ from coordinator.tui.model.candidate import Asking, Candidate
 from coordinator.tui.model.device import detail, unreached
 from coordinator.tui.model.fleet import FleetTable, Sort
 from coordinator.tui.model.gauges import Gauge, gauge_lines, gauges
-from coordinator.tui.model.journal import Log, chain
+from coordinator.tui.model.journal import Log, chain, entry_lines
 from coordinator.tui.model.plan import Form, Kind, against_running, candidate_lines
 from coordinator.tui.model.profiles import HeatMap, cell_lines
 from coordinator.tui.model.rollout import rollout_lines
+from coordinator.tui.model.story import story
 from coordinator.tui.model.strip import strip, tab_at
 from tiermesh.errors import InvalidDocument
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -296,8 +298,37 @@ def test_the_log_tells_the_chain_from_a_failure_to_the_plan_that_answers(view_at
     began = len(kinds) - 1 - kinds[::-1].index("device-failed")
     wanted = ["device-failed", "replan-started", "rollout-started", "replan-ended"]
     assert [k for k in kinds[began:] if k in wanted] == wanted
-    assert "device-failed" in told(chain(view, 118, 30))
+    ticker = told(chain(view, 118, 30))
+    assert "device-failed" in ticker
+    assert re.search(
+        r"generation-serves +read-signs: generation \d+ serves on 3 devices \(device-failed\)",
+        ticker,
+    )
+    assert ticker.count("generation-serves") == kinds.count("rollout-started")
     assert len(Log(view, 118, wanted="replan").entries) >= 2
+
+
+def test_an_event_of_a_replan_has_its_whole_story_beside_it(view_at, recorded):
+    view = view_at(recorded.time_of("replan-ended", last=True) + 0.1)
+    entries = list(view.journal)
+    failed = next(e for e in reversed(entries) if e.event.kind == "device-failed")
+    ended = entries[-1] if entries[-1].event.kind == "replan-ended" else None
+    ended = ended or next(e for e in reversed(entries) if e.event.kind == "replan-ended")
+    kinds = [e.event.kind for e in story(entries, failed)]
+    assert kinds == [
+        "device-lost",
+        "device-failed",
+        "replan-started",
+        "plan-made",
+        "rollout-started",
+        "rollout-committed",
+        "replan-ended",
+    ]
+    assert story(entries, ended) == story(entries, failed)
+    assert story(entries, entries[0]) == []
+    text = told(entry_lines(view, failed, 46))
+    assert "from the reason to what came of it" in text
+    assert "generation-serves" in text
 
 
 def test_the_banner_follows_the_failure_and_the_replan(view_at, recorded, serving):

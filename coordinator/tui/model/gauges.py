@@ -143,9 +143,12 @@ NARROW: Final = 58
 def gauge_lines(found: list[Gauge], cells: int) -> list[Line]:
     """A line per gauge, under a head; the bar takes what is left, and goes where there is no room for it."""
     if cells < NARROW:
-        return [(Run(f"{'':<12}{'':>9} {'asked':>9}", "head"),), *map(_narrow_line, found)]
+        return [
+            (Run(f"{'~ as planned':<12}{'':>9} {'asked':>9}", "head"),),
+            *map(_narrow_line, found),
+        ]
     bar_cells = max(cells - 15 - 3 * 11 - 11, 0)
-    head = f"{'':<15}{'measured':>10} {'predicted':>10} {'asked':>10}"
+    head = f"{'':<15}{'measured':>10} {'planned':>10} {'asked':>10}"
     note = "used of what is asked ┃".rjust(bar_cells) if bar_cells >= 24 else ""
     lines: list[Line] = [(Run(f"{head}  {note}", "head"),)]
     return lines + [_gauge_line(gauge, bar_cells) for gauge in found]
@@ -153,9 +156,10 @@ def gauge_lines(found: list[Gauge], cells: int) -> list[Line]:
 
 def _narrow_line(gauge: Gauge) -> Line:
     known = "bold" if gauge.measured is not None else "dim"
+    planned = "~" if gauge.measured is None and gauge.predicted is not None else ""
     return (
         Run(t.fit(gauge.name, 12), "name"),
-        Run(f"{shown(gauge.value, gauge.unit):>9} ", known),
+        Run(f"{planned + shown(gauge.value, gauge.unit):>9} ", known),
         Run(f"{_asked(gauge):>9} "),
         _slack(gauge),
     )
@@ -180,12 +184,20 @@ def _gauge_line(gauge: Gauge, bar_cells: int) -> Line:
     role = {True: "good", False: "bad", None: "dim"}[gauge.met]
     return (
         Run(f"{name:<15}", "name"),
-        Run(f"{shown(gauge.measured, gauge.unit):>10} ", known),
+        Run(f"{_measured(gauge):>10} ", known),
         Run(f"{shown(gauge.predicted, gauge.unit):>10} ", "dim"),
         Run(f"{_asked(gauge):>10}  "),
         Run(_bar(gauge, bar_cells - 1), role),
         _slack(gauge),
     )
+
+
+def _measured(gauge: Gauge) -> str:
+    """What is measured. Of accuracy nothing can be while it serves: nobody says what would have been right."""
+    return NO_LABELS if gauge.unit == "%" else shown(gauge.measured, gauge.unit)
+
+
+NO_LABELS: Final = "no labels"
 
 
 def _bar(gauge: Gauge, cells: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from coordinator.fleet import events
 from coordinator.fleet.telling import summary
 from coordinator.tui.model import text as t
+from coordinator.tui.model.story import Served, served, story
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 
@@ -45,6 +46,7 @@ _TOLD: Final = (_BAD | _WARN) - {"device-unreachable", "profile-failed"} | {
     "plan-made",
 }
 """What the ticker tells: what changes how a workflow is served."""
+SERVES: Final = "generation-serves"
 REQUEST_FAILED: Final = "request-failed"
 
 
@@ -77,11 +79,12 @@ class Log:
 
     def __init__(self, view: View, cells: int, *, wanted: str = "", errors: bool = False) -> None:
         self.view, self.width = view, cells
+        self.served = served(view.journal)
         words = wanted.casefold().split()
         self.entries: Sequence[Entry] = [
             entry
             for entry in view.journal
-            if (not errors or _is_error(entry.event)) and _matches(view, entry, words)
+            if (not errors or _is_error(entry.event)) and _matches(view, entry, words, self.served)
         ]
 
     @property
@@ -98,30 +101,38 @@ class Log:
         """One event."""
         if not self.entries:
             return (Run(" nothing has happened", "dim"),)
-        return event_line(self.view, self.entries[y], self.width)
+        return event_line(self.view, self.entries[y], self.width, self.served)
 
     def entry(self, y: int) -> Entry | None:
         """The entry of a line."""
         return self.entries[y] if 0 <= y < len(self.entries) else None
 
 
-def event_line(view: View, entry: Entry, cells: int) -> Line:
-    """An event in one line."""
+def event_line(view: View, entry: Entry, cells: int, served: Mapping[int, Served]) -> Line:
+    """An event in one line. `served` are the entries with which a generation began to serve."""
     event = entry.event
     sign, role = role_of(event)
     kind = max(min(24, cells // 5), 18)
-    note = getattr(event, "note", "")
-    told = t.safe(note or event.kind)
+    told, about = _told(view, entry, served)
     return t.clip(
         (
             Run(f"{when(event.at)}  ", "dim"),
             Run(t.fit(name_of(view, event.who), 12) + " ", "dim"),
             Run(f"{sign} ", role),
             Run(t.fit(told, kind - 1) + " ", f"{role} bold" if role != "dim" else "bold"),
-            Run(_about(view, event)),
+            Run(about),
         ),
         cells,
     )
+
+
+def _told(view: View, entry: Entry, served: Mapping[int, Served]) -> tuple[str, str]:
+    """What happened, and about what; the last device that switches is the generation's beginning."""
+    serves = served.get(entry.number)
+    if serves is not None:
+        return SERVES, t.safe(f"{serves.workflow}: {serves}")
+    note = getattr(entry.event, "note", "")
+    return t.safe(note or entry.event.kind), _about(view, entry.event)
 
 
 def _about(view: View, event: events.Event) -> str:
@@ -136,24 +147,26 @@ def _is_error(event: events.Event) -> bool:
     return getattr(event, "note", "") == REQUEST_FAILED
 
 
-def _matches(view: View, entry: Entry, words: list[str]) -> bool:
+def _matches(view: View, entry: Entry, words: list[str], served: Mapping[int, Served]) -> bool:
     if not words:
         return True
     event = entry.event
-    note = getattr(event, "note", "")
-    text = f"{event.kind} {note} {name_of(view, event.who)} {_about(view, event)}".casefold()
+    told = " ".join(_told(view, entry, served))
+    text = f"{event.kind} {told} {name_of(view, event.who)}".casefold()
     return all(word in text for word in words)
 
 
 def chain(view: View, cells: int, count: int) -> list[Line]:
     """The newest events that changed how something is served, oldest first."""
     found: list[Entry] = []
+    serves = served(view.journal)
     for entry in reversed(view.journal):
-        if entry.event.kind in _TOLD or _is_error(entry.event):
+        told = entry.event.kind in _TOLD or entry.number in serves
+        if told or _is_error(entry.event):
             found.append(entry)
         if len(found) == count:
             break
-    return [event_line(view, entry, cells) for entry in reversed(found)]
+    return [event_line(view, entry, cells, serves) for entry in reversed(found)]
 
 
 def entry_lines(view: View, entry: Entry, cells: int) -> list[Line]:
@@ -176,4 +189,23 @@ def entry_lines(view: View, entry: Entry, cells: int) -> list[Line]:
         parts = t.wrap(t.safe(value), max(cells - 16, 8))
         lines.append((Run(f"{key:<16}", "dim"), Run(parts[0])))
         lines += [(Run(" " * 16 + part),) for part in parts[1:]]
+    return [*lines, *_story_lines(view, entry, cells)]
+
+
+def _story_lines(view: View, entry: Entry, cells: int) -> list[Line]:
+    """What led to it, and what came of it, each with the seconds since the first."""
+    told = story(list(view.journal), entry)
+    if not told:
+        return []
+    serves = served(view.journal)
+    lines: list[Line] = [(), (Run("from the reason to what came of it", "head"),)]
+    for one in told:
+        sign, role = role_of(one.event)
+        what, about = _told(view, one, serves)
+        here = "bold" if one.number == entry.number else ""
+        since = one.event.at - told[0].event.at
+        lines.append(
+            (Run(f"{since:>+6.1f} s ", "dim"), Run(f"{sign} ", role), Run(what, here or role))
+        )
+        lines += [(Run(" " * 11 + part, here or "dim"),) for part in t.wrap(about, cells - 11)[:2]]
     return lines

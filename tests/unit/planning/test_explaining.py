@@ -44,7 +44,7 @@ def test_a_stage_that_is_pinned_is_said_to_be():
         else msgspec.structs.replace(s, devices=["box"])
         for s in problem.stages
     ]
-    problem = msgspec.structs.replace(problem, stages=stages)
+    problem = msgspec.structs.replace(problem, stages=stages, links=[])
     explanation = explain(problem, solve(problem))
     reasons = {w.replica.partition("@")[0]: w.reason for w in explanation.replicas}
     assert reasons == {s.name: f"the workflow or the fleet pins `{s.name}` to box" for s in stages}
