@@ -214,7 +214,8 @@ class _Following:
 
     def follow(self, model: Any) -> None:
         """Have HiGHS call often enough: it looks for interruptions at every node, and every few iterations."""
-        kinds = pulp.HiGHS.hscb.HighsCallbackType
+        callbacks: Any = pulp.HiGHS.hscb
+        kinds = callbacks.HighsCallbackType
         model.setCallback(self._called, None)
         for kind in (
             kinds.kCallbackMipInterrupt,

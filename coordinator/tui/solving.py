@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -214,7 +214,7 @@ class Closing:
 
 
 @contextlib.contextmanager
-def _waited_for() -> Iterator[Callable[[], bool]]:
+def _waited_for() -> Generator[Callable[[], bool]]:
     """Says to a thread that solves whether nobody waits for it any more."""
     gone = threading.Event()
     try:

@@ -11,7 +11,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -142,7 +142,7 @@ class Chaos:
         self._say(f"{what} {whom}, for {seconds:.1f} s")
 
     @asynccontextmanager
-    async def _unreachable(self, device: Device, seconds: float) -> AsyncIterator[None]:
+    async def _unreachable(self, device: Device, seconds: float) -> AsyncGenerator[None]:
         """Out of reach for so long, and until what is done at the end is done."""
         since = time.time()
         try:
