@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,7 +62,7 @@ ON_A_MESH: Final = {
     "coordinator variants measure": "--dataset signs --count 1",
     # Less exact than what one waits for on a device, and enough to plan with.
     "coordinator profile variants/read-signs/read-signs.yaml": (
-        f"--mesh {MESH} --time-limit 5 --batch-sizes 1"
+        f"--mesh {MESH} --time-limit 10 --batch-sizes 1"
     ),
     PROFILES: "",
     PLAN: f"--mesh {MESH}",
@@ -154,7 +155,7 @@ def test_what_it_links_to_is_there() -> None:
 
 
 class Shell:
-    """A folder with the checkout's `variants` in it, where commands are typed."""
+    """A folder with a copy of `variants`, where commands are typed; read-signs asks for what any machine can do."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
@@ -163,7 +164,9 @@ class Shell:
         for name, words in (("coordinator", "-m coordinator.cli"), ("agent", "-m agent.cli")):
             self._program(programs / name, words)
         self._program(programs / "python", "")
-        (folder / "variants").symlink_to(VARIANTS)
+        shutil.copytree(VARIANTS, folder / "variants")
+        workflow = folder / "variants" / "read-signs" / "read-signs.yaml"
+        workflow.write_text(workflow.read_text().replace("rate: 4/s", "rate: 1/s"))
         self._environment = {
             **os.environ,
             "PATH": f"{programs}:/usr/bin:/bin",
