@@ -93,7 +93,7 @@ async def main() -> None:
         "frontier": found.frontier,
     }
     PATH.write_bytes(msgspec.json.format(msgspec.json.encode(kept, enc_hook=float), indent=1))
-    print(found.search, found.steps, *found.frontier, sep="\n")
+    print(found.search, found.why, found.steps, *found.frontier, sep="\n")
 
 
 if __name__ == "__main__":

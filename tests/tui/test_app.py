@@ -51,6 +51,7 @@ async def test_each_screen_has_a_key_help_and_a_document(app, pilot, key, mode):
     await pilot.press(str(key))
     assert app.current_mode == mode
     await pilot.press("question_mark")
+    await until(pilot, lambda: app.screen.query("#keys"))
     keys = app.screen.query_one("#keys", Canvas)
     assert keys.painting.width <= keys.size.width
     assert "Everywhere" in text_of(app, "#keys")
@@ -79,12 +80,13 @@ async def test_it_can_be_used_at_80_by_24_and_resized(app, pilot):
     assert app.screen.query_one("#side").display
 
 
-async def test_the_pane_of_a_device_gives_way_to_more_columns(app, pilot):
+async def test_the_pane_of_a_device_takes_the_place_of_columns(app, pilot):
     await pilot.press("1")
-    assert [c.title for c in app.screen.table.columns].count("memory") == 0
-    await pilot.press("enter")
-    assert not app.screen.query_one("#side").display
     assert {"memory", "link"} <= {c.title for c in app.screen.table.columns}
+    assert not app.screen.query_one("#side").display
+    await pilot.press("enter")
+    assert "runtimes" in text_of(app, "#side")
+    assert "memory" not in {c.title for c in app.screen.table.columns}
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24)])

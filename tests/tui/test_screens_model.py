@@ -301,7 +301,7 @@ def test_the_log_tells_the_chain_from_a_failure_to_the_plan_that_answers(view_at
     ticker = told(chain(view, 118, 30))
     assert "device-failed" in ticker
     assert re.search(
-        r"generation-serves +read-signs: generation \d+ serves on 3 devices \(device-failed\)",
+        r"generation-serves +generation \d+ \(device-failed\) of read-signs, on 3 devices",
         ticker,
     )
     assert ticker.count("generation-serves") == kinds.count("rollout-started")

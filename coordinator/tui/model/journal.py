@@ -130,7 +130,7 @@ def _told(view: View, entry: Entry, served: Mapping[int, Served]) -> tuple[str, 
     """What happened, and about what; the last device that switches is the generation's beginning."""
     serves = served.get(entry.number)
     if serves is not None:
-        return SERVES, t.safe(f"{serves.workflow}: {serves}")
+        return SERVES, t.safe(str(serves))
     note = getattr(entry.event, "note", "")
     return t.safe(note or entry.event.kind), _about(view, entry.event)
 

@@ -44,6 +44,10 @@ class FormRow:
     now: str = ""
 
 
+NARROW_FORM: Final = 36
+"""Below so many cells, asks have signs for words."""
+
+
 class Form:
     """What is asked, as rows of which one is under the cursor."""
 
@@ -99,8 +103,12 @@ class Form:
         value = t.safe(row.now) or "not asked"
         was = f" was {t.safe(row.before) or 'not asked'}" if changed else ""
         role = "accent bold" if changed else "bold" if row.now else "dim"
+        title = f"{row.title:<20}"
+        if self.width < NARROW_FORM:
+            short = row.title.replace("at least", "≥").replace("at most", "≤")
+            title = f"{short:<14}"
         line = (
-            Run(f"{'*' if changed else ' '} {row.title:<20}", "name"),
+            Run(f"{'*' if changed else ' '} {title}", "name"),
             Run(value, role),
             Run(was, "dim"),
         )
@@ -277,7 +285,8 @@ def _saving(found: Difference) -> list[Line]:
     rerouted = f"{found.rerouted_share:.0%} of the requests go another way"
     return [
         (Run(said, role), Run(accuracy)),
-        (Run(f"{rerouted}; {found.loads_mb:.0f} MB to load", "dim"),),
+        (Run(rerouted, "dim"),),
+        (Run(f"{found.loads_mb:.0f} MB to load", "dim"),),
     ]
 
 

@@ -36,7 +36,7 @@ class Served:
     def __str__(self) -> str:
         """In words."""
         on = "1 device" if self.devices == 1 else f"{self.devices} devices"
-        return f"generation {self.generation} serves on {on} ({self.reason})"
+        return f"generation {self.generation} ({self.reason}) of {self.workflow}, on {on}"
 
 
 def served(journal: Sequence[Entry]) -> Mapping[int, Served]:
@@ -78,7 +78,7 @@ def story(journal: Sequence[Entry], chosen: Entry) -> list[Entry]:
         ended = range(at, len(journal))
         end = next((i for i in ended if _ends(journal[i].event, begun)), len(journal) - 1)
         told = [*_trigger(journal, at, begun), *_chapters(journal[at : end + 1], begun)]
-        if any(e.number == chosen.number for e in told):
+        if told[0].number <= chosen.number <= journal[end].number:
             return told
     return []
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SIDE_FROM: Final = 110
 """Width of terminal from which the pane of the device stands beside the table; below it, it is opened over it."""
 SIDE_CELLS: Final = 46
+ROOMY: Final = 150
+"""Width from which it does so unasked: below it, the columns of the table come first."""
 
 
 class FleetScreen(FilteredScreen):
@@ -57,7 +59,7 @@ class FleetScreen(FilteredScreen):
         super().__init__()
         self.sort = Sort.TIER
         self.chosen: str | None = None
-        self.shut = False
+        self.beside: bool | None = None
         self.table: FleetTable | None = None
 
     def body(self) -> ComposeResult:
@@ -73,7 +75,7 @@ class FleetScreen(FilteredScreen):
     def show(self, view: View) -> None:
         """Paint the table, and the pane where there is room for it."""
         wide = self.size.width >= SIDE_FROM
-        beside = wide and not self.shut
+        beside = wide and self._wants_pane()
         side = self.place_pane(beside=beside, wide=wide)
         cells = self.size.width - (SIDE_CELLS + 2 if beside else 0) - 1
         table = self.table = FleetTable(view, cells, wanted=self.wanted, sort=self.sort)
@@ -84,6 +86,9 @@ class FleetScreen(FilteredScreen):
         self._show_unreached(view, cells)
         if beside or (self.opened and not wide):
             side.show(Lines(self._detail(view, SIDE_CELLS - 2 if wide else self.size.width - 4)))
+
+    def _wants_pane(self) -> bool:
+        return self.size.width >= ROOMY if self.beside is None else self.beside
 
     def _head(self, table: FleetTable) -> Line:
         shown = sum(not isinstance(row, str) for row in table.rows)
@@ -154,7 +159,7 @@ class FleetScreen(FilteredScreen):
     def action_detail(self) -> None:
         """Open or close the pane. Without it, a wide table has more columns."""
         if self.size.width >= SIDE_FROM:
-            self.shut = not self.shut
+            self.beside = not self._wants_pane()
         else:
             self.opened = not self.opened
         self.repaint()

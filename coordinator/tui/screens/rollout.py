@@ -12,6 +12,7 @@ from coordinator.tui.canvas import Canvas, Table
 from coordinator.tui.model import text as t
 from coordinator.tui.model.journal import event_line
 from coordinator.tui.model.rollout import rollout_lines
+from coordinator.tui.model.story import served
 from coordinator.tui.model.text import Line, Lines, Run
 from coordinator.tui.model.view import View
 from coordinator.tui.screens.base import Command, MeshScreen
@@ -67,9 +68,10 @@ class RolloutScreen(MeshScreen):
             if getattr(e.event, "workflow", "") == workflow
             and getattr(e.event, "generation", 0) == rollout.generation
         ]
+        serves = served(view.journal)
         return [
             (Run("what happened", "head"),),
-            *(event_line(view, e, cells) for e in mine[-room:]),
+            *(event_line(view, e, cells, serves) for e in mine[-room:]),
         ]
 
     def _open(self) -> Rollout | None:
