@@ -317,20 +317,18 @@ class Flow:
         """Aggregates whose state is asked for give back what waits; those whose state has come go on."""
         closed, opened = self.handovers.take_changes()
         for stage in closed:
-            waiting = (
-                [work for _, work in self._sequences[stage].clear()]
-                if stage in self._sequences
-                else []
-            )
+            sequence = self._sequences.get(stage) or Sequence[tuple[_At, Work]]()
+            waiting = [work for _, work in sequence.clear()]
             for generation in self.generations.values():
                 queue = generation.queue_of(stage)
                 waiting += queue.batcher.give_up() if queue is not None else []
+            self.handovers.closing(stage, sequence.passed)
             self._sequences[stage] = Sequence(closed=True)
             for work in waiting:
                 self.post.give_back(work.frame, "", f"{stage} is moving", now)
-        for stage, positions in opened:
-            for turn, one in self._sequences[stage].open(positions):
-                self._add(self._home(turn), one, now)
+        for one in opened:
+            for turn, work in self._sequences[one.stage].open(one.positions, one.passed):
+                self._add(self._home(turn), work, now)
 
     def _sequence(self, at: _At) -> Sequence[tuple[_At, Work]]:
         return self._sequences.setdefault(at.queue.spec.stage, Sequence())

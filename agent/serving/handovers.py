@@ -55,6 +55,17 @@ class _Told(msgspec.Struct, frozen=True):
     data: bytes = b""
     device: str = ""
     address: str = ""
+    passed: dict[str, list[int]] = {}
+    """By series, the numbers that ended above and whose turn has not come: nobody tells of them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A stage goes on: the numbers that come next, by series, and those that are passed over."""
+
+    stage: str
+    positions: Mapping[str, int]
+    passed: Mapping[str, list[int]]
 
 
 @dataclass(slots=True)
@@ -68,6 +79,7 @@ class _Giving:
     token: str = ""
     data: bytes = b""
     positions: Mapping[str, int] = field(default_factory=dict[str, int])
+    passed: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
 
 
 @dataclass(slots=True)
@@ -82,6 +94,7 @@ class _Taking:
     token: str = ""
     parts: dict[int, bytes] = field(default_factory=dict[int, bytes])
     count: int = 0
+    passed: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     keeping: bool = False
     """The copy is being written."""
     kept: bool = False
@@ -100,7 +113,7 @@ class Handovers:
         self._taking: dict[str, _Taking] = {}
         self._giving: dict[str, _Giving] = {}
         self._copies = 0
-        self._opened: list[tuple[str, Mapping[str, int]]] = []
+        self._opened: list[Opened] = []
         self._closed: list[str] = []
         self.failures: dict[str, str] = {}
         """Stages whose state could not be taken over, and why, since the last commit."""
@@ -130,8 +143,13 @@ class Handovers:
         """Whether no state is on its way here for the generation that is current."""
         return not any(taking.begun for taking in self._taking.values())
 
-    def take_changes(self) -> tuple[list[str], list[tuple[str, Mapping[str, int]]]]:
-        """Stages at which no request may be folded any more, and those that go on, with their positions."""
+    def closing(self, stage: str, passed: dict[str, list[int]]) -> None:
+        """No request is folded here any more; numbers are `passed` over by who goes on."""
+        if stage in self._giving:
+            self._giving[stage].passed = passed
+
+    def take_changes(self) -> tuple[list[str], list[Opened]]:
+        """Stages at which no request may be folded any more, and those that go on."""
         closed, self._closed = self._closed, []
         opened, self._opened = self._opened, []
         return closed, opened
@@ -189,13 +207,13 @@ class Handovers:
             if running is None or running.queue_of(stage) is None:
                 del self._held[stage]
             elif self._held[stage].given is None:
-                self._opened.append((stage, self._held[stage].positions))
+                self._opened.append(Opened(stage, self._held[stage].positions, {}))
 
     def _reopen(self, stage: str) -> None:
         giving = self._giving[stage]
         if giving.has != "later":
             del self._giving[stage]
-            self._opened.append((stage, giving.positions))
+            self._opened.append(Opened(stage, giving.positions, giving.passed))
 
     # Giving
 
@@ -330,7 +348,7 @@ class Handovers:
     def _gather(self, stage: str, taking: _Taking, told: _Told, now: float) -> None:
         if told.token != taking.token:
             taking.token, taking.kept = told.token, False
-            taking.parts, taking.count = {}, told.parts
+            taking.parts, taking.count, taking.passed = {}, told.parts, told.passed
         most = ceil(limits.AGGREGATE_STATE_BYTES / limits.AGGREGATE_PART_BYTES)
         if told.part != len(taking.parts) or not 0 < told.parts <= most or taking.kept:
             return
@@ -392,8 +410,8 @@ class Handovers:
         self._open(stage)
 
     def _open(self, stage: str) -> None:
-        del self._taking[stage]
-        self._opened.append((stage, self._held[stage].positions))
+        taking = self._taking.pop(stage)
+        self._opened.append(Opened(stage, self._held[stage].positions, taking.passed))
 
     def _fail(self, stage: str, why: str) -> None:
         """The state stays where it is; this generation cannot be served here."""
@@ -421,7 +439,9 @@ def _what(held: Held | None, data: bytes) -> _Has:
 def _part(giving: _Giving, part: int) -> _Told:
     data, size = giving.data, limits.AGGREGATE_PART_BYTES
     parts = max(ceil(len(data) / size), 1)
-    return _Told("state", giving.token, part, parts, data[part * size : (part + 1) * size])
+    passed = giving.passed if part == 0 else {}
+    piece = data[part * size : (part + 1) * size]
+    return _Told("state", giving.token, part, parts, piece, passed=passed)
 
 
 def _read(frame: Frame, kind: type[T]) -> T | None:

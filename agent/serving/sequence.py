@@ -7,7 +7,7 @@ over. So it sees each request once, in order, and what is missing is injected ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -45,8 +45,13 @@ class Sequence(Generic[T]):
         self._frames = self._bytes = 0
         self.dropped = 0
 
-    def open(self, positions: Mapping[str, int]) -> list[T]:
+    def open(
+        self, positions: Mapping[str, int], passed: Mapping[str, Iterable[int]] | None = None
+    ) -> list[T]:
         """The positions are known: the items whose turn it is now, and those that were there before."""
+        for name, numbers in (passed or {}).items():
+            series = self._series.setdefault(name, _Series[T](0, 0))
+            series.passed |= {n for n in numbers if n not in series.waiting}
         self.closed = False
         found: list[T] = []
         for name, number in positions.items():
@@ -59,6 +64,11 @@ class Sequence(Generic[T]):
         for series in self._series.values():
             found += self._turns(series)
         return found
+
+    @property
+    def passed(self) -> dict[str, list[int]]:
+        """By series, what ended above and whose turn has not come."""
+        return {name: sorted(series.passed) for name, series in self._series.items()}
 
     def clear(self) -> list[T]:
         """Take out all that waits, in order."""

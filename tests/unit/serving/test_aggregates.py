@@ -167,3 +167,15 @@ def test_a_queue_in_order_holds_up_what_is_behind_a_request_without_room() -> No
     assert batcher.ready_at(0.0, blocked)[0] > 1e9
     taken = [batcher.take(0.0, lambda _: True) for _ in works]
     assert [w for job in taken if job is not None for w in job.works] == works
+
+
+def test_a_sequence_that_was_elsewhere_goes_on_there_and_passes_over_what_ended_above() -> None:
+    there = Sequence[int]()
+    assert there.add(frame(0), 0) == [0]
+    there.ended(frame(2))
+    assert there.add(frame(3), 3) == []
+    here = Sequence[int](closed=True)
+    assert [here.add(frame(i), i) for i in (4, 3, 0)] == [[], [], []]
+    assert there.clear() == [3]
+    assert here.open({"photos@a": 1}, there.passed) == [0], "what was there before is repeated"
+    assert here.add(frame(1), 1) == [1, 3, 4]
