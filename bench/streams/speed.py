@@ -32,8 +32,8 @@ _DISTINCT: Final = 64
 _AT_ONCE: Final = 64
 _FASTEST: Final = 400_000
 """Frames a second that there are always enough of."""
-_ROUNDS: Final = 5
-_DELAYS: Final = 150
+_ROUNDS: Final = 3
+_DELAYS: Final = 100
 _PAUSE_S: Final = 0.005
 
 
@@ -77,7 +77,7 @@ async def measure(address: str, seconds: float) -> list[dict[str, Any]]:
 async def _row(
     driver: Driver, channel: Any, values: Sequence[Any], seconds: float
 ) -> dict[str, Any]:
-    """Speed: the best of five, ours and raw by turns, since what else runs on this machine hits both."""
+    """Speed: the best of three, ours and raw by turns, since what else runs on this machine hits both."""
     turns = [
         (await _ours(driver, values, seconds), await _raw(channel, values, seconds))
         for _ in range(_ROUNDS)
