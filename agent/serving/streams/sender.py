@@ -168,9 +168,7 @@ class Sender:
             )
         count = upto - self.oldest
         for _ in range(count):
-            frame = self._kept.popleft()
-            self._carried += frame.size
-            self._forget(frame)
+            self._carried += self._forget(self._kept.popleft())
         self._pace(now)
         self._resend = max(self._resend - count, 0)
         self._full, self._windows = full, windows
@@ -241,10 +239,13 @@ class Sender:
         queue.bytes += self._kept[index].size
         return frame
 
-    def _forget(self, frame: Frame) -> None:
+    def _forget(self, frame: Frame) -> int:
+        """The frame is no longer under way; returns its size."""
         queue = self._channels[channel(frame)]
+        size = frame.size
         queue.frames -= 1
-        queue.bytes -= frame.size
+        queue.bytes -= size
+        return size
 
     @property
     def _most_frames(self) -> int:
