@@ -185,6 +185,10 @@ def _rolled_out_without(fleet: Fleet, rollout: Rollout, event: events.DeviceFail
             phases=_with(rollout.phases, event.device, Phase.ABORTED),
             failures=_with(rollout.failures, event.device, event.why),
         )
+    elif phase is Phase.COMMITTED and set(rollout.members.values()) == {Phase.COMMITTED}:
+        # All have switched. Those that the plan leaves out may drain for a minute, and another plan is due now: they
+        # were told to stop, and who listens to them tells them again.
+        rollout = replace(rollout, phases=rollout.members)
     fleet = replace(fleet, rollouts=_with(fleet.rollouts, rollout.workflow, rollout))
     return _settled(fleet, rollout, event.at)
 

@@ -53,7 +53,10 @@ def decide(
 
 
 def obsolete(instruction: Instruction, fleet: Fleet) -> bool:
-    """Whether an instruction under way no longer serves: its rollout has been given up."""
+    """Whether an instruction under way no longer serves: its rollout has been given up, or ended without it."""
+    if isinstance(instruction, Stop):
+        rollout = fleet.rollouts.get(instruction.workflow)
+        return rollout is None or instruction.device not in rollout.phases
     if not isinstance(instruction, Push | Prepare):
         return False
     rollout = fleet.rollouts.get(instruction.workflow)

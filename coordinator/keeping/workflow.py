@@ -279,6 +279,8 @@ class Kept:
         finally:
             self._seen, self._stale = self._running, set()
             self._observe(Ended(self._clock(), outcome, self._used(), self._places()))
+            # A device that only the new plan uses may have failed since it switched: look at all anew.
+            self._states.clear()
             generation = self._running.generation if self._running is not None else 0
             await self._mesh.record(
                 events.ReplanEnded(

@@ -343,3 +343,24 @@ async def test_a_ladder_that_is_wrong_just_now_does_not_stop_what_is_kept(
         await on.served_by("hub-2")
         told = [e.text for e in await on.told("operator-noted")]
         assert sum("what was read before is used" in text for text in told) == 1
+
+
+async def test_a_device_that_fails_while_the_one_before_it_drains_is_acted_upon_at_once(
+    keep, agents, serve
+):
+    _, hub, spare = agents
+    async with keep() as on:
+        await on.served_by("hub-1")
+        port = port_of(hub)
+        await serve.stop(hub)
+        await on.served_by("hub-2")
+        spare.hold["stop"] = asyncio.Event()
+        await serve.start(hub, port=port)
+        async with asyncio.timeout(20.0):
+            while "stop" not in spare.calls:
+                await asyncio.sleep(0.01)
+        assert on.uses(on.mesh.fleet) == {"cam-1", "hub-2"}, "the rollout is not over"
+        await serve.stop(hub)
+        await on.until(lambda fleet: on.uses(fleet) == {"cam-1", "hub-1"})
+        spare.hold.clear()
+        await on.served_by("hub-2", seconds=8.0)

@@ -3,10 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.fleet import Desired, Fleet, apply, decide, validate
+from coordinator.fleet import Desired, Fleet, apply, decide, obsolete, validate
 from coordinator.fleet import instructions as do
 from coordinator.fleet.events import (
     ArtifactsPushed,
+    DeviceFailed,
     RolloutAborted,
     RolloutCancelled,
     RolloutCommitted,
@@ -115,6 +116,23 @@ def test_a_failure_while_switching_is_broken_and_the_others_are_aborted(fleet):
     taken = carry_out(fleet, fail={(do.Commit, "b")})
     assert taken[-1] == (do.Abort, "b")
     assert fleet.now.rollouts["read"].outcome is Outcome.BROKEN
+
+
+def test_a_device_that_fails_after_all_have_switched_ends_the_wait_for_those_that_drain(
+    fleet, made
+):
+    fleet(made.described("a"), started(["a"], leaving=["c"]))
+    while not isinstance((todo := decide(fleet.now, WANTED))[0], do.Stop):
+        for instruction in todo:
+            fleet(done(instruction))
+    assert not obsolete(todo[0], fleet.now)
+    fleet(DeviceFailed(at=9.0, who="t", device="a", why="gone", hold_s=1.0))
+    assert fleet.now.rollouts["read"].outcome is Outcome.COMMITTED
+    assert fleet.now.running["read"].devices == ["a"]
+    assert obsolete(todo[0], fleet.now)
+    assert decide(fleet.now, WANTED) == []
+    fleet(done(todo[0]))
+    assert fleet.now.rollouts["read"].outcome is Outcome.COMMITTED, "what comes late is no step"
 
 
 def test_a_restore_goes_on_without_the_devices_that_fail(fleet):
