@@ -290,10 +290,6 @@ async def test_a_search_for_a_plan_ends_when_a_device_of_the_running_one_fails(
         assert outcomes[1] is ReplanOutcome.FAILED
 
 
-def times(agent, call):
-    return sum(name == call for name in agent.calls)
-
-
 async def test_what_nobody_measured_is_measured_before_the_workflow_is_planned(keep):
     async with keep(measured=False) as on:
         await on.served_by("hub-1")
