@@ -36,8 +36,8 @@ from agent.profiling.emulation import CountedTime, Dilation
 from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
 from agent.profiling.repeating import Rule, Samples
 from agent.rollout.store import Store
-from agent.serving import runtimes, stagecode
-from agent.serving.inference import Inference, Item, by_shape
+from agent.serving.compute import runtimes, stagecode
+from agent.serving.compute.inference import Inference, Item, by_shape
 from tiermesh.documents.profile import Point
 from tiermesh.errors import TiermeshError, Unsupported
 from tiermesh.frames import Payload, Tensor

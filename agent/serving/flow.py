@@ -16,9 +16,15 @@ from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
+from agent.serving.aggregates.handovers import Handovers
+from agent.serving.aggregates.sequence import Sequence
+from agent.serving.aggregates.snapshot import Given, Held
 from agent.serving.batcher import Job, Work
-from agent.serving.generation import Generation, ReplicaQueue
-from agent.serving.handovers import Handovers
+from agent.serving.compute.suspects import Suspects
+from agent.serving.ends.ledger import Request
+from agent.serving.ends.sink import Arrival
+from agent.serving.ends.sinks import Sinks
+from agent.serving.ends.sources import Sources
 from agent.serving.instructions import (
     Drop,
     Failed,
@@ -31,16 +37,10 @@ from agent.serving.instructions import (
     Unload,
     Write,
 )
-from agent.serving.ledger import Request
-from agent.serving.meetings import Join
-from agent.serving.post import Generations, Post
-from agent.serving.sequence import Sequence
-from agent.serving.sink import Arrival
-from agent.serving.sinks import Sinks
-from agent.serving.snapshot import Given, Held
-from agent.serving.sources import Sources
+from agent.serving.routing.generation import Generation, ReplicaQueue
+from agent.serving.routing.meetings import Join
+from agent.serving.routing.post import Generations, Post
 from agent.serving.streams.window import Window
-from agent.serving.suspects import Suspects
 from tiermesh.errors import StaleGeneration, TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 

@@ -10,16 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from agent.serving.aggregates.states import States
 from agent.serving.batcher import Job, place_of, places_of
 from agent.serving.clock import Clock
-from agent.serving.compute import ComputeLane
-from agent.serving.datafolder import DataFolder
-from agent.serving.ends import Ends
-from agent.serving.entries import Entry
+from agent.serving.compute.inference import Artifacts
+from agent.serving.compute.lane import ComputeLane
+from agent.serving.compute.replicas import Replicas, Report
+from agent.serving.compute.runners import Outcomes
+from agent.serving.compute.runningnote import RunningNote
+from agent.serving.ends.datafolder import DataFolder
+from agent.serving.ends.files import Ends
 from agent.serving.flow import Flow
-from agent.serving.generation import Generation
-from agent.serving.graph import neighbours
-from agent.serving.inference import Artifacts
 from agent.serving.instructions import (
     Acknowledge,
     Adopt,
@@ -40,12 +41,11 @@ from agent.serving.instructions import (
     Wake,
     Write,
 )
-from agent.serving.logbook import Logbook
-from agent.serving.replicas import Replicas, Report
-from agent.serving.runners import Outcomes
-from agent.serving.runningnote import RunningNote
-from agent.serving.states import States
+from agent.serving.routing.generation import Generation
+from agent.serving.routing.graph import neighbours
 from agent.serving.streams.transport import Incoming, Outgoing
+from agent.serving.tuning.entries import Entry
+from agent.serving.tuning.logbook import Logbook
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
 

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from agent.serving.entries import Entry
-from agent.serving.ledger import Request, Stray
-from agent.serving.snapshot import Given
+from agent.serving.aggregates.snapshot import Given
+from agent.serving.ends.ledger import Request, Stray
+from agent.serving.tuning.entries import Entry
 from tiermesh.frames import Frame, Packed
 
 

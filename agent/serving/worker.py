@@ -18,12 +18,13 @@ from typing import Any, Final
 
 import grpc.aio
 
-from agent.serving import control, retuning
-from agent.serving.datafolder import DataFolder
+from agent.serving import control
+from agent.serving.ends.datafolder import DataFolder
+from agent.serving.ends.sink import Endings
 from agent.serving.flow import Flow
 from agent.serving.host import Host
-from agent.serving.logbook import Logbook
-from agent.serving.sink import Endings
+from agent.serving.tuning import retuning
+from agent.serving.tuning.logbook import Logbook
 from tiermesh import wire
 from tiermesh.errors import TiermeshError
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import grpc
 
+from agent.serving.ends.sink import Sink
 from agent.serving.flow import Flow
-from agent.serving.generation import Generation
 from agent.serving.instructions import Acknowledge, Hangup, Wake, Write
-from agent.serving.sink import Sink
+from agent.serving.routing.generation import Generation
 from agent.serving.streams.transport import Incoming, Outgoing
 from tiermesh import wire
 from tiermesh.documents.assignment import Assignment, Peer, ReplicaSpec, SinkSpec, StageSpec

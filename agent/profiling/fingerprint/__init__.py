@@ -25,7 +25,7 @@ from agent.profiling.fingerprint import (
     network,
     power,
 )
-from agent.serving import runtimes
+from agent.serving.compute import runtimes
 from tiermesh import __version__
 from tiermesh.documents.fingerprint import Cpu, Emulation, Fingerprint
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 import grpc.aio
 import pytest
 
+from agent.serving.ends.sink import Sink
 from agent.serving.flow import Flow
-from agent.serving.generation import Generation
 from agent.serving.instructions import Instruction, Notice
-from agent.serving.sink import Sink
+from agent.serving.routing.generation import Generation
 from agent.serving.streams.sender import SILENCE_S
 from agent.serving.streams.transport import Incoming, Outgoing
 from tests.simulation.serving.test_mesh import CHAIN, assign

@@ -16,11 +16,15 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from agent.serving.aggregates import Aggregate
-from agent.serving.arrivals import Arrivals
+from agent.serving.aggregates.folding import Aggregate
+from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, encode
 from agent.serving.batcher import Job, Step, Work
+from agent.serving.ends.arrivals import Arrivals
+from agent.serving.ends.ledger import Counts, Former, Ledger, Request, Stray
+from agent.serving.ends.sink import Sink
+from agent.serving.ends.source import Source
+from agent.serving.ends.sources import locate_sinks
 from agent.serving.flow import Flow
-from agent.serving.generation import Generation
 from agent.serving.instructions import (
     Acknowledge,
     Adopt,
@@ -46,11 +50,7 @@ from agent.serving.instructions import (
     Wake,
     Write,
 )
-from agent.serving.ledger import Counts, Former, Ledger, Request, Stray
-from agent.serving.sink import Sink
-from agent.serving.snapshot import Given, Held, Snapshot, decode, encode
-from agent.serving.source import Source
-from agent.serving.sources import locate_sinks
+from agent.serving.routing.generation import Generation
 from agent.serving.streams.receiver import Fenced
 from tiermesh import codec
 from tiermesh.documents.assignment import Assignment

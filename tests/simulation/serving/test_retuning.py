@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from agent.serving.batcher import Job, Step, Work
 from agent.serving.flow import Flow
-from agent.serving.generation import Generation, ReplicaQueue
 from agent.serving.instructions import Output, Prepared
-from agent.serving.retuning import EVERY_S, Retuning, keep_tuned
+from agent.serving.routing.generation import Generation, ReplicaQueue
+from agent.serving.tuning.retuning import EVERY_S, Retuning, keep_tuned
 from tests.unit.serving.offered import VARIANT
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec

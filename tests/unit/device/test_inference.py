@@ -11,8 +11,8 @@ import pytest
 
 from agent.errors import StageCodeFailed
 from agent.rollout.store import Store
-from agent.serving import runtimes
-from agent.serving.inference import Inference, by_shape
+from agent.serving.compute import runtimes
+from agent.serving.compute.inference import Inference, by_shape
 from tests.doubler import CODE, linear_model
 from tiermesh.documents.variant import Variant
 from tiermesh.errors import TiermeshError, Unsupported

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.aggregates import Aggregate
+from agent.serving.aggregates.folding import Aggregate
+from agent.serving.aggregates.sequence import Sequence
+from agent.serving.aggregates.snapshot import Snapshot
+from agent.serving.aggregates.statefile import StateFile
 from agent.serving.batcher import Batcher, Work
-from agent.serving.sequence import Sequence
-from agent.serving.snapshot import Snapshot
-from agent.serving.statefile import StateFile
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, pack
 
@@ -94,7 +94,7 @@ def test_a_series_that_goes_on_where_nothing_is_known_is_noticed() -> None:
 
 
 def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.serving.sequence._KEPT", 4)
+    monkeypatch.setattr("agent.serving.aggregates.sequence._KEPT", 4)
     sequence = Sequence[int]()
     for index in range(2, 10):
         sequence.add(frame(index), index)

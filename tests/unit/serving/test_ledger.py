@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.arrivals import Arrivals
-from agent.serving.instructions import Record
-from agent.serving.ledger import (
+from agent.serving.ends.arrivals import Arrivals
+from agent.serving.ends.ledger import (
     ASK_AGAIN_S,
     ASK_SHARE,
     GRACE_S,
@@ -23,7 +22,8 @@ from agent.serving.ledger import (
     Pace,
     Request,
 )
-from agent.serving.source import Source
+from agent.serving.ends.source import Source
+from agent.serving.instructions import Record
 from tiermesh import limits
 from tiermesh.documents.assignment import SourceSpec
 from tiermesh.errors import InvalidDocument

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from agent.serving.batcher import Job, Step, Work
-from agent.serving.entries import BatchServed, Entry
-from agent.serving.generation import ReplicaQueue
 from agent.serving.instructions import Failed, Output
-from agent.serving.logbook import Logbook
+from agent.serving.routing.generation import ReplicaQueue
+from agent.serving.tuning.entries import BatchServed, Entry
+from agent.serving.tuning.logbook import Logbook
 from tests.unit.serving.offered import VARIANT
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec

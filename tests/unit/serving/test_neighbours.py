@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from agent.serving import host as hosts
-from agent.serving.graph import neighbours
 from agent.serving.host import Host
+from agent.serving.routing.graph import neighbours
 from tiermesh.documents.assignment import Assignment, Peer, StageSpec
 from tiermesh.documents.plan import Lane
 

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from agent.serving.graph import Graph
-from agent.serving.meetings import Gathering, Join
-from agent.serving.percentiles import Measurements
-from agent.serving.router import Router
+from agent.serving.routing.graph import Graph
+from agent.serving.routing.meetings import Gathering, Join
+from agent.serving.routing.router import Router
+from agent.serving.tuning.percentiles import Measurements
 from tests.simulation.serving.test_mesh import CHAIN, FORK, ROUTES, assign
 from tiermesh import ids
 from tiermesh.documents.assignment import StageSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.serving.batcher import Batcher, Step, Work
-from agent.serving.runningnote import RunningNote
-from agent.serving.suspects import Suspects
+from agent.serving.compute.runningnote import RunningNote
+from agent.serving.compute.suspects import Suspects
 from tiermesh import limits
 from tiermesh.frames import Frame, Kind
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.tuner import HOLD_S, BatchTimes, Tuner
+from agent.serving.tuning.tuner import HOLD_S, BatchTimes, Tuner
 from tests.unit.serving.offered import BUNDLE, VARIANT
 from tiermesh.batching.tuning import Decision, Reason, Tuned
 from tiermesh.documents.assignment import ReplicaSpec

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from agent.serving.flow import Flow
-from agent.serving.generation import ReplicaQueue
-from agent.serving.tuner import Question
+from agent.serving.routing.generation import ReplicaQueue
+from agent.serving.tuning.tuner import Question
 from tiermesh.batching.tuning import Decision, Tuned
 
 EVERY_S: Final = 5.0

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from agent.profiling.process import resident_bytes
-from agent.serving import runners, statefile
-from agent.serving.aggregates import Aggregate
-from agent.serving.entries import Entry, ReplicaLoaded
-from agent.serving.inference import Artifacts
-from agent.serving.runners import AggregateRunner, Runner
+from agent.serving.aggregates import statefile
+from agent.serving.aggregates.folding import Aggregate
+from agent.serving.compute import runners
+from agent.serving.compute.inference import Artifacts
+from agent.serving.compute.runners import AggregateRunner, Runner
+from agent.serving.tuning.entries import Entry, ReplicaLoaded
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 from tiermesh.documents.reading import to_plain

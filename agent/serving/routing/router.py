@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import accumulate
 
-from agent.serving.graph import Graph
+from agent.serving.routing.graph import Graph
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import InvalidDocument

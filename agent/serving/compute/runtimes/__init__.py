@@ -51,7 +51,7 @@ class Runtime(Protocol):
         ...
 
 
-MODULES: Final = {"onnx": "agent.serving.runtimes.onnx"}
+MODULES: Final = {"onnx": "agent.serving.compute.runtimes.onnx"}
 
 
 def runtime(name: str) -> Runtime:

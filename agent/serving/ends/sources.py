@@ -7,11 +7,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from agent.serving.generation import Generation
+from agent.serving.ends.ledger import Ledger, Request, Stray
+from agent.serving.ends.source import Source
 from agent.serving.instructions import Forget, Settled
-from agent.serving.ledger import Ledger, Request, Stray
-from agent.serving.post import Generations, Post
-from agent.serving.source import Source
+from agent.serving.routing.generation import Generation
+from agent.serving.routing.post import Generations, Post
 from agent.serving.streams.sender import Link
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, Packed, pack

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from agent.serving.suspects import Place, Suspects
+from agent.serving.compute.suspects import Place, Suspects
 
 _SIZE: Final = 256 * 2**10
 _LENGTH: Final = 4

@@ -18,8 +18,8 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
+from agent.serving.ends.sink import Endings
 from agent.serving.instructions import Write
-from agent.serving.sink import Endings
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, Tensor
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from agent.errors import StageCodeFailed
-from agent.serving import stagecode
+from agent.serving.aggregates.snapshot import Given, Held, Snapshot
 from agent.serving.batcher import Work
-from agent.serving.snapshot import Given, Held, Snapshot
+from agent.serving.compute import stagecode
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Packed, pack
 

@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypedDict, TypeVar
 
-from agent.serving.arrivals import Arrivals
 from agent.serving.clock import anchor
-from agent.serving.datafolder import DataFolder
+from agent.serving.ends.arrivals import Arrivals
+from agent.serving.ends.datafolder import DataFolder
+from agent.serving.ends.ledger import Ledger
+from agent.serving.ends.results import ResultFile, SinkWriter, read_ids
+from agent.serving.ends.sink import Sink
+from agent.serving.ends.source import Source
+from agent.serving.ends.sources import locate_sinks
+from agent.serving.ends.spool import Spool, remove_if_empty
 from agent.serving.flow import Flow
-from agent.serving.generation import Generation
 from agent.serving.instructions import Drop, Forget, Read, Record, Settled, Write
-from agent.serving.ledger import Ledger
-from agent.serving.results import ResultFile, SinkWriter, read_ids
-from agent.serving.sink import Sink
-from agent.serving.source import Source
-from agent.serving.sources import locate_sinks
-from agent.serving.spool import Spool, remove_if_empty
+from agent.serving.routing.generation import Generation
 from tiermesh.documents.assignment import (
     Assignment,
     ReplicaSpec,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from agent.serving.batcher import Job
+from agent.serving.compute.runners import Outcomes, Runner
 from agent.serving.instructions import Failed
-from agent.serving.runners import Outcomes, Runner
 
 log = logging.getLogger(__name__)
 

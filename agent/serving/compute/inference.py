@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.errors import StageCodeFailed
 from agent.profiling.emulation import Dilation
-from agent.serving import runtimes, stagecode
-from agent.serving.runtimes import Session
-from agent.serving.stagecode import ModelCode
+from agent.serving.compute import runtimes, stagecode
+from agent.serving.compute.runtimes import Session
+from agent.serving.compute.stagecode import ModelCode
 from tiermesh.documents.variant import Variant
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Payload

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from agent.serving.generation import Generation
 from agent.serving.instructions import Acknowledge, Hangup, Instruction, Notice, Wake
-from agent.serving.links import Links
+from agent.serving.routing.generation import Generation
+from agent.serving.routing.links import Links
 from agent.serving.streams.receiver import Receiver
 from agent.serving.streams.window import UNBOUNDED
 from tiermesh.frames import Frame, Kind, pack

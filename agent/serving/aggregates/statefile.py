@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agent.serving.snapshot import Given, Held, Snapshot, flat, unflat
+from agent.serving.aggregates.snapshot import Given, Held, Snapshot, flat, unflat
 from tiermesh.errors import StorageFull
 
 _SCHEMA: Final = """

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from agent.serving.arrivals import Arrivals
+from agent.serving.ends.arrivals import Arrivals
+from agent.serving.ends.ledger import Ledger, Request
 from agent.serving.instructions import Instruction, Read, Record
-from agent.serving.ledger import Ledger, Request
 from tiermesh import ids
 
 ACCEPTED_AT_ONCE: Final = 32

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from agent.serving.generation import Generation
+from agent.serving.ends.sink import Arrival, Sink
 from agent.serving.instructions import Drop, Write
-from agent.serving.post import Generations, Post
-from agent.serving.sink import Arrival, Sink
+from agent.serving.routing.generation import Generation
+from agent.serving.routing.post import Generations, Post
 from tiermesh.frames import EMPTY, Frame, Kind
 
 

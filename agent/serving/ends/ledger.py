@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from agent.serving.percentiles import Measurements
+from agent.serving.tuning.percentiles import Measurements
 from tiermesh import limits
 
 RETRY_FIRST_S: Final = 0.1

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from agent.serving.entries import Entry
+from agent.serving.tuning.entries import Entry
 from tiermesh import limits
 
 log = logging.getLogger(__name__)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Final, Literal, Protocol
 
 from agent.serving.batcher import Batcher, Job, Step, Work
-from agent.serving.entries import BatchServed, ReplicaEnded, RequestServed
 from agent.serving.instructions import Failed, Filtered, Outcome, Prepared
-from agent.serving.links import Links
-from agent.serving.meetings import Gathering, Join
-from agent.serving.percentiles import Measurements
-from agent.serving.router import Router
-from agent.serving.tuner import Tuner
+from agent.serving.routing.links import Links
+from agent.serving.routing.meetings import Gathering, Join
+from agent.serving.routing.router import Router
+from agent.serving.tuning.entries import BatchServed, ReplicaEnded, RequestServed
+from agent.serving.tuning.percentiles import Measurements
+from agent.serving.tuning.tuner import Tuner
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 
 QUIET_S: Final = 2.0

@@ -19,10 +19,10 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from agent.serving.generation import Generation
+from agent.serving.aggregates.snapshot import Given, Held
 from agent.serving.instructions import Adopt, Dump, Give, Notice, Own
-from agent.serving.post import Generations, Post
-from agent.serving.snapshot import Given, Held
+from agent.serving.routing.generation import Generation
+from agent.serving.routing.post import Generations, Post
 from tiermesh import limits
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, pack

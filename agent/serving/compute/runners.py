@@ -12,12 +12,12 @@ from typing import Any, Protocol, TypeAlias
 
 from agent.errors import StageCodeFailed
 from agent.profiling.emulation import Dilation
-from agent.serving import stagecode
-from agent.serving.aggregates import Aggregate
+from agent.serving.aggregates.folding import Aggregate
+from agent.serving.aggregates.statefile import StateFile
 from agent.serving.batcher import Item, Job, Step, Work
-from agent.serving.inference import Artifacts, Inference
+from agent.serving.compute import stagecode
+from agent.serving.compute.inference import Artifacts, Inference
 from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared
-from agent.serving.statefile import StateFile
 from tiermesh.documents.assignment import ReplicaSpec, StageSpec
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Packed, pack

@@ -204,7 +204,7 @@ def _check_methods(made: type, entry: str, kind: str) -> None:
         raise StageCodeFailed(
             f"the stage code {entry} does not fit a stage of the kind {kind}",
             why=f"it has no method {', '.join(missing)}",
-            fix="See the protocols in agent.serving.stagecode",
+            fix="See the protocols in agent.serving.compute.stagecode",
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agent.serving.runtimes import Runtime, Session
+from agent.serving.compute.runtimes import Runtime, Session
 from tiermesh.documents import fingerprint
 from tiermesh.errors import TiermeshError, Unsupported
 

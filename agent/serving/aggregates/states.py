@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from agent.serving import snapshot
-from agent.serving.aggregates import Aggregate
-from agent.serving.compute import ComputeLane
-from agent.serving.ends import Driver
+from agent.serving.aggregates import snapshot
+from agent.serving.aggregates.folding import Aggregate
+from agent.serving.aggregates.snapshot import Held, Snapshot
+from agent.serving.aggregates.statefile import StateFile
+from agent.serving.compute.lane import ComputeLane
+from agent.serving.compute.replicas import Replicas
+from agent.serving.ends.files import Driver
 from agent.serving.flow import Flow
 from agent.serving.instructions import Adopt, Dump, Give, Own, StateInstruction
-from agent.serving.replicas import Replicas
-from agent.serving.snapshot import Held, Snapshot
-from agent.serving.statefile import StateFile
 from tiermesh.errors import TiermeshError
 
 _NOT_LOADED: Final = "it is not loaded any more"

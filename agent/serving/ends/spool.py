@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.serving.clock import Anchor
-from agent.serving.ledger import Counts, Former, Request, Stray
+from agent.serving.ends.ledger import Counts, Former, Request, Stray
 from tiermesh.errors import StorageFull
 
 _SCHEMA: Final = """

@@ -1,0 +1,1 @@
+"""The compute lane and what runs in it: models in their runtimes, and stage code."""

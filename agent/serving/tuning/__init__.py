@@ -1,0 +1,1 @@
+"""What a worker writes down of its batches, and whether their settings still fit what arrives."""
