@@ -104,11 +104,14 @@ class Pace:
         self._mean += (seconds - self._mean) / 8
 
     def timeout(self, attempt: int) -> float:
-        """How long to wait for a confirmation before the next attempt."""
+        """How long to wait for a confirmation before the next attempt: so short that there is time for some more.
+
+        Where an aggregate waits for one request, all that come after it take long, and their times say nothing of it.
+        """
         if self._mean is None:
             return self._deadline / 4
         once = max(RETRY_LEAST_S, 4 * (self._mean + self._variation))
-        return min(once * 2 ** min(attempt - 1, _MOST_DOUBLED), self._deadline)
+        return min(once * 2 ** min(attempt - 1, _MOST_DOUBLED), self._deadline / 4)
 
 
 _MOST_DOUBLED: Final = 16
