@@ -73,8 +73,15 @@ class Grouping:
     def closes(self, network: Network, device: ProblemDevice) -> bool:
         """Whether traffic among devices like this one is not free, so that their class is a site of its own."""
         inside = network.between(device.name, device.name)
-        capped = device.uplink_mbps is not None or device.downlink_mbps is not None
-        return capped or not inside.plain or (self.delays and inside.rtt_ms > 0)
+        return _has_radio(device) or not inside.plain or (self.delays and inside.rtt_ms > 0)
+
+    def tells_apart(self, device: ProblemDevice) -> bool:
+        """Whether each device like this one is a class: where stages share no device, what one sends is its stage's."""
+        return self.apart or (self.exclusive and _has_radio(device))
+
+
+def _has_radio(device: ProblemDevice) -> bool:
+    return device.uplink_mbps is not None or device.downlink_mbps is not None
 
 
 def _group(
@@ -86,8 +93,11 @@ def _group(
     for device in problem.devices:
         grouped[keys[device.name]].append(device)
     parts = [part for group in grouped.values() for part in _parts(problem, group)]
-    if grouping.apart:
-        parts = [(like, (name,)) for like, names in parts for name in names]
+    parts = [
+        (like, part)
+        for like, names in parts
+        for part in ([(n,) for n in names] if grouping.tells_apart(like) else [names])
+    ]
     by_place: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, (like, _) in enumerate(parts):
         closed = grouping.apart or grouping.closes(network, like)

@@ -270,10 +270,11 @@ def wrap(
 def _split_local(
     formulation: Formulation, values: Sequence[float], pieces: list[Piece]
 ) -> list[Piece]:
-    """At a site where traffic must not leave the device, each used device serves the same mix on its own."""
+    """Where traffic must not leave the device, or the device is bounded in it, each used one serves the same mix."""
     for site in formulation.instance.sites:
         device_class = formulation.instance.classes[site.classes[0]]
-        if site.local and device_class.count > 1:
+        alike = site.local or formulation.instance.has_radio(site)
+        if alike and device_class.count > 1:
             pieces = [
                 part for piece in pieces for part in _local_parts(formulation, values, piece, site)
             ]

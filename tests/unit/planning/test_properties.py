@@ -198,6 +198,14 @@ def test_a_plan_keeps_every_rule(problem, rules, objective):
     plan_of(problem, replace(rules, objective=objective))
 
 
+@pytest.mark.parametrize(
+    "case", sorted(CASES.glob("radios_of_a_class_*.json")), ids=lambda p: p.stem
+)
+@pytest.mark.parametrize("rules", RULES)
+def test_a_plan_for_devices_with_radios_keeps_every_rule_again(case, rules):
+    plan_of(decode_json(case.read_bytes(), Problem, case.name), rules)
+
+
 @SETTINGS
 @given(problems(counts=True, most_devices=3), st.sampled_from(RULES))
 def test_a_plan_for_classes_keeps_every_rule(problem, rules):
