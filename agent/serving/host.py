@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.serving.aggregates.states import States
 from agent.serving.batcher import Job, place_of, places_of
@@ -46,6 +46,7 @@ from agent.serving.routing.graph import neighbours
 from agent.serving.streams.transport import Incoming, Outgoing
 from agent.serving.tuning.entries import Entry
 from agent.serving.tuning.logbook import Logbook
+from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
 
@@ -57,6 +58,13 @@ _STATES_S: Final = 40.0
 """States of aggregates may take so long to come over; the coordinator waits a little longer for the commit."""
 _REACH_S: Final = 2.0
 """A switch waits so long at most for streams to be up."""
+
+
+class Computing(NamedTuple):
+    """What is in the compute lane: where, and after how many seconds it is taken to hang."""
+
+    where: str
+    longest_s: float
 
 
 class Host:
@@ -101,6 +109,7 @@ class Host:
             states=state / "aggregates",
         )
         self._states = States(self, self._replicas, self._lane)
+        self.computing: Computing | None = None
         self._pumping: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = self._clock()
@@ -382,11 +391,15 @@ class Host:
             job = self._flows[name].next_job(now) if at <= now else None
             if job is not None:
                 runner = self._replicas.runner(name, job.generation, job.replica)
+                served = self._flows[name].generations[job.generation].assignment
+                longest_s = max(served.deadline_seconds / 2, limits.BATCH_LONGEST_S)
+                self.computing = Computing(f"{name}, {job.replica}", longest_s)
                 self._note.began(places_of(job))
                 self._lane.run(runner, job, partial(self._computed, self._flows[name], job))
                 return
 
     def _computed(self, flow: Flow, job: Job, outcomes: Outcomes, seconds: float) -> None:
+        self.computing = None
         self._note.ended()
         through = [place_of(work) for work, out in outcomes if not isinstance(out, Prepared)]
         if self._suspects.cleared(through):

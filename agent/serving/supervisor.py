@@ -37,6 +37,7 @@ MALLOC: Final = {
 more than for the copy itself. The worker keeps up to 32 MiB instead."""
 _READY_S: Final = 30.0
 _END_S: Final = 5.0
+_LISTEN_S: Final = 0.5
 _SUCCEEDED_S: Final = 30.0
 _BACK_OFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 
@@ -78,7 +79,9 @@ class _Process:
         self._on_event = on_event
         self._calls: dict[int, tuple[asyncio.Future[None], Report | None]] = {}
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._heard = False
         self._listening = asyncio.create_task(self._listen(), name="worker's messages")
+        self._minding = asyncio.create_task(self._kill_if_silent(), name="worker's silence")
 
     @classmethod
     async def start(cls, start: control.Start, on_event: Callable[[str, str], None]) -> _Process:
@@ -148,14 +151,28 @@ class _Process:
         self._listening.cancel()
         await asyncio.gather(self._listening, return_exceptions=True)
 
+    async def _kill_if_silent(self) -> None:
+        """A worker tells its figures several times a second; one that does not is stopped, or hangs."""
+        silent_s = 0.0
+        while silent_s < limits.WORKER_SILENT_S:
+            # Counted, not timed: an agent that was stopped did not listen meanwhile.
+            await asyncio.sleep(_LISTEN_S)
+            silent_s = 0.0 if self._heard or not self._ready.done() else silent_s + _LISTEN_S
+            self._heard = False
+        self._on_event("worker-silent", f"the worker says nothing for {silent_s:g} s; it is killed")
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
     async def _listen(self) -> None:
         try:
             while (message := await control.read_to_agent(self._reader)) is not None:
+                self._heard = True
                 self._take(message)
         except msgspec.MsgspecError as error:
             log.error("the worker sent something that is no message: %s", error)
             self.process.kill()
         finally:
+            self._minding.cancel()
             died = WorkerDied("the worker has ended", why="it died before it answered")
             for waiting in [self._ready, *(future for future, _ in self._calls.values())]:
                 if not waiting.done():

@@ -22,7 +22,7 @@ from agent.serving import control
 from agent.serving.ends.datafolder import DataFolder
 from agent.serving.ends.sink import Endings
 from agent.serving.flow import Flow
-from agent.serving.host import Host
+from agent.serving.host import Computing, Host
 from agent.serving.tuning import retuning
 from agent.serving.tuning.logbook import Logbook
 from tiermesh import wire
@@ -35,6 +35,7 @@ _BIND_TRIES: Final = 50
 _BIND_AGAIN_S: Final = 0.1
 _STOP_S: Final = 0.2
 _FAILED: Final = 70
+_HANGS: Final = 71
 
 
 class Worker:
@@ -54,6 +55,7 @@ class Worker:
         """Follow the agent's messages until it goes."""
         beside = [
             asyncio.create_task(self._send_stats()),
+            asyncio.create_task(self._end_where_a_batch_hangs()),
             asyncio.create_task(retuning.keep_tuned(self._host)),
         ]
         try:
@@ -107,6 +109,22 @@ class Worker:
             self.tell(self._stats())
             await self._writer.drain()
             await asyncio.sleep(STATS_EVERY_S)
+
+    async def _end_where_a_batch_hangs(self) -> None:
+        """End, and be started again: what hangs is a suspect then, and given up where it does so each time."""
+        watched: Computing | None = None
+        seconds = 0.0
+        while True:
+            # Counted, not timed: a worker that was stopped did not compute meanwhile.
+            await asyncio.sleep(STATS_EVERY_S)
+            computing = self._host.computing
+            seconds = seconds + STATS_EVERY_S if computing is watched else 0.0
+            watched = computing
+            if watched is not None and seconds > watched.longest_s:
+                text = f"{watched.where}: a batch computes for more than {watched.longest_s:g} s"
+                self.tell(control.Event("batch-hangs", f"{text}; the worker is started again"))
+                await self._writer.drain()
+                os._exit(_HANGS)
 
 
 def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> control.Stats:

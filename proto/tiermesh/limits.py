@@ -82,5 +82,9 @@ DEVICE_EVENT_CHARS: Final = 1_000
 POISON_ENDS: Final = 3
 """Workers that may end while they run one request at one stage, before it ends in an error instead."""
 SUSPECTS: Final = 1_000
+BATCH_LONGEST_S: Final = 5.0
+"""A batch that computes for longer, and for longer than half of its requests' deadline, hangs: its worker ends."""
+WORKER_SILENT_S: Final = 10.0
+"""A worker that says nothing for so long hangs: it is killed, and another is started."""
 MALFORMED_MESSAGES: Final = 5
 """Messages of one device that cannot be read, within a minute, before its streams are refused for a while."""

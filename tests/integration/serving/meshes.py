@@ -94,6 +94,14 @@ CODE = """
                 os._exit(9)
             return payload
 
+    class Endless:
+        def __init__(self, files, options):
+            pass
+        def apply(self, payload):
+            while payload["name"].endswith("poison.txt"):
+                pass
+            return payload
+
     class Deadly:
         def __init__(self, files, options):
             if pathlib.Path("DATA/die").exists():

@@ -260,6 +260,37 @@ async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) 
     assert any(kind == "request-quarantined" for kind, _ in mesh["b"].events)
 
 
+@pytest.mark.slow
+async def test_a_batch_that_never_ends_ends_its_worker_and_not_the_flow(mesh: Mesh) -> None:
+    mesh.offer("a", 60)
+    (mesh["a"].data / "in" / "00001poison.txt").write_text("xyz")
+    code = {**CHAIN, "upper": ("map", ["photos"], "Endless")}
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(code, [(1.0, lane, {})], rate=4.0, deadline=6.0))
+    await until(lambda: mesh.is_finished("a"), "the run finishes", 50.0)
+    ends = {line["name"]: line["outcome"] for line in mesh["a"].results()}
+    assert len(ends) == 61
+    assert ends["in/00001poison.txt"] == "error"
+    assert [ends[name] for name in sorted(ends)[-10:]] == ["result"] * 10
+    hung = [text for kind, text in mesh["b"].events if kind == "batch-hangs"]
+    assert hung[0].startswith("w, upper@b: a batch computes for more than 5 s")
+
+
+async def test_a_worker_that_says_nothing_is_replaced(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WORKER_SILENT_S", 1.5)
+    mesh.offer("a", 200)
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})], rate=100.0))
+    await until(lambda: len(mesh["a"].results()) >= 30, "results come")
+    kill(mesh, "b", signal.SIGSTOP)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=200) == {"result": 200}
+    assert mesh["b"].supervisor.restarts == 1
+    assert [text for kind, text in mesh["b"].events if kind == "worker-silent"]
+
+
 COUNTED = {
     "photos": ("source", [], ""),
     "keyed": ("map", ["photos"], "Keyed"),
