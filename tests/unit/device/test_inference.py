@@ -109,7 +109,7 @@ def test_a_missing_artifact_is_named(store: Store, make_variant: MakeVariant) ->
 
 def test_describing_runtimes_imports_none() -> None:
     code = (
-        "import sys; from agent.serving import runtimes, inference, stagecode;"
+        "import sys; from agent.serving.compute import runtimes, inference, stagecode;"
         "found = runtimes.describe(); assert found[0].version, found;"
         "print(sorted({'onnxruntime', 'numpy'} & set(sys.modules)))"
     )
