@@ -24,7 +24,11 @@ def test_what_a_network_makes_goes_with_it(namespaces: None, tmp_path: Path) -> 
     with network:
         network.add("a")
         network.disk(tmp_path / "disk", 2**20)
-        sleeping = subprocess.Popen([*network.command("a"), "sleep", "600"])
+        words = [*network.command("a"), "sh", "-c", "echo inside; exec sleep 600"]
+        sleeping = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert sleeping.stdout is not None
+        with sleeping.stdout as said:
+            assert said.readline() == b"inside\n"
     assert sleeping.wait(10) == -signal.SIGKILL
     spaces = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout  # noqa: S607
     assert space not in spaces
