@@ -57,7 +57,7 @@ def assignments(
     carried = carried_share(plan, workflow)
     stages = {name: _stage(workflow, name, carried) for name in workflow.stages}
     where = {r.id: devices[r.device].id for r in plan.replicas}
-    deadline = workflow.slo.deadline
+    deadline, accuracy = workflow.slo.deadline, workflow.slo.accuracy
     return {
         device.id: Assignment(
             workflow=plan.workflow,
@@ -76,6 +76,8 @@ def assignments(
             peers=peers,
             formers={stage: former.id for stage, former in formers.items()},
             lost=sorted(d.id for d in devices.values() if d.state in _GIVEN_UP),
+            latency_s={p: float(limit) for p, limit in workflow.slo.latency.items()},
+            accuracy_at_least=float(accuracy.at_least) if accuracy is not None else None,
             deadline_seconds=limits.REQUEST_DEADLINE_S if deadline is None else float(deadline),
         )
         for device in used.values()

@@ -10,7 +10,7 @@ from tiermesh import limits
 from tiermesh.documents.plan import Lane, Room
 from tiermesh.documents.reading import Document
 from tiermesh.documents.variant import Artifact, Bundle, Variant
-from tiermesh.documents.workflow import Name, Options
+from tiermesh.documents.workflow import Name, Options, Percentile
 
 Generation = Annotated[int, Meta(ge=1)]
 
@@ -94,6 +94,9 @@ class Assignment(Document, frozen=True, kw_only=True):
 
     `formers` names for each aggregate the device where it ran before, in the same run: its state is there. `lost` are
     the devices that the coordinator has given up: nobody waits for what they know.
+
+    `latency_s` is the latency SLO, in seconds by percentile: sources count which requests are within it.
+    `accuracy_at_least` (0 to 1) is the floor below which a device must not move shares between lanes.
     """
 
     schema: Literal["tiermesh.assignment/1"] = "tiermesh.assignment/1"
@@ -109,6 +112,8 @@ class Assignment(Document, frozen=True, kw_only=True):
     peers: dict[str, Peer]
     formers: dict[Name, str] = {}
     lost: list[str] = []
+    latency_s: dict[Percentile, Annotated[float, Meta(gt=0)]] = {}
+    accuracy_at_least: Annotated[float, Meta(ge=0, le=1)] | None = None
     deadline_seconds: Annotated[float, Meta(gt=0)] = limits.REQUEST_DEADLINE_S
 
     @property
