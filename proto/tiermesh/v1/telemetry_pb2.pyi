@@ -319,6 +319,26 @@ Global___ReplicaSample: _TypeAlias = ReplicaSample  # noqa: Y015
 class SourceSample(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LanesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKFLOW_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
@@ -330,6 +350,9 @@ class SourceSample(_message.Message):
     RATE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     accepted: _builtins.int
@@ -343,9 +366,21 @@ class SourceSample(_message.Message):
     """The run that these counts are of; a run before it is sampled until its last request has ended."""
     waiting: _builtins.int
     """Requests that are due and not accepted, since there is no room for them below."""
+    generation: _builtins.int
+    """The generation that `lanes` is of."""
     @_builtins.property
     def latency(self) -> Global___Percentiles:
         """From accepted to confirmed, over the last window."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SloWindow]:
+        """What ended lately, for several lengths of time, the shortest first, and what ended since the run began
+        (`seconds` 0).
+        """
+
+    @_builtins.property
+    def lanes(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Requests that ended since their generation was committed here, by lane of the plan."""
 
     def __init__(
         self,
@@ -361,14 +396,73 @@ class SourceSample(_message.Message):
         rate: _builtins.float = ...,
         run: _builtins.str = ...,
         waiting: _builtins.int = ...,
+        windows: _abc.Iterable[Global___SloWindow] | None = ...,
+        lanes: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "in_flight", b"in_flight", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SourceSample: _TypeAlias = SourceSample  # noqa: Y015
+
+@_typing.final
+class SloWindow(_message.Message):
+    """How requests of one source ended within a length of time. Windows of several sources add up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WithinEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """0: since the run began."""
+    ended: _builtins.int
+    """Accepted requests that ended: with a result, filtered, or in an error."""
+    failed: _builtins.int
+    """Of these, those that ended in an error."""
+    @_builtins.property
+    def within(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Of these, those that ended without an error within the latency SLO, by its percentile (`p95`)."""
+
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.float = ...,
+        ended: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        within: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "failed", b"failed", "seconds", b"seconds", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SloWindow: _TypeAlias = SloWindow  # noqa: Y015
 
 @_typing.final
 class SinkSample(_message.Message):
