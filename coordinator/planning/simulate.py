@@ -201,7 +201,7 @@ class _Simulation:
         return "shaped" if self.requests.process or self.requests.record else "constant"
 
     def _even(self, rate: float) -> list[float]:
-        """Each device at which requests enter makes its share evenly; they all begin together."""
+        """Each device at which requests enter makes its share evenly, and their parts interleave (`Arrivals.gap`)."""
         source = next(s for s in self.stages.values() if s.kind == "source")
         alike = Counter(self.entry.values())
         shares = [
@@ -211,8 +211,12 @@ class _Simulation:
             if share > 0
         ] or [1.0]
         whole = sum(shares)
-        gaps = [whole / (rate * share) for share in shares]
-        ticks = [[i * gap for i in range(self.load.requests)] for gap in gaps]
+        starts = itertools.accumulate(shares, initial=0.0)
+        parts = [
+            (start / whole, whole / (rate * share))
+            for start, share in zip(starts, shares, strict=False)
+        ]
+        ticks = [[(i + start) * gap for i in range(self.load.requests)] for start, gap in parts]
         return list(itertools.islice(heapq.merge(*ticks), self.load.requests))
 
     def _lane_ends(self) -> list[float]:
