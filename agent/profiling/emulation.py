@@ -2,18 +2,28 @@
 
 After each piece of computing the thread waits (slowdown - 1) times the CPU time that it took. CPU
 time and not wall time, so that what other processes take from this machine is not multiplied, too.
+What the thread had to wait meanwhile, for its turn among the emulated devices of the host or for a
+core, is taken off: a device that stands alone would not have waited.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Final
+
+from agent.profiling.turns import Turns
 
 _SHORTEST_WAIT_S: Final = 0.0005
 _MOST_CREDIT_S: Final = 0.005
+_MOST_LOST_S: Final = 0.5
+"""What was lost beyond this is lost: a machine that is too busy for so long cannot emulate the device."""
+
+HOST: Final = Turns()
+"""Of all emulated devices on this machine."""
 
 
 class CountedTime:
@@ -43,7 +53,8 @@ class Dilation:
 
     A wait ends a little late and a very short one much too late. So what was waited too long is
     taken off the next wait, up to 5 ms, and waits below half a millisecond add up until they are
-    worth one: the mean is right.
+    worth one: the mean is right. `queued` tells how many seconds the calling thread was ready and
+    had no core; `turn` is held while it computes.
     """
 
     def __init__(
@@ -53,6 +64,8 @@ class Dilation:
         wait: Callable[[float], object] | None = None,
         cpu_clock: Callable[[], float] = time.thread_time,
         clock: Callable[[], float] = time.perf_counter,
+        queued: Callable[[], float] | None = None,
+        turn: Callable[[], AbstractContextManager[None]] = HOST.turn,
     ) -> None:
         if slowdown < 1:
             raise ValueError(f"a device cannot be emulated faster than it is: slowdown {slowdown}")
@@ -60,6 +73,8 @@ class Dilation:
         self._wait = wait or threading.Event().wait
         self._cpu_clock = cpu_clock
         self._clock = clock
+        self._queued = queued or queued_s
+        self._turn = turn
         self._owed = 0.0
 
     @contextmanager
@@ -68,16 +83,53 @@ class Dilation:
         if self.slowdown == 1:
             yield
             return
-        begun = self._cpu_clock()
+        asked, queued = self._clock(), self._queued()
+        lost = used = 0.0
         try:
-            yield
+            with self._turn():
+                lost = self._clock() - asked
+                # What was queued for while waiting for the turn is part of that.
+                queued = self._queued() if lost > 0 else queued
+                begun = self._cpu_clock()
+                try:
+                    yield
+                finally:
+                    used = self._cpu_clock() - begun
+                    lost += self._queued() - queued
         finally:
-            self._pay((self.slowdown - 1) * (self._cpu_clock() - begun))
+            self._pay((self.slowdown - 1) * used - lost)
 
     def _pay(self, more: float) -> None:
-        self._owed += more
+        self._owed = max(self._owed + more, -_MOST_LOST_S)
         if self._owed < _SHORTEST_WAIT_S:
             return
         begun = self._clock()
         self._wait(self._owed)
         self._owed = max(self._owed - (self._clock() - begun), -_MOST_CREDIT_S)
+
+
+class _Queue(threading.local):
+    """The kernel's account of the calling thread (Linux: /proc/thread-self/schedstat); -1: there is none."""
+
+    def __init__(self) -> None:
+        self.file = -1
+        with suppress(OSError):
+            self.file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.file >= 0:
+            with suppress(OSError):
+                os.close(self.file)
+
+
+_QUEUE: Final = _Queue()
+
+
+def queued_s() -> float:
+    """Seconds for which the calling thread was ready to run and had no core; 0 where the kernel does not tell."""
+    if _QUEUE.file < 0:
+        return 0.0
+    try:
+        return int(os.pread(_QUEUE.file, 128, 0).split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
