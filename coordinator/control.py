@@ -36,8 +36,11 @@ FAILED_S: Final = 0.5
 PING_S: Final = 2.0
 """Between two pings of a device that somebody listens to."""
 
-Progress: TypeAlias = Callable[[str, str], None]
-"""Told a step (`load`, `warm`, `self-test`) and the replica that has taken it."""
+Progress: TypeAlias = Callable[[str, str, float], None]
+"""Told a step (`load`, `warm`, `self-test`), the replica that has taken it, and its seconds.
+
+The step `measure` comes with the mean device seconds of a batch of the planned size instead.
+"""
 TakeEvent: TypeAlias = Callable[[str, str, telemetry_pb2.DeviceEvent], Awaitable[None]]
 """Keeps an event of a device (its id and the start of its agent), once: when it returns, it is on disk."""
 
@@ -210,7 +213,7 @@ class DeviceSession:
     async def ask(
         self,
         command: pb.Command,
-        progress: Progress = lambda _step, _replica: None,
+        progress: Progress = lambda _step, _replica, _seconds: None,
         *,
         patience_s: float,
         silence_s: float,
@@ -335,7 +338,8 @@ class DeviceSession:
             return
         if answer.WhichOneof("answer") == "progress":
             asked.deadline.reschedule(asyncio.get_running_loop().time() + asked.silence_s)
-            asked.progress(answer.progress.step, answer.progress.replica)
+            said = answer.progress
+            asked.progress(said.step, said.replica, said.seconds)
         elif answer.outcome.error:
             asked.fail(wire.decode_error(answer.outcome.error))
         else:

@@ -349,18 +349,20 @@ class Mesh(Recorder):
         *,
         workflow: Workflow | None = None,
         run: str | None = None,
+        measure_s: float = 0.0,
         report: Report = silent,
     ) -> Applied:
         """Roll a plan out: push, prepare everywhere, then commit everywhere, or go back.
 
         `run` names the run of the workflow; without it, what runs goes on where it is. The workflow is
-        the one that the plan names, from the journal, unless it is given.
+        the one that the plan names, from the journal, unless it is given. Each replica is measured for `measure_s`
+        seconds before it serves.
 
         Raises:
             DigestMismatch: the workflow or the fleet has moved on since the plan was made.
             InvalidDocument: the plan does not fit the workflow.
         """
-        applying = await self.applying(plan, workflow=workflow, report=report)
+        applying = await self.applying(plan, workflow=workflow, measure_s=measure_s, report=report)
         async with self._rolling_out[plan.workflow]:
             return await applying.apply(run)
 
@@ -399,14 +401,19 @@ class Mesh(Recorder):
         return rollout
 
     async def applying(
-        self, plan: Plan, *, workflow: Workflow | None = None, report: Report = silent
+        self,
+        plan: Plan,
+        *,
+        workflow: Workflow | None = None,
+        measure_s: float = 0.0,
+        report: Report = silent,
     ) -> Applying:
         """A plan, checked and ready to be applied; nothing has been touched yet."""
         workflow = workflow or self.workflow_of(plan)
         applying = Applying(
             self,
             self.channels,
-            Target(plan, workflow, await self.catalogue(workflow)),
+            Target(plan, workflow, await self.catalogue(workflow), measure_s),
             self.workflows.path_of,
             report=report,
         )

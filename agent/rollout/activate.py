@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _LAST: Final = ".last"
 
 Report: TypeAlias = Callable[[str, str, float], None]
-"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took."""
+"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took; see `compute.replicas`."""
 
 
 class Serving(Protocol):

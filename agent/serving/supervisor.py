@@ -27,7 +27,7 @@ from tiermesh.v1 import telemetry_pb2 as pb
 log = logging.getLogger(__name__)
 
 Report: TypeAlias = Callable[[str, str, float], None]
-"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took."""
+"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took; see `compute.replicas`."""
 
 MALLOC: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(8 * 2**20),

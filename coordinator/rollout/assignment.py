@@ -41,6 +41,7 @@ def assignments(
     generation: int,
     run: str,
     before: Plan | None = None,
+    measure_s: float = 0.0,
 ) -> dict[str, Assignment]:
     """Each device's part of a plan, by device id. `devices` are by name; `before` is the plan of the same run so far.
 
@@ -78,6 +79,7 @@ def assignments(
             lost=sorted(d.id for d in devices.values() if d.state in _GIVEN_UP),
             latency_s={p: float(limit) for p, limit in workflow.slo.latency.items()},
             accuracy_at_least=float(accuracy.at_least) if accuracy is not None else None,
+            measure_seconds=measure_s,
             deadline_seconds=limits.REQUEST_DEADLINE_S if deadline is None else float(deadline),
         )
         for device in used.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from coordinator.control import Sessions
@@ -46,6 +47,7 @@ class RollingOut:
         self._now = now
         self._report = report
         self.brought: dict[str, Brought] = {}
+        self.measured: dict[str, float] = {}
 
     async def __call__(self, instruction: Instruction) -> Sequence[events.Event]:
         """Carry an instruction out; a device's failure is an event, not an exception."""
@@ -114,8 +116,10 @@ class RollingOut:
         total = max(len(assignment.replicas), 1)
         begun: dict[str, None] = {}
 
-        def step(doing: str, replica: str) -> None:
+        def step(doing: str, replica: str, seconds: float) -> None:
             begun.setdefault(replica)
+            if doing == "measure" and 0 < seconds < math.inf:
+                self.measured[replica] = seconds
             done = (len(begun) - 1) / total
             self._report(Progress(device.name, "rollout", done, f"{doing} {replica}"))
 

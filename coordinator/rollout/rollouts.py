@@ -39,8 +39,9 @@ class Applied:
     """How a rollout ended.
 
     `phases` and `failures` are by device name, and so is what was brought to it: `sent_bytes` from here,
-    `fetched_bytes` from peers by their names. `restored` tells of the rollout that followed when devices had
-    already switched; `unchanged` that the plan already ran everywhere.
+    `fetched_bytes` from peers by their names. `batch_seconds` is what each replica (by id) took for a batch of the
+    planned size just before it served, where it was measured: mean device seconds. `restored` tells of the rollout
+    that followed when devices had already switched; `unchanged` that the plan already ran everywhere.
     """
 
     workflow: str
@@ -54,6 +55,7 @@ class Applied:
     fetched_bytes: Mapping[str, Mapping[str, int]] = field(
         default_factory=dict[str, Mapping[str, int]]
     )
+    batch_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     unchanged: bool = False
     restored: Applied | None = None
 
@@ -65,11 +67,15 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A plan with all that its assignments follow from."""
+    """A plan with all that its assignments follow from.
+
+    Each replica is measured for `measure_s` seconds before it serves.
+    """
 
     plan: Plan
     workflow: Workflow
     catalogue: Catalogue
+    measure_s: float = 0.0
 
 
 def target_of(fleet: Fleet, of: Running | Rollout) -> Target:
@@ -236,6 +242,7 @@ class Rollouts:
             before=fleet.plans[running.plan].plan
             if running is not None and running.run == run
             else None,
+            measure_s=target.measure_s,
         )
 
     def _parts_of(self, rollout: Rollout) -> Mapping[str, Assignment]:
@@ -267,6 +274,7 @@ class Rollouts:
             failures={self._device_name(d): why for d, why in rollout.failures.items()},
             sent_bytes={self._device_name(d): b.sent_bytes for d, b in work.brought.items()},
             fetched_bytes={self._device_name(d): b.fetched_bytes for d, b in work.brought.items()},
+            batch_seconds=work.measured,
         )
 
     def _device_name(self, device_id: str) -> str:

@@ -29,7 +29,7 @@ class Steps:
         self._calls = sessions.calls
 
     async def prepare(
-        self, assignment: Assignment, progress: Progress = lambda _step, _replica: None
+        self, assignment: Assignment, progress: Progress = lambda _step, _replica, _seconds: None
     ) -> None:
         """Have it load, warm and test its assignment; `progress` is told what it has done, and of which replica.
 

@@ -49,6 +49,8 @@ STREAM_CREDIT_BYTES: Final = 64 * 2**20
 SOURCE_INFLIGHT_REQUESTS: Final = 1_024
 SINK_REMEMBERED_IDS: Final = 1_000_000
 REQUEST_DEADLINE_S: Final = 60.0
+WARM_UP_S: Final = 60.0
+"""For which a replica may be run on its samples before it serves."""
 
 AGGREGATE_STATE_BYTES: Final = 256 * 2**20
 """State of one aggregate that is handed over to another device."""

@@ -7,12 +7,14 @@ the compute thread, never from an event loop.
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.errors import StageCodeFailed
-from agent.profiling.emulation import Dilation
+from agent.profiling.emulation import CountedTime, Dilation
 from agent.serving.compute import runtimes, stagecode
 from agent.serving.compute.runtimes import Session
 from agent.serving.compute.stagecode import ModelCode
@@ -51,6 +53,7 @@ class Inference:
         self._code = code
         self._session = session
         self._dilation = dilation
+        self._clock: Callable[[], float] = time.perf_counter
 
     @classmethod
     def load(
@@ -105,6 +108,21 @@ class Inference:
         """Put a request together again: the payload for the next stages."""
         with self._dilation.slowed():
             return self._code.result(stagecode.arrays(payload), [dict(one) for one in outputs])
+
+    def now(self) -> float:
+        """Seconds of a clock that goes on while this device computes, or would still be computing."""
+        return self._clock()
+
+    @contextmanager
+    def counting(self) -> Generator[None]:
+        """For the block, what an emulated device would wait is counted on `now`, and not waited for."""
+        before, counted = (self._dilation, self._clock), CountedTime()
+        self._dilation = Dilation(self._dilation.slowdown, wait=counted.wait, clock=counted.now)
+        self._clock = counted.now
+        try:
+            yield
+        finally:
+            self._dilation, self._clock = before
 
     def samples(self) -> list[Payload]:
         """The typical payloads that the stage code brings."""

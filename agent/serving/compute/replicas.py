@@ -28,7 +28,10 @@ from tiermesh.errors import TiermeshError
 T = TypeVar("T")
 
 Report: TypeAlias = Callable[[str, str, float], None]
-"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took."""
+"""Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took.
+
+The step `measure` comes with the mean device seconds of a batch of the planned size instead.
+"""
 
 
 @dataclass(slots=True)
@@ -98,6 +101,7 @@ class Replicas:
         self._keys[user] = key
         if len(self._loaded[key].users) == 1:
             await self._check(self._loaded[key].runner, spec, note)
+            await self._measure(self._loaded[key].runner, spec, assignment.measure_seconds, report)
         self._write_down(_loaded(assignment, spec, init_s, resident))
 
     def _load(self, assignment: Assignment, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
@@ -147,6 +151,21 @@ class Replicas:
         wrong = await self._try(spec.id, "self-test", report, runner.self_test)
         if wrong is not None:
             raise TiermeshError(f"the replica {spec.id} fails its test", why=wrong, replica=spec.id)
+
+    async def _measure(
+        self, runner: Runner, spec: ReplicaSpec, budget_s: float, report: Report
+    ) -> None:
+        """Tell how fast it is before it serves, where there is time for that."""
+        if budget_s <= 0:
+            return
+        found: list[float | None] = []
+
+        def measured() -> None:
+            found.append(runner.measure(spec.batch_size, budget_s))
+
+        await self._try(spec.id, "warm", lambda *_: None, measured)
+        if found[0] is not None:
+            report("measure", spec.id, found[0])
 
     @staticmethod
     async def _try(replica: str, step: str, report: Report, work: Callable[[], T]) -> T:

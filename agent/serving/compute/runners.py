@@ -15,7 +15,7 @@ from agent.profiling.emulation import Dilation
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.statefile import StateFile
 from agent.serving.batcher import Item, Job, Step, Work
-from agent.serving.compute import stagecode
+from agent.serving.compute import stagecode, warming
 from agent.serving.compute.inference import Artifacts, Inference
 from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared
 from tiermesh.documents.assignment import ReplicaSpec, StageSpec
@@ -34,6 +34,10 @@ class Runner(Protocol):
 
     def warm(self, batch_size: int) -> None:
         """Make the first request as fast as the others."""
+        ...
+
+    def measure(self, batch_size: int, budget_s: float) -> float | None:
+        """Mean device seconds of a batch, as it will serve; None: there is nothing to measure with."""
         ...
 
     def self_test(self) -> str | None:
@@ -133,6 +137,10 @@ class ModelRunner:
         """Run the samples once at the replica's batch size."""
         self._inference.warm(batch_size)
 
+    def measure(self, batch_size: int, budget_s: float) -> float | None:
+        """Run the samples until they get no faster; see `warming.measure`."""
+        return warming.measure(self._inference, batch_size, budget_s)
+
     def self_test(self) -> str | None:
         """Put the samples through and let the stage code check the results."""
         return self._inference.self_test()
@@ -163,6 +171,10 @@ class CodeRunner:
 
     def warm(self, batch_size: int) -> None:
         """There is nothing to warm: stage code without a model brings no samples."""
+
+    def measure(self, batch_size: int, budget_s: float) -> float | None:
+        """Nothing to measure with."""
+        return None
 
     def self_test(self) -> str | None:
         """Nothing to test without samples; that it loads is all that can be known."""
@@ -210,6 +222,10 @@ class AggregateRunner:
 
     def warm(self, batch_size: int) -> None:
         """There is nothing to warm."""
+
+    def measure(self, batch_size: int, budget_s: float) -> float | None:
+        """Nothing to measure with."""
+        return None
 
     def self_test(self) -> str | None:
         """Nothing to test without samples."""

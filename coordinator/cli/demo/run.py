@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 
@@ -22,6 +23,7 @@ from coordinator.cli.progress import bars
 from coordinator.cli.replicas import ledger_line, replica_table
 from coordinator.cli.text import clean
 from coordinator.planning import Options, solve
+from coordinator.planning.expected import expected, ratios
 from coordinator.profiling import ProfileOptions
 from coordinator.progress import Progress, Report, silent
 from coordinator.runner import Mesh
@@ -35,6 +37,8 @@ from tiermesh.errors import InvalidDocument, TiermeshError
 
 DISCOVER_S: Final = 20.0
 SETTLE_S: Final = 15.0
+MEASURE_S: Final = 1.5
+"""How long each replica is run on its samples before it serves."""
 SERVE_FACTOR: Final = 4.0
 """A run that takes this many times as long as its arrivals, and `SETTLE_S`, has failed."""
 PROFILE: Final = ProfileOptions(
@@ -79,6 +83,7 @@ class Demo:
         self._options = options
         self._output = output
         self._begun = time.monotonic()
+        self._problem: Problem | None = None
         self._emulated = {d.name: d.slowdown for d in DEVICES}
         self._agents = options.folder / "agents"
         self._mesh = agents.mesh_of(options.folder)
@@ -125,7 +130,7 @@ class Demo:
         plan = await self._plan(mesh, workflow)
         victim = victim_of(plan, self._options.kill_worker)
         run = f"demo-{int(time.time())}"
-        await self._apply(mesh, plan, run)
+        plan = await self._apply(mesh, plan, run)
         served = await self._serve(mesh, Served(plan.workflow, len(truth), victim), plan)
         return self._summary(mesh, plan, served, photos.read(self._sinks(), run, truth))
 
@@ -176,7 +181,7 @@ class Demo:
         self._step("plan", "the least cost that meets rate, accuracy and latency")
         sizes = [p.stat().st_size for p in self._agents.glob("*/data/signs/*.jpg")]
         source_bytes = {"photos": sum(sizes) / len(sizes)}
-        problem = await mesh.problem(workflow, source_bytes=source_bytes)
+        problem = self._problem = await mesh.problem(workflow, source_bytes=source_bytes)
         plan = await asyncio.to_thread(solve, problem, PLAN)
         await mesh.plan_made(plan)
         self._say(tables.plan_table(plan, self._emulated))
@@ -194,10 +199,11 @@ class Demo:
         gain = f"{1 - best / cost:.0%} less" if best < cost * (1 - 1e-3) else "the same here"
         self._say(f"one variant per stage for all requests costs {cost:.4f} USD/h; this is {gain}")
 
-    async def _apply(self, mesh: Mesh, plan: Plan, run: str) -> None:
-        self._step("roll out", "push, load, warm up, self-test; then switch all devices")
+    async def _apply(self, mesh: Mesh, plan: Plan, run: str) -> Plan:
+        """Roll the plan out; returns it with what it predicts from what batches took just before it served."""
+        self._step("roll out", "push, load, warm up, measure, self-test; then switch all devices")
         with self._bars() as report:
-            applied = await mesh.apply(plan, run=run, report=report)
+            applied = await mesh.apply(plan, run=run, measure_s=MEASURE_S, report=report)
         if applied.failures:
             raise TiermeshError(
                 "the rollout failed and was undone",
@@ -205,6 +211,13 @@ class Demo:
                 fix=f"See the logs in {self._agents}",
             )
         self._say(f"generation {applied.generation} serves")
+        problem = self._problem
+        if problem is None:
+            return plan
+        slower = ratios(problem, plan, applied.batch_seconds)
+        self._say(tables.speeds_line(slower))
+        predicted = await asyncio.to_thread(expected, problem, plan, slower)
+        return msgspec.structs.replace(plan, predicted=predicted)
 
     async def _serve(self, mesh: Mesh, served: Served, plan: Plan) -> Served:
         rate = plan.predicted.throughput_rps

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from coordinator.cli.demo.agents import DemoDevice
 from coordinator.cli.text import clean, device_label
+from coordinator.planning.expected import Key
 from tiermesh.documents.plan import Plan
 
 SHOWN_PERCENTILES = ("p50", "p95")
@@ -37,6 +38,14 @@ def plan_table(plan: Plan, emulated: Mapping[str, float]) -> Table:
             f"{replica.utilization:.0%}",
         )
     return table
+
+
+def speeds_line(slower: Mapping[Key, float]) -> str:
+    """What replicas took just before they served, against their profiles."""
+    told = ", ".join(
+        f"{stage}@{device} {ratio:.2f}" for (stage, _, device), ratio in slower.items()
+    )
+    return f"device time now, over profiled: {clean(told)}"
 
 
 def comparison_table(

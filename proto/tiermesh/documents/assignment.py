@@ -95,6 +95,9 @@ class Assignment(Document, frozen=True, kw_only=True):
     `formers` names for each aggregate the device where it ran before, in the same run: its state is there. `lost` are
     the devices that the coordinator has given up: nobody waits for what they know.
 
+    `measure_seconds` is for how long each replica is run on its samples before it serves, so that its speed is known
+    and its first requests are as fast as the others; 0: once, since every second counts.
+
     `latency_s` is the latency SLO, in seconds by percentile: sources count which requests are within it.
     `accuracy_at_least` (0 to 1) is the floor below which a device must not move shares between lanes.
     """
@@ -112,6 +115,7 @@ class Assignment(Document, frozen=True, kw_only=True):
     peers: dict[str, Peer]
     formers: dict[Name, str] = {}
     lost: list[str] = []
+    measure_seconds: Annotated[float, Meta(ge=0, le=limits.WARM_UP_S)] = 0.0
     latency_s: dict[Percentile, Annotated[float, Meta(gt=0)]] = {}
     accuracy_at_least: Annotated[float, Meta(ge=0, le=1)] | None = None
     deadline_seconds: Annotated[float, Meta(gt=0)] = limits.REQUEST_DEADLINE_S

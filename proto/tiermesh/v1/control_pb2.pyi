@@ -323,7 +323,7 @@ class Progress(_message.Message):
     REPLICA_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     step: _builtins.str
-    """load, warm or self-test; it is done."""
+    """load, warm or self-test; it is done. measure: `seconds` is the mean device time of a batch of the planned size."""
     replica: _builtins.str
     seconds: _builtins.float
     def __init__(
