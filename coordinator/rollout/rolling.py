@@ -120,6 +120,7 @@ class RollingOut:
             begun.setdefault(replica)
             if doing == "measure" and 0 < seconds < math.inf:
                 self.measured[replica] = seconds
+                return
             done = (len(begun) - 1) / total
             self._report(Progress(device.name, "rollout", done, f"{doing} {replica}"))
 

@@ -100,8 +100,10 @@ class Replicas:
         self._loaded[key].users.add(user)
         self._keys[user] = key
         if len(self._loaded[key].users) == 1:
+            await self._warm(
+                self._loaded[key].runner, spec, assignment.measure_seconds, note, report
+            )
             await self._check(self._loaded[key].runner, spec, note)
-            await self._measure(self._loaded[key].runner, spec, assignment.measure_seconds, report)
         self._write_down(_loaded(assignment, spec, init_s, resident))
 
     def _load(self, assignment: Assignment, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
@@ -147,25 +149,22 @@ class Replicas:
             statefile.remove(path)
 
     async def _check(self, runner: Runner, spec: ReplicaSpec, report: Report) -> None:
-        await self._try(spec.id, "warm", report, partial(runner.warm, spec.batch_size))
         wrong = await self._try(spec.id, "self-test", report, runner.self_test)
         if wrong is not None:
             raise TiermeshError(f"the replica {spec.id} fails its test", why=wrong, replica=spec.id)
 
-    async def _measure(
-        self, runner: Runner, spec: ReplicaSpec, budget_s: float, report: Report
+    async def _warm(
+        self, runner: Runner, spec: ReplicaSpec, budget_s: float, note: Report, report: Report
     ) -> None:
-        """Tell how fast it is before it serves, where there is time for that."""
+        """Make its first requests as fast as the others; where there is time, tell how fast that is."""
         if budget_s <= 0:
+            await self._try(spec.id, "warm", note, partial(runner.warm, spec.batch_size))
             return
-        found: list[float | None] = []
-
-        def measured() -> None:
-            found.append(runner.measure(spec.batch_size, budget_s))
-
-        await self._try(spec.id, "warm", lambda *_: None, measured)
-        if found[0] is not None:
-            report("measure", spec.id, found[0])
+        measured = await self._try(
+            spec.id, "warm", note, partial(runner.measure, spec.batch_size, budget_s)
+        )
+        if measured is not None:
+            report("measure", spec.id, measured)
 
     @staticmethod
     async def _try(replica: str, step: str, report: Report, work: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from agent.errors import StageCodeFailed
 from agent.rollout.store import Store
-from agent.serving.compute import runtimes
+from agent.serving.compute import runtimes, warming
 from agent.serving.compute.inference import Inference, by_shape
 from tests.doubler import CODE, linear_model
 from tiermesh.documents.variant import Variant
@@ -116,3 +117,26 @@ def test_describing_runtimes_imports_none() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert "CPUExecutionProvider" in runtimes.describe()[0].providers
+
+
+def test_before_it_serves_a_replica_says_what_a_batch_takes_and_does_not_wait_for_it(
+    store: Store, make_variant: MakeVariant
+) -> None:
+    code = CODE.replace("return {", "[i * i for i in range(100_000)]\n        return {", 1)
+    plain, slow = (
+        Inference.load(make_variant(code), store, threads=1, slowdown=slowdown)
+        for slowdown in (1.0, 50.0)
+    )
+    begun = time.perf_counter()
+    seconds = [warming.measure(inference, 2, budget_s=0.3) for inference in (plain, slow)]
+    assert seconds[1] / seconds[0] == pytest.approx(50, rel=0.5)
+    assert time.perf_counter() - begun < 20 * seconds[1]
+
+
+def test_measuring_leaves_a_replica_as_it_was(store: Store, make_variant: MakeVariant) -> None:
+    inference = Inference.load(make_variant(), store, threads=1, slowdown=3.0)
+    before = inference.now()
+    warming.measure(inference, 1, budget_s=0.0)
+    assert inference.now() >= before
+    assert inference.self_test() is None
+    assert abs(inference.now() - time.perf_counter()) < 1.0
