@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from coordinator.fleet import events
 
@@ -41,12 +42,10 @@ def stages(killed: float, happened: Sequence[events.Event]) -> Stages:
     began_at = began[-1] if began else failed
     times = [killed, failed, began_at, made, rollout.at]
     times += [
-        max((e.at for e in happened if isinstance(e, kind) and e.generation == rollout.generation))
+        max(e.at for e in happened if isinstance(e, kind) and e.generation == rollout.generation)
         for kind in (events.ArtifactsPushed, events.RolloutPrepared, events.RolloutCommitted)
     ]
-    give_up, decide, planned, begin, push, prepare, switch = (
-        b - a for a, b in zip(times, times[1:], strict=False)
-    )
+    give_up, decide, planned, begin, push, prepare, switch = (b - a for a, b in pairwise(times))
     return Stages(give_up, decide, planned, solved, begin, push, prepare, switch)
 
 
