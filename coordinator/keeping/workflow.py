@@ -15,6 +15,7 @@ from coordinator.files import parse_workflow
 from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
+from coordinator.keeping.contingencies import Contingencies, Situation
 from coordinator.keeping.measuring import Measuring
 from coordinator.keeping.unmeasured import Unmeasured
 from coordinator.planning import Options
@@ -110,6 +111,9 @@ class Kept:
         self._drifts: Mapping[Key, Drift] = {}
         self._corrections: Mapping[Key, Drift] = {}
         self._state = State(policy=policy)
+        self._contingencies = Contingencies(
+            mesh, self._at_rest, options=options, policy=policy, source_bytes=source_bytes
+        )
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -311,6 +315,22 @@ class Kept:
         """The rate that is promised is planned for also while less is asked."""
         return float(self.workflow.slo.rate or 0.0)
 
+    def _at_rest(self) -> Situation | None:
+        """The mesh as it is while nothing is to be done, so that there is time to plan ahead."""
+        running, plan, fleet = self._running, self._plan, self._mesh.fleet
+        is_busy = self._is_rolling_out or self._state.under_way is not None
+        if plan is None or running is None or is_busy or not self._may_replan():
+            return None
+        if self._unmeasured.at_work or decide(self._state, self._clock()) is not None:
+            return None
+        ready = tuple((device.id, device.device_class) for device in fleet.ready)
+        corrections = worth_correcting(self._drifts)
+        adjust = self._adjustment(self._rate(Reason.DEVICE_FAILED), corrections)
+        key = running.generation, running.plan, ready
+        return Situation(
+            self.workflow, plan, running.generation, running.run, adjust, key, fleet.profiles
+        )
+
     # --- what is done about it -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -318,11 +338,17 @@ class Kept:
         if self._running is None:
             await self._unmeasured.measure(self.workflow, self._mesh.fleet.ready)
             self.ask("it does not run yet")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._contingencies.run())
+            await self._keep_replanning()
+
+    async def _keep_replanning(self) -> None:
         while True:
             self._changed.clear()
             self.look()
             due = decide(self._state, self._clock())
             if due is not None and not self._is_rolling_out:
+                self._contingencies.interrupt()
                 await self._replan(due)
                 continue
             await self._wait()
@@ -381,12 +407,7 @@ class Kept:
         corrections = worth_correcting(self._drifts)
         if reason is Reason.SLO_MISSED:
             await self._explain_miss(rate, corrections)
-
-        def adjust(problem: Problem) -> Problem:
-            at_rate = with_rate(problem, rate) if rate is not None else problem
-            corrected = self._as_slow(corrected_problem(at_rate, corrections))
-            return with_running(corrected, self._plan, self._policy)
-
+        adjust = self._adjustment(rate, corrections)
         found = await self._found(adjust)
         if found.plan is None and (needed := self._on_probation()):
             found = await self._trusting(needed, found.verdict.why, adjust)
@@ -406,6 +427,18 @@ class Kept:
         await self._judge(rate, corrections)
         return (*_ended_well(found), digest)
 
+    def _adjustment(
+        self, rate: float | None, corrections: Mapping[Key, Drift]
+    ) -> Callable[[Problem], Problem]:
+        """What makes a problem that of now: the load, device times as they are measured, and what runs."""
+
+        def adjust(problem: Problem) -> Problem:
+            at_rate = with_rate(problem, rate) if rate is not None else problem
+            corrected = self._as_slow(corrected_problem(at_rate, corrections))
+            return with_running(corrected, self._plan, self._policy)
+
+        return adjust
+
     async def _found(
         self, adjust: Callable[[Problem], Problem], fleet: Fleet | None = None
     ) -> Finding:
@@ -417,6 +450,10 @@ class Kept:
         except TiermeshError as error:
             # Such as a stage whose only device is gone: trying again is of no use before something changes.
             return Finding(None, Verdict(False, str(error)))
+        if self._state.failed:
+            ahead = await asyncio.to_thread(self._contingencies.finding, problem)
+            if ahead is not None:
+                return ahead
         look = partial(search, stale=frozenset(self._stale))
         self._considered = frozenset(device.name for device in problem.devices)
         # Read in the solver's thread: the state is replaced, never changed.

@@ -83,6 +83,10 @@ class Policy:
     """How long devices that missed the SLO without an explanation are planned as slower than they are measured."""
     start_price_share: float = 0.02
     """The price of churn: each replica that must start counts this share of the running plan's cost."""
+    contingencies: int = 4
+    """The losses of single devices that are planned for ahead, those of the busiest devices; 0 for none."""
+    contingency_calm_s: float = 1.0
+    """They are planned for when nothing has changed for so long."""
     least_saving_share: float = 0.05
     """A plan that saves less than this share of the running one's cost never replaces it."""
 
