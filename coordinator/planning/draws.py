@@ -30,8 +30,8 @@ from coordinator.planning.simulate import Load, Served, simulate
 from tiermesh.documents.problem import Problem, ProblemProfile, Uncertainty
 from tiermesh.documents.workflow import Percentile
 
-DRAWS: Final = 16
-REQUESTS: Final = 300
+DRAWS: Final = 12
+REQUESTS: Final = 250
 SHOWN: Final[tuple[Percentile, ...]] = ("p50", "p95")
 LEVEL: Final = 0.9
 SEED: Final = 1
