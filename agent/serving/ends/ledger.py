@@ -24,8 +24,12 @@ FAIL_AGAIN_S: Final = 2.0
 UNHEARD_SHARE: Final = 0.5
 """Losses are told, as a rule. For those of which nobody is left to tell, a request is repeated once after this much of
 its deadline: requests that are only slow have made the window shrink by then, and there is time for another attempt."""
-UNHEARD_IN_ORDER_SHARE: Final = 0.25
-"""The same where an aggregate takes requests in order: all others wait for the oldest, and only that is repeated."""
+STALLED_LEAST_S: Final = 2.0
+STALLED_SHARE: Final = 0.25
+"""Where an aggregate takes requests in order, all others wait for the oldest; only that is repeated: when no request
+has ended for much longer than usual, at most this share of its deadline."""
+UNBOUNDED_SHARE: Final = 0.125
+"""Without a budget, what is not confirmed is repeated each time so much of the deadline has passed."""
 WITHHELD_S: Final = 0.5
 """When a repetition that the budget had no room for is looked at again."""
 GRACE_S: Final = 0.5
@@ -81,6 +85,7 @@ class Request:
     """It was repeated because nothing was heard of it; that is done once."""
     withheld: bool = False
     """The budget has no room for it."""
+    injected_at: float = -inf
     reading: bool = False
     """It is being read from the disk, to be injected."""
     failed: bool = False
@@ -132,6 +137,32 @@ class Counts:
     accepted: int = 0
     confirmed: int = 0
     retried: int = 0
+
+
+class Progress:
+    """How long it takes until the next request ends, where they end in order: whether all have come to a halt."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._most = STALLED_SHARE * deadline_s
+        self._ended_at = -inf
+        self._gap = 0.0
+        self._halts = 0
+
+    def ended(self, request: Request, now: float) -> None:
+        """A request has ended."""
+        gap = now - max(self._ended_at, request.injected_at)
+        self._gap += (min(gap, self._most) - self._gap) / 8
+        self._ended_at = now
+        self._halts = 0
+
+    def halts_at(self, oldest: Request) -> float:
+        """When it is to be supposed that nothing moves any more."""
+        patience = max(STALLED_LEAST_S, 4 * self._gap) * 2 ** min(self._halts, _MOST_DOUBLED)
+        return max(self._ended_at, oldest.injected_at) + min(patience, self._most)
+
+    def repeated(self) -> None:
+        """The oldest has been repeated for that: if that does not help, wait longer."""
+        self._halts += 1
 
 
 class Repeats:
@@ -193,6 +224,7 @@ class Ledger:
         self.counts = Counts()
         self.pace = Pace(deadline_s)
         self.repeats = Repeats()
+        self.progress = Progress(deadline_s)
         self.in_order = False
         """An aggregate takes its requests in order, so that each waits for all before it."""
         self.latency = Measurements()
@@ -372,13 +404,19 @@ class Ledger:
         if request.cause is Cause.LOST:
             return True
         is_guess = request.cause is Cause.UNHEARD
-        if is_guess and self.in_order and request.index != self.settled:
+        if is_guess and self.in_order and not self._holds_up_all(request, now):
             return False
         if not self.repeats.may(request, now):
             return False
-        request.guessed = request.guessed or (is_guess and self.repeats.are_bounded)
+        if is_guess:
+            request.guessed = self.repeats.are_bounded and not self.in_order
+            self.progress.repeated()
         request.cause = Cause.LOST
         return True
+
+    def _holds_up_all(self, request: Request, now: float) -> bool:
+        """Whether a request is the oldest, and all have come to a halt."""
+        return request.index == self.settled and now >= self.progress.halts_at(request)
 
     def _tries(self, request: Request) -> bool:
         """Whether this is the one that tries lanes that are blocked."""
@@ -398,11 +436,17 @@ class Ledger:
             self.counts.retried += 1
         request.reading = False
         request.devices = devices
+        request.injected_at = now
         request.cause = Cause.UNHEARD
         end = max(request.deadline, now) + GRACE_S
-        is_late = self.repeats.are_bounded and not self.in_order
-        share = UNHEARD_SHARE if is_late else UNHEARD_IN_ORDER_SHARE
-        self._put(request, end if request.guessed else min(now + share * self._deadline_s, end))
+        self._put(request, end if request.guessed else min(now + self._patience_s, end))
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nothing is to be heard of a request before that is looked into."""
+        if self.in_order:
+            return STALLED_LEAST_S
+        return self._deadline_s * (UNHEARD_SHARE if self.repeats.are_bounded else UNBOUNDED_SHARE)
 
     def postponed(self, request: Request, now: float) -> None:
         """The request was not sent: there is something to ask first."""
@@ -431,6 +475,7 @@ class Ledger:
             return None
         del self.requests[request_id]
         self.counts.confirmed += 1
+        self.progress.ended(request, now)
         seconds = now - request.accepted_at
         self.latency.add(seconds, now)
         self.pace.confirmed(seconds, len(self.requests))

@@ -16,7 +16,7 @@ from agent.serving.ends.ledger import (
     HELD_S,
     LOST_S,
     RETRY_FIRST_S,
-    UNHEARD_IN_ORDER_SHARE,
+    STALLED_LEAST_S,
     UNHEARD_SHARE,
     WITHHELD_S,
     Counts,
@@ -368,11 +368,15 @@ def test_what_waits_for_the_oldest_at_an_aggregate_is_not_repeated() -> None:
     ledger.in_order = True
     oldest, *others = [accepted(ledger, i) for i in range(20)]
     injected(ledger)
-    now = UNHEARD_IN_ORDER_SHARE * 60.0
-    assert injected(ledger, now=now) == [oldest]
-    assert injected(ledger, now=now + 10.0) == []
-    ledger.confirmed(oldest.id, "x", now + 10.0)
-    assert injected(ledger, now=now + 10.0 + WITHHELD_S) == others[:1]
+    now = STALLED_LEAST_S
+    assert injected(ledger, now=now) == [oldest], "nothing moves"
+    again = [r for step in range(4, 40) for r in injected(ledger, now=now + step / 2)]
+    assert again == [oldest, oldest], "ever more seldom"
+    for index, one in enumerate([oldest, *others]):
+        # Slow, but in motion: all are older than that by far.
+        now = 30.0 + index
+        ledger.confirmed(one.id, "x", now)
+        assert injected(ledger, now=now + WITHHELD_S) == []
 
 
 def a_source(spec: SourceSpec, files: int = 3, ledger: Ledger | None = None) -> Source:
