@@ -583,7 +583,7 @@ def _accuracy(view: _View, table: AccuracyTable) -> Accuracy | None:
 
 
 def _confidence(asked: float | None) -> float:
-    confidence = CONFIDENCE if asked is None else float(asked)
+    confidence = CONFIDENCE if asked is None else round(float(asked), 9)
     if not LEAST_CONFIDENCE <= confidence < 1:
         raise InvalidDocument(
             "the workflow is wrong at `$.slo.confidence`",

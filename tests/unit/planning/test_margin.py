@@ -243,7 +243,7 @@ def cost_of(problem, options):
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_every_strategy_plans_with_margin(strategy):
     cheap, dear = device("a", 0.1), device("b", 0.5)
-    problem = problem_of([cheap, dear], [profile("a", 0.1), profile("b", 0.01)], 8.0)
+    problem = problem_of([cheap, dear], [profile("a", 0.1), profile("b", 0.03)], 8.0)
     plan = solve(problem, Options(strategy=strategy))
     assert {r.device for r in plan.replicas} != {"a"}, "a quarter slower, `a` is 100 % busy"
     assert violations(problem, plan) == []
