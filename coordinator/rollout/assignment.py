@@ -81,7 +81,7 @@ def assignments(
             lost=sorted(d.id for d in devices.values() if d.state in _GIVEN_UP),
             latency_s={p: float(limit) for p, limit in workflow.slo.latency.items()},
             accuracy_at_least=float(accuracy.at_least) if accuracy is not None else None,
-measure_seconds=measure_s,
+            measure_seconds=measure_s,
             least_s=least,
             deadline_seconds=limits.REQUEST_DEADLINE_S if deadline is None else float(deadline),
         )
