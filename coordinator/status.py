@@ -267,7 +267,7 @@ def _replica(
         for of in sample.replicas
         if (of.workflow, of.generation, of.replica) == (workflow, running.generation, replica.id)
     ]
-    told = _told(seen[-1][1]) | _rates(seen) if seen else {}
+    told = {**_told(seen[-1][1]), **_rates(seen)} if seen else {}
     return ReplicaStatus(
         id=replica.id,
         stage=replica.stage,
@@ -293,7 +293,7 @@ def _told(last: pb.ReplicaSample) -> dict[str, Any]:
     }
 
 
-def _rates(seen: Sequence[tuple[pb.Sample, pb.ReplicaSample]]) -> dict[str, float]:
+def _rates(seen: Sequence[tuple[pb.Sample, pb.ReplicaSample]]) -> dict[str, Any]:
     """Rates between the first and the last sample of one worker: counts and times by the same clock.
 
     Nothing where they are too close. A device computes one job at a time, and the part of one under way counts, so

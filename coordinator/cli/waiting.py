@@ -86,7 +86,7 @@ def _named(fleet: Fleet, wanted: str | None) -> str:
     names = sorted(fleet.running)
     if wanted is None and len(names) == 1:
         return names[0]
-    if wanted in names and wanted is not None:
+    if wanted is not None and wanted in names:
         return wanted
     known = ", ".join(names) or "nothing"
     if wanted is None and names:

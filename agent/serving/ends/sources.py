@@ -192,7 +192,7 @@ class Sources:
 
 def count_for(ledger: Ledger, generation: Generation, now: float) -> None:
     """Have a ledger count against the SLO, and by the lanes, of the generation that is current."""
-    ledger.attainment.ask(generation.assignment.latency_s, now)
+    ledger.attainment.ask({**generation.assignment.latency_s}, now)
     ledger.lanes.begin(generation.number)
 
 

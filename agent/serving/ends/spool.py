@@ -71,7 +71,10 @@ class Spool:
         )
         # Whether the first attempt was sent is not known, so the next one counts as a repetition.
         requests = [
-            Request(*row, set(), attempt=1, offered_at=offered_at) for *row, offered_at in rows
+            Request(
+                index, request, file, accepted_at, deadline, set(), attempt=1, offered_at=offered_at
+            )
+            for index, request, file, accepted_at, deadline, offered_at in rows
         ]
         (accepted,) = self._db.execute("SELECT next FROM source").fetchone()
         totals = self._totals()
