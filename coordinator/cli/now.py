@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import structs
 
 from coordinator import config
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
+from coordinator.fleet.lifecycle import DeviceState
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -83,9 +86,18 @@ def measuring_of(fleet: Fleet, name: str) -> Measuring:
     running = fleet.running[name]
     plan = fleet.plans[running.plan].plan
     workflow = parse_workflow(fleet.workflows[running.workflow_digest].text)
-    made = snapshot(fleet, workflow, running.catalogue)
+    made = snapshot(_as_planned(fleet, running.devices), workflow, running.catalogue)
     problem = with_rate(made.problem, plan.predicted.throughput_rps)
     return Measuring(problem, {}, plan, running.run, running.generation)
+
+
+def _as_planned(fleet: Fleet, used: Collection[str]) -> Fleet:
+    """With the devices of a plan as they were when it was made: one that is lost has its profiles still."""
+    ready = {
+        d: structs.replace(device, state=DeviceState.READY) if d in used else device
+        for d, device in fleet.devices.items()
+    }
+    return structs.replace(fleet, devices=ready)
 
 
 async def _listened(
