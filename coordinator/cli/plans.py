@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from coordinator import config
+from coordinator.cli import arguments
 from coordinator.cli.arrivals import add_arrivals_option, with_arrivals
 from coordinator.cli.margin import interval_words, percent
+from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.planning import problem_beside, read_file, read_problem
 from coordinator.cli.text import clean
@@ -64,6 +66,10 @@ def read_with_problem(args: argparse.Namespace) -> tuple[Plan, Problem]:
 
 def _add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", type=Path, metavar="PLAN", help="a plan file")
+    _add_problem_option(parser)
+
+
+def _add_problem_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--problem",
         type=Path,
@@ -79,15 +85,45 @@ def _register_explain(commands: Commands) -> None:
     parser = commands.add(
         "explain",
         _explain,
-        help="Say why a plan is as it is, and what binds it",
-        examples="  coordinator explain plan.json",
+        help="Say why a plan is as it is, or why what runs misses its SLO",
+        examples=(
+            "  coordinator explain plan.json\n"
+            "  coordinator explain --now\n"
+            "  coordinator explain --now read-signs --interval 30 --json"
+        ),
     )
-    _add_problem(parser)
+    parser.add_argument(
+        "plan",
+        type=Path,
+        nargs="?",
+        metavar="PLAN|WORKFLOW",
+        help="a plan file; with --now the name of a workflow (default: all that run)",
+    )
+    _add_problem_option(parser)
+    parser.add_argument(
+        "--now",
+        action="store_true",
+        help="measure what runs: which devices, links or loads are otherwise than planned",
+    )
+    parser.add_argument(
+        "--interval",
+        type=arguments.seconds,
+        default=10.0,
+        metavar="S",
+        help="with --now: measure over so many seconds (default: 10)",
+    )
+    parser.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
+    add_state_option(parser)
 
 
 def _explain(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.cli.now import explain_now
     from coordinator.planning.explain import explain
 
+    if args.now:
+        return explain_now(args, output)
+    if args.plan is None:
+        raise InvalidDocument("no plan is named", fix="Name a plan file, or measure with --now")
     plan, problem = read_with_problem(args)
     explanation = explain(problem, plan)
     _show_explanation(explanation, output)

@@ -16,6 +16,7 @@ from coordinator.keeping.workflow import MEASURE_S, Kept
 from coordinator.planning import Options
 from coordinator.progress import Report
 from coordinator.replanning import Policy
+from coordinator.replanning.causes import Cause
 from coordinator.rollout.steps import Steps
 from coordinator.telemetry import Observed
 from tiermesh.documents.workflow import Workflow
@@ -124,6 +125,11 @@ class Keeping:
         How it ends is recorded as `replan-ended`.
         """
         self._kept[workflow].ask(why)
+
+    def causes(self, workflow: str) -> list[Cause]:
+        """What keeps a workflow from its SLO, or may come to, in a sentence each."""
+        kept = self._kept.get(workflow)
+        return kept.causes(self.newest) if kept is not None else []
 
     async def _measure(self) -> None:
         while True:

@@ -13,7 +13,7 @@ from typing import Final
 
 from coordinator.drift import Drift, Key, Ratio, Window, drift, key_of, means_of, ratio_at, windows
 from coordinator.replanning.bursts import planned_dispersion, planned_spread
-from coordinator.replanning.load import Load, LoadTest
+from coordinator.replanning.load import Load, LoadTest, dispersion_of
 from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.replanning.situation import asked_rate
 from coordinator.replanning.slo import Attained, Burn
@@ -145,6 +145,13 @@ class Measuring:
         if one is None or (one.ratio < 1 and least_rps > LEAST_LESS * one.planned_rps):
             return None if one is None else replace(one, changed=False)
         return one
+
+    def dispersions(self) -> tuple[float, float]:
+        """The variance over the mean of the busiest source's counts: as planned, and as it is for sure."""
+        test = max(self._tests.values(), key=lambda test: test.planned_rps, default=None)
+        if test is None:
+            return 1.0, 1.0
+        return test.dispersion, dispersion_of(test.counted(), test.dispersion)
 
     def _load(self, stage: str, test: LoadTest) -> Load | None:
         of = [said for (_, name), said in self._sources.items() if name == stage]

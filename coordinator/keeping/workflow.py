@@ -16,6 +16,7 @@ from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
 from coordinator.keeping.contingencies import Contingencies, Situation
+from coordinator.keeping.evidence import evidence_of
 from coordinator.keeping.measuring import Measuring
 from coordinator.keeping.unmeasured import Unmeasured
 from coordinator.planning import Options
@@ -31,6 +32,7 @@ from coordinator.replanning import (
     observe,
     overtaken,
 )
+from coordinator.replanning.causes import Cause, causes
 from coordinator.replanning.expected import (
     Expected,
     corrections_of,
@@ -61,6 +63,7 @@ from tiermesh.v1 import telemetry_pb2 as pb
 
 if TYPE_CHECKING:
     from coordinator.runner import Mesh
+    from coordinator.telemetry import Observed
 
 WHO: Final = "coordinator"
 MEASURE_S: Final = 1.0
@@ -310,6 +313,13 @@ class Kept:
                     text=str(made),
                 )
             )
+
+    def causes(self, newest: Mapping[str, Observed]) -> list[Cause]:
+        """What is otherwise than planned for the worse, by measurement; `newest` is what devices (by id) said last."""
+        if self._measuring is None or self._running is None:
+            return []
+        evidence = evidence_of(self._mesh.fleet, self._measuring, self._drifts, newest)
+        return causes(evidence)
 
     def _least_rps(self) -> float:
         """The rate that is promised is planned for also while less is asked."""

@@ -9,7 +9,7 @@ from coordinator.replanning.worth import shortfalls
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 
-FACTORS: Final = (1.0, 1.15, 1.3, 1.6, 2.0, 2.5)
+FACTORS: Final = (1.0, 1.15, 1.3, 1.6, 2.0, 2.5, 4.0, 6.0, 10.0)
 
 
 def inflation(problem: Problem, plan: Plan) -> float:

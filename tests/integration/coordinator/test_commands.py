@@ -212,6 +212,35 @@ def sample(agent, replicas, run, number):
     return made
 
 
+async def test_what_runs_is_explained_by_what_is_measured(coordinator, planned):
+    applied = (await coordinator("apply", "plan.json", "--no-browse", "--json")).document
+    made = json.loads((await coordinator("events", "--json", "--kind", "plan-made")).out)
+    plan = made["events"][-1]["details"]["plan"]
+    for agent in planned:
+        agent.samples = [slow_sample(agent, plan, applied["run"], n) for n in range(1, 40)]
+    told = await coordinator("explain", "--now", "read", "--interval", 3, "--json")
+    assert told.code == 0, told.err
+    (found,) = told.document["workflows"]
+    assert [cause["kind"] for cause in found["causes"]] == ["device-slower"], found
+    (cause,) = found["causes"]
+    assert "is slower than its profile" in cause["text"]
+    assert "takes 1.50 times" in cause["text"]
+    assert found["expected_ms"]["p50"] > 1.2 * found["predicted_ms"]["p50"]
+    assert (await coordinator("explain", "--now", "other")).code != 0
+    assert (await coordinator("explain", "--json")).document["error"]["fix"]
+
+
+def slow_sample(agent, plan, run, number):
+    """Of a device whose batches take half as long again as those of the fake profiles."""
+    made = sample(agent, plan["replicas"], run, number)
+    for replica in made.replicas:
+        if "/" in replica.replica:
+            replica.batches = 10 * number
+            replica.batch_sizes[1] = 10 * number
+            replica.batch_seconds[1] = 10 * number * 1.5 * agent.mean_s
+    return made
+
+
 async def test_waiting_ends_when_the_ledger_balances(coordinator, planned):
     source = pb.SourceSample(
         workflow="read", stage="photos", run="run-1", accepted=9, confirmed=9, finished=True

@@ -11,7 +11,7 @@ import pytest
 
 from coordinator.fleet.lifecycle import ReplanOutcome
 from coordinator.profiling import ProfileOptions
-from coordinator.replanning import Band, Policy
+from coordinator.replanning import Policy
 from coordinator.runner import Mesh
 from tests.agents import AgentProcess, put_words
 from tests.doubler import linear_model, zipped
@@ -22,12 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mesh")]
 
 ITEM_S = 0.03
 CALM, BUSY = 10, 32
-POLICY = Policy(
-    settle_s=0.2,
-    dwell_s=0.5,
-    load=Band(enter=(0.7, 1.2), leave=(0.85, 1.1), sustained_s=5.0),
-    drift=Band(enter=(0.6, 1.5), leave=(0.8, 1.25), sustained_s=2.0),
-)
+POLICY = Policy(settle_s=0.2, dwell_s=0.5)
 QUICK = ProfileOptions(batch_sizes=(1,), min_repeats=10, max_repeats=20, time_limit_s=5.0)
 CODE = f"""
 import time

@@ -201,3 +201,47 @@ def test_few_batches_and_another_generation_tell_nothing():
     on.take("hub-1", served(2.0, 5, 0.1))
     on.take("hub-1", served(4.0, 500, 0.1, generation=2))
     assert on.drifts() == {}
+
+
+def test_the_first_correction_comes_within_twenty_batches():
+    on = measuring()
+    for at in range(11):
+        on.take("hub-1", served(float(at), at, 0.1))
+    (found,) = on.drifts().values()
+    assert found.overall.batches <= 20
+    assert found.overall.differs()
+
+
+def test_what_has_changed_of_late_is_not_mixed_with_what_was_before():
+    on, seconds = measuring(), 0.0
+    for at in range(900):
+        seconds += 0.05 * (2.0 if at > 800 else 1.0)
+        said = pb.ReplicaSample(
+            workflow="read",
+            generation=3,
+            replica="detect@hub-1/v",
+            batches=at,
+            batch_sizes={1: at},
+            batch_seconds={1: seconds},
+        )
+        on.take("hub-1", pb.Sample(at=float(at), replicas=[said]))
+    assert on.drifts()[KEY].overall.ratio == pytest.approx(2.0, rel=0.05)
+    assert on.ratios()["detect@hub-1/v"].sure == pytest.approx(2.0, rel=0.1)
+
+
+def test_the_more_replicas_are_looked_at_the_surer_each_must_be():
+    def spread(replicas):
+        plan = replace(PLAN, replicas=[PLAN.replicas[0]] * replicas)
+        on = Measuring(PROBLEM, {}, plan, "run-1", 3)
+        for at in range(40):
+            on.take("hub-1", served(float(at), 10 * at + at % 3, 0.05))
+        ratio = on.ratios()["detect@hub-1/v"]
+        return ratio.high - ratio.low
+
+    assert spread(1) < spread(50)
+
+
+def test_a_backlog_is_what_would_have_ended_were_all_as_planned():
+    on = offer(measuring(), 10.0, in_flight=2)
+    assert on.backlog == 0.0
+    assert offer(measuring(), 10.0, in_flight=122).backlog == pytest.approx(120.0)
