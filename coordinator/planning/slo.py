@@ -243,16 +243,18 @@ def check(found: Found, asked: Mapping[Any, float], *, margin: Margin | None = N
     """
     draft = found.draft
     slow = draft if margin is None else _slowed(draft, margin)
-    latency_ms: Mapping[str, float] = assemble.predicted(slow).latency_ms  # pyright: ignore[reportAssignmentType]
-    estimated = _worst(latency_ms, asked)
     uneven = draft.requests.unevenness
-    settles = not assemble.saturated(draft, OVERLOADED)
-    if len(draft.rates()) <= SIMULATED and settles and (uneven == 1 or estimated <= HOPELESS):
+    plays = len(draft.rates()) <= SIMULATED and not assemble.saturated(draft, OVERLOADED)
+    latency_ms: Mapping[str, float] = {}
+    estimated = 0.0
+    if uneven > 1 or not plays:
+        latency_ms = assemble.predicted(slow).latency_ms  # pyright: ignore[reportAssignmentType]
+        estimated = _worst(latency_ms, asked)
+    if plays and (uneven == 1 or estimated <= HOPELESS):
         load = Load(requests=REQUESTS * uneven)
         latency_ms = simulate(slow.instance.problem, served(draft), load).latency_ms
-    worst = _worst(latency_ms, asked)
     seconds = {name: ms / 1e3 for name, ms in latency_ms.items()}
-    return Checked(found, seconds, worst if uneven == 1 else max(worst, estimated))
+    return Checked(found, seconds, max(_worst(latency_ms, asked), estimated))
 
 
 def served(draft: Draft) -> Served:
