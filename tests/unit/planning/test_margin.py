@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -281,10 +282,14 @@ def test_an_infeasible_confidence_is_in_the_frontier_as_such():
     assert {p.confidence: p.total_per_hour for p in plan.margin.frontier}[0.99] is None
 
 
+def clash_of(error) -> list[Any]:
+    return cast("list[Any]", error.to_dict()["clash"])
+
+
 def test_where_margin_makes_it_infeasible_the_nearest_confidence_is_told():
     with pytest.raises(Infeasible) as caught:
         solve(one(rate=8.5))
-    told = {row["ask"]: row for row in caught.value.to_dict()["clash"]}
+    told = {row["ask"]: row for row in clash_of(caught.value)}
     assert told["confidence"]["asked"] == "95 %"
     nearest = told["confidence"]["value"]
     assert 0.5 < nearest < 0.95
@@ -296,7 +301,7 @@ def test_where_margin_makes_it_infeasible_the_nearest_confidence_is_told():
 def test_where_even_no_margin_helps_confidence_is_not_to_blame():
     with pytest.raises(Infeasible) as caught:
         solve(one(rate=20.0))
-    assert [row["ask"] for row in caught.value.to_dict()["clash"]] == ["rate"]
+    assert [row["ask"] for row in clash_of(caught.value)] == ["rate"]
 
 
 @given(st.sampled_from([0.0, *LADDER]), st.sampled_from([*LADDER, 1.0]))
