@@ -285,7 +285,7 @@ def _simulate(args: argparse.Namespace, output: Output) -> int:
 def _slowed(problem: Problem, slower: float) -> Problem:
     from coordinator.planning.margin import scaled
 
-    return scaled(problem, lambda *_: 1 + slower) if slower else problem
+    return scaled(problem, lambda _profile, _size: 1 + slower) if slower else problem
 
 
 REQUESTS = 4000

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
-
 from coordinator.planning import assemble, conflict, draws, overflow, pricing, slo
 from coordinator.planning import margin as margins
 from coordinator.planning.building import build
@@ -122,12 +120,15 @@ def _predicted(
     draft: assemble.Draft, latency_s: Mapping[str, float], options: Options
 ) -> Predicted:
     """At device times as profiled, with where it may lie where the problem says how uncertain they are."""
-    predicted = assemble.predicted(draft)
     if not latency_s:
-        return predicted
-    latency_ms = {name: seconds * 1e3 for name, seconds in latency_s.items()}
-    intervals = _intervals(draft) if options.intervals else {}
-    return msgspec.structs.replace(predicted, latency_ms=latency_ms, latency_interval_ms=intervals)
+        return assemble.predicted(draft)
+    latency_ms: dict[Any, float] = {name: seconds * 1e3 for name, seconds in latency_s.items()}
+    return Predicted(
+        throughput_rps=draft.instance.request_rate * draft.scale,
+        accuracy=assemble.accuracy(draft),
+        latency_ms=latency_ms,
+        latency_interval_ms=_intervals(draft) if options.intervals else {},
+    )
 
 
 def _intervals(draft: assemble.Draft) -> dict[Any, tuple[float, float]]:

@@ -184,7 +184,6 @@ class _Simulation:
                 raise InvalidDocument("the plan is not of this problem", path=replica.device)
         self.profiles = {r.id: self._profile(r) for r in plan.replicas}
         self.handlers: dict[str, Callable[[float, Any], None]] = {
-            "born": self._on_born,
             "frame": self._on_frame,
             "check": self._on_check,
             "served": self._on_served,
@@ -197,14 +196,23 @@ class _Simulation:
         births = self._births(rate)
         if self.load.fail is not None:
             self._at(births[int(self.load.fail_at * (len(births) - 1))], "fail", self.load.fail)
-        ends = self._lane_ends()
-        for index, born in enumerate(births):
-            self._at(born, "born", (index, ends))
+        ends, events, handlers = self._lane_ends(), self.events, self.handlers
         clock = 0.0
-        while self.events:
-            clock, _, kind, what = heapq.heappop(self.events)
-            self.handlers[kind](clock, what)
+        for index, born in enumerate(births):
+            while events and self._comes_first(events[0], born):
+                clock, _, kind, what = heapq.heappop(events)
+                handlers[kind](clock, what)
+            clock = born
+            self._born(clock, index, ends)
+        while events:
+            clock, _, kind, what = heapq.heappop(events)
+            handlers[kind](clock, what)
         return self._outcome(rate, clock)
+
+    @staticmethod
+    def _comes_first(event: tuple[float, int, str, object], born: float) -> bool:
+        """Whether an event is before a request that is born; of those at one time only the loss of a device is."""
+        return event[0] < born or (event[0] == born and event[2] == "fail")
 
     def _rate(self) -> float:
         times = self.load.times
@@ -265,8 +273,7 @@ class _Simulation:
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def _on_born(self, clock: float, what: tuple[int, list[float]]) -> None:
-        index, ends = what
+    def _born(self, clock: float, index: int, ends: list[float]) -> None:
         at = bisect.bisect_left(ends, (self.start + index * ids.GOLDEN) % 1.0 * ends[-1])
         lane = self.plan.lanes[min(at, len(ends) - 1)]
         request = self._request(index, clock, lane)

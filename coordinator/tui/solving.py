@@ -266,7 +266,7 @@ def _choice(problem: Problem, accuracy: float, watch: Watch) -> Choice:
     try:
         plan = solve(
             msgspec.structs.replace(problem, asks=asks),
-            Options(gap=0.01, time_limit_s=CHOICE_S, watch=watch),
+            Options(gap=0.01, time_limit_s=CHOICE_S, watch=watch, intervals=False),
         )
     except TiermeshError:
         return Choice(accuracy, None, None)
