@@ -21,15 +21,17 @@ from coordinator.replanning.contingency import (
     Memory,
     at_risk,
     found_ahead,
+    running_in,
     standby_of,
     standing_by,
+    with_loaded,
 )
 from coordinator.replanning.search import Finding, search
 from coordinator.rollout.assignment import assignments
 from coordinator.rollout.steps import Steps
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.problem import Problem
+from tiermesh.documents.problem import Problem, RunningReplica
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import TiermeshError
@@ -138,16 +140,38 @@ class Contingencies:
         if device is None:
             return None
         lost = events.DeviceFailed(at=self._mesh.now(), who="", device=device.id, why="")
+        fleet = apply(lost, self._mesh.fleet)
         try:
-            problem = await self._problem(now, apply(lost, self._mesh.fleet))
+            problem = await self._problem(now, fleet)
         except TiermeshError:
             # Such as a stage that can be served nowhere else.
             return None
         known = self._found.get(name)
         if known is not None and await asyncio.to_thread(found_ahead, [known], problem):
             return known
-        finding = await self._searched(problem, now.plan)
+        loaded = self._loaded()
+
+        def preferring(problem: Problem) -> Problem:
+            return with_loaded(now.adjust(problem), loaded)
+
+        preferred = await self._problem(replace(now, adjust=preferring), fleet)
+        finding = await self._searched(preferred, now.plan)
         return Contingency(name, problem, finding) if finding.plan is not None else None
+
+    def _loaded(self) -> list[RunningReplica]:
+        """What stands by, and what will because of the plans that were found so far."""
+        plans = [c.finding.plan for c in self._found.values() if c.finding.plan is not None]
+        names = {device.id: device.name for device in self._mesh.fleet.devices.values()}
+        standing = [
+            RunningReplica(
+                stage=r.stage,
+                variant=r.variant.name if r.variant is not None else None,
+                device=names[device],
+            )
+            for device, standby in self._standing.items()
+            for r in standby.replicas
+        ]
+        return [*standing, *(r for plan in plans for r in running_in(plan))]
 
     async def _searched(self, problem: Problem, running: Plan) -> Finding:
         """Search in a thread, which ends soon after nobody waits for it any more."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.drift import Drift, Key, corrected_problem
 from coordinator.files import parse_workflow
 from coordinator.fleet import Fleet, apply, events
-from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
+from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, ReplanOutcome
 from coordinator.fleet.state import Device, Running
 from coordinator.keeping.contingencies import Contingencies, Situation
 from coordinator.keeping.measuring import Measuring
@@ -213,6 +213,14 @@ class Kept:
         rollout = self._mesh.fleet.rollouts.get(self.name)
         return rollout is not None and rollout.outcome is None
 
+    @property
+    def _is_draining(self) -> bool:
+        """Whether all that a rollout waits for is that devices that it leaves out have done what they had."""
+        rollout = self._mesh.fleet.rollouts.get(self.name)
+        if rollout is None or rollout.outcome is not None:
+            return False
+        return set(rollout.phases.values()) <= {Phase.COMMITTED, Phase.LEAVING}
+
     async def measure(self) -> None:
         """Compare what is measured with what was planned for."""
         plan, running = self._plan, self._running
@@ -238,7 +246,9 @@ class Kept:
         """The mesh as it is while nothing is to be done, so that there is time to plan ahead."""
         running, plan, fleet = self._running, self._plan, self._mesh.fleet
         is_busy = self._is_rolling_out or self._state.under_way is not None
-        if plan is None or running is None or is_busy or not self._may_replan():
+        if plan is None or running is None or not self._may_replan():
+            return None
+        if is_busy and not self._is_draining:
             return None
         if self._unmeasured.at_work or decide(self._state, self._clock()) is not None:
             return None

@@ -17,7 +17,7 @@ from coordinator.replanning.search import Finding
 from coordinator.replanning.worth import shortfalls
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.problem import Problem
+from tiermesh.documents.problem import Problem, RunningReplica
 
 STANDING_BY = frozenset({"model", "map", "filter", "join"})
 """The kinds of stages whose replicas can stand by: they have neither files nor state of which there is only one."""
@@ -100,6 +100,19 @@ def standing_by(
             left[replica.device] -= needed
             found[replica.device].append((plan.digest, replica.id))
     return dict(found)
+
+
+def with_loaded(problem: Problem, loaded: Iterable[RunningReplica]) -> Problem:
+    """The problem in which these replicas cost no start, since they stand by: of equal plans, theirs is chosen."""
+    running = [*problem.running, *(r for r in loaded if r not in problem.running)]
+    return structs.replace(problem, running=running)
+
+
+def running_in(plan: Plan) -> list[RunningReplica]:
+    """A plan's replicas, as a problem names what runs."""
+    return [
+        RunningReplica(stage=r.stage, variant=r.variant, device=r.device) for r in plan.replicas
+    ]
 
 
 def standby_of(
