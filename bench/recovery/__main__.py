@@ -48,7 +48,7 @@ WINDOW_S: Final = 0.5
 WINDOW_RESULTS: Final = 8
 PAUSE_S: Final = 4.0
 FULL: Final = 0.95
-LIMIT_S: Final = 40.0
+LIMIT_S: Final = 90.0
 PHOTOS: Final = 40
 TIMING: Final = Timing(hold_s=1.0, forgiven_after_s=1.0)
 POLICY: Final = Policy(settle_s=0.5, dwell_s=0.5, calm_s=1.0)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 from coordinator.drift import Drift, Key, corrected_problem
 from coordinator.files import parse_workflow
 from coordinator.fleet import Fleet, apply, events
-from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, ReplanOutcome
+from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
-from coordinator.keeping.contingencies import Contingencies, Situation
+from coordinator.keeping.contingencies import Contingencies, Situation, what_serves
 from coordinator.keeping.measuring import Measuring
 from coordinator.keeping.unmeasured import Unmeasured
 from coordinator.planning import Options
@@ -213,14 +213,6 @@ class Kept:
         rollout = self._mesh.fleet.rollouts.get(self.name)
         return rollout is not None and rollout.outcome is None
 
-    @property
-    def _is_draining(self) -> bool:
-        """Whether all that a rollout waits for is that devices that it leaves out have done what they had."""
-        rollout = self._mesh.fleet.rollouts.get(self.name)
-        if rollout is None or rollout.outcome is not None:
-            return False
-        return set(rollout.phases.values()) <= {Phase.COMMITTED, Phase.LEAVING}
-
     async def measure(self) -> None:
         """Compare what is measured with what was planned for."""
         plan, running = self._plan, self._running
@@ -244,20 +236,15 @@ class Kept:
 
     def _at_rest(self) -> Situation | None:
         """The mesh as it is while nothing is to be done, so that there is time to plan ahead."""
-        running, plan, fleet = self._running, self._plan, self._mesh.fleet
-        is_busy = self._is_rolling_out or self._state.under_way is not None
-        if plan is None or running is None or not self._may_replan():
-            return None
-        if is_busy and not self._is_draining:
+        fleet, serves = self._mesh.fleet, what_serves(self._mesh.fleet, self.name)
+        is_searching = self._state.under_way is not None and not self._is_rolling_out
+        if serves is None or is_searching or not self._may_replan():
             return None
         if self._unmeasured.at_work or decide(self._state, self._clock()) is not None:
             return None
-        ready = tuple((device.id, device.device_class) for device in fleet.ready)
-        adjust = self._adjustment(self._rate(), self._worth_correcting())
-        key = running.generation, running.plan, ready
-        return Situation(
-            self.workflow, plan, running.generation, running.run, adjust, key, fleet.profiles
-        )
+        plan = fleet.plans[serves.plan].plan
+        adjust = self._adjustment(self._rate(), self._worth_correcting(), plan)
+        return Situation.of(fleet, serves, self.workflow, adjust)
 
     # --- what is done about it -----------------------------------------------------------------------------------
 
@@ -333,7 +320,7 @@ class Kept:
         """How it ended, why so, and the digest of the plan that was found."""
         running, rate = self._running, self._rate()
         corrections = self._worth_correcting()
-        adjust = self._adjustment(rate, corrections)
+        adjust = self._adjustment(rate, corrections, self._plan)
         found = await self._found(adjust)
         if found.plan is None and (needed := self._on_probation()):
             found = await self._trusting(needed, found.verdict.why, adjust)
@@ -354,14 +341,14 @@ class Kept:
         return (*_ended_well(found), digest)
 
     def _adjustment(
-        self, rate: float | None, corrections: Mapping[Key, Drift]
+        self, rate: float | None, corrections: Mapping[Key, Drift], running: Plan | None
     ) -> Callable[[Problem], Problem]:
         """What makes a problem that of now: the load, device times as they are measured, and what runs."""
 
         def adjust(problem: Problem) -> Problem:
             at_rate = with_rate(problem, rate) if rate is not None else problem
             corrected = corrected_problem(at_rate, corrections)
-            return with_running(corrected, self._plan, self._policy)
+            return with_running(corrected, running, self._policy)
 
         return adjust
 

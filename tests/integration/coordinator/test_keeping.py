@@ -120,6 +120,13 @@ async def keep(open_mesh, serve, agents, tmp_path):
     return kept
 
 
+async def until(condition, seconds=20.0):
+    """Wait for what a fake agent is told."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
 def port_of(agent):
     return int(agent.address.rpartition(":")[2])
 
@@ -164,9 +171,7 @@ async def test_the_plan_for_a_lost_device_is_there_before_and_what_it_needs_stan
     _, hub, spare = agents
     async with keep() as on:
         await on.served_by("hub-1")
-        async with asyncio.timeout(20):
-            while not spare.standing_by.get("read"):
-                await asyncio.sleep(0.02)
+        await until(lambda: spare.standing_by.get("read"))
         assert [r.partition("/")[0] for r in spare.standing_by["read"]] == ["detect@hub-2"]
 
         def no_search(*_args, **_more):
@@ -178,6 +183,30 @@ async def test_the_plan_for_a_lost_device_is_there_before_and_what_it_needs_stan
         lost = (await on.told("replan-ended"))[-1]
         assert (lost.reason, lost.outcome) == ("device-failed", ReplanOutcome.REPLACED)
         assert lost.text.endswith("planned before hub-1 was lost")
+
+
+async def test_the_plan_for_a_device_that_fails_again_is_kept_while_it_is_away(
+    keep, agents, serve, monkeypatch
+):
+    _, hub, spare = agents
+    async with keep() as on:
+        await on.served_by("hub-1")
+        await until(lambda: spare.standing_by.get("read"))
+        port = port_of(hub)
+        await serve.stop(hub)
+        await on.served_by("hub-2")
+        searched = []
+
+        def noted(problem, *args, **more):
+            searched.append({device.name for device in problem.devices})
+            return search(problem, *args, **more)
+
+        monkeypatch.setattr("coordinator.keeping.contingencies.search", noted)
+        spare.standing_by.clear()
+        await serve.start(hub, port=port)
+        await on.served_by("hub-1")
+        await until(lambda: spare.standing_by.get("read"))
+        assert {"cam-1", "hub-2"} not in searched
 
 
 async def test_without_contingencies_nothing_is_planned_ahead(keep, agents, serve, monkeypatch):

@@ -54,6 +54,7 @@ def devices_of(plan: Plan | None) -> set[str]:
 def test_the_busiest_devices_are_planned_for_and_no_more_than_so_many(running: Plan) -> None:
     assert at_risk(running, 4) == ["hub-1", "cam-1"]
     assert at_risk(running, 1) == ["hub-1"]
+    assert at_risk(running, 1, ends={"detect"}) == ["cam-1"], "without its ends nothing is served"
 
 
 def test_what_was_found_for_the_problem_of_now_is_used_and_says_so(
@@ -93,9 +94,11 @@ def test_what_the_plans_need_stands_by_as_far_as_there_is_memory(
     (hub,) = devices_of(plan) - {"cam-1"}
     needs = {("detect", "v", "hub-1"): 80.0, ("detect", "v", hub): 80.0}
     roomy = standing_by(running, [plan], Memory({hub: 100.0, "cam-1": 100.0}, needs))
-    assert roomy == {hub: [(plan.digest, f"detect@{hub}/v")]}
-    assert standing_by(running, [plan], Memory({hub: 79.0, "cam-1": 100.0}, needs)) == {}
-    assert standing_by(plan, [plan], Memory({hub: 500.0}, needs)) == {}, "it runs there already"
+    assert roomy[hub] == [(plan.digest, f"detect@{hub}/v")]
+    assert standing_by(running, [plan], Memory({hub: 79.0, "cam-1": 100.0}, needs)).keys() == {
+        "cam-1"
+    }
+    assert hub in standing_by(plan, [plan], Memory({hub: 80.0}, needs)), "it is loaded already"
 
 
 def test_the_memory_of_what_runs_is_not_given_twice(running: Plan, ahead: Contingency) -> None:
@@ -107,7 +110,7 @@ def test_the_memory_of_what_runs_is_not_given_twice(running: Plan, ahead: Contin
         replicas=[*running.replicas, structs.replace(running.replicas[0], device=hub, stage="x")],
     )
     needs = {("x", None, hub): 30.0, ("detect", "v", hub): 80.0}
-    assert standing_by(other, [plan], Memory({hub: 100.0}, needs)) == {}
+    assert hub not in standing_by(other, [plan], Memory({hub: 100.0}, needs))
     assert hub in standing_by(other, [plan], Memory({hub: 110.0}, needs))
 
 
