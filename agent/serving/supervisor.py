@@ -276,17 +276,19 @@ class WorkerSupervisor:
             await self._end_if_idle()
             return
         self._standby[workflow] = assignment
-        self._leases[workflow] = asyncio.get_running_loop().call_later(
-            limits.STANDBY_S, self._let_go, workflow
-        )
         try:
             async with self._lock:
                 process = await self._running()
             await self._load_standby(process, assignment)
         except TiermeshError:
             self._standby.pop(workflow, None)
-            await self._end_if_idle()
             raise
+        finally:
+            # Another may have taken its place meanwhile, and have none.
+            await self._end_if_idle()
+        self._leases[workflow] = asyncio.get_running_loop().call_later(
+            limits.STANDBY_S, self._let_go, workflow
+        )
 
     async def _load_standby(self, process: _Process, assignment: Assignment) -> None:
         await process.ask(call := next(self._calls), control.Standby(call, assignment))

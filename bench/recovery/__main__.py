@@ -48,7 +48,7 @@ WINDOW_S: Final = 0.5
 WINDOW_RESULTS: Final = 8
 PAUSE_S: Final = 4.0
 FULL: Final = 0.95
-LIMIT_S: Final = 40.0
+LIMIT_S: Final = 90.0
 PHOTOS: Final = 40
 TIMING: Final = Timing(hold_s=1.0, forgiven_after_s=1.0)
 POLICY: Final = Policy(settle_s=0.5, dwell_s=0.5, calm_s=1.0)
@@ -212,13 +212,12 @@ class Recovering:
         self._processes[index] = await AgentProcess.start(process.device, folder, mesh)
         await self.until(lambda: name in {d.name for d in self._mesh.fleet.ready}, "it is back")
         await self.until(lambda: self._is_over(before + 1), "its return was considered")
-        await asyncio.sleep(PAUSE_S / 2)
         return found
 
     def _is_over(self, after: int) -> bool:
         (replan,) = self._mesh.fleet.replans.values()
-        kept = replan.outcome is not None and replan.reason == "device-returned"
-        return kept or self.generation > after
+        is_over = replan.outcome is not None
+        return is_over and (replan.reason == "device-returned" or self.generation > after)
 
     async def drained(self) -> int:
         """Wait until as many have ended as were accepted before now; returns how many."""
@@ -265,7 +264,7 @@ def results(scene: Scene) -> list[Line]:
     return [msgspec.json.decode(row, type=Line) for row in rows]
 
 
-async def measured(scene: Scene, times: int) -> tuple[list[Kill], dict[str, float]]:
+async def measured(scene: Scene, times: int, pause_s: float) -> tuple[list[Kill], dict[str, float]]:
     """Start the mesh, kill, and read from the sinks' files what the requests say."""
     begun = time.time()
     path = await asyncio.to_thread(scene.prepare, scene.folder)
@@ -281,7 +280,7 @@ async def measured(scene: Scene, times: int) -> tuple[list[Kill], dict[str, floa
         await mesh.settle()
         workflow = await mesh.read_workflow(path)
         await mesh.profile(workflow, options=PROFILE)
-        kills, accepted = await _kept(mesh, workflow, processes, times)
+        kills, accepted = await _kept(mesh, workflow, processes, times, pause_s)
     lines = [line for line in results(scene) if line.accepted_at >= begun]
     rate = float(workflow.slo.rate or 0.0)
     finished = sorted(line.finished_at for line in lines)
@@ -292,15 +291,17 @@ async def measured(scene: Scene, times: int) -> tuple[list[Kill], dict[str, floa
 
 
 async def _kept(
-    mesh: Mesh, workflow: Workflow, processes: list[AgentProcess], times: int
+    mesh: Mesh, workflow: Workflow, processes: list[AgentProcess], times: int, pause_s: float
 ) -> tuple[list[Kill], int]:
     keeping = mesh.keep([workflow], options=PLAN, policy=POLICY, timing=TIMING)
     tasks = [asyncio.create_task(keeping.run()), asyncio.create_task(mesh.look_out())]
     recovering = Recovering(mesh, keeping, processes)
     try:
         await recovering.until(lambda: recovering.generation > 0, "a plan serves")
-        await asyncio.sleep(PAUSE_S)
-        kills = [await recovering.kill() for _ in range(times)]
+        kills: list[Kill] = []
+        for _ in range(times):
+            await asyncio.sleep(pause_s)
+            kills.append(await recovering.kill())
         return kills, await recovering.drained()
     finally:
         for task in tasks:
@@ -313,11 +314,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scene", choices=["steady", "read-signs"], default="steady")
     parser.add_argument("--kills", type=int, default=10, metavar="N")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=PAUSE_S,
+        metavar="S",
+        help="at rest before each kill (%(default)s)",
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scene = steady(Path(folder)) if args.scene == "steady" else read_signs()
-        kills, ledger = asyncio.run(measured(scene, args.kills))
+        kills, ledger = asyncio.run(measured(scene, args.kills, args.pause))
     if args.json:
         print(json.dumps({"kills": [asdict(k) for k in kills], "ledger": ledger}))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from msgspec import structs
 
 from coordinator.fleet import Fleet, apply, events
-from coordinator.fleet.state import Device
+from coordinator.fleet.lifecycle import Phase
+from coordinator.fleet.state import Device, Rollout, Running
 from coordinator.planning import Options
 from coordinator.planning.watching import Watch
 from coordinator.replanning import Policy
@@ -21,15 +23,17 @@ from coordinator.replanning.contingency import (
     Memory,
     at_risk,
     found_ahead,
+    running_in,
     standby_of,
     standing_by,
+    with_loaded,
 )
 from coordinator.replanning.search import Finding, search
 from coordinator.rollout.assignment import assignments
 from coordinator.rollout.steps import Steps
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.problem import Problem
+from tiermesh.documents.problem import Problem, RunningReplica
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import TiermeshError
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.25
+_ENDS: Final = ("source", "sink")
 RENEW_S: Final = 60.0
 """How often it is looked again whether what was found still holds, and what stands by is named again."""
 
@@ -56,9 +61,41 @@ class Situation:
     key: Hashable
     profiles: Mapping[str, Mapping[str, Profile]]
 
+    @classmethod
+    def of(
+        cls,
+        fleet: Fleet,
+        serves: Running | Rollout,
+        workflow: Workflow,
+        adjust: Callable[[Problem], Problem],
+    ) -> Situation:
+        """The situation of a fleet in which this serves a workflow."""
+        ready = tuple((device.id, device.device_class) for device in fleet.ready)
+        return cls(
+            workflow=workflow,
+            plan=fleet.plans[serves.plan].plan,
+            generation=serves.generation,
+            run=serves.run,
+            adjust=adjust,
+            key=(serves.generation, serves.plan, ready),
+            profiles=fleet.profiles,
+        )
+
     def is_that_of(self, other: Situation | None) -> bool:
         """Whether nothing has changed since the other."""
         return other is not None and self.key == other.key and self.profiles is other.profiles
+
+
+def what_serves(fleet: Fleet, workflow: str) -> Running | Rollout | None:
+    """What serves a workflow on all its devices; None while devices switch, or while it does not run.
+
+    A rollout of which only devices are left that it leaves out, and that have yet to end what they had, does serve.
+    """
+    rollout = fleet.rollouts.get(workflow)
+    if rollout is None or rollout.outcome is not None:
+        return fleet.running.get(workflow)
+    has_switched = set(rollout.members.values()) == {Phase.COMMITTED}
+    return rollout if has_switched and rollout.plan else None
 
 
 class Contingencies:
@@ -80,6 +117,7 @@ class Contingencies:
         self._source_bytes = source_bytes
         self._clock = asyncio.get_running_loop().time
         self._found: dict[str, Contingency] = {}
+        self._names: list[str] = []
         self._standing: dict[str, Assignment] = {}
         self._work: asyncio.Task[None] | None = None
 
@@ -122,32 +160,73 @@ class Contingencies:
             await asyncio.sleep(LOOK_S)
 
     async def _prepare(self, now: Situation) -> None:
-        names = at_risk(now.plan, self._policy.contingencies)
-        self._found = {n: c for n, c in self._found.items() if n in names}
+        ends = {name for name, stage in now.workflow.stages.items() if stage.kind in _ENDS}
+        names = at_risk(now.plan, self._policy.contingencies, ends)
+        # Those of devices that are lost just now hold again once they are back.
+        others = [n for n in self._found if n not in names and self._mesh.fleet.named(n)]
+        self._names = [*names, *others][: 2 * self._policy.contingencies]
+        self._found = {n: self._found[n] for n in self._names if n in self._found}
+        is_told = False
         for name in names:
-            found = await self._contingency(name, now)
-            if found is not None:
-                self._found[name] = found
-            else:
-                self._found.pop(name, None)
-        await self._stand_by(now)
+            known = self._found.get(name)
+            found = await self._contingency(name, now, known)
+            if found is not known:
+                self._keep(name, found)
+                await self._stand_by(now)
+                is_told = True
+        if not is_told:
+            await self._stand_by(now)
 
-    async def _contingency(self, name: str, now: Situation) -> Contingency | None:
+    def _keep(self, name: str, found: Contingency | None) -> None:
+        if found is not None:
+            self._found[name] = found
+        else:
+            self._found.pop(name, None)
+
+    @property
+    def _plans(self) -> list[Plan]:
+        """The plans that were found, the likeliest to be needed first."""
+        found = (self._found[name].finding.plan for name in self._names if name in self._found)
+        return [plan for plan in found if plan is not None]
+
+    async def _contingency(
+        self, name: str, now: Situation, known: Contingency | None
+    ) -> Contingency | None:
         """What to do when a device is lost: what is known already, where it still holds."""
         device = self._mesh.fleet.named(name)
         if device is None:
             return None
         lost = events.DeviceFailed(at=self._mesh.now(), who="", device=device.id, why="")
+        fleet = apply(lost, self._mesh.fleet)
         try:
-            problem = await self._problem(now, apply(lost, self._mesh.fleet))
+            problem = await self._problem(now, fleet)
         except TiermeshError:
             # Such as a stage that can be served nowhere else.
             return None
-        known = self._found.get(name)
         if known is not None and await asyncio.to_thread(found_ahead, [known], problem):
             return known
-        finding = await self._searched(problem, now.plan)
+        loaded = self._loaded()
+
+        def preferring(problem: Problem) -> Problem:
+            return with_loaded(now.adjust(problem), loaded)
+
+        preferred = await self._problem(replace(now, adjust=preferring), fleet)
+        finding = await self._searched(preferred, now.plan)
         return Contingency(name, problem, finding) if finding.plan is not None else None
+
+    def _loaded(self) -> list[RunningReplica]:
+        """What stands by, and what will because of the plans that were found so far."""
+        names = {device.id: device.name for device in self._mesh.fleet.devices.values()}
+        standing = [
+            RunningReplica(
+                stage=r.stage,
+                variant=r.variant.name if r.variant is not None else None,
+                device=names[device],
+            )
+            for device, standby in self._standing.items()
+            for r in standby.replicas
+        ]
+        return [*standing, *(r for plan in self._plans for r in running_in(plan))]
 
     async def _searched(self, problem: Problem, running: Plan) -> Finding:
         """Search in a thread, which ends soon after nobody waits for it any more."""
@@ -167,10 +246,10 @@ class Contingencies:
 
     async def _stand_by(self, now: Situation) -> None:
         """Have devices load what the plans would have them load; one at a time, since all of them serve."""
-        plans = [c.finding.plan for c in self._found.values() if c.finding.plan is not None]
         memory = Memory.of(await self._problem(now, self._mesh.fleet))
+        parts = await self._parts(now, self._plans)
+        plans = [plan for plan in self._plans if plan.digest in parts]
         chosen = standing_by(now.plan, plans, memory)
-        parts = await self._parts(now, plans)
         for device in self._mesh.fleet.ready:
             of_device = {plan: part[device.id] for plan, part in parts.items() if device.id in part}
             standby = standby_of(of_device, chosen.get(device.name, []))
@@ -190,12 +269,14 @@ class Contingencies:
         """Each plan's assignments, by its digest and by device id."""
         catalogue = await self._mesh.catalogue(now.workflow)
         devices = {device.name: device for device in self._mesh.fleet.devices.values()}
-        return {
-            plan.digest: assignments(
-                plan, now.workflow, catalogue, devices, generation=now.generation, run=now.run
-            )
-            for plan in plans
-        }
+        parts: dict[str, dict[str, Assignment]] = {}
+        for plan in plans:
+            # One that was found a while ago may name what there is no more.
+            with contextlib.suppress(TiermeshError):
+                parts[plan.digest] = assignments(
+                    plan, now.workflow, catalogue, devices, generation=now.generation, run=now.run
+                )
+        return parts
 
     async def _tell(self, device: Device, standby: Assignment, parts: Iterable[Assignment]) -> None:
         """Bring all that the plans need there, and have the device load what is to stand by."""

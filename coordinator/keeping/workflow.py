@@ -15,7 +15,7 @@ from coordinator.files import parse_workflow
 from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
-from coordinator.keeping.contingencies import Contingencies, Situation
+from coordinator.keeping.contingencies import Contingencies, Situation, what_serves
 from coordinator.keeping.evidence import evidence_of
 from coordinator.keeping.measuring import Measuring
 from coordinator.keeping.unmeasured import Unmeasured
@@ -327,19 +327,16 @@ class Kept:
 
     def _at_rest(self) -> Situation | None:
         """The mesh as it is while nothing is to be done, so that there is time to plan ahead."""
-        running, plan, fleet = self._running, self._plan, self._mesh.fleet
-        is_busy = self._is_rolling_out or self._state.under_way is not None
-        if plan is None or running is None or is_busy or not self._may_replan():
+        fleet, serves = self._mesh.fleet, what_serves(self._mesh.fleet, self.name)
+        is_searching = self._state.under_way is not None and not self._is_rolling_out
+        if serves is None or is_searching or not self._may_replan():
             return None
         if self._unmeasured.at_work or decide(self._state, self._clock()) is not None:
             return None
-        ready = tuple((device.id, device.device_class) for device in fleet.ready)
+        plan = fleet.plans[serves.plan].plan
         corrections = worth_correcting(self._drifts)
-        adjust = self._adjustment(self._rate(Reason.DEVICE_FAILED), corrections)
-        key = running.generation, running.plan, ready
-        return Situation(
-            self.workflow, plan, running.generation, running.run, adjust, key, fleet.profiles
-        )
+        adjust = self._adjustment(self._rate(Reason.DEVICE_FAILED), corrections, plan)
+        return Situation.of(fleet, serves, self.workflow, adjust)
 
     # --- what is done about it -----------------------------------------------------------------------------------
 
@@ -417,7 +414,7 @@ class Kept:
         corrections = worth_correcting(self._drifts)
         if reason is Reason.SLO_MISSED:
             await self._explain_miss(rate, corrections)
-        adjust = self._adjustment(rate, corrections)
+        adjust = self._adjustment(rate, corrections, self._plan)
         found = await self._found(adjust)
         if found.plan is None and (needed := self._on_probation()):
             found = await self._trusting(needed, found.verdict.why, adjust)
@@ -438,14 +435,14 @@ class Kept:
         return (*_ended_well(found), digest)
 
     def _adjustment(
-        self, rate: float | None, corrections: Mapping[Key, Drift]
+        self, rate: float | None, corrections: Mapping[Key, Drift], running: Plan | None
     ) -> Callable[[Problem], Problem]:
         """What makes a problem that of now: the load, device times as they are measured, and what runs."""
 
         def adjust(problem: Problem) -> Problem:
             at_rate = with_rate(problem, rate) if rate is not None else problem
             corrected = self._as_slow(corrected_problem(at_rate, corrections))
-            return with_running(corrected, self._plan, self._policy)
+            return with_running(corrected, running, self._policy)
 
         return adjust
 

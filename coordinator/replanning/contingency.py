@@ -8,7 +8,7 @@ memory for it, so that neither a search nor a model keeps a lost device's reques
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from msgspec import structs
@@ -17,7 +17,7 @@ from coordinator.replanning.search import Finding
 from coordinator.replanning.worth import shortfalls
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.problem import Problem
+from tiermesh.documents.problem import Problem, RunningReplica
 
 STANDING_BY = frozenset({"model", "map", "filter", "join"})
 """The kinds of stages whose replicas can stand by: they have neither files nor state of which there is only one."""
@@ -32,12 +32,16 @@ class Contingency:
     finding: Finding
 
 
-def at_risk(plan: Plan, at_most: int) -> list[str]:
-    """The devices that a plan uses, by name, those with most to do first."""
+def at_risk(plan: Plan, at_most: int, ends: Collection[str] = ()) -> list[str]:
+    """The devices that a plan uses, by name, those with most to do first, and last those of sources and sinks.
+
+    `ends` are the stages that are sources or sinks: what begins or ends at a device is lost with it in any case.
+    """
     busy: Counter[str] = Counter()
     for replica in plan.replicas:
         busy[replica.device] += replica.utilization or 0.0  # pyright: ignore[reportArgumentType]
-    return sorted(busy, key=lambda device: (-busy[device], device))[:at_most]
+    at_ends = {replica.device for replica in plan.replicas if replica.stage in ends}
+    return sorted(busy, key=lambda device: (device in at_ends, -busy[device], device))[:at_most]
 
 
 def found_ahead(contingencies: Iterable[Contingency], problem: Problem) -> Finding | None:
@@ -81,11 +85,13 @@ class Memory:
 def standing_by(
     running: Plan, plans: Iterable[Plan], memory: Memory
 ) -> dict[str, list[tuple[str, str]]]:
-    """The replicas that stand by on each device: what `plans` need there and `running` has not, while memory lasts.
+    """The replicas that stand by on each device: what `plans` need there, while memory lasts.
 
-    By device name: (digest of the plan, replica id). The plans that are named first are served first.
+    By device name: (digest of the plan, replica id). The plans that are named first are served first. What `running`
+    has there takes no more memory, and is there still when another plan runs.
     """
     there = {(r.stage, r.variant, r.device) for r in running.replicas}
+    named: set[tuple[str, str | None, str]] = set()
     left = dict(memory.of_devices)
     for spot in there:
         left[spot[2]] = left.get(spot[2], 0.0) - memory.of_replicas.get(spot, 0.0)
@@ -93,13 +99,26 @@ def standing_by(
     for plan in plans:
         for replica in plan.replicas:
             spot = (replica.stage, replica.variant, replica.device)
-            needed = memory.of_replicas.get(spot, 0.0)
-            if spot in there or left.get(replica.device, 0.0) < needed:
+            needed = 0.0 if spot in there else memory.of_replicas.get(spot, 0.0)
+            if spot in named or left.get(replica.device, 0.0) < needed:
                 continue
-            there.add(spot)
+            named.add(spot)
             left[replica.device] -= needed
             found[replica.device].append((plan.digest, replica.id))
     return dict(found)
+
+
+def with_loaded(problem: Problem, loaded: Iterable[RunningReplica]) -> Problem:
+    """The problem in which these replicas cost no start, since they stand by: of equal plans, theirs is chosen."""
+    running = [*problem.running, *(r for r in loaded if r not in problem.running)]
+    return structs.replace(problem, running=running)
+
+
+def running_in(plan: Plan) -> list[RunningReplica]:
+    """A plan's replicas, as a problem names what runs."""
+    return [
+        RunningReplica(stage=r.stage, variant=r.variant, device=r.device) for r in plan.replicas
+    ]
 
 
 def standby_of(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -119,6 +120,13 @@ async def keep(open_mesh, serve, agents, tmp_path):
     return kept
 
 
+async def until(condition, seconds=20.0):
+    """Wait for what a fake agent is told."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
 def port_of(agent):
     return int(agent.address.rpartition(":")[2])
 
@@ -155,6 +163,64 @@ async def test_a_device_that_dies_is_replaced_and_taken_back_when_it_returns(kee
         assert "saved" in back.text
         states = [e.kind for e in await on.told("device-failed", "device-held", "device-returned")]
         assert states == ["device-failed", "device-held", "device-returned"]
+
+
+async def test_the_plan_for_a_lost_device_is_there_before_and_what_it_needs_stands_by(
+    keep, agents, serve, monkeypatch
+):
+    _, hub, spare = agents
+    async with keep() as on:
+        await on.served_by("hub-1")
+        await until(lambda: spare.standing_by.get("read"))
+        assert [r.partition("/")[0] for r in spare.standing_by["read"]] == ["detect@hub-2"]
+
+        def no_search(*_args, **_more):
+            raise AssertionError("a plan is there")
+
+        monkeypatch.setattr(kept_workflow, "search", no_search)
+        await serve.stop(hub)
+        await on.served_by("hub-2")
+        lost = (await on.told("replan-ended"))[-1]
+        assert (lost.reason, lost.outcome) == ("device-failed", ReplanOutcome.REPLACED)
+        assert lost.text.endswith("planned before hub-1 was lost")
+
+
+async def test_the_plan_for_a_device_that_fails_again_is_kept_while_it_is_away(
+    keep, agents, serve, monkeypatch
+):
+    _, hub, spare = agents
+    async with keep() as on:
+        await on.served_by("hub-1")
+        await until(lambda: spare.standing_by.get("read"))
+        port = port_of(hub)
+        await serve.stop(hub)
+        await on.served_by("hub-2")
+        searched = []
+
+        def noted(problem, *args, **more):
+            searched.append({device.name for device in problem.devices})
+            return search(problem, *args, **more)
+
+        monkeypatch.setattr("coordinator.keeping.contingencies.search", noted)
+        spare.standing_by.clear()
+        await serve.start(hub, port=port)
+        await on.served_by("hub-1")
+        await until(lambda: spare.standing_by.get("read"))
+        assert {"cam-1", "hub-2"} not in searched
+
+
+async def test_without_contingencies_nothing_is_planned_ahead(keep, agents, serve, monkeypatch):
+    _, hub, spare = agents
+    monkeypatch.setattr(
+        "tests.integration.coordinator.test_keeping.QUICK", replace(QUICK, contingencies=0)
+    )
+    async with keep() as on:
+        await on.served_by("hub-1")
+        await serve.stop(hub)
+        await on.served_by("hub-2")
+        lost = (await on.told("replan-ended"))[-1]
+        assert "planned before" not in lost.text
+        assert spare.standing_by == {}
 
 
 async def test_a_device_that_returns_with_a_replaced_generation_is_told_to_stop_it(

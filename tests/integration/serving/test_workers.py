@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from tests.integration.serving.meshes import CHAIN, Mesh, check_ledger, until
+from tests.integration.serving.meshes import CHAIN, Device, Mesh, check_ledger, until
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
@@ -234,6 +235,82 @@ async def test_stopping_drains_and_the_worker_ends(mesh: Mesh) -> None:
     results = mesh["a"].results()
     assert 20 <= len(results) < 500
     check_ledger(results, accepted=len(results))
+
+
+def standby(mesh: Mesh, device: str, *stages: str) -> Assignment:
+    """The replicas of these stages of a chain on one device, and no more."""
+    lane = dict.fromkeys(CHAIN, device)
+    whole = mesh.assign(CHAIN, [(1.0, lane, {})])[device]
+    return replace(whole, replicas=[r for r in whole.replicas if r.stage in stages], lanes=[])
+
+
+async def test_what_stands_by_is_not_loaded_again_and_stays_when_the_workflow_is_stopped(
+    mesh: Mesh,
+) -> None:
+    supervisor = mesh["a"].supervisor
+    assignment = mesh.assign(CHAIN, [(1.0, dict.fromkeys(CHAIN, "a"), {})])["a"]
+    await supervisor.stand_by(replace(assignment, lanes=[]))
+    pid, steps = supervisor.pid, Counter[tuple[str, str]]()
+    assert pid is not None
+    mesh.offer("a", 30)
+    await supervisor.prepare(assignment, lambda step, replica, _: steps.update([(step, replica)]))
+    assert not [replica for _, replica in steps if replica == "upper@a"]
+    await supervisor.commit("w", 1)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    await supervisor.stop("w")
+    assert supervisor.pid == pid
+    await supervisor.stand_by(standby(mesh, "a"))
+    assert supervisor.pid is None, "nothing is left to serve or to stand by"
+
+
+async def test_what_stands_by_is_loaded_again_by_the_next_worker_beside_what_runs(
+    mesh: Mesh,
+) -> None:
+    mesh.offer("a", 200)
+    await mesh.serve({"a": mesh.assign(CHAIN, [(1.0, dict.fromkeys(CHAIN, "a"), {})])["a"]})
+    supervisor = mesh["a"].supervisor
+    loud = {**CHAIN, "upper": ("map", ["photos"], "Loud")}
+    whole = mesh.assign(loud, [(1.0, dict.fromkeys(loud, "a"), {})], run="run-2")["a"]
+    await supervisor.stand_by(
+        replace(whole, replicas=[r for r in whole.replicas if r.stage == "upper"], lanes=[])
+    )
+    loaded = lambda: read_log(mesh["a"]).count(("upper@a", 0))  # noqa: E731
+    await until(lambda: loaded() == 1, "it stands by")
+    kill(mesh, "a", signal.SIGKILL)
+    await until(lambda: loaded() == 2, "it stands by again")
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=200) == {"result": 200}
+
+
+async def test_a_standby_that_cannot_be_loaded_leaves_what_runs(mesh: Mesh) -> None:
+    mesh.offer("a", 100)
+    await mesh.serve({"a": mesh.assign(CHAIN, [(1.0, dict.fromkeys(CHAIN, "a"), {})])["a"]})
+    broken = standby(mesh, "a", "upper")
+    (upper,) = broken.replicas
+    assert upper.bundle is not None
+    wrong = replace(upper, bundle=replace(upper.bundle, entry="code:Nothing"))
+    with pytest.raises(TiermeshError, match="upper@a"):
+        await mesh["a"].supervisor.stand_by(replace(broken, replicas=[wrong]))
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=100) == {"result": 100}
+
+
+async def test_what_stands_by_is_let_go_of_when_nobody_names_it_again(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STANDBY_S", 0.5)
+    supervisor = mesh["a"].supervisor
+    await supervisor.stand_by(standby(mesh, "a", "upper"))
+    assert supervisor.pid is not None
+    await until(lambda: supervisor.pid is None, "the worker ends")
+
+
+def read_log(device: Device) -> list[tuple[str, int]]:
+    """The replicas that a device has loaded, by what it has written down, and for which generation."""
+    path = device.root / "state" / "logs" / "batches.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines]
+    return [(e["replica"], e["generation"]) for e in entries if e["entry"] == "replica-loaded"]
 
 
 @pytest.mark.parametrize("path", ["../out.jsonl", "/tmp/out.jsonl", "link/out.jsonl"])  # noqa: S108

@@ -8,7 +8,8 @@ import pytest
 
 from agent.rollout.activate import Activation, AssignmentFolder, Report
 from tests.unit.agent.test_node import an_assignment
-from tiermesh.documents.assignment import Assignment
+from tiermesh.documents.assignment import Assignment, ReplicaSpec
+from tiermesh.documents.variant import Artifact, Bundle
 from tiermesh.errors import StorageFull, TiermeshError
 
 
@@ -34,6 +35,9 @@ class RecordingServing:
 
     async def stop(self, workflow: str) -> None:
         self.told.append("stop")
+
+    async def stand_by(self, assignment: Assignment) -> None:
+        self.told.append(f"stand by {len(assignment.replicas)}")
 
 
 def activation(folder: Path, serving: RecordingServing) -> Activation:
@@ -120,3 +124,29 @@ async def test_a_newer_generation_waits_until_the_old_one_is_resumed(tmp_path: P
     )
     assert failures == []
     assert serving.told == ["prepare 1", "commit 1", "prepare 2"]
+
+
+async def test_a_standby_waits_for_no_step_and_changes_nothing_that_runs(tmp_path: Path) -> None:
+    serving = RecordingServing()
+    running = activation(tmp_path, serving)
+    prepared, _ = await asyncio.gather(
+        running.prepare(an_assignment(2), lambda *_: None), running.stand_by(an_assignment(1))
+    )
+    assert prepared is None
+    assert serving.told == ["prepare 2", "stand by 2"]
+    assert running.node.generations == {}
+    assert list(tmp_path.iterdir()) == [], "after a restart, nothing stands by"
+
+
+async def test_a_standby_for_another_device_or_without_its_artifacts_is_refused(
+    tmp_path: Path,
+) -> None:
+    serving = RecordingServing()
+    bare = Activation("dev", AssignmentFolder(tmp_path), serving, lambda _: False)
+    with pytest.raises(TiermeshError, match="another device"):
+        await bare.stand_by(an_assignment(1, device="other"))
+    bundle = Bundle(artifact=Artifact(digest="sha256:" + "0" * 64, size_bytes=1), entry="code:Code")
+    replicas = [ReplicaSpec(id="in@dev", stage="in", bundle=bundle)]
+    with pytest.raises(TiermeshError, match="not on the device"):
+        await bare.stand_by(an_assignment(1, replicas=replicas))
+    assert serving.told == []
