@@ -222,6 +222,6 @@ class Rule:
         if moved <= EQUAL:
             return False
         for i, more in surplus.items():
-            self.shares[i] -= moved * more / total
+            self.shares[i] = max(self.shares[i] - moved * more / total, 0.0)
         self.shares[lane] += moved
         return True

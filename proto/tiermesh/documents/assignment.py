@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from tiermesh import limits
-from tiermesh.documents.plan import Lane, Room
+from tiermesh.documents.plan import Lane, Room, Spare
 from tiermesh.documents.reading import Document
 from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.documents.workflow import Name, Options, Percentile
@@ -93,14 +93,6 @@ class Peer(Document, frozen=True, kw_only=True):
     device: str
     name: str
     address: str
-
-
-class Spare(Document, frozen=True, kw_only=True):
-    """A lane over replicas that are loaded, to which the plan sends nothing: a source may move requests there."""
-
-    path: dict[Name, str]
-    backup: dict[Name, str] = {}
-    accuracy: float | None = None
 
 
 class Assignment(Document, frozen=True, kw_only=True):

@@ -99,6 +99,14 @@ class Lane(Document, frozen=True, kw_only=True):
     accuracy: float | None = None
 
 
+class Spare(Document, frozen=True, kw_only=True):
+    """A lane over replicas that are loaded, to which the plan sends nothing: sources may move requests there."""
+
+    path: dict[Name, str]
+    backup: dict[Name, str] = {}
+    accuracy: float | None = None
+
+
 class Rules(Document, frozen=True, kw_only=True):
     """The options that the plan was made with, by their names on the command line."""
 
@@ -121,10 +129,13 @@ class Plan(Document, frozen=True, kw_only=True):
     replicas: list[Replica]
     lanes: list[Lane]
     warnings: list[str] = []
+    spares: Annotated[list[Spare], Meta(max_length=limits.LANES)] = []
 
     @property
     def digest(self) -> str:
         """Names the plan in the journal and on devices; the solver's running time does not count."""
         plain = to_plain(self)
         plain["solver"].pop("seconds")
+        if not self.spares:
+            plain.pop("spares")
         return ids.digest_value(plain)

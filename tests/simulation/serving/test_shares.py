@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from tests.simulation.serving.mesh import SimMesh
 from tests.simulation.serving.test_mesh import CHAIN, assign, finished, repeated, serve
-from tiermesh.documents.assignment import RINGS, Assignment, Ring, Spare
+from tiermesh.documents.assignment import RINGS, Assignment, Ring
+from tiermesh.documents.plan import Spare
 
 COUNT = 1_600
 RATE_RPS = 20.0
