@@ -152,6 +152,7 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                         mean_batch=queue.mean_batch,
                         batch_size=queue.batcher.setting.batch_size,
                         batch_timeout_ms=1000 * queue.batcher.setting.timeout_s,
+                        ended_early=queue.ended_early,
                     )
                 )
         for source in flow.sources.by_key.values():
@@ -171,6 +172,8 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                     rate=ledger.latency.rate(now),
                     run=source.key.removesuffix(f".{source.stage}"),
                     waiting=source.waiting(now),
+                    shares=source.shares,
+                    retries_withheld=ledger.repeats.withheld,
                 )
             )
         for stage, sink in flow.sinks.items():

@@ -109,6 +109,11 @@ class Source:
         return self.ledger.counts.accepted
 
     @property
+    def shares(self) -> dict[int, float]:
+        """By lane of the plan, its share now of what this source makes; empty where shares stay as planned."""
+        return self.steered.shares if self.steered is not None else {}
+
+    @property
     def planned_rps(self) -> float:
         """The rate that the plan has found lanes for."""
         made = 1 / self._arrivals.mean_gap

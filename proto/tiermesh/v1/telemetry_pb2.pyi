@@ -265,6 +265,7 @@ class ReplicaSample(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     BATCH_SECONDS_FIELD_NUMBER: _builtins.int
+    ENDED_EARLY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     generation: _builtins.int
     replica: _builtins.str
@@ -278,6 +279,8 @@ class ReplicaSample(_message.Message):
     batch_size: _builtins.int
     """The setting in use; another than planned once it was tuned."""
     batch_timeout_ms: _builtins.float
+    ended_early: _builtins.int
+    """Requests that ended here in an error before their deadline, since what was left to do would have taken longer."""
     @_builtins.property
     def service(self) -> Global___Percentiles: ...
     @_builtins.property
@@ -306,10 +309,11 @@ class ReplicaSample(_message.Message):
         batch_size: _builtins.int = ...,
         batch_timeout_ms: _builtins.float = ...,
         batch_seconds: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        ended_early: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_seconds", b"batch_seconds", "batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_seconds", b"batch_seconds", "batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "ended_early", b"ended_early", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,6 +343,26 @@ class SourceSample(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SharesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKFLOW_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
@@ -353,6 +377,8 @@ class SourceSample(_message.Message):
     WINDOWS_FIELD_NUMBER: _builtins.int
     LANES_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    RETRIES_WITHHELD_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     accepted: _builtins.int
@@ -368,6 +394,8 @@ class SourceSample(_message.Message):
     """Requests that are due and not accepted, since there is no room for them below."""
     generation: _builtins.int
     """The generation that `lanes` is of."""
+    retries_withheld: _builtins.int
+    """Repetitions that were held back, since nobody said that the request is lost and the retry budget was used up."""
     @_builtins.property
     def latency(self) -> Global___Percentiles:
         """From accepted to confirmed, over the last window."""
@@ -381,6 +409,12 @@ class SourceSample(_message.Message):
     @_builtins.property
     def lanes(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Requests that ended since their generation was committed here, by lane of the plan."""
+
+    @_builtins.property
+    def shares(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """The share of each lane now of what this source makes, by lane of the plan, then of its spare lanes; empty where
+        shares stay as planned.
+        """
 
     def __init__(
         self,
@@ -399,10 +433,12 @@ class SourceSample(_message.Message):
         windows: _abc.Iterable[Global___SloWindow] | None = ...,
         lanes: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         generation: _builtins.int = ...,
+        shares: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        retries_withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "retries_withheld", b"retries_withheld", "run", b"run", "shares", b"shares", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,7 +49,7 @@ def late(mesh: SimMesh, assignments: dict[str, Assignment]) -> tuple[float, list
         flow = mesh.devices["a"].flow
         assert flow is not None
         source = flow.sources.by_key["photos"]
-        seen.append(source.steered.shares if source.steered is not None else {})
+        seen.append(source.shares)
     mesh.run(lambda: finished(mesh), 100.0)
     mesh.check_ledger(["out"])
     assert mesh.errors == []
