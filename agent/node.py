@@ -175,7 +175,7 @@ def _dangling(assignment: Assignment) -> list[tuple[str, str]]:
         for r in assignment.replicas
         if r.stage not in stages or replicas.get(r.id) != assignment.device
     ]
-    for number, lane in enumerate(assignment.lanes):
+    for number, lane in enumerate(assignment.routes):
         found += [
             (f"$.lanes[{number}].path.{stage}", replica)
             for stage, replica in (*lane.path.items(), *lane.backup.items())

@@ -125,6 +125,7 @@ class ReplicaStats(msgspec.Struct, frozen=True, kw_only=True):
     mean_batch: float = 0.0
     batch_size: int = 0
     batch_timeout_ms: float = 0.0
+    ended_early: int = 0
 
 
 class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +147,8 @@ class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     errors: int = 0
     filtered: int = 0
+    shares: dict[int, float] = {}
+    retries_withheld: int = 0
 
 
 class SinkStats(msgspec.Struct, frozen=True, kw_only=True):

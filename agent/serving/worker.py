@@ -156,6 +156,7 @@ def stats_of(
                         mean_batch=queue.mean_batch,
                         batch_size=queue.batcher.setting.batch_size,
                         batch_timeout_ms=1000 * queue.batcher.setting.timeout_s,
+                        ended_early=queue.ended_early,
                     )
                 )
         for source in flow.sources.by_key.values():
@@ -180,6 +181,8 @@ def stats_of(
                     generation=ledger.lanes.generation,
                     errors=ledger.counts.errors,
                     filtered=ledger.counts.filtered,
+                    shares=source.shares,
+                    retries_withheld=ledger.repeats.withheld,
                 )
             )
         for stage, sink in flow.sinks.items():

@@ -7,6 +7,7 @@ from typing import Final
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Catalogue, Device
+from coordinator.rollout import rooms
 from coordinator.rollout.least import least_seconds
 from tiermesh import limits
 from tiermesh.documents.assignment import (
@@ -60,6 +61,9 @@ def assignments(
     stages = {name: _stage(workflow, name, carried) for name in workflow.stages}
     where = {r.id: devices[r.device].id for r in plan.replicas}
     least = least_seconds(plan)
+    spare = [*plan.spares, *rooms.spares(plan, _fixed(workflow))][: rooms.SPARES_MOST]
+    usable = {d.name: d.description.usable_share for d in used.values()}
+    most = rooms.shares_most(plan, spare, usable)
     deadline, accuracy = workflow.slo.deadline, workflow.slo.accuracy
     return {
         device.id: Assignment(
@@ -83,10 +87,18 @@ def assignments(
             accuracy_at_least=float(accuracy.at_least) if accuracy is not None else None,
             measure_seconds=measure_s,
             least_s=least,
+            spares=spare,
+            shares_most=most,
             deadline_seconds=limits.REQUEST_DEADLINE_S if deadline is None else float(deadline),
         )
         for device in used.values()
     }
+
+
+def _fixed(workflow: Workflow) -> frozenset[str]:
+    """Stages that requests do not move away from: where they begin, end, and are folded into a state."""
+    kinds = (Source, Sink, Aggregate)
+    return frozenset(name for name, stage in workflow.stages.items() if isinstance(stage, kinds))
 
 
 def _formers(
@@ -174,6 +186,12 @@ def _check_lanes(plan: Plan, workflow: Workflow, replicas: Mapping[str, Replica]
         for stage, replica in [*lane.path.items(), *lane.backup.items()]:
             if replica not in replicas or replicas[replica].stage != stage:
                 _wrong(f"{at}.path.{stage}", f"`{replica}` is not a replica of it")
+    for i, lane in enumerate(plan.spares):
+        for stage, replica in [*lane.path.items(), *lane.backup.items()]:
+            if replica not in replicas or replicas[replica].stage != stage:
+                _wrong(f"$.spares[{i}].path.{stage}", f"`{replica}` is not a replica of it")
+        if workflow.stages.keys() - lane.path.keys():
+            _wrong(f"$.spares[{i}].path", "it has no replica of some stages")
     total = sum(lane.share for lane in plan.lanes)
     if abs(total - 1.0) > SHARE_TOLERANCE:
         _wrong("$.lanes", f"the shares sum to {total:g}, not to 1")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
 from agent.serving.ends.arrivals import Arrivals
 from agent.serving.ends.ledger import Ledger, Request
 from agent.serving.instructions import Instruction, Read, Record
+from agent.serving.steering.steering import Steering
 from tiermesh import ids
 
 ACCEPTED_AT_ONCE: Final = 32
@@ -39,6 +41,27 @@ class Pacing:
             self._paid = max(self._paid, now) + 1 / self.rate_rps
 
 
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What moves a source's requests between its lanes in a generation; `lanes` are their numbers, as in `Steering`."""
+
+    generation: int
+    lanes: tuple[int, ...]
+    steering: Steering | None
+    """None: they stay as planned."""
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """By lane of the plan, its share now of what this source makes; empty where shares stay as planned."""
+        if self.steering is None:
+            return {}
+        return dict(zip(self.lanes, self.steering.shares, strict=True))
+
+    def lane(self, index: int) -> int:
+        """The number, in `Steering`, of a lane of the plan."""
+        return self.lanes.index(index)
+
+
 class Source:
     """Offers `files` in order, by index; `run` names the run, with what tells this source's requests apart."""
 
@@ -60,6 +83,7 @@ class Source:
         self.replica = replica
         self.ledger = ledger
         self.retired = False
+        self.steered: Steered | None = None
         self._workflow = workflow
         self._run = run
         self._arrivals = arrivals
@@ -83,6 +107,17 @@ class Source:
     @property
     def _index(self) -> int:
         return self.ledger.counts.accepted
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """By lane of the plan, its share now of what this source makes; empty where shares stay as planned."""
+        return self.steered.shares if self.steered is not None else {}
+
+    @property
+    def planned_rps(self) -> float:
+        """The rate that the plan has found lanes for."""
+        made = 1 / self._arrivals.mean_gap
+        return min(made, self._pacing.rate_rps or made)
 
     @property
     def _is_over(self) -> bool:

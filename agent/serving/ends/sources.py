@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import inf
 from typing import Final
 
@@ -10,15 +11,19 @@ from msgspec.structs import replace
 from agent.serving.ends.attainment import Ended
 from agent.serving.ends.ledger import Ledger, Request, Stray
 from agent.serving.ends.sinks import how_it_ended
-from agent.serving.ends.source import Source
+from agent.serving.ends.source import Source, Steered
 from agent.serving.instructions import Forget, Settled
 from agent.serving.routing.generation import Generation
 from agent.serving.routing.post import Generations, Post
+from agent.serving.steering.rule import LaneRule
+from agent.serving.steering.steering import Steering
 from agent.serving.streams.sender import Link
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, Packed, pack
 
 _LANES_ASKED = 64
+_LANES_STEERED: Final = 64
+"""A source with more lanes than this has few requests on each: there is nothing to be seen of one of them."""
 DROP_AGAIN_S: Final = 1.0
 
 
@@ -38,6 +43,9 @@ class Sources:
             if generation is not None and self._may_accept(generation, source):
                 self._post.do(*source.accept(now))
             self._tell_slowed(generation, source, now)
+            steered = source.steered
+            if steered is not None and steered.steering is not None:
+                steered.steering.tick(now)
             blocked = generation is not None and _is_blocked(generation, source, now)
             self._drop_strays(source, now)
             instructions, failed, unclear = source.due(now, blocked=blocked)
@@ -118,11 +126,37 @@ class Sources:
         lost = source.ledger.lost_devices(now) | {d for d in links.senders if links.is_lost(d)}
         # A guess at a request that meets others goes where they go, too.
         attempt = 1 if request.guessed and source.ledger.meets_others else request.attempt
-        lane = generation.router.lane_of(request.id, source.replica, source.stage, attempt, lost)
+        lane = self._lane(source, request, generation, attempt, lost=lost, now=now)
         source.ledger.injected(request, generation.router.devices_of(lane), now)
         frame = self._frame(source, request, generation, lane)
         for output in generation.assignment.stages[source.stage].outputs:
             self._post.send(replace(frame, stage=output, payload=payload), now)
+
+    @staticmethod
+    def _lane(
+        source: Source,
+        request: Request,
+        generation: Generation,
+        attempt: int,
+        *,
+        lost: Collection[str],
+        now: float,
+    ) -> int:
+        """The lane that a request takes, and note that it does."""
+        router, steered = generation.router, source.steered
+        if steered is None or steered.generation != generation.number:
+            steered = source.steered = steer(generation, source)
+        steering = steered.steering
+        if steering is None:
+            return router.lane_of(request.id, source.replica, source.stage, attempt, lost)
+        lane = router.lane_of(
+            request.id, source.replica, source.stage, attempt, lost, shares=steering.shares
+        )
+        at = steered.lane(lane)
+        if attempt == 1 and not lost:
+            at = steering.allowed(at)
+        steering.sent(request.id, at, now)
+        return steered.lanes[at]
 
     def fail(self, source: Source, request: Request, now: float, why: str = "") -> None:
         """End a request in an error at the sinks that have not confirmed it yet."""
@@ -187,6 +221,8 @@ class Sources:
             return
         if ended.ended is not Ended.ERROR:
             ledger.lanes.note(confirm.generation, confirm.lane)
+        if source.steered is not None and source.steered.steering is not None:
+            source.steered.steering.ended(ended.id, now)
         self._post.do(Forget(source.key, ended))
 
 
@@ -207,6 +243,43 @@ def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:
         lost=assignment.lost,
         addresses={device: peer.address for device, peer in assignment.peers.items()},
     )
+
+
+def steer(generation: Generation, source: Source) -> Steered:
+    """What steers a source's requests under a generation.
+
+    Nothing does where requests meet those of another source, which must take the same lane; nor where an aggregate
+    makes all lanes as slow as the slowest, so that nobody could tell which one that is.
+    """
+    assignment, router = generation.assignment, generation.router
+    lanes = tuple(router.own_lanes(source.replica, source.stage))
+    most = assignment.shares_most
+    if (
+        "shares" not in assignment.rings
+        or len(most) != len(router.lanes)
+        or not 1 < len(lanes) <= _LANES_STEERED
+        or source.ledger.meets_others
+        or source.ledger.in_order
+    ):
+        return Steered(generation.number, lanes, None)
+    total = sum(router.lanes[i].share for i in lanes)
+    rules = [
+        LaneRule(
+            router.lanes[i].share / total,
+            max(most[i], router.lanes[i].share) / total,
+            router.lanes[i].accuracy,
+            router.ends(i),
+        )
+        for i in lanes
+    ]
+    steering = Steering(
+        rules,
+        slo_s=max(assignment.latency_s.values(), default=None),
+        planned_rps=source.planned_rps,
+        at_least=assignment.accuracy_at_least,
+        accuracy="accuracy" in assignment.rings,
+    )
+    return Steered(generation.number, lanes, steering)
 
 
 def _is_blocked(generation: Generation, source: Source, now: float) -> bool:

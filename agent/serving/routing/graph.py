@@ -18,7 +18,7 @@ def neighbours(assignment: Assignment) -> list[str]:
     sources = [name for name, stage in stages.items() if stage.kind == "source"]
     ways += [(name, to) for name, s in stages.items() if s.kind == "sink" for to in sources]
     found: set[str] = set()
-    for lane in assignment.lanes:
+    for lane in assignment.routes:
         for ends in ({where[lane.path[a]], where[lane.path[b]]} for a, b in ways):
             found |= ends if assignment.device in ends else set()
     return sorted(found - {assignment.device})

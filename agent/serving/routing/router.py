@@ -7,7 +7,7 @@ replica for every stage, and for some stages a backup, taken when the device of 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -35,6 +35,7 @@ class Router:
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
+        self.lanes = assignment.routes
         self.graph = Graph(assignment.stages)
         self.here = {spec.id: spec for spec in assignment.replicas}
         self._check()
@@ -43,10 +44,8 @@ class Router:
 
     def _check(self) -> None:
         devices, stages = self.assignment.replica_devices, self.assignment.stages
-        named = [
-            (s, r) for lane in self.assignment.lanes for s, r in (lane.path | lane.backup).items()
-        ]
-        for lane in self.assignment.lanes:
+        named = [(s, r) for lane in self.lanes for s, r in (lane.path | lane.backup).items()]
+        for lane in self.lanes:
             missing = sorted(stages.keys() - lane.path.keys())
             if missing:
                 raise self._refused(f"a lane has no replica of {', '.join(missing)}")
@@ -83,21 +82,35 @@ class Router:
         return f"{run}@{device}" if is_split else run
 
     def lane_of(
-        self, request: str, source_replica: str, stage: str, attempt: int, lost: Collection[str]
+        self,
+        request: str,
+        source_replica: str,
+        stage: str,
+        attempt: int,
+        lost: Collection[str],
+        *,
+        shares: Iterable[float] | None = None,
     ) -> int:
         """The lane of a request that was accepted by a source here.
 
-        The first attempt takes the lane that the id falls into. Further attempts go round the lanes that end at the
-        same sinks, so that no request ends at two of them, and leave out those with a device in `lost` if they can.
+        The first attempt takes the lane that the id falls into; `shares` are those of `own_lanes`, where they are not
+        as planned. Further attempts go round the lanes that end at the same sinks, so that no request ends at two of
+        them, and leave out those with a device in `lost` if they can.
         """
         lanes, cuts = self._cut(source_replica, stage)
+        cuts = cuts if shares is None else list(accumulate(shares))
         first = min(bisect_right(cuts, ids.position(request) * cuts[-1]), len(lanes) - 1)
         if attempt == 1 and self._is_usable(lanes[first], lost):
             return lanes[first]
-        ends = self._ends(lanes[first])
-        same = [lane for lane in lanes[first:] + lanes[:first] if self._ends(lane) == ends]
+        ends = self.ends(lanes[first])
+        same = [lane for lane in lanes[first:] + lanes[:first] if self.ends(lane) == ends]
         usable = [lane for lane in same if self._is_usable(lane, lost)] or same
+        usable = [lane for lane in usable if self.lanes[lane].share] or usable
         return usable[(attempt - 1) % len(usable)]
+
+    def own_lanes(self, source_replica: str, stage: str) -> list[int]:
+        """The lanes of a source, those that end at the same sinks side by side: shares that move stay among these."""
+        return self._cut(source_replica, stage)[0]
 
     def has_way(self, source_replica: str, stage: str, lost: Collection[str]) -> bool:
         """Whether a lane of a source avoids the devices in `lost`, if need be by backups."""
@@ -107,20 +120,23 @@ class Router:
     def _cut(self, source_replica: str, stage: str) -> tuple[list[int], list[float]]:
         key = source_replica
         if key not in self._cuts:
-            own = [i for i, lane in enumerate(self.assignment.lanes) if lane.path[stage] == key]
+            own = [i for i, lane in enumerate(self.lanes) if lane.path[stage] == key]
             # A source that the plan has moved away still brings its requests in flight to an end.
             own = own or list(range(len(self.assignment.lanes)))
-            self._cuts[key] = own, list(accumulate(self.assignment.lanes[i].share for i in own))
+            order = list(dict.fromkeys(self.ends(i) for i in own))
+            own.sort(key=lambda i: order.index(self.ends(i)))
+            self._cuts[key] = own, list(accumulate(self.lanes[i].share for i in own))
         return self._cuts[key]
 
-    def _ends(self, lane: int) -> tuple[str, ...]:
-        path = self.assignment.lanes[lane].path
+    def ends(self, lane: int) -> tuple[str, ...]:
+        """The replicas of sinks at which a lane ends."""
+        path = self.lanes[lane].path
         return tuple(path[s] for s in sorted(path) if self.assignment.stages[s].kind == "sink")
 
     def _is_usable(self, lane: int, lost: Collection[str]) -> bool:
         if not lost:
             return True
-        given, devices = self.assignment.lanes[lane], self.assignment.replica_devices
+        given, devices = self.lanes[lane], self.assignment.replica_devices
         return all(
             devices[replica] not in lost
             or (stage in given.backup and devices[given.backup[stage]] not in lost)
@@ -139,7 +155,7 @@ class Router:
 
     def devices_of(self, lane: int) -> frozenset[str]:
         """The devices that a lane's requests may be on, backups included."""
-        given = self.assignment.lanes[lane]
+        given = self.lanes[lane]
         devices = self.assignment.replica_devices
         return frozenset(devices[r] for r in (*given.path.values(), *given.backup.values()))
 
@@ -157,7 +173,7 @@ class Router:
         return None
 
     def _find_hops(self, lane: int, stage: str) -> tuple[Hop, ...]:
-        given, devices = self.assignment.lanes[lane], self.assignment.replica_devices
+        given, devices = self.lanes[lane], self.assignment.replica_devices
         replicas = [given.path[stage]]
         if stage in given.backup and self.assignment.stages[stage].kind != "sink":
             replicas.append(given.backup[stage])
@@ -165,13 +181,13 @@ class Router:
 
     def device_of(self, lane: int, stage: str) -> str:
         """The device of a lane's first choice for a stage."""
-        return self.assignment.replica_devices[self.assignment.lanes[lane].path[stage]]
+        return self.assignment.replica_devices[self.lanes[lane].path[stage]]
 
     def replica_here(self, lane: int, stage: str) -> str | None:
         """The replica of a stage that serves a lane on this device, as its first choice or as its backup."""
-        if lane >= len(self.assignment.lanes):
+        if lane >= len(self.lanes):
             return None
-        given = self.assignment.lanes[lane]
+        given = self.lanes[lane]
         for replica in (given.path.get(stage), given.backup.get(stage)):
             if replica is not None and replica in self.here:
                 return replica

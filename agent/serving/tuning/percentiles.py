@@ -33,6 +33,11 @@ class Measurements:
         """Note a measurement."""
         self._kept.append((now, value))
 
+    @property
+    def kept(self) -> tuple[tuple[float, float], ...]:
+        """What is kept: when, and what; older ones may be among them than those within the window."""
+        return tuple(self._kept)
+
     def rate(self, now: float, over: float = 10.0) -> float:
         """Measurements a second over the last `over` seconds, or since the oldest that is kept."""
         recent = [at for at, _ in self._kept if at > now - over]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from tiermesh import limits
-from tiermesh.documents.plan import Lane, Room
+from tiermesh.documents.plan import Lane, Room, Spare
 from tiermesh.documents.reading import Document
 from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.documents.workflow import Name, Options, Percentile
@@ -112,6 +112,9 @@ class Assignment(Document, frozen=True, kw_only=True):
     `accuracy_at_least` (0 to 1) is the floor below which a device must not move shares between lanes.
     `rings` are what devices may do by themselves. `least_s` is how long a stage takes for a request at least, in
     seconds, where that is known.
+
+    A frame may name a lane of `spares`, too: they are numbered after those of `lanes`. `shares_most` has for each lane,
+    and then for each spare, the most of the workflow's requests that its devices have room for; empty: shares stay.
     """
 
     schema: Literal["tiermesh.assignment/1"] = "tiermesh.assignment/1"
@@ -133,6 +136,17 @@ class Assignment(Document, frozen=True, kw_only=True):
     deadline_seconds: Annotated[float, Meta(gt=0)] = limits.REQUEST_DEADLINE_S
     rings: tuple[Ring, ...] = RINGS
     least_s: dict[Name, Annotated[float, Meta(ge=0)]] = {}
+    spares: Annotated[list[Spare], Meta(max_length=limits.LANES)] = []
+    shares_most: list[Annotated[float, Meta(ge=0)]] = []
+
+    @property
+    def routes(self) -> list[Lane]:
+        """All lanes that a frame may name, by their numbers: spares have a share of 0."""
+        spares = [
+            Lane(share=0.0, path=one.path, backup=one.backup, accuracy=one.accuracy)
+            for one in self.spares
+        ]
+        return [*self.lanes, *spares]
 
     @property
     def artifacts(self) -> dict[str, Artifact]:

@@ -128,6 +128,14 @@ class Lane(Document, frozen=True, kw_only=True):
     accuracy: float | None = None
 
 
+class Spare(Document, frozen=True, kw_only=True):
+    """A lane over replicas that are loaded, to which the plan sends nothing: sources may move requests there."""
+
+    path: dict[Name, str]
+    backup: dict[Name, str] = {}
+    accuracy: float | None = None
+
+
 class Rules(Document, frozen=True, kw_only=True):
     """The options that the plan was made with, by their names on the command line."""
 
@@ -151,6 +159,7 @@ class Plan(Document, frozen=True, kw_only=True):
     lanes: list[Lane]
     warnings: list[str] = []
     margin: Margin | None = None
+    spares: Annotated[list[Spare], Meta(max_length=limits.LANES)] = []
 
     @property
     def digest(self) -> str:
@@ -164,4 +173,6 @@ class Plan(Document, frozen=True, kw_only=True):
             plain.pop("margin")
         if not self.predicted.latency_interval_ms:
             plain["predicted"].pop("latency_interval_ms")
+        if not self.spares:
+            plain.pop("spares")
         return ids.digest_value(plain)

@@ -275,6 +275,7 @@ class ReplicaSample(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     BATCH_SECONDS_FIELD_NUMBER: _builtins.int
+    ENDED_EARLY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     generation: _builtins.int
     replica: _builtins.str
@@ -289,6 +290,8 @@ class ReplicaSample(_message.Message):
     batch_size: _builtins.int
     """The setting in use; another than planned once it was tuned."""
     batch_timeout_ms: _builtins.float
+    ended_early: _builtins.int
+    """Requests that ended here in an error before their deadline, since what was left to do would have taken longer."""
     @_builtins.property
     def service(self) -> Global___Percentiles: ...
     @_builtins.property
@@ -317,10 +320,11 @@ class ReplicaSample(_message.Message):
         batch_size: _builtins.int = ...,
         batch_timeout_ms: _builtins.float = ...,
         batch_seconds: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        ended_early: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_seconds", b"batch_seconds", "batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_seconds", b"batch_seconds", "batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "ended_early", b"ended_early", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,6 +354,26 @@ class SourceSample(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class SharesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKFLOW_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
@@ -366,6 +390,8 @@ class SourceSample(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
     FILTERED_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
+    RETRIES_WITHHELD_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     accepted: _builtins.int
@@ -386,6 +412,8 @@ class SourceSample(_message.Message):
     accepted = results + errors + filtered + in flight, at every moment.
     """
     filtered: _builtins.int
+    retries_withheld: _builtins.int
+    """Repetitions that were held back, since nobody said that the request is lost and the retry budget was used up."""
     @_builtins.property
     def latency(self) -> Global___Percentiles:
         """From accepted to confirmed, over the last window."""
@@ -400,6 +428,12 @@ class SourceSample(_message.Message):
     def lanes(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Requests that ended without an error since their generation was committed here, by lane of the plan: the lane of
         the attempt that was confirmed. One whose lane is not known is not counted.
+        """
+
+    @_builtins.property
+    def shares(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """The share of each lane now of what this source makes, by lane of the plan, then of its spare lanes; empty where
+        shares stay as planned.
         """
 
     def __init__(
@@ -421,10 +455,12 @@ class SourceSample(_message.Message):
         generation: _builtins.int = ...,
         errors: _builtins.int = ...,
         filtered: _builtins.int = ...,
+        shares: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        retries_withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "errors", b"errors", "filtered", b"filtered", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "errors", b"errors", "filtered", b"filtered", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "retries_withheld", b"retries_withheld", "run", b"run", "shares", b"shares", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -531,6 +531,12 @@ class SimMesh:
     def is_in_chaos(self) -> bool:
         return self.time < self.chaos_until
 
+    def latencies(self, device: str, source: str) -> list[float]:
+        """The latencies of the last requests of a source, from accepted to confirmed, in seconds."""
+        flow = self.devices[device].flow
+        assert flow is not None
+        return [seconds for _, seconds in flow.sources.by_key[source].ledger.latency.kept]
+
     # Promises
 
     def folded(self, key: str, before: int, number: int) -> None:
