@@ -102,7 +102,11 @@ class Pursuit:
         await self._keeper.record(*happened)
 
     async def _end(self) -> None:
+        """Cancel what is under way; what came to its end meanwhile has happened, and is recorded."""
         for task in self._under_way:
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        ended = await asyncio.gather(*self._under_way, return_exceptions=True)
         self._under_way.clear()
+        happened = [e for events in ended if not isinstance(events, BaseException) for e in events]
+        if happened:
+            await self._keeper.record(*happened)

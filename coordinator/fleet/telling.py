@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from coordinator import profiled
 from coordinator.fleet import events
 
 
@@ -20,8 +21,8 @@ def summary(event: events.Event) -> str:
 
 def _profile(event: events.ProfileMeasured) -> str:
     profile = event.profile
-    what = f"{profile.model}/{profile.variant}"
-    return f"{what}: {profile.cannot_run}" if profile.cannot_run else what
+    counted = f" ({event.number} of {event.total})" if event.total else ""
+    return f"{profile.model}/{profile.variant}: {profiled.summary(profile)}{counted}"
 
 
 def _described(event: events.DeviceDescribed) -> str:
