@@ -21,8 +21,10 @@ def summary(event: events.Event) -> str:
 
 def _profile(event: events.ProfileMeasured) -> str:
     profile = event.profile
-    counted = f" ({event.number} of {event.total})" if event.total else ""
-    return f"{profile.model}/{profile.variant}: {profiled.summary(profile)}{counted}"
+    what = f"{profile.model}/{profile.variant}"
+    if event.total:
+        return f"{what}: {profiled.summary(profile)} ({event.number} of {event.total})"
+    return f"{what}: {profile.cannot_run}" if profile.cannot_run else what
 
 
 def _described(event: events.DeviceDescribed) -> str:

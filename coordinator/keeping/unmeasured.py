@@ -59,7 +59,7 @@ class Unmeasured:
         workflow: Workflow,
         plannable: Callable[[], Awaitable[bool]],
         *,
-        patience_s: float = FIRST_PLAN_S,
+        patience_s: float,
     ) -> None:
         """Measure what is missing of a workflow that does not run, until all is, or enough for a plan.
 

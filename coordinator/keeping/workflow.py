@@ -15,7 +15,7 @@ from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
 from coordinator.keeping.measuring import Measuring
-from coordinator.keeping.unmeasured import Unmeasured
+from coordinator.keeping.unmeasured import FIRST_PLAN_S, Unmeasured
 from coordinator.planning import Options, solve
 from coordinator.planning.watching import Watch
 from coordinator.progress import Report
@@ -241,7 +241,9 @@ class Kept:
     async def run(self) -> None:
         """Replan whenever it is due, until this is cancelled."""
         if self._running is None:
-            await self._unmeasured.measure_first(self.workflow, self._is_plannable)
+            await self._unmeasured.measure_first(
+                self.workflow, self._is_plannable, patience_s=FIRST_PLAN_S
+            )
             self.ask("it does not run yet")
             self.has_begun = True
         while True:
