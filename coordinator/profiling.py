@@ -15,6 +15,8 @@ from coordinator.distributing import Distribution
 from coordinator.fleet.events import Event, ProfileFailed, ProfileMeasured
 from coordinator.fleet.instructions import Instruction, Measure
 from coordinator.fleet.state import Device
+from coordinator.outlook import Outlook, to_beat
+from coordinator.profiled import summary
 from coordinator.progress import Progress, Report, Transfer
 from coordinator.pursuit import Recording
 from coordinator.pushing import PathOf
@@ -37,7 +39,7 @@ class ProfileOptions:
 
     A setting is repeated until the half width of the mean's 95 % interval is below `interval` of the
     mean, at least `min_repeats` and at most `max_repeats` times, and all of a variant within
-    `time_limit_s`.
+    `time_limit_s`. What is certain to be slower than a variant that is at least as accurate is repeated less.
     """
 
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
@@ -62,6 +64,8 @@ class Measuring:
         now: Callable[[], float],
         options: ProfileOptions,
         report: Report,
+        outlook: Outlook,
+        better: Mapping[str, frozenset[str]],
     ) -> None:
         self._keeper = keeper
         self._channels = channels
@@ -71,6 +75,8 @@ class Measuring:
         self._now = now
         self._options = options
         self._report = report
+        self._outlook = outlook
+        self._better = better
         # What one measurement needs is kept until the next begins.
         self._numbers = itertools.count(1)
 
@@ -82,7 +88,8 @@ class Measuring:
         subject = f"{variant.model}/{variant.name}"
 
         def progress(done: float, doing: str, transfer: Transfer | None = None) -> None:
-            self._report(Progress(device.name, subject, done, doing, transfer))
+            tally = self._outlook.tally(self._keeper.fleet, device.id)
+            self._report(Progress(device.name, subject, done, doing, transfer, tally))
 
         def moved(transfer: Transfer) -> None:
             doing = f"fetch from {transfer.source}" if transfer.source else "push"
@@ -102,13 +109,38 @@ class Measuring:
                 device,
                 variant,
                 options=self._options,
+                to_beat=self._to_beat(device, variant),
                 progress=progress,
             )
         except TiermeshError as error:
-            progress(1.0, "failed")
+            self._outlook.ended(self._keeper.fleet, instruction, failed=True)
+            progress(1.0, f"failed: {error.what}")
             return [self._failed(device, variant, str(error))]
-        progress(1.0, "cannot run" if profile.cannot_run else "measured")
-        return [ProfileMeasured(at=self._now(), who=device.id, device=device.id, profile=profile)]
+        self._outlook.ended(self._keeper.fleet, instruction, failed=False)
+        progress(1.0, summary(profile))
+        return [self._measured(device, profile)]
+
+    def _to_beat(self, device: Device, variant: Variant) -> list[float]:
+        if self._options.threads:
+            return []
+        return to_beat(
+            self._keeper.fleet.profiles.get(device.device_class, {}),
+            self._better.get(variant.digest, ()),
+            self._options.batch_sizes,
+            device.description.fingerprint.threads,
+        )
+
+    def _measured(self, device: Device, profile: Profile) -> Event:
+        tally = self._outlook.tally(self._keeper.fleet, device.id)
+        return ProfileMeasured(
+            at=self._now(),
+            who=device.id,
+            device=device.id,
+            profile=profile,
+            number=tally.done,
+            total=tally.total,
+            left_s=tally.left_s,
+        )
 
     def _failed(self, device: Device, variant: Variant, why: str) -> Event:
         return ProfileFailed(
@@ -128,15 +160,18 @@ async def measure(
     variant: Variant,
     *,
     options: ProfileOptions,
+    to_beat: Sequence[float] = (),
     progress: Callable[[float, str], None] = lambda _done, _doing: None,
 ) -> Profile:
     """Have a variant measured on a device that has its artifacts.
+
+    `to_beat` are, for each batch size, the seconds of a variant that is at least as accurate, 0 where there is none.
 
     Raises:
         TiermeshError: the device did not finish, or its profile is of something else.
     """
     call = profiling_pb2_grpc.ProfilingStub(channel).Profile(
-        _request(variant, options), timeout=2 * options.time_limit_s + SILENCE_S
+        _request(variant, options, to_beat), timeout=2 * options.time_limit_s + SILENCE_S
     )
     try:
         while True:
@@ -158,7 +193,9 @@ async def measure(
         call.cancel()
 
 
-def _request(variant: Variant, options: ProfileOptions) -> profiling_pb2.ProfileRequest:
+def _request(
+    variant: Variant, options: ProfileOptions, to_beat: Sequence[float]
+) -> profiling_pb2.ProfileRequest:
     return profiling_pb2.ProfileRequest(
         variant=encode_json(variant),
         batch_sizes=options.batch_sizes[: limits.PROFILE_BATCH_SIZES],
@@ -167,6 +204,7 @@ def _request(variant: Variant, options: ProfileOptions) -> profiling_pb2.Profile
         interval=options.interval,
         min_repeats=options.min_repeats,
         max_repeats=options.max_repeats,
+        to_beat_seconds=to_beat[: limits.PROFILE_BATCH_SIZES],
     )
 
 

@@ -26,10 +26,22 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """How many pieces of work of one kind are done, of a device and of all; seconds left, None where unknown."""
+
+    done: int
+    total: int
+    left_s: float | None
+    device_done: int
+    device_total: int
+    device_left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """`done` is 0 to 1; `subject` names the piece of work, `doing` is a word for people.
 
-    `transfer` is given while artifacts are brought to the device.
+    `transfer` is given while artifacts are brought to the device, `tally` where there are many pieces of work.
     """
 
     device: str
@@ -37,6 +49,7 @@ class Progress:
     done: float
     doing: str = ""
     transfer: Transfer | None = None
+    tally: Tally | None = None
 
 
 Report: TypeAlias = Callable[[Progress], None]

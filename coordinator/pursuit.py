@@ -99,10 +99,22 @@ class Pursuit:
             del self._under_way[task]
             if not task.cancelled():
                 happened += task.result()
-        await self._keeper.record(*happened)
+        await self._record(happened)
 
     async def _end(self) -> None:
+        """Cancel what is under way; what came to its end meanwhile has happened, and is recorded."""
         for task in self._under_way:
             task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        ended = await asyncio.gather(*self._under_way, return_exceptions=True)
         self._under_way.clear()
+        happened = [e for events in ended if not isinstance(events, BaseException) for e in events]
+        await self._record(happened)
+
+    async def _record(self, happened: Sequence[Event]) -> None:
+        """What has happened is recorded to the end, also when this is cancelled meanwhile."""
+        recording = asyncio.ensure_future(self._keeper.record(*happened))
+        try:
+            await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            await recording
+            raise

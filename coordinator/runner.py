@@ -35,7 +35,8 @@ from coordinator.fleet.file import FleetFile
 from coordinator.fleet.liveness import TIMING, Timing
 from coordinator.fleet.state import Catalogue, Device, Rollout
 from coordinator.journal import Journal
-from coordinator.planning.snapshot import Snapshot, snapshot
+from coordinator.outlook import Outlook, in_order, rivals
+from coordinator.planning.snapshot import AccuracyTable, Snapshot, snapshot
 from coordinator.profiling import Measuring, ProfileOptions
 from coordinator.progress import Report, silent
 from coordinator.pursuit import Pursuit
@@ -234,10 +235,11 @@ class Mesh(Recorder):
         """Measure what is missing of a workflow's variants, or of these, on the ready devices.
 
         Devices of one host take turns, others run side by side; one device of a class is measured for
-        all. A device that fails does not stop the others: see `fleet.profile_failures`.
+        all. A device that fails does not stop the others: see `fleet.profile_failures`. Of a workflow, what may
+        serve it best comes first. What is measured is kept when this is cancelled.
         """
-        given = await self.variants(wanted) if isinstance(wanted, Workflow) else wanted
-        variants = {v.digest: v for v in given}
+        given, accuracy = await self._wanted(wanted)
+        variants = {v.digest: v for v in in_order(given, accuracy)}
         chosen = list(self.fleet.ready if devices is None else devices)
         if again:
             await self._drop_profiles(chosen, variants)
@@ -254,10 +256,25 @@ class Mesh(Recorder):
             now=self.now,
             options=options or ProfileOptions(),
             report=report,
+            outlook=Outlook(desired, asyncio.get_running_loop().time),
+            better=rivals(list(variants.values()), accuracy),
         )
         # What is measured side by side on one host measures the others, too.
         async with self._profiling:
             await Pursuit(self, desired, work).run()
+
+    async def _wanted(
+        self, wanted: Workflow | Iterable[Variant]
+    ) -> tuple[list[Variant], AccuracyTable]:
+        """The variants, and the accuracies by which a workflow would choose among them, where they are known."""
+        if not isinstance(wanted, Workflow):
+            return list(wanted), ()
+        variants = await self.variants(wanted)
+        try:
+            return variants, await self.workflows.accuracy(wanted)
+        except InvalidDocument:
+            # Nothing can be planned with this ask; its variants can be measured for the next.
+            return variants, ()
 
     async def _drop_profiles(self, devices: list[Device], variants: dict[str, Variant]) -> None:
         held = {(d.device_class, v) for d in devices for v in variants if self.fleet.profile(d, v)}

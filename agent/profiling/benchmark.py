@@ -32,7 +32,7 @@ import msgspec
 import agent
 from agent.errors import MeasurementFailed, StageCodeFailed
 from agent.profiling import process
-from agent.profiling.disturbance import Disturbance, Reading
+from agent.profiling.disturbance import Disturbance, Reading, Watch
 from agent.profiling.emulation import CountedTime, Dilation
 from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
 from agent.profiling.repeating import Rule, Samples
@@ -224,6 +224,8 @@ class Benchmark:
             self._pace,
             self._rule(left),
             to_beat.get(size, 0.0),
+            # What an emulated device waits for is not multiplied; a real one's waits are as long as its batch.
+            Watch() if self.ask.slowdown == 1 else Watch(lambda: None),
         )
 
     def _measure(self, batches: Batches, what: str, ends_at: float, budget: _Budget) -> None:

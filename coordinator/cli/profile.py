@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +14,9 @@ from rich.table import Table
 from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
 from coordinator.cli.output import Output
-from coordinator.cli.progress import bars
+from coordinator.cli.progress import bars, duration
 from coordinator.cli.text import clean, megabytes
+from coordinator.profiled import DISTURBED
 from tiermesh import limits
 from tiermesh.errors import InvalidDocument, TiermeshError
 
@@ -78,20 +82,62 @@ async def _measure(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     devices = [_named(mesh, name) for name in args.on] if args.on else mesh.fleet.ready
     if not devices:
         raise TiermeshError("no device is ready to measure", fix="Run: coordinator devices")
-    if args.workflow is not None:
-        variants = await mesh.variants(await mesh.read_workflow(args.workflow))
-    else:
-        variants = await mesh.variants()
-    with bars(output) as report:
-        await mesh.profile(
-            variants, devices=devices, options=_options(args), again=args.again, report=report
+    workflow = await mesh.read_workflow(args.workflow) if args.workflow is not None else None
+    variants = await mesh.variants(workflow)
+    known, begun = mesh.fleet.profiles, time.monotonic()
+    try:
+        with bars(output) as report:
+            await mesh.profile(
+                workflow or variants,
+                devices=devices,
+                options=_options(args),
+                again=args.again,
+                report=report,
+            )
+    except asyncio.CancelledError:
+        measured = _new(known, mesh.fleet)
+        output.progress.print(
+            f"{measured} measurements are kept; the same command goes on with the others"
         )
+        raise
     document = _document(mesh.fleet, devices, variants)
-    output.console.print(_table(document["profiles"]))
-    for failed in document["failed"]:
-        output.progress.print(f"[red]{clean(failed['device'])}[/]: {clean(failed['why'])}")
+    document["measured"] = _new(known, mesh.fleet)
+    document["seconds"] = time.monotonic() - begun
+    _say(document, output)
     output.document(document)
     return 1 if document["failed"] else 0
+
+
+def _new(before: Mapping[str, Mapping[str, Profile]], fleet: Fleet) -> int:
+    """How many profiles have come, or come anew."""
+    return sum(
+        profile is not before.get(device_class, {}).get(digest)
+        for device_class, of_class in fleet.profiles.items()
+        for digest, profile in of_class.items()
+    )
+
+
+def _say(document: dict[str, Any], output: Output) -> None:
+    output.console.print(_table(document["profiles"]))
+    output.console.print(f"{document['measured']} measurements in {duration(document['seconds'])}")
+    for failed in document["failed"]:
+        output.progress.print(f"[red]{clean(failed['device'])}[/]: {clean(failed['why'])}")
+    for device, shares in _disturbed(document["profiles"]).items():
+        output.progress.print(
+            f"[yellow]warning:[/] {clean(device)}: measurement disturbed: {max(shares):.0%} of CPU time taken by"
+            f" other processes ({len(shares)} variants); on an idle machine, run:"
+            f" coordinator profile --again --on {clean(device)}",
+            soft_wrap=True,
+        )
+
+
+def _disturbed(profiles: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of each device, the shares of CPU time that others took, where that was much."""
+    found: dict[str, list[float]] = {}
+    for p in profiles:
+        if p["disturbed"] is not None and p["disturbed"] > DISTURBED:
+            found.setdefault(p["device"], []).append(p["disturbed"])
+    return found
 
 
 def _options(args: argparse.Namespace) -> ProfileOptions:
@@ -147,25 +193,40 @@ def _plain(device: Device, variant: Variant, profile: Profile) -> dict[str, Any]
         "one_p95_ms": 1_000 * one.seconds.p95 if one else None,
         "items_per_second": best.items_per_second if best else None,
         "best_batch_size": best.batch_size if best else None,
+        "interval": max((p.interval for p in points), default=None),
+        "disturbed": profile.disturbed,
+        "other_load_cores": profile.other_load_cores,
+        "cpu_quota_cores": profile.cpu_quota_cores,
+        "took_seconds": profile.took_seconds,
         "peak_memory_bytes": profile.peak_memory_bytes,
         "emulated_slowdown": profile.emulated.slowdown if profile.emulated else None,
     }
 
 
+def _notes(p: dict[str, Any]) -> Iterator[str]:
+    if p["emulated_slowdown"]:
+        yield f"emulated x{p['emulated_slowdown']:g}"
+    if p["cpu_quota_cores"] is not None:
+        yield f"quota of {p['cpu_quota_cores']:g} cores"
+    if p["disturbed"] is not None and p["disturbed"] > DISTURBED:
+        yield f"disturbed: {p['disturbed']:.0%}"
+    if p["cannot_run"]:
+        yield f"cannot run: {clean(p['cannot_run'])}"
+
+
 def _table(profiles: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="bold")
-    for column in ("device", "variant", "p50", "p95", "items/s", "batch", "memory"):
+    for column in ("device", "variant", "p50", "p95", "±", "items/s", "batch", "memory"):
         table.add_column(column, no_wrap=True)
     table.add_column("", overflow="fold")
     for p in profiles:
         times = [f"{p[k]:.1f} ms" if p[k] is not None else "" for k in ("one_p50_ms", "one_p95_ms")]
-        note = f"cannot run: {clean(p['cannot_run'])}" if p["cannot_run"] else ""
-        if p["emulated_slowdown"]:
-            note = f"emulated x{p['emulated_slowdown']:g}" + (f"; {note}" if note else "")
+        note = "; ".join(_notes(p))
         table.add_row(
             clean(p["device"]),
             clean(f"{p['model']}/{p['variant']}"),
             *times,
+            f"{p['interval']:.0%}" if p["interval"] is not None else "",
             f"{p['items_per_second']:.2f}" if p["items_per_second"] else "",
             str(p["best_batch_size"] or ""),
             megabytes(p["peak_memory_bytes"]),

@@ -15,6 +15,7 @@ from coordinator import config
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, megabytes
+from coordinator.profiled import is_disturbed
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -150,4 +151,10 @@ def _when(profiles: list[Profile]) -> str:
     times = sorted(profile.measured_at[:16].replace("T", " ") for profile in profiles)
     span = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
     rests = sorted({f"{1e3 * p.pause_seconds:g} ms" for p in profiles if p.pause_seconds})
-    return f"measured {span}" + (f", with rests of {', '.join(rests)}" if rests else "")
+    disturbed = max((p.disturbed or 0.0 for p in profiles), default=0.0)
+    others = f"; disturbed: up to {disturbed:.0%} of CPU time taken by other processes"
+    return (
+        f"measured {span}"
+        + (f", with rests of {', '.join(rests)}" if rests else "")
+        + (others if any(map(is_disturbed, profiles)) else "")
+    )

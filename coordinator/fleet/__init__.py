@@ -5,7 +5,7 @@ what to do next.
 """
 
 from coordinator.fleet.apply import apply, is_news, replay
-from coordinator.fleet.decide import Desired, decide, held, obsolete
+from coordinator.fleet.decide import Desired, decide, held, obsolete, unmeasured
 from coordinator.fleet.state import Fleet
 from coordinator.fleet.validate import validate
 
@@ -18,5 +18,6 @@ __all__ = [
     "is_news",
     "obsolete",
     "replay",
+    "unmeasured",
     "validate",
 ]

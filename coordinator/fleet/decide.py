@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -74,37 +75,48 @@ def _describe(fleet: Fleet, desired: Desired) -> Iterator[Instruction]:
 
 
 def _measure(fleet: Fleet, desired: Desired, running: list[Measure]) -> Iterator[Instruction]:
-    """One measurement per host at a time, and one device per class and variant."""
+    """One measurement per host at a time, and one device per class and variant; a variant on all devices first."""
     hosts = {measure.host for measure in running}
     claimed = {
         (fleet.devices[m.device].device_class, m.variant_digest)
         for m in running
         if m.device in fleet.devices
     }
-    for device in fleet.ready:
-        if device.host in hosts or not _chosen(device, desired):
-            continue
-        digest = _missing(fleet, device, desired, claimed)
-        if digest is not None:
-            hosts.add(device.host)
-            claimed.add((device.device_class, digest))
-            yield Measure(device.id, digest, device.host)
+    for measure in _lacking(fleet, desired):
+        key = (fleet.devices[measure.device].device_class, measure.variant_digest)
+        if measure.host not in hosts and key not in claimed:
+            hosts.add(measure.host)
+            claimed.add(key)
+            yield measure
 
 
 def _chosen(device: Device, desired: Desired) -> bool:
     return desired.devices is None or device.id in desired.devices
 
 
-def _missing(
-    fleet: Fleet, device: Device, desired: Desired, claimed: set[tuple[str, str]]
-) -> str | None:
-    failed = fleet.profile_failures.get(device.id, {})
+def _lacking(fleet: Fleet, desired: Desired) -> Iterator[Measure]:
+    """What the ready devices may measure, in the order of the variants; also what another of a class may, too."""
+    ready = [device for device in fleet.ready if _chosen(device, desired)]
     for digest in desired.variants:
-        if (device.device_class, digest) in claimed or digest in failed:
-            continue
-        if fleet.profile(device, digest) is None:
-            return digest
-    return None
+        for device in ready:
+            failed = digest in fleet.profile_failures.get(device.id, {})
+            if not failed and fleet.profile(device, digest) is None:
+                yield Measure(device.id, digest, device.host)
+
+
+def unmeasured(fleet: Fleet, desired: Desired) -> list[Measure]:
+    """All that is to be measured, once for each class: on the host with the fewest measurements so far."""
+    of_class: dict[tuple[str, str], list[Measure]] = {}
+    for measure in _lacking(fleet, desired):
+        key = (fleet.devices[measure.device].device_class, measure.variant_digest)
+        of_class.setdefault(key, []).append(measure)
+    hosts = Counter[str]()
+    found: list[Measure] = []
+    for ways in of_class.values():
+        measure = min(ways, key=lambda way: hosts[way.host])
+        hosts[measure.host] += 1
+        found.append(measure)
+    return found
 
 
 def _roll_out(rollout: Rollout | None, asked: frozenset[Instruction]) -> Iterator[Instruction]:

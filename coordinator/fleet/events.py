@@ -131,10 +131,16 @@ class DrainUndone(Happening, frozen=True, kw_only=True):
 
 
 class ProfileMeasured(Happening, frozen=True, kw_only=True):
-    """A device measured a variant, or found that it cannot run it."""
+    """A device measured a variant, or found that it cannot run it: the `number`-th of `total`.
+
+    The others are expected to take `left_s` seconds more; None where that is not known.
+    """
 
     device: str
     profile: Profile
+    number: int = 0
+    total: int = 0
+    left_s: float | None = None
 
 
 class ProfileFailed(Happening, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from coordinator import profiled
 from coordinator.fleet import events
 
 
@@ -21,6 +22,8 @@ def summary(event: events.Event) -> str:
 def _profile(event: events.ProfileMeasured) -> str:
     profile = event.profile
     what = f"{profile.model}/{profile.variant}"
+    if event.total:
+        return f"{what}: {profiled.summary(profile)} ({event.number} of {event.total})"
     return f"{what}: {profile.cannot_run}" if profile.cannot_run else what
 
 

@@ -77,8 +77,8 @@ class Keeping:
     async def run(self) -> None:
         """Keep them served until this is cancelled; what runs then goes on without it.
 
-        A workflow that does not run yet is planned and applied first, after what no device of a class has measured was
-        measured. One that an operator rolls out is kept, too.
+        A workflow that does not run yet is planned and applied first: after what no device of a class has measured was
+        measured or, where that takes long, as soon as enough of it was. One that an operator rolls out is kept, too.
         """
         listening = Listening(
             self._mesh, interval_s=self._interval_s, told=self._take, timing=self._timing
@@ -89,7 +89,7 @@ class Keeping:
                     self._add(workflow, group)
                 group.create_task(listening.run())
                 group.create_task(self._measure())
-                group.create_task(self._unmeasured.keep_measuring(self._serving))
+                group.create_task(self._unmeasured.keep_measuring(self._begun))
                 await self._look(group)
         finally:
             await self._end()
@@ -98,9 +98,11 @@ class Keeping:
         kept = self._kept[workflow.workflow] = self._keep(workflow)
         group.create_task(kept.run())
 
-    def _serving(self) -> list[Workflow]:
+    def _begun(self) -> list[Workflow]:
+        """What runs, and what could not be planned with what was measured first."""
+        running = self._mesh.fleet.running
         return [
-            kept.workflow for name, kept in self._kept.items() if name in self._mesh.fleet.running
+            kept.workflow for name, kept in self._kept.items() if name in running or kept.has_begun
         ]
 
     async def _look(self, group: asyncio.TaskGroup) -> None:

@@ -18,8 +18,8 @@ from coordinator.fleet.state import Device, Running
 from coordinator.keeping.contingencies import Contingencies, Situation, what_serves
 from coordinator.keeping.evidence import evidence_of
 from coordinator.keeping.measuring import Measuring
-from coordinator.keeping.unmeasured import Unmeasured
-from coordinator.planning import Options
+from coordinator.keeping.unmeasured import FIRST_PLAN_S, Unmeasured
+from coordinator.planning import Options, solve
 from coordinator.planning.watching import Watch
 from coordinator.progress import Report
 from coordinator.replanning import (
@@ -71,6 +71,8 @@ MEASURE_S: Final = 1.0
 PREDICT_S: Final = 20.0
 """Between two corrections of the prediction, but for the first."""
 AS_PLANNED: Final = Ratio(1.0, 1.0, 1.0, 0)
+PLANNABLE_S: Final = 2.0
+"""For a look whether there is any plan; the best one is sought afterwards."""
 
 
 class Kept:
@@ -97,6 +99,8 @@ class Kept:
         self._policy = policy
         self._source_bytes = source_bytes
         self._report = report
+        self.has_begun = False
+        """What was measured first was enough for a plan, or all that there is."""
         self._clock = asyncio.get_running_loop().time
         self._changed = asyncio.Event()
         self._states: dict[str, DeviceState] = {}
@@ -220,6 +224,8 @@ class Kept:
             and profile.model in models
             and not profile.cannot_run
         }
+        if fresh and self._running is None and self.has_begun:
+            self.ask("it does not run yet, and more was measured")
         if self._profiles and fresh and self._running is not None:
             why = f"{', '.join(sorted(fresh))} can be chosen from"
             self._observe(VariantAdded(self._clock(), why))
@@ -343,8 +349,11 @@ class Kept:
     async def run(self) -> None:
         """Replan whenever it is due, until this is cancelled."""
         if self._running is None:
-            await self._unmeasured.measure(self.workflow, self._mesh.fleet.ready)
+            await self._unmeasured.measure_first(
+                self.workflow, self._is_plannable, patience_s=FIRST_PLAN_S
+            )
             self.ask("it does not run yet")
+            self.has_begun = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._contingencies.run())
             await self._keep_replanning()
@@ -359,6 +368,16 @@ class Kept:
                 await self._replan(due)
                 continue
             await self._wait()
+
+    async def _is_plannable(self) -> bool:
+        """Whether what is measured by now is enough for a plan that meets every ask."""
+        options = replace(self._options, time_limit_s=PLANNABLE_S)
+        try:
+            problem = await self._mesh.problem(self.workflow, source_bytes=self._source_bytes)
+            await asyncio.to_thread(solve, problem, options, explain=False)
+        except TiermeshError:
+            return False
+        return True
 
     async def _wait(self) -> None:
         when = next_due(self._state)

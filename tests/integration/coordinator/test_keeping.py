@@ -367,6 +367,37 @@ async def test_what_nobody_measured_is_measured_before_the_workflow_is_planned(k
         assert all(e.at <= began.at for e in measured)
 
 
+async def test_a_first_plan_does_not_wait_for_all_measurements_and_is_made_anew_after_them(
+    keep, agents, monkeypatch
+):
+    """The cheaper hub measures slowly; until it has, the other one serves."""
+    monkeypatch.setattr(kept_workflow, "FIRST_PLAN_S", 0.2)
+    slow = agents[2]
+    slow.price, slow.threads, slow.hold["measure"] = 0.05, 3, asyncio.Event()
+    async with keep(measured=False) as kept:
+        await kept.served_by("hub-1")
+        assert slow.address
+        assert slow.fingerprint.device_class not in kept.mesh.fleet.profiles
+        slow.hold["measure"].set()
+        await kept.served_by("hub-2")
+        of_class = kept.mesh.fleet.profiles[slow.fingerprint.device_class]
+        assert len(of_class) == 2
+        reasons = [event.reason for event in await kept.told("replan-started")]
+        assert reasons == ["operator", "variant-added"], "once for both variants"
+
+
+async def test_without_any_plan_all_is_measured_and_then_planned(keep, agents, monkeypatch):
+    """What is measured first cannot do it; the device that can comes later."""
+    monkeypatch.setattr(kept_workflow, "FIRST_PLAN_S", 0.0)
+    for agent in agents[:2]:
+        agent.mean_s = 1.0
+    agents[2].threads, agents[2].hold["measure"] = 3, asyncio.Event()
+    async with keep(measured=False) as kept:
+        await kept.until(lambda fleet: len(fleet.profiles) == 1)
+        agents[2].hold["measure"].set()
+        await kept.served_by("hub-2")
+
+
 async def test_a_device_of_an_unknown_class_that_comes_later_is_measured_and_used_if_it_pays(
     keep, beating, serve
 ):

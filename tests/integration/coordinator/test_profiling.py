@@ -23,7 +23,9 @@ async def test_missing_profiles_are_measured_and_kept(open_mesh, serve, fake_age
         (profiles,) = mesh.fleet.profiles.values()
         assert sorted(p.variant for p in profiles.values()) == ["v3", "v4"]
         assert {p.subject for p in seen} == {"ocr-detect/v3", "ocr-detect/v4"}
-        assert seen[-1].doing == "measured"
+        assert seen[-1].doing == "measured, 50 ms ± 1 %"
+        assert (seen[0].tally.done, seen[0].tally.total) == (0, 2)
+        assert (seen[-1].tally.done, seen[-1].tally.total) == (2, 2)
         assert agent.calls.count("profile") == 2
         await mesh.profile(workflow, options=QUICK)
         assert agent.calls.count("profile") == 2
@@ -115,3 +117,28 @@ async def test_a_profile_of_a_device_that_changed_meanwhile_is_not_kept(
         await mesh.profile(await mesh.read_workflow(workflow_file), options=QUICK)
         assert mesh.fleet.profiles == {}
         assert all("changed" in why for why in mesh.fleet.profile_failures["dev-1"].values())
+
+
+async def test_what_was_measured_is_kept_when_measuring_is_interrupted(
+    open_mesh, serve, fake_agent, workflow_file
+):
+    agent = fake_agent()
+    async with open_mesh() as mesh:
+        await started(mesh, serve, agent)
+        workflow = await mesh.read_workflow(workflow_file)
+        second = asyncio.Event()
+
+        def report(progress):
+            if progress.tally.done == 1:
+                agent.hold["measure"] = asyncio.Event()
+                second.set()
+
+        profiling = asyncio.ensure_future(mesh.profile(workflow, options=QUICK, report=report))
+        await asyncio.wait_for(second.wait(), 20)
+        profiling.cancel()
+        await asyncio.gather(profiling, return_exceptions=True)
+    async with open_mesh() as mesh:
+        (profiles,) = mesh.fleet.profiles.values()
+        assert len(profiles) == 1
+        happened = [e.event for e in await mesh.history(kinds=["profile-measured"])]
+        assert [(event.number, event.total) for event in happened] == [(1, 2)]
