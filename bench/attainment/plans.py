@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bench.attainment.scenes import Segment
 from bench.attainment.settings import Setting
-from bench.attainment.systems import System
+from bench.attainment.systems import GAP, System
 from bench.attainment.truth import Truth
 from bench.attainment.world import restricted
 from coordinator.planning import Objective, Options, solve
@@ -22,6 +22,7 @@ from tiermesh.errors import Infeasible
 
 CLAIRVOYANT_SHARE: Final = 0.95
 """Of a device's time: whoever knows device times exactly needs no room for what he does not know."""
+FORESIGHT_S: Final = 60.0
 _made: dict[tuple[str, Options], Plan | None] = {}
 
 
@@ -93,7 +94,7 @@ def foreseen(setting: Setting, truth: Truth, segment: Segment, seconds: float) -
     Where none does, it is the one that does most.
     """
     problem = _true(setting, truth, segment, segment.begin / seconds)
-    options = Options(gap=1e-3, time_limit_s=5.0)
+    options = Options(gap=GAP, time_limit_s=FORESIGHT_S)
     plan = best(problem, options)
     if plan is not None:
         return plan, True

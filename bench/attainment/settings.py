@@ -66,6 +66,24 @@ stages:
 """
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Equal devices: how many, their tier, speed and price in US dollars per hour."""
+
+    name: str
+    tier: str
+    count: int
+    speed: float
+    price: float
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its devices."""
+        if self.count == 1:
+            return [self.name]
+        return [f"{self.name}{i}" for i in range(1, self.count + 1)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """A mesh, and how it is loaded and disturbed.
@@ -74,6 +92,7 @@ class Setting:
     """
 
     name: str
+    kinds: tuple[Kind, ...]
     problem: Problem
     rate_rps: float
     victims: int
@@ -86,17 +105,6 @@ class Setting:
     def workflow(self) -> str:
         """The workflow's text."""
         return WORKFLOW.format(rate=self.rate_rps, slo=SLO_S)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Equal devices: how many, their tier, speed and price in US dollars per hour."""
-
-    name: str
-    tier: str
-    count: int
-    speed: float
-    price: float
 
 
 DEMO: Final = (
@@ -119,7 +127,8 @@ def demo(rate_rps: float = 4.0) -> Setting:
     """The demo's four devices."""
     return Setting(
         name="demo",
-        problem=_problem("demo", DEMO, rate_rps, mbps=30.0),
+        kinds=DEMO,
+        problem=_problem("demo", DEMO, rate_rps, mbps=40.0),
         rate_rps=rate_rps,
         victims=1,
         lost=1,
@@ -133,30 +142,27 @@ def fleet(rate_rps: float = 40.0) -> Setting:
     """Twenty cameras, twelve hubs, six servers and two machines in a cloud."""
     return Setting(
         name="fleet",
-        problem=_problem("fleet", FLEET, rate_rps, mbps=300.0),
+        kinds=FLEET,
+        problem=_problem("fleet", FLEET, rate_rps, mbps=400.0),
         rate_rps=rate_rps,
         victims=4,
         lost=2,
-        planning_s=2.0,
+        planning_s=5.0,
         rollout_s=1.5,
         sample_s=2.0,
     )
 
 
-def _names(kind: Kind) -> list[str]:
-    return [kind.name] if kind.count == 1 else [f"{kind.name}{i}" for i in range(1, kind.count + 1)]
-
-
 def _problem(name: str, kinds: tuple[Kind, ...], rate: float, mbps: float) -> Problem:
     tiers = list(dict.fromkeys(kind.tier for kind in kinds))
-    cameras = [n for kind in kinds if kind.tier == tiers[0] for n in _names(kind)]
+    cameras = [n for kind in kinds if kind.tier == tiers[0] for n in kind.names]
     return Problem(
         name="read-signs",
         tiers=tiers,
         devices=[
             ProblemDevice(name=n, tier=kind.tier, price_per_hour=kind.price, usable_share=0.8)
             for kind in kinds
-            for n in _names(kind)
+            for n in kind.names
         ],
         links=_links(tiers, mbps),
         stages=_stages(rate, cameras, name),
@@ -164,7 +170,7 @@ def _problem(name: str, kinds: tuple[Kind, ...], rate: float, mbps: float) -> Pr
         profiles=[
             _profile(stage, variant, n, kind.speed)
             for kind in kinds
-            for n in _names(kind)
+            for n in kind.names
             for stage, ladder in TIMES_MS.items()
             for variant in ladder
         ],

@@ -21,7 +21,7 @@ from tiermesh import ids
 from tiermesh.frames import EMPTY, Frame, Kind, Packed
 
 BIAS: Final = 0.06
-"""Standard deviation of the logarithm of a device's true speed over its profiled one."""
+"""Standard deviation of the logarithm of the true speed of a kind of device over its profiled one."""
 WANDER: Final = 0.04
 """The same, of its speed from one `WANDER_S` to the next."""
 WANDER_S: Final = 15.0
@@ -57,8 +57,9 @@ class Truth:
         }
         self._rngs = {d.name: random.Random(f"{seed}/{d.name}") for d in problem.devices}
         self._bias = {
-            d.name: math.exp(random.Random(f"{seed}/bias/{d.name}").gauss(0.0, BIAS))
-            for d in problem.devices
+            name: math.exp(random.Random(f"{seed}/bias/{kind.name}").gauss(0.0, BIAS))
+            for kind in setting.kinds
+            for name in kind.names
         }
         source = next(s for s in problem.stages if s.kind == "source")
         self.due = arrivals(scene, setting.rate_rps, seconds, source.pinned, seed)
