@@ -45,13 +45,23 @@ def check_prepare(node: Node, assignment: Assignment, has_artifact: Callable[[st
         StaleGeneration: it is not newer than what runs.
         TiermeshError: an artifact has not been pushed.
     """
+    _check_newer(node, assignment.workflow, assignment.generation)
+    check_standby(node, assignment, has_artifact)
+
+
+def check_standby(node: Node, assignment: Assignment, has_artifact: Callable[[str], bool]) -> None:
+    """Whether the replicas of an assignment may be loaded here, whichever generation runs.
+
+    Raises:
+        InvalidDocument: it is meant for another device, or contradicts itself.
+        TiermeshError: an artifact has not been pushed.
+    """
     if assignment.device != node.device:
         raise InvalidDocument(
             "the assignment is for another device",
             why=f"it names {assignment.device}, this is {node.device}",
             path="$.device",
         )
-    _check_newer(node, assignment.workflow, assignment.generation)
     _check_consistent(assignment)
     missing = [digest for digest in assignment.artifacts if not has_artifact(digest)]
     if missing:

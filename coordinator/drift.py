@@ -39,15 +39,28 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Measured over profiled device time: its estimate, a 95 % interval, and the batches that it comes from.
+    """Measured over profiled device time: its estimate, an interval, and the batches that it comes from.
 
-    The interval is (0, inf) where fewer than two groups of windows tell.
+    It is one of 95 % unless said otherwise, and (0, inf) where fewer than two groups of windows tell.
     """
 
     ratio: float
     low: float
     high: float
     batches: int
+
+    def over(self, other: float) -> Ratio:
+        """The ratio to what was planned, where that was `other` times the profile."""
+        return Ratio(self.ratio / other, self.low / other, self.high / other, self.batches)
+
+    def __str__(self) -> str:
+        """As people are told."""
+        return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+    @property
+    def sure(self) -> float:
+        """Of the plausible ratios the one nearest to 1."""
+        return max(self.low, 1.0) if self.ratio > 1 else min(self.high, 1.0)
 
     def differs(self, tolerance: float = TOLERANCE) -> bool:
         """Whether it is off 1 by more than `tolerance` for sure."""
@@ -78,11 +91,25 @@ def drift(observed: Sequence[Window], profile: Mapping[int, float]) -> Drift:
 
     The ratio of two sums, with the variance of Cochran (1977, 6.4) over groups of windows.
     """
-    sizes = sorted({size for window in observed for size, n in window.batches.items() if n})
-    by_size = {size: _ratio(observed, profile, [size]) for size in sizes}
+    by_size = {size: _ratio(observed, profile, [size]) for size in _sizes(observed)}
     return Drift(
-        _ratio(observed, profile, sizes), {s: r for s, r in by_size.items() if r is not None}
+        _ratio(observed, profile, _sizes(observed)),
+        {s: r for s, r in by_size.items() if r is not None},
     )
+
+
+def ratio_at(
+    observed: Sequence[Window], profile: Mapping[int, float], error: float, groups: int
+) -> Ratio | None:
+    """Measured over profiled device time of all batches, outside its interval with probability `error`.
+
+    Windows are pooled to `groups` at most: small errors need many. None without batches.
+    """
+    return _ratio(observed, profile, _sizes(observed), error, groups)
+
+
+def _sizes(observed: Sequence[Window]) -> list[int]:
+    return sorted({size for window in observed for size, n in window.batches.items() if n})
 
 
 def means(profile: Profile, threads: int) -> dict[int, float]:
@@ -119,7 +146,7 @@ def corrected_problem(problem: Problem, found: Mapping[Key, Drift]) -> Problem:
         if drifted is None:
             return profile
         return replace(
-            profile, batches=[_batch(b, drifted.factor(b.batch_size)) for b in profile.batches]
+            profile, batches=[scaled(b, drifted.factor(b.batch_size)) for b in profile.batches]
         )
 
     return replace(problem, profiles=[right(profile) for profile in problem.profiles])
@@ -153,7 +180,11 @@ def _between(before: pb.ReplicaSample, after: pb.ReplicaSample) -> Window | None
 
 
 def _ratio(
-    observed: Sequence[Window], profile: Mapping[int, float], sizes: Sequence[int]
+    observed: Sequence[Window],
+    profile: Mapping[int, float],
+    sizes: Sequence[int],
+    error: float = 1 - _LEVEL,
+    groups: int = GROUPS,
 ) -> Ratio | None:
     """The ratio over batches of these sizes."""
     pairs: list[tuple[float, float]] = []
@@ -166,18 +197,18 @@ def _ratio(
             pairs.append((sum(window.seconds[size] for size in of), profiled))
     if not pairs:
         return None
-    return _estimate(_pooled(pairs), count)
+    return _estimate(_pooled(pairs, groups), count, error)
 
 
-def _pooled(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Neighbours added up, to `GROUPS` groups at most."""
-    groups = min(GROUPS, len(pairs))
+def _pooled(pairs: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """Neighbours added up, to `most` groups at most."""
+    groups = min(most, len(pairs))
     bounds = [len(pairs) * i // groups for i in range(groups + 1)]
     parts = [pairs[low:high] for low, high in pairwise(bounds)]
     return [(sum(a for a, _ in part), sum(b for _, b in part)) for part in parts]
 
 
-def _estimate(pairs: Sequence[tuple[float, float]], batches: int) -> Ratio:
+def _estimate(pairs: Sequence[tuple[float, float]], batches: int, error: float) -> Ratio:
     # SciPy takes long to import, and starts a process of its own then: not in an event loop.
     from scipy.special import stdtrit
 
@@ -187,7 +218,7 @@ def _estimate(pairs: Sequence[tuple[float, float]], batches: int) -> Ratio:
     if n < 2:
         return Ratio(ratio, 0.0, math.inf, batches)
     residuals = sum((a - ratio * b) ** 2 for a, b in pairs)
-    half = float(stdtrit(n - 1, (1 + _LEVEL) / 2)) * math.sqrt(n / (n - 1) * residuals) / profiled
+    half = float(stdtrit(n - 1, 1 - error / 2)) * math.sqrt(n / (n - 1) * residuals) / profiled
     return Ratio(ratio, max(ratio - half, 0.0), ratio + half, batches)
 
 
@@ -203,6 +234,7 @@ def _point(point: Point, factor: float) -> Point:
     )
 
 
-def _batch(batch: BatchTime, factor: float) -> BatchTime:
+def scaled(batch: BatchTime, factor: float) -> BatchTime:
+    """A batch that takes `factor` times as long."""
     percentiles = {name: seconds * factor for name, seconds in batch.percentiles.items()}
     return replace(batch, mean=batch.mean * factor, percentiles=percentiles)

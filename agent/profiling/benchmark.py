@@ -128,7 +128,7 @@ class Benchmark:
         """All batch sizes on so many threads; load seconds, mean bytes out and items of the sample requests."""
         self._say(budget, f"load, {threads} threads")
         begun = time.perf_counter()
-        dilation = Dilation(self.ask.slowdown, wait=self._clock.wait, clock=self._clock.now)
+        dilation = Dilation(self.ask.slowdown, counted=self._clock)
         inference = Inference.load(
             self.ask.variant, Store(Path(self.ask.store)), threads=threads, dilation=dilation
         )

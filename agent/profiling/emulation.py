@@ -41,9 +41,9 @@ class CountedTime:
         return time.perf_counter() + self._skipped
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass. Of less than nothing, the clock goes back: what was lost does not count."""
         begun = time.perf_counter()
-        if self._longest_s > 0:
+        if self._longest_s > 0 and seconds > 0:
             self._wait(min(seconds, self._longest_s))
         self._skipped += seconds - (time.perf_counter() - begun)
 
@@ -54,7 +54,8 @@ class Dilation:
     A wait ends a little late and a very short one much too late. So what was waited too long is
     taken off the next wait, up to 5 ms, and waits below half a millisecond add up until they are
     worth one: the mean is right. `queued` tells how many seconds the calling thread was ready and
-    had no core; `turn` is held while it computes.
+    had no core; `turn` is held while it computes. Where waits are `counted`, all that was lost is
+    taken off at once: a measurement is as long as it would be on a machine without anything else.
     """
 
     def __init__(
@@ -66,13 +67,15 @@ class Dilation:
         clock: Callable[[], float] = time.perf_counter,
         queued: Callable[[], float] | None = None,
         turn: Callable[[], AbstractContextManager[None]] = HOST.turn,
+        counted: CountedTime | None = None,
     ) -> None:
         if slowdown < 1:
             raise ValueError(f"a device cannot be emulated faster than it is: slowdown {slowdown}")
         self.slowdown = slowdown
-        self._wait = wait or threading.Event().wait
+        self._wait = counted.wait if counted is not None else wait or threading.Event().wait
         self._cpu_clock = cpu_clock
-        self._clock = clock
+        self._clock = counted.now if counted is not None else clock
+        self._is_counted = counted is not None
         self._queued = queued or queued_s
         self._turn = turn
         self._owed = 0.0
@@ -100,6 +103,9 @@ class Dilation:
             self._pay((self.slowdown - 1) * used - lost)
 
     def _pay(self, more: float) -> None:
+        if self._is_counted:
+            self._wait(more)
+            return
         self._owed = max(self._owed + more, -_MOST_LOST_S)
         if self._owed < _SHORTEST_WAIT_S:
             return

@@ -46,6 +46,10 @@ class Serving(Protocol):
         """Drain and stop a workflow."""
         ...
 
+    async def stand_by(self, assignment: Assignment) -> None:
+        """Keep replicas loaded beside what runs, in place of those that were kept so for the workflow."""
+        ...
+
 
 class AssignmentFolder:
     """The committed assignments on disk, one JSON file per workflow, replaced whole; and those that ran before."""
@@ -208,6 +212,14 @@ class Activation:
             await asyncio.to_thread(self._folder.forget, workflow)
             self.node = after
         self._stopped()
+
+    async def stand_by(self, assignment: Assignment) -> None:
+        """Keep the replicas of an assignment loaded that may come, so that it is then prepared at once.
+
+        No step waits for this, and it waits for none: a rollout must not be late because of what may never come.
+        """
+        nodes.check_standby(self.node, assignment, self._has_artifact)
+        await self._serving.stand_by(assignment)
 
 
 def _unreported(_step: str, _replica: str, _seconds: float) -> None:

@@ -35,6 +35,10 @@ class Obedient(Protocol):
         """Serve the prepared generation."""
         ...
 
+    async def stand_by(self, assignment: Assignment) -> None:
+        """Keep the replicas of an assignment loaded that may come."""
+        ...
+
     async def abort(self, workflow: str, generation: int) -> None:
         """Forget a prepared generation."""
         ...
@@ -89,6 +93,9 @@ class Commands:
                 return _step(self._obedient.abort, command.abort), None
             case "stop":
                 return _step(self._obedient.stop, command.stop), None
+            case "standby":
+                standby = decode_json(command.standby.assignment, Assignment, "the standby")
+                return lambda: self._obedient.stand_by(standby), None
             case _:
                 raise InvalidDocument("a command of an unknown kind came", fix="Upgrade this agent")
 

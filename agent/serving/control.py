@@ -64,6 +64,13 @@ class Stop(_Message, frozen=True):
     workflow: str
 
 
+class Standby(_Message, frozen=True):
+    """Keep the replicas of an assignment loaded, in place of those that were kept so for its workflow."""
+
+    call: int
+    assignment: Assignment
+
+
 class Ready(_Message, frozen=True):
     """The worker takes frames."""
 
@@ -156,7 +163,7 @@ class Stats(_Message, frozen=True):
     dropped_entries: int = 0
 
 
-ToWorker: TypeAlias = Start | Prepare | Commit | Abort | Stop
+ToWorker: TypeAlias = Start | Prepare | Commit | Abort | Stop | Standby
 ToAgent: TypeAlias = Ready | Stepped | Done | Refused | Event | Stats
 
 LINE_BYTES: Final = limits.DOCUMENT_BYTES

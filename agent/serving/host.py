@@ -220,6 +220,14 @@ class Host:
             text = f"{flow.workflow}, {spec.stage}: its state is {where}"
             self._tell("aggregate-state", text + (resumed if aggregate.resumed_keys else ""))
 
+    async def stand_by(self, assignment: Assignment) -> None:
+        """Keep the replicas of an assignment loaded that may come, in place of those before.
+
+        Raises:
+            TiermeshError: one cannot be served here; those before it stay.
+        """
+        await self._replicas.stand_by(assignment)
+
     async def commit(self, workflow: str, number: int) -> None:
         """Let new requests take a prepared generation.
 

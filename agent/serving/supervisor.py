@@ -219,6 +219,10 @@ class WorkerSupervisor:
         self._on_event = on_event
         self._prepared: dict[tuple[str, int], Assignment] = {}
         self._committed: dict[str, Assignment] = {}
+        self._standby: dict[str, Assignment] = {}
+        self._leases: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._preparing = 0
         self._calls = count(1)
         self._lock = asyncio.Lock()
         self._process: _Process | None = None
@@ -246,10 +250,54 @@ class WorkerSupervisor:
         Raises:
             TiermeshError: a replica, which it names, cannot be served; what runs is untouched.
         """
-        async with self._lock:
-            process = await self._running()
-        await process.ask(call := next(self._calls), control.Prepare(call, assignment), report)
-        self._prepared[assignment.workflow, assignment.generation] = assignment
+        self._preparing += 1
+        try:
+            async with self._lock:
+                process = await self._running()
+            await process.ask(call := next(self._calls), control.Prepare(call, assignment), report)
+            self._prepared[assignment.workflow, assignment.generation] = assignment
+        finally:
+            self._preparing -= 1
+
+    async def stand_by(self, assignment: Assignment) -> None:
+        """Keep replicas loaded beside what runs, in place of those before.
+
+        They are let go of unless this is repeated within `limits.STANDBY_S`, and at once when there are none.
+
+        Raises:
+            TiermeshError: a replica, which it names, cannot be served.
+        """
+        workflow = assignment.workflow
+        if (lease := self._leases.pop(workflow, None)) is not None:
+            lease.cancel()
+        if not assignment.replicas:
+            self._standby.pop(workflow, None)
+            await self._tell_if_running(lambda call: control.Standby(call, assignment))
+            await self._end_if_idle()
+            return
+        self._standby[workflow] = assignment
+        self._leases[workflow] = asyncio.get_running_loop().call_later(
+            limits.STANDBY_S, self._let_go, workflow
+        )
+        try:
+            async with self._lock:
+                process = await self._running()
+            await self._load_standby(process, assignment)
+        except TiermeshError:
+            self._standby.pop(workflow, None)
+            await self._end_if_idle()
+            raise
+
+    async def _load_standby(self, process: _Process, assignment: Assignment) -> None:
+        await process.ask(call := next(self._calls), control.Standby(call, assignment))
+
+    def _let_go(self, workflow: str) -> None:
+        former = self._standby.get(workflow)
+        if former is not None:
+            nothing = msgspec.structs.replace(former, replicas=[])
+            task = asyncio.create_task(self.stand_by(nothing), name="standby ends")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def commit(self, workflow: str, generation: int) -> None:
         """Switch to the prepared generation.
@@ -307,6 +355,8 @@ class WorkerSupervisor:
     async def close(self) -> None:
         """End the worker; what is in flight goes on after the next start."""
         self._closed = True
+        for lease in self._leases.values():
+            lease.cancel()
         await self._end()
 
     # The process
@@ -397,6 +447,16 @@ class WorkerSupervisor:
         self._process = process
         self._replaced.set()
         self._on_event("worker-restarted", f"worker {process.process.pid} serves again")
+        for assignment in list(self._standby.values()):
+            await self._stand_by_again(process, assignment)
+
+    async def _stand_by_again(self, process: _Process, assignment: Assignment) -> None:
+        """What made the worker end may have been a replica on standby, so it is tried once."""
+        try:
+            await self._load_standby(process, assignment)
+        except TiermeshError as error:
+            self._standby.pop(assignment.workflow, None)
+            log.warning("replicas of %s no longer stand by: %s", assignment.workflow, error)
 
     async def _serve_again(
         self, process: _Process, assignment: Assignment, *, commit: bool
@@ -430,7 +490,7 @@ class WorkerSupervisor:
                 await process.ask(call, message(call))
 
     async def _end_if_idle(self) -> None:
-        if not self._committed and not self._prepared:
+        if not (self._committed or self._prepared or self._standby or self._preparing):
             await self._end()
 
     async def _end(self) -> None:

@@ -84,6 +84,8 @@ class Worker:
                 self.tell(control.Done(call))
             case control.Stop(call, workflow):
                 await self._do(call, lambda: host.stop(workflow))
+            case control.Standby(call, assignment):
+                await self._do(call, lambda: host.stand_by(assignment))
             case control.Start():
                 log.error("a second start is ignored")
 

@@ -27,6 +27,7 @@ from statistics import median
 from typing import Final
 
 import msgspec
+from stages import Stages, stages
 
 from coordinator import config
 from coordinator.cli.demo import agents, photos
@@ -91,6 +92,7 @@ class Kill:
     at: float
     failed_s: float
     generation_s: float
+    stages: Stages
     full_rate_s: float = 0.0
 
 
@@ -204,7 +206,7 @@ class Recovering:
         await process.process.wait()
         happened = [e.event for e in await self._mesh.history(after=at_number)]
         failed = next(e.at for e in happened if isinstance(e, events.DeviceFailed))
-        found = Kill(name, at, failed - at, ended_at - at)
+        found = Kill(name, at, failed - at, ended_at - at, stages(at, happened))
         await asyncio.sleep(PAUSE_S)
         folder, mesh = process.log.parent, self._mesh.name
         self._processes[index] = await AgentProcess.start(process.device, folder, mesh)
@@ -247,6 +249,13 @@ def full_rate_s(finished: Sequence[float], killed: float, rate_rps: float) -> fl
 def quantile(values: Sequence[float], share: float) -> float:
     """The value that this share of the values does not exceed; of an even number, the median lies between two."""
     return median(values) if share == 0.5 else sorted(values)[ceil(share * len(values)) - 1]
+
+
+def stage_line(of: Sequence[Stages]) -> str:
+    """The median of each stage, in words."""
+    rows = [asdict(one) for one in of]
+    medians = {name: median(row[name] for row in rows) for name in rows[0]}
+    return ", ".join(f"{name.removesuffix('_s')} {s:.2f}" for name, s in medians.items())
 
 
 def results(scene: Scene) -> list[Line]:
@@ -321,6 +330,7 @@ def main() -> None:
     for name, share in (("median", 0.5), ("p90", 0.9), ("longest", 1.0)):
         a, b, c = (quantile(column, share) for column in columns)
         print(f"{name:<10} {a:8.2f}   {b:17.2f}   {c:9.2f}")
+    print(f"where it went (median): {stage_line([k.stages for k in kills])}")
     print(", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in ledger.items()))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from coordinator.cli.margin import add_margin_options, latency_words, margin_lines
 from coordinator.cli.mesh import add_mesh_options, add_variants_option
 from coordinator.cli.output import Output
 from coordinator.cli.progress import searching
@@ -48,7 +50,8 @@ def _register_plan(commands: Commands) -> None:
             "  coordinator plan read-signs.yaml -o plan.json\n"
             "  coordinator plan problem.json -o plan.json\n"
             "  coordinator plan problem.json --exclusive --single-variant --json\n"
-            "  coordinator plan problem.json --objective throughput --time-limit 10"
+            "  coordinator plan problem.json --objective throughput --time-limit 10\n"
+            "  coordinator plan read-signs.yaml --confidence 99%"
         ),
     )
     parser.add_argument(
@@ -85,6 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategy", choices=[s.value for s in Strategy], default="exact")
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="S")
     parser.add_argument("--gap", type=float, default=GAP, help="relative gap to stop at")
+    add_margin_options(parser)
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -96,12 +100,15 @@ def options_of(args: argparse.Namespace) -> Options:
         strategy=Strategy(args.strategy),
         time_limit_s=args.time_limit,
         gap=args.gap,
+        confidence=args.confidence,
+        margin=not args.no_margin,
+        frontier=args.frontier,
     )
 
 
 def _plan(args: argparse.Namespace, output: Output) -> int:
     if args.problem.suffix in SUFFIXES:
-        plan, problem = plan_workflow(args, output, options_of(args))
+        plan, problem = plan_workflow(args, output, replace(options_of(args), frontier=True))
         return hand_over(plan, problem, output, args.output)
     refuse_for_problem(args)
     return make_plan(read_problem(args.problem), options_of(args), output, args.output)
@@ -165,8 +172,10 @@ def show_plan(plan: Plan, output: Output) -> None:
     say(f"{proof.termination}, gap {gap}, found in {proof.seconds:.2f} s by {proof.name}")
     promised = plan.predicted
     accuracy = "" if promised.accuracy is None else f", accuracy {promised.accuracy:.4g}"
-    latency = ", ".join(f"{n} {ms:.0f} ms" for n, ms in promised.latency_ms.items())
+    latency = latency_words(promised)
     say(f"predicted {promised.throughput_rps:.4g} requests/s{accuracy}; {latency}")
+    for line in margin_lines(plan):
+        say(line)
     output.console.print(_replica_table(plan))
     for warning in plan.warnings:
         say(f"[yellow]warning:[/] {clean(warning)}")

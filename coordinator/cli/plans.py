@@ -10,6 +10,7 @@ from rich.table import Table
 
 from coordinator import config
 from coordinator.cli.arrivals import add_arrivals_option, with_arrivals
+from coordinator.cli.margin import interval_words, percent
 from coordinator.cli.output import Output
 from coordinator.cli.planning import problem_beside, read_file, read_problem
 from coordinator.cli.text import clean
@@ -193,6 +194,7 @@ def _register_simulate(commands: Commands) -> None:
             "  coordinator simulate plan.json --load 1.2\n"
             "  coordinator simulate plan.json --arrivals arrivals.txt\n"
             "  coordinator simulate plan.json --arrivals maps.json#Twitter/1\n"
+            "  coordinator simulate plan.json --slower 25%\n"
             "  coordinator simulate plan.json --fail hub-1 --json"
         ),
     )
@@ -209,6 +211,13 @@ def _register_simulate(commands: Commands) -> None:
     add_arrivals_option(parser)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fail", metavar="DEVICE", help="lose this device half way")
+    parser.add_argument(
+        "--slower",
+        type=percent,
+        default=0.0,
+        metavar="P",
+        help="on devices that are slower by this, such as 25%%",
+    )
 
 
 def _simulate(args: argparse.Namespace, output: Output) -> int:
@@ -231,10 +240,16 @@ def _simulate(args: argparse.Namespace, output: Output) -> int:
         fail=args.fail,
     )
     load = with_arrivals(load, args.arrivals, args.load * plan.predicted.throughput_rps)
-    outcome = simulate(problem, plan, load)
+    outcome = simulate(_slowed(problem, args.slower), plan, load)
     _show_outcome(outcome, plan, output)
     output.document(outcome)
     return 0
+
+
+def _slowed(problem: Problem, slower: float) -> Problem:
+    from coordinator.planning.margin import scaled
+
+    return scaled(problem, lambda *_: 1 + slower) if slower else problem
 
 
 REQUESTS = 4000
@@ -244,10 +259,14 @@ MOST_REQUESTS = 1_000_000
 def _show_outcome(outcome: Outcome, plan: Plan, output: Output) -> None:
     say = output.console.print
     say(f"offered {outcome.offered_rps:.4g}/s, served {outcome.throughput_rps:.4g}/s")
-    table = Table("", "simulated", "promised", box=None, header_style="bold")
+    columns = ("", "simulated", "promised", "90 % interval")
+    shown = columns if plan.predicted.latency_interval_ms else columns[:-1]
+    table = Table(*shown, box=None, header_style="bold")
     for name, ms in outcome.latency_ms.items():
         promised = plan.predicted.latency_ms.get(name)  # pyright: ignore[reportArgumentType]
-        table.add_row(name, f"{ms:.0f} ms", f"{promised:.0f} ms" if promised is not None else "")
+        told = f"{promised:.0f} ms" if promised is not None else ""
+        row = (name, f"{ms:.0f} ms", told, interval_words(plan.predicted, name))
+        table.add_row(*row[: len(shown)])
     say(table)
     say(
         f"{outcome.completed} done, {outcome.lost} lost, {outcome.moved_to_backup} moved to backups"

@@ -11,6 +11,7 @@ import msgspec
 
 from coordinator import config
 from coordinator.cli import arguments
+from coordinator.cli.margin import interval_words
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.replicas import ledger_line, replica_table
@@ -115,7 +116,9 @@ def _show(status: WorkflowStatus, output: Output) -> None:
     for name, promised in predicted.latency_ms.items():
         measured = status.latency_ms.get(name)
         shown = "?" if measured is None else f"{measured:.0f} ms"
-        say(f"  latency {name} {shown} (predicted {promised:.0f} ms)")
+        interval = interval_words(predicted, name)
+        told = f"{promised:.0f} ms, {interval}" if interval else f"{promised:.0f} ms"
+        say(f"  latency {name} {shown} (predicted {told})")
     say(f"  {ledger_line(status.ledger)}")
     if status.replan is not None:
         say(f"  planned again: {_replanned(status.replan)}")

@@ -27,6 +27,7 @@ from coordinator.fleet.state import (
     Device,
     Fleet,
     PlanRecord,
+    Prediction,
     Replan,
     Rollout,
     Running,
@@ -295,6 +296,16 @@ def _replan_ended(event: events.ReplanEnded, fleet: Fleet) -> Fleet:
     return replace(fleet, replans=_with(fleet.replans, event.workflow, replan))
 
 
+def _prediction_corrected(event: events.PredictionCorrected, fleet: Fleet) -> Fleet:
+    corrected = Prediction(
+        at=event.at,
+        generation=event.generation,
+        latency_ms=event.latency_ms,
+        text=event.text,
+    )
+    return replace(fleet, expected=_with(fleet.expected, event.workflow, corrected))
+
+
 def _rollout_started(event: events.RolloutStarted, fleet: Fleet) -> Fleet:
     # One that is lost cannot be told; it is when it comes back with an older generation.
     leaving = (d for d in event.leaving if not _is_lost(fleet.devices.get(d)))
@@ -449,6 +460,7 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.PlanMade: _plan_made,
     events.ReplanStarted: _replan_started,
     events.ReplanEnded: _replan_ended,
+    events.PredictionCorrected: _prediction_corrected,
     events.RolloutStarted: _rollout_started,
     events.ArtifactsPushed: _step(Phase.PUSHED),
     events.RolloutPrepared: _step(Phase.PREPARED),

@@ -197,6 +197,15 @@ class ReplanEnded(Happening, frozen=True, kw_only=True):
     generation: int = 0
 
 
+class PredictionCorrected(Happening, frozen=True, kw_only=True):
+    """What a generation is expected to do with device times as they are measured; latencies in milliseconds."""
+
+    workflow: str
+    generation: int
+    latency_ms: dict[str, float]
+    text: str
+
+
 class RolloutStarted(Happening, frozen=True, kw_only=True):
     """A plan goes to `devices`; `leaving` are those of the last plan that this one leaves out."""
 
@@ -312,6 +321,7 @@ Event: TypeAlias = (
     | PlanMade
     | ReplanStarted
     | ReplanEnded
+    | PredictionCorrected
     | RolloutStarted
     | ArtifactsPushed
     | RolloutPrepared

@@ -139,6 +139,15 @@ class Replan(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
 
 
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generation is expected to do now. See `events.PredictionCorrected`."""
+
+    at: float
+    generation: int
+    latency_ms: dict[str, float]
+    text: str
+
+
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The newest rollout of a workflow. It is open until it has an outcome."""
 
@@ -187,6 +196,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     running: dict[str, Running] = {}
     way_back: dict[str, list[Running]] = {}
     replans: dict[str, Replan] = {}
+    expected: dict[str, Prediction] = {}
+    """By workflow, the prediction as it was corrected last; it holds for its generation only."""
 
     @property
     def ready(self) -> list[Device]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Final
 
-from coordinator.drift import Drift, Key, corrected_problem
+from coordinator.drift import Drift, Key, Ratio, corrected_problem
 from coordinator.files import parse_workflow
 from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
+from coordinator.keeping.contingencies import Contingencies, Situation
 from coordinator.keeping.measuring import Measuring
 from coordinator.keeping.unmeasured import Unmeasured
 from coordinator.planning import Options
@@ -29,8 +31,15 @@ from coordinator.replanning import (
     observe,
     overtaken,
 )
+from coordinator.replanning.expected import (
+    Expected,
+    corrections_of,
+    expected,
+    is_close,
+    worth_correcting,
+)
 from coordinator.replanning.search import Finding, search
-from coordinator.replanning.situation import asked_rate, with_rate, with_running
+from coordinator.replanning.situation import asked_rate, slower, with_rate, with_running
 from coordinator.replanning.state import (
     Applied,
     Asked,
@@ -41,11 +50,12 @@ from coordinator.replanning.state import (
     Observation,
     VariantAdded,
 )
-from coordinator.replanning.worth import Verdict
+from coordinator.replanning.unexplained import devices_of, inflation
+from coordinator.replanning.worth import Verdict, shortfalls
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.profile import Profile
-from tiermesh.documents.workflow import Workflow
+from tiermesh.documents.workflow import Model, Workflow
 from tiermesh.errors import TiermeshError
 from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -53,8 +63,11 @@ if TYPE_CHECKING:
     from coordinator.runner import Mesh
 
 WHO: Final = "coordinator"
-MEASURE_S: Final = 2.0
+MEASURE_S: Final = 1.0
 """Between two comparisons of what is measured with what was planned for."""
+PREDICT_S: Final = 20.0
+"""Between two corrections of the prediction, but for the first."""
+AS_PLANNED: Final = Ratio(1.0, 1.0, 1.0, 0)
 
 
 class Kept:
@@ -87,10 +100,20 @@ class Kept:
         self._stale: set[str] = set()
         self._seen: Running | None = None
         self._profiles: Mapping[str, Mapping[str, Profile]] = {}
+        self._considered: frozenset[str] = frozenset()
         self._measuring: Measuring | None = None
+        self._counted: Mapping[str, list[tuple[float, float]]] = {}
+        self._judged: tuple[Mapping[str, Ratio], bool] = ({}, False)
+        self._slower: tuple[frozenset[str], float, float] = (frozenset(), 1.0, -math.inf)
+        self._predicted_at = -math.inf
+        self.expected: Expected | None = None
+        """The prediction, corrected by what is measured; None while there is nothing to correct it by."""
         self._drifts: Mapping[Key, Drift] = {}
         self._corrections: Mapping[Key, Drift] = {}
         self._state = State(policy=policy)
+        self._contingencies = Contingencies(
+            mesh, self._at_rest, options=options, policy=policy, source_bytes=source_bytes
+        )
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -117,6 +140,7 @@ class Kept:
                             device.state,
                             device.why,
                             probation=device.is_on_probation,
+                            considered=self._is_considered(device),
                         )
                     )
         self._look_at_profiles()
@@ -127,7 +151,11 @@ class Kept:
             return False
         if device.name in self._state.used:
             return device.state is not DeviceState.READY
-        return f"device {device.name}" not in self._inputs
+        return not self._is_considered(device)
+
+    def _is_considered(self, device: Device) -> bool:
+        """Whether the running plan was made with a device, or kept with it."""
+        return f"device {device.name}" in self._inputs or device.name in self._considered
 
     @property
     def _running(self) -> Running | None:
@@ -148,12 +176,20 @@ class Kept:
         running = self._running
         if running is self._seen:
             return
-        self._seen, self._stale, self._measuring = running, set(), None
+        self._seen, self._stale = running, set()
+        self._forget()
         if running is not None and running.workflow_digest != self.workflow.digest:
             source = self._mesh.fleet.workflows[running.workflow_digest]
             self.workflow = parse_workflow(source.text)
         if self._state.under_way is None:
+            self._considered = frozenset()
             self._observe(Applied(self._clock(), self._used(), self._places()))
+
+    def _forget(self) -> None:
+        """Measure anew, but for how the sources' requests come."""
+        if self._measuring is not None:
+            self._counted = self._measuring.counted()
+        self._measuring, self.expected, self._judged = None, None, ({}, False)
 
     def _used(self) -> frozenset[str]:
         return frozenset[str]().union(*self._places())
@@ -170,11 +206,16 @@ class Kept:
         # What comes one by one while devices measure is looked at together.
         if fleet.profiles is self._profiles or self._unmeasured.at_work:
             return
+        models = {
+            stage.model for stage in self.workflow.stages.values() if isinstance(stage, Model)
+        }
         fresh = {
             f"{profile.model}/{profile.variant}"
             for device_class, of_class in fleet.profiles.items()
             for digest, profile in of_class.items()
             if digest not in self._profiles.get(device_class, {})
+            and profile.model in models
+            and not profile.cannot_run
         }
         if self._profiles and fresh and self._running is not None:
             why = f"{', '.join(sorted(fresh))} can be chosen from"
@@ -184,7 +225,7 @@ class Kept:
     def take(self, device: Device, sample: pb.Sample) -> None:
         """Take in a sample: what it measures, and which generation the device serves."""
         if self._measuring is not None:
-            self._measuring.take(device.id, sample)
+            self._measuring.take(device.name, sample)
         running = self._running
         if running is None or device.id not in running.devices or self._is_rolling_out:
             return
@@ -220,15 +261,75 @@ class Kept:
         if measuring is None:
             return
         # The first comparison imports SciPy, and each one takes milliseconds.
-        self._drifts = await asyncio.to_thread(measuring.drifts)
-        load = measuring.load()
-        if load is not None:
-            load = max(load, self._least_rps() / asked_rate(measuring.problem))
-        self._observe(Measured(self._clock(), load, measuring.ratios(self._drifts)))
+        drifts, ratios = await asyncio.to_thread(lambda: (measuring.drifts(), measuring.ratios()))
+        matters = await self._mattering(measuring, drifts, ratios)
+        if self._measuring is not measuring or self._state.under_way is not None:
+            # It was measured against a plan that has been judged anew since.
+            return
+        self._drifts = drifts
+        load = measuring.load(self._least_rps())
+        self._observe(Measured(self._clock(), load, matters, measuring.burn()))
+        await self._predict(measuring, drifts)
+
+    async def _mattering(
+        self, measuring: Measuring, drifts: Mapping[Key, Drift], ratios: Mapping[str, Ratio]
+    ) -> dict[str, Ratio]:
+        """Where batches take longer, and what runs still does what is asked, nothing has drifted that matters."""
+        low, high = self._policy.drift.leave
+        off = {r: ratio for r, ratio in ratios.items() if not low <= ratio.sure <= high}
+        if not any(ratio.sure > high for ratio in off.values()):
+            return dict(ratios)
+        if not is_close(self._judged[0], off):
+            corrected = corrected_problem(measuring.problem, worth_correcting(drifts))
+            falls_short = await asyncio.to_thread(shortfalls, corrected, measuring.plan)
+            self._judged = off, bool(falls_short)
+        if self._judged[1]:
+            return dict(ratios)
+        return {r: AS_PLANNED if ratio.sure > high else ratio for r, ratio in ratios.items()}
+
+    async def _predict(self, measuring: Measuring, drifts: Mapping[Key, Drift]) -> None:
+        """Correct the prediction by what is measured, where that makes a difference, and record it."""
+        known = self.expected.corrections if self.expected is not None else None
+        made_with = corrections_of(measuring.plan, measuring.corrections)
+        found = corrections_of(measuring.plan, drifts)
+        is_first, now = known is None, self._clock()
+        if is_close(made_with if known is None else known, found):
+            return
+        if not is_first and now < self._predicted_at + PREDICT_S:
+            return
+        made = await asyncio.to_thread(expected, measuring.problem, measuring.plan, drifts)
+        if self._measuring is measuring:
+            self.expected, self._predicted_at = made, now
+            await self._mesh.record(
+                events.PredictionCorrected(
+                    at=self._mesh.now(),
+                    who=WHO,
+                    workflow=self.name,
+                    generation=measuring.generation,
+                    latency_ms=dict(made.latency_ms),
+                    text=str(made),
+                )
+            )
 
     def _least_rps(self) -> float:
         """The rate that is promised is planned for also while less is asked."""
         return float(self.workflow.slo.rate or 0.0)
+
+    def _at_rest(self) -> Situation | None:
+        """The mesh as it is while nothing is to be done, so that there is time to plan ahead."""
+        running, plan, fleet = self._running, self._plan, self._mesh.fleet
+        is_busy = self._is_rolling_out or self._state.under_way is not None
+        if plan is None or running is None or is_busy or not self._may_replan():
+            return None
+        if self._unmeasured.at_work or decide(self._state, self._clock()) is not None:
+            return None
+        ready = tuple((device.id, device.device_class) for device in fleet.ready)
+        corrections = worth_correcting(self._drifts)
+        adjust = self._adjustment(self._rate(Reason.DEVICE_FAILED), corrections)
+        key = running.generation, running.plan, ready
+        return Situation(
+            self.workflow, plan, running.generation, running.run, adjust, key, fleet.profiles
+        )
 
     # --- what is done about it -----------------------------------------------------------------------------------
 
@@ -237,11 +338,17 @@ class Kept:
         if self._running is None:
             await self._unmeasured.measure(self.workflow, self._mesh.fleet.ready)
             self.ask("it does not run yet")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._contingencies.run())
+            await self._keep_replanning()
+
+    async def _keep_replanning(self) -> None:
         while True:
             self._changed.clear()
             self.look()
             due = decide(self._state, self._clock())
             if due is not None and not self._is_rolling_out:
+                self._contingencies.interrupt()
                 await self._replan(due)
                 continue
             await self._wait()
@@ -271,7 +378,7 @@ class Kept:
                         at=self._mesh.now(), who=WHO, generation=generation, **said
                     )
                 )
-                outcome, text, after = await self._found_and_applied()
+                outcome, text, after = await self._found_and_applied(due.reason)
         except TiermeshError as error:
             text = str(error)
         except Exception as error:  # noqa: BLE001 - a fault of a solver must not end what keeps the mesh served
@@ -294,16 +401,13 @@ class Kept:
                 )
             )
 
-    async def _found_and_applied(self) -> tuple[ReplanOutcome, str, str]:
+    async def _found_and_applied(self, reason: Reason) -> tuple[ReplanOutcome, str, str]:
         """How it ended, why so, and the digest of the plan that was found."""
-        running, rate = self._running, self._rate()
-        corrections = self._worth_correcting()
-
-        def adjust(problem: Problem) -> Problem:
-            at_rate = with_rate(problem, rate) if rate is not None else problem
-            corrected = corrected_problem(at_rate, corrections)
-            return with_running(corrected, self._plan, self._policy)
-
+        running, rate = self._running, self._rate(reason)
+        corrections = worth_correcting(self._drifts)
+        if reason is Reason.SLO_MISSED:
+            await self._explain_miss(rate, corrections)
+        adjust = self._adjustment(rate, corrections)
         found = await self._found(adjust)
         if found.plan is None and (needed := self._on_probation()):
             found = await self._trusting(needed, found.verdict.why, adjust)
@@ -323,6 +427,18 @@ class Kept:
         await self._judge(rate, corrections)
         return (*_ended_well(found), digest)
 
+    def _adjustment(
+        self, rate: float | None, corrections: Mapping[Key, Drift]
+    ) -> Callable[[Problem], Problem]:
+        """What makes a problem that of now: the load, device times as they are measured, and what runs."""
+
+        def adjust(problem: Problem) -> Problem:
+            at_rate = with_rate(problem, rate) if rate is not None else problem
+            corrected = self._as_slow(corrected_problem(at_rate, corrections))
+            return with_running(corrected, self._plan, self._policy)
+
+        return adjust
+
     async def _found(
         self, adjust: Callable[[Problem], Problem], fleet: Fleet | None = None
     ) -> Finding:
@@ -334,7 +450,12 @@ class Kept:
         except TiermeshError as error:
             # Such as a stage whose only device is gone: trying again is of no use before something changes.
             return Finding(None, Verdict(False, str(error)))
+        if self._state.failed:
+            ahead = await asyncio.to_thread(self._contingencies.finding, problem)
+            if ahead is not None:
+                return ahead
         look = partial(search, stale=frozenset(self._stale))
+        self._considered = frozenset(device.name for device in problem.devices)
         # Read in the solver's thread: the state is replaced, never changed.
         watch = Watch(stopped=lambda: overtaken(self._state))
         options = replace(self._options, watch=watch)
@@ -360,20 +481,40 @@ class Kept:
         await self._mesh.record(*trusted)
         return found
 
-    def _rate(self) -> float | None:
+    def _rate(self, reason: Reason) -> float | None:
         """What to plan for where the load has changed, in requests a second; None for what the workflow says."""
-        measuring = self._measuring
+        measuring, load = self._measuring, self._state.load
         if measuring is None:
             return None
-        offered = measuring.offered_rps() if self._state.load.out else None
-        if offered is None:
-            return asked_rate(measuring.problem)
-        return max(offered * self._policy.headroom, self._least_rps())
+        rate = asked = asked_rate(measuring.problem)
+        if load is not None and load.changed:
+            more = load.planning_rps(self._policy.headroom) / load.planned_rps
+            rate = max(asked * more, self._least_rps())
+        if reason is Reason.SLO_MISSED:
+            rate = max(rate, asked * load.ratio if load is not None else 0.0)
+            rate += min(measuring.backlog / self._policy.drain_backlog_s, asked / 2)
+        return rate
 
-    def _worth_correcting(self) -> dict[Key, Drift]:
-        return {
-            k: d for k, d in self._drifts.items() if d.overall is not None and d.overall.differs()
-        }
+    async def _explain_miss(self, rate: float | None, corrections: Mapping[Key, Drift]) -> None:
+        """Where nothing that is measured explains why the SLO is missed, the devices must be slower than they look."""
+        measuring = self._measuring
+        if measuring is None:
+            return
+        at_rate = with_rate(measuring.problem, rate) if rate is not None else measuring.problem
+        problem = self._as_slow(corrected_problem(at_rate, corrections))
+        factor = await asyncio.to_thread(inflation, problem, measuring.plan)
+        if factor > 1:
+            known = self._slower[1] if self._is_slower else 1.0
+            until = self._clock() + self._policy.unexplained_s
+            self._slower = devices_of(measuring.plan), factor * known, until
+
+    @property
+    def _is_slower(self) -> bool:
+        return self._clock() < self._slower[2]
+
+    def _as_slow(self, problem: Problem) -> Problem:
+        """With the devices that missed the SLO without an explanation as slow as would explain it."""
+        return slower(problem, *self._slower[:2]) if self._is_slower else problem
 
     async def _judge(self, rate: float | None, corrections: Mapping[Key, Drift]) -> None:
         """From now on, what is measured is compared with what this plan was judged for."""
@@ -391,7 +532,16 @@ class Kept:
             # A mesh that could not be planned for just now cannot be measured against a plan either.
             return
         if plan is not None and running is not None:
-            self._measuring = Measuring(problem, corrections, plan, running.run, running.generation)
+            self._forget()
+            self._measuring = Measuring(
+                problem,
+                corrections,
+                plan,
+                running.run,
+                running.generation,
+                self._policy,
+                self._counted,
+            )
 
 
 def _ended_well(found: Finding) -> tuple[ReplanOutcome, str]:

@@ -12,6 +12,7 @@ from coordinator.planning.accuracy import combinations
 from coordinator.planning.candidates import PLAINLY, Candidates, Choosing
 from coordinator.planning.checking import check, members
 from coordinator.planning.instance import Branch, DeviceClass, Instance, Site
+from coordinator.planning.margin import Margin
 from coordinator.planning.network import Network, signatures
 from tiermesh.documents.problem import Problem, ProblemDevice
 
@@ -23,11 +24,13 @@ def build(
     apart: bool = False,
     delays: bool = False,
     choosing: Choosing = PLAINLY,
+    margin: Margin | None = None,
 ) -> Instance:
     """Check and index a problem.
 
     `exclusive`: no two stages share a device, so nothing stays on one. `apart`: every device is a class and a site
     of its own, which is slow and trusts nothing. `delays`: time matters, so links with a delay are told apart.
+    `margin` is what device times are planned with.
 
     Raises:
         InvalidDocument: the problem makes no sense.
@@ -49,6 +52,7 @@ def build(
         candidates=(),
         branches=(),
         delays=delays,
+        margin=margin,
     )
     candidates = Candidates(instance, order, choosing)
     instance = replace(instance, candidates=tuple(candidates.all()))
@@ -125,7 +129,8 @@ def _device_keys(
         times = tuple(
             (b.batch_size, b.mean, tuple(sorted(b.percentiles.items()))) for b in p.batches
         )
-        profiles[p.device].append((p.stage, p.variant or "", p.memory_mb, times))
+        sure = (tuple(p.relative_errors), p.served)
+        profiles[p.device].append((p.stage, p.variant or "", p.memory_mb, times, sure))
     return {
         d.name: (
             _facts(d),
@@ -149,6 +154,7 @@ def _facts(device: ProblemDevice) -> tuple[object, ...]:
         device.watts_idle,
         device.uplink_mbps,
         device.downlink_mbps,
+        device.contention,
     )
 
 

@@ -82,13 +82,32 @@ class Candidates:
             device_class=c.index,
             memory_mb=profile.memory_mb,
         )
+        stretch = self._stretches(profile, c)
         if self._levels is None:
-            best = min(profile.batches, key=lambda b: (b.mean / b.batch_size, b.batch_size))
-            yield made(seconds=best.mean / best.batch_size, batch=best)
+            best = min(
+                profile.batches,
+                key=lambda b: (b.mean / b.batch_size * stretch[b.batch_size], b.batch_size),
+            )
+            seconds = best.mean / best.batch_size
+            yield made(seconds=seconds, batch=best, stretch=stretch[best.batch_size])
             return
         items = self._items[profile.stage]
         for s in self._levels.of(profile.batches, items, c.like.usable_share):
-            yield made(seconds=s.seconds, batch=s.batch, timeout_s=s.timeout_s, stay_s=s.stay_s)
+            yield made(
+                seconds=s.seconds,
+                batch=s.batch,
+                timeout_s=s.timeout_s,
+                stay_s=s.stay_s,
+                stretch=stretch[s.batch.batch_size],
+            )
+
+    def _stretches(self, profile: ProblemProfile, c: DeviceClass) -> dict[int, float]:
+        """By batch size, what the margin makes of its time against the usable share."""
+        margin, usable = self._instance.margin, c.like.usable_share
+        return {
+            b.batch_size: margin.stretch(profile, i, usable) if margin is not None else 1.0
+            for i, b in enumerate(profile.batches)
+        }
 
     def _functions(
         self, c: DeviceClass, terms: Serverless, profiles: Sequence[ProblemProfile]

@@ -58,7 +58,7 @@ class _Ways:
         most = self.formulation.top_rate(stage)
         if candidate.seconds > 0:
             usable = device_class.count * device_class.like.usable_share
-            most = min(most, usable / candidate.seconds)
+            most = min(most, usable / candidate.booked_s)
         program.row([(rate, 1.0), (serving, -most)], upper=0.0)
         adds = self.adds[stage, device_class.site]
         takes = candidate.stay_s or 0.0

@@ -12,6 +12,7 @@ from coordinator.planning.candidates import PLAINLY, Choosing
 from coordinator.planning.draft import Draft
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
+from coordinator.planning.margin import Margin
 from coordinator.planning.options import Objective, Options
 from coordinator.planning.relaxation import Relaxation, applies
 from coordinator.planning.settle import settle
@@ -117,7 +118,10 @@ def search_exhaustively(problem: Problem, options: Options) -> Found | None:
 
 
 def _exhausted(problem: Problem, options: Options, choosing: Choosing) -> Found | None:
-    instance = build(problem, exclusive=options.exclusive, apart=True, choosing=choosing)
+    margin = Margin.of(problem, options)
+    instance = build(
+        problem, exclusive=options.exclusive, apart=True, choosing=choosing, margin=margin
+    )
     best = exhaustive.search(instance, options)
     if best is None:
         return None

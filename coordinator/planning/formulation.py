@@ -137,7 +137,7 @@ class Formulation:
                 continue
             best: dict[int, float] = {}
             for c in candidates:
-                best[c.device_class] = max(best.get(c.device_class, 0.0), 1 / c.seconds)
+                best[c.device_class] = max(best.get(c.device_class, 0.0), 1 / c.booked_s)
             limits.append(
                 sum(
                     rate * instance.classes[i].count * instance.classes[i].like.usable_share
@@ -193,7 +193,7 @@ class Formulation:
             like = self.instance.classes[candidate.device_class].like
             key = (candidate.device_class, self.slot(candidate))
             if candidate.seconds > 0:
-                loads[key].append((rate, candidate.seconds))
+                loads[key].append((rate, candidate.booked_s))
                 extra = max(like.watts_busy - like.watts_idle, 0.0)
                 self.watts.append((rate, candidate.seconds * extra))
             else:
@@ -388,7 +388,7 @@ class Formulation:
             self.columns.loaded[i] = column
             top = self.top_rate(candidate.stage)
             if candidate.seconds > 0:
-                top = min(top, device_class.like.usable_share / candidate.seconds)
+                top = min(top, device_class.like.usable_share / candidate.booked_s)
             self.program.row([(self.columns.rate[i], 1.0), (column, -top)], upper=0.0)
             used = self.columns.used[device_class.index, self.slot(candidate)]
             self.program.row([(column, 1.0), (used, -1.0)], upper=0.0)
@@ -408,7 +408,7 @@ class Formulation:
                 like = device_class.like
                 top = self.top_rate(stage)
                 if candidate.seconds > 0:
-                    top = min(top, like.usable_share / candidate.seconds)
+                    top = min(top, like.usable_share / candidate.booked_s)
                 self.program.row([(rate, 1.0), (column, -top)], upper=0.0)
             self.program.equal(chosen, 1.0)
 

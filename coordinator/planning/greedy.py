@@ -210,7 +210,7 @@ def _take(formulation: Formulation, candidate: Candidate, wanted: float, opened:
     key = (device_class.index, formulation.slot(candidate))
     share = device_class.like.usable_share
     room = device_class.count - sum(n for (i, _), n in opened.counts.items() if i == key[0])
-    needed = max(wanted * candidate.seconds - opened.spare[key], 0.0)
+    needed = max(wanted * candidate.booked_s - opened.spare[key], 0.0)
     more = min(math.ceil(needed / share - EPSILON) if share > 0 else 0, room)
     if candidate.seconds == 0 and opened.counts[key] == 0:
         more = min(1, room)
@@ -218,10 +218,10 @@ def _take(formulation: Formulation, candidate: Candidate, wanted: float, opened:
     opened.spare[key] += more * share
     served = wanted
     if candidate.seconds > 0:
-        served = min(wanted, opened.spare[key] / candidate.seconds)
+        served = min(wanted, opened.spare[key] / candidate.booked_s)
     elif opened.counts[key] == 0:
         served = 0.0
-    opened.spare[key] -= served * candidate.seconds
+    opened.spare[key] -= served * candidate.booked_s
     if served > 0:
         opened.sites[candidate.stage].add(device_class.site)
     return served

@@ -13,6 +13,7 @@ from functools import cached_property
 
 from coordinator.planning.accuracy import Combo
 from coordinator.planning.checking import members
+from coordinator.planning.margin import Margin
 from coordinator.planning.network import FREE, Link, Network
 from tiermesh.documents.problem import (
     BatchTime,
@@ -58,7 +59,8 @@ class Candidate:
     """A stage's variant on a class, at a batch size: seconds of device time per item. Equal only to itself.
 
     `timeout_s` is None where it is chosen once the plan's rates are known. `stay_s` is the mean from arrival to
-    departure, where latency matters. A function takes no device time, and costs `usd_per_item`.
+    departure, where latency matters. A function takes no device time, and costs `usd_per_item`. `stretch` is the
+    margin's, at least 1.
     """
 
     stage: str
@@ -70,6 +72,12 @@ class Candidate:
     timeout_s: float | None = None
     stay_s: float | None = None
     usd_per_item: float = 0.0
+    stretch: float = 1.0
+
+    @property
+    def booked_s(self) -> float:
+        """Device seconds per item that count against the usable share: with margin, more than it takes."""
+        return self.seconds * self.stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,10 @@ class Branch:
 
 @dataclass(frozen=True)
 class Instance:
-    """The problem, indexed. `placed` are the stages to place, inputs first; `delays`: time on links matters."""
+    """The problem, indexed. `placed` are the stages to place, inputs first; `delays`: time on links matters.
+
+    `margin` is what is planned with; None where nothing is.
+    """
 
     problem: Problem
     network: Network
@@ -95,6 +106,7 @@ class Instance:
     candidates: tuple[Candidate, ...]
     branches: tuple[Branch, ...]
     delays: bool = False
+    margin: Margin | None = None
 
     @cached_property
     def by_stage(self) -> dict[str, list[Candidate]]:

@@ -251,18 +251,18 @@ def wrap(
     loads: Sequence[tuple[Candidate, float]], names: Sequence[str]
 ) -> list[tuple[Spot, float]]:
     """Fill equal devices one after the other to the same level (McNaughton's wrap-around rule)."""
-    level = sum(rate * candidate.seconds for candidate, rate in loads) / len(names)
+    level = sum(rate * candidate.booked_s for candidate, rate in loads) / len(names)
     spots: list[tuple[Spot, float]] = []
     at, room = 0, level
     for candidate, rate in loads:
-        left = rate * candidate.seconds
+        left = rate * candidate.booked_s
         if left <= 0:
             spots.append((Spot(names[0], candidate), rate))
         while left > DUST * level:
             if room <= DUST * level and at < len(names) - 1:
                 at, room = at + 1, level
             part = left if at == len(names) - 1 else min(left, room)
-            spots.append((Spot(names[at], candidate), part / candidate.seconds))
+            spots.append((Spot(names[at], candidate), part / candidate.booked_s))
             left, room = left - part, room - part
     return spots
 

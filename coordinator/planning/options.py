@@ -31,6 +31,7 @@ class Strategy(StrEnum):
 
 TIME_LIMIT_S: Final = 30.0
 GAP: Final = 1e-6
+LEAST_CONFIDENCE: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class Options:
     `exclusive`: a device serves at most one stage. `single_variant`: one variant per stage for all requests.
     `gap` is the relative gap at which the search may stop, `time_limit_s` the seconds after which it returns the
     best plan it has. `watch` follows the search and can end it.
+
+    `confidence` takes the place of the one that the problem asks for; without `margin` there is none. With `frontier`
+    the plan says what other confidences cost, and with `intervals` how far its latency may lie from what it predicts.
     """
 
     exclusive: bool = False
@@ -49,6 +53,10 @@ class Options:
     time_limit_s: float = TIME_LIMIT_S
     gap: float = GAP
     threads: int = 1
+    confidence: float | None = None
+    margin: bool = True
+    frontier: bool = False
+    intervals: bool = True
     watch: Watch = field(default=UNWATCHED, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,3 +68,10 @@ class Options:
                 raise InvalidDocument(
                     f"the {name} is {value}", why="it must be a number of zero or more", path=name
                 )
+        if self.confidence is not None and not LEAST_CONFIDENCE <= self.confidence < 1:
+            raise InvalidDocument(
+                f"the confidence is {self.confidence:g}",
+                why="a plan that holds with less than 50 % probability is none, and nothing is certain",
+                fix="From 50 % to less than 100 %, such as 95 %",
+                path="confidence",
+            )

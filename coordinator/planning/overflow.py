@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from coordinator.planning import assemble, exact, survive
@@ -18,6 +19,7 @@ from coordinator.planning.candidates import Choosing
 from coordinator.planning.draft import Draft
 from coordinator.planning.exact import Found
 from coordinator.planning.instance import Instance
+from coordinator.planning.margin import Margin
 from coordinator.planning.options import Objective, Options
 from tiermesh.documents.problem import Problem
 
@@ -28,8 +30,14 @@ AGREE: Final = 0.02
 
 def search(problem: Problem, options: Options, *, delays: bool = False) -> Found | None:
     """The best plan, latency aside; None where there is none, or none was found."""
-    choosing = Choosing(floor=True)
-    instance = build(problem, exclusive=options.exclusive, delays=delays, choosing=choosing)
+    made = partial(
+        build,
+        problem,
+        exclusive=options.exclusive,
+        delays=delays,
+        margin=Margin.of(problem, options),
+    )
+    instance = made(choosing=Choosing(floor=True))
     watch = options.watch
     if instance.serverless:
         options = replace(options, watch=watch.for_bounds())
@@ -40,9 +48,7 @@ def search(problem: Problem, options: Options, *, delays: bool = False) -> Found
     shares = shares_of(loose.draft)
     options = replace(options, watch=watch.for_nothing())
     for _ in range(ROUNDS):
-        choosing = Choosing(shares=shares)
-        instance = build(problem, exclusive=options.exclusive, delays=delays, choosing=choosing)
-        found = _search(instance, options)
+        found = _search(made(choosing=Choosing(shares=shares)), options)
         if found is None:
             break
         found = truly_priced(found, options)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from coordinator.planning import assemble, conflict, overflow, slo
+from coordinator.planning import assemble, conflict, draws, overflow, pricing, slo
+from coordinator.planning import margin as margins
 from coordinator.planning.building import build
 from coordinator.planning.exact import Found, search_exhaustively, search_greedily
 from coordinator.planning.latency import SATURATED
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination, engine_name
-from tiermesh.documents.plan import MadeFor, Plan, Predicted, Rules, Solver
+from tiermesh.documents.plan import MadeFor, Margin, Plan, Predicted, Replica, Rules, Solver
 from tiermesh.documents.problem import Problem
 from tiermesh.errors import Infeasible, InvalidDocument
 
@@ -44,7 +45,8 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
         raise Infeasible("no plan meets every ask")
     if found is None:
         raise conflict.explain(problem, replace(options, watch=options.watch.for_nothing()))
-    return _plan(found, latency_s, options, time.perf_counter() - started)
+    plan = _plan(found, latency_s, options, time.perf_counter() - started)
+    return pricing.priced(problem, plan, options) if options.frontier else plan
 
 
 def _refuse_endless(problem: Problem, options: Options) -> None:
@@ -66,10 +68,14 @@ def _search(problem: Problem, options: Options) -> tuple[Found | None, Mapping[s
     if options.strategy is Strategy.EXHAUSTIVE:
         return search_exhaustively(problem, options), {}
     if options.strategy is Strategy.GREEDY:
-        return search_greedily(build(problem, exclusive=options.exclusive), options), {}
+        margin = margins.Margin.of(problem, options)
+        instance = build(problem, exclusive=options.exclusive, margin=margin)
+        return search_greedily(instance, options), {}
     if problem.asks.latency_s or options.objective is Objective.LATENCY:
         checked = slo.search(problem, options)
-        return (checked.found, checked.latency_s) if checked is not None else (None, {})
+        if checked is None or margins.Margin.of(problem, options) is None:
+            return (checked.found, checked.latency_s) if checked is not None else (None, {})
+        return checked.found, slo.check(checked.found, {}).latency_s
     delays = not _priced(problem) and len(problem.devices) <= SMALL
     found = overflow.search(problem, options, delays=delays)
     return found, slo.check(found, {}).latency_s if found is not None else {}
@@ -83,6 +89,7 @@ def _priced(problem: Problem) -> bool:
 
 def _plan(found: Found, latency_s: Mapping[str, float], options: Options, seconds: float) -> Plan:
     draft, problem = found.draft, found.draft.instance.problem
+    replicas = assemble.replicas(draft)
     return Plan(
         workflow=problem.name,
         made_for=MadeFor(
@@ -96,19 +103,38 @@ def _plan(found: Found, latency_s: Mapping[str, float], options: Options, second
         ),
         solver=_proof(found, options, seconds),
         cost=assemble.cost(draft),
-        predicted=_predicted(draft, latency_s),
-        replicas=assemble.replicas(draft),
+        predicted=_predicted(draft, latency_s, options),
+        replicas=replicas,
         lanes=assemble.lanes(draft),
         warnings=_warnings(draft),
+        margin=_margin(draft.instance.margin, replicas),
     )
 
 
-def _predicted(draft: assemble.Draft, latency_s: Mapping[str, float]) -> Predicted:
+def _margin(margin: margins.Margin | None, replicas: Sequence[Replica]) -> Margin | None:
+    if margin is None:
+        return None
+    factors = margin.by_device(replicas)
+    return Margin(confidence=margin.confidence, device_time_factor=factors)
+
+
+def _predicted(
+    draft: assemble.Draft, latency_s: Mapping[str, float], options: Options
+) -> Predicted:
+    """At device times as profiled, with where it may lie where the problem says how uncertain they are."""
     predicted = assemble.predicted(draft)
     if not latency_s:
         return predicted
     latency_ms = {name: seconds * 1e3 for name, seconds in latency_s.items()}
-    return msgspec.structs.replace(predicted, latency_ms=latency_ms)
+    intervals = _intervals(draft) if options.intervals else {}
+    return msgspec.structs.replace(predicted, latency_ms=latency_ms, latency_interval_ms=intervals)
+
+
+def _intervals(draft: assemble.Draft) -> dict[Any, tuple[float, float]]:
+    problem = draft.instance.problem
+    if problem.uncertainty is None or len(draft.rates()) > slo.SIMULATED:
+        return {}
+    return draws.intervals_ms(problem, slo.served(draft))
 
 
 def objective_value(found: Found, options: Options) -> float:

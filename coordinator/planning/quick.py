@@ -66,9 +66,10 @@ def key_of(candidate: Candidate) -> Key:
 
 
 def _batches(instance: Instance) -> dict[Key, list[BatchTime]]:
-    """All batches that were measured, of every memory size of a function."""
+    """All batches that were measured, of every memory size of a function; as slow as the margin allows for."""
     known: defaultdict[tuple[str, str | None, str], list[BatchTime]] = defaultdict(list)
-    for profile in instance.problem.profiles:
+    margin = instance.margin
+    for profile in instance.problem.profiles if margin is None else margin.slowed.profiles:
         known[profile.stage, profile.variant, profile.device] += profile.batches
     return {
         key_of(c): known[c.stage, c.variant, instance.classes[c.device_class].like.name]

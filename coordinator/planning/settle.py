@@ -85,7 +85,7 @@ def _charge_fullest(formulation: Formulation, balance: Program, counts: dict[int
     for candidate, rate in zip(instance.candidates, formulation.columns.rate, strict=True):
         if candidate.seconds > 0:
             key = (candidate.device_class, formulation.slot(candidate))
-            loads[formulation.columns.used[key]].append((rate, candidate.seconds))
+            loads[formulation.columns.used[key]].append((rate, candidate.booked_s))
     for (index, _), column in formulation.columns.used.items():
         share = instance.classes[index].like.usable_share
         if loads[column] and counts[column] > 0 and share > 0:

@@ -17,9 +17,9 @@ import itertools
 import math
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -89,6 +89,24 @@ class _Request:
     lost: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A stage on a path: the edges into it with their ratios there, and the mean of its items."""
+
+    stage: str
+    inputs: Sequence[tuple[ProblemEdge, float]]
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """What an edge adds between two replicas: seconds, and bytes per item over a link's capacity (None: no limit)."""
+
+    seconds: float
+    bytes_per_item: float = 0.0
+    capacity_mbps: float | None = None
+
+
 @dataclass(slots=True)
 class _Server:
     """A device: its replicas' queues of (arrived, request), and the work it has done; or all functions of a provider.
@@ -138,6 +156,13 @@ class _Simulation:
         self.stages = {s.name: s for s in problem.stages}
         self.placed = [s.name for s in problem.stages if not s.external]
         self.edges = problem.edges
+        self.inputs = {n: [e for e in self.edges if e.target == n] for n in self.stages}
+        self.outputs = {
+            n: [e for e in self.edges if e.source == n and not self.stages[e.target].external]
+            for n in self.stages
+        }
+        self.steps: dict[tuple[tuple[str, str], ...], list[_Step]] = {}
+        self.hops: dict[tuple[str, str, str | None, str], _Hop] = {}
         self.replicas = {r.id: r for r in plan.replicas}
         self.network = Network(problem)
         self.entry = _entries(problem)
@@ -157,6 +182,14 @@ class _Simulation:
         for replica in plan.replicas:
             if replica.device not in self.entry:
                 raise InvalidDocument("the plan is not of this problem", path=replica.device)
+        self.profiles = {r.id: self._profile(r) for r in plan.replicas}
+        self.handlers: dict[str, Callable[[float, Any], None]] = {
+            "born": self._on_born,
+            "frame": self._on_frame,
+            "check": self._on_check,
+            "served": self._on_served,
+            "fail": self._on_fail,
+        }
 
     def run(self) -> Outcome:
         """All requests, from the first arrival to the last departure."""
@@ -170,7 +203,7 @@ class _Simulation:
         clock = 0.0
         while self.events:
             clock, _, kind, what = heapq.heappop(self.events)
-            getattr(self, f"_on_{kind}")(clock, what)
+            self.handlers[kind](clock, what)
         return self._outcome(rate, clock)
 
     def _rate(self) -> float:
@@ -276,23 +309,34 @@ class _Simulation:
 
         What one stage makes of its items the next one gets; where several meet, the mean that the ratios give.
         """
-        mean: dict[str, float] = {}
+        key = tuple(path.items())
+        steps = self.steps.get(key)
+        if steps is None:
+            steps = self.steps[key] = self._steps(path)
         items: dict[str, int] = {}
-        for name in self._order():
-            inputs = [e for e in self.edges if e.target == name]
-            parts = [mean[e.source] * self._carried(e, path)[0] for e in inputs]
-            union = self.stages[name].kind == "union"
-            mean[name] = (sum(parts) if union else min(parts)) if parts else 1.0
-            if len(inputs) == 1:
-                items[name] = self._become(inputs[0], items[inputs[0].source], path)
+        for step in steps:
+            if len(step.inputs) == 1:
+                edge, ratio = step.inputs[0]
+                items[step.stage] = self._become(edge, items[edge.source], ratio)
             else:
-                dead = bool(inputs) and all(items[e.source] == 0 for e in inputs)
-                items[name] = 0 if dead else self._rounded(mean[name])
+                dead = bool(step.inputs) and all(items[e.source] == 0 for e, _ in step.inputs)
+                items[step.stage] = 0 if dead else self._rounded(step.mean)
         return items
 
-    def _become(self, edge: ProblemEdge, items: int, path: dict[str, str]) -> int:
+    def _steps(self, path: dict[str, str]) -> list[_Step]:
+        """The stages in the order of the workflow."""
+        mean: dict[str, float] = {}
+        steps: list[_Step] = []
+        for name in self._order():
+            inputs = [(e, self._carried(e, path)[0]) for e in self.inputs[name]]
+            parts = [mean[e.source] * ratio for e, ratio in inputs]
+            union = self.stages[name].kind == "union"
+            mean[name] = (sum(parts) if union else min(parts)) if parts else 1.0
+            steps.append(_Step(name, inputs, mean[name]))
+        return steps
+
+    def _become(self, edge: ProblemEdge, items: int, ratio: float) -> int:
         """Of so many items that the edge's first stage wrote, those at its second."""
-        ratio = self._carried(edge, path)[0]
         if not edge.items_seen or ratio != edge.ratio:
             return self._rounded(items * ratio)
         return sum(self.random.choice(edge.items_seen) for _ in range(items))
@@ -302,10 +346,8 @@ class _Simulation:
         return whole + (self.random.random() < mean - whole)
 
     def _order(self) -> list[str]:
-        if not hasattr(self, "_ordered"):
-            graph = {n: [e.source for e in self.edges if e.target == n] for n in self.stages}
-            self._ordered = list(graphlib.TopologicalSorter(graph).static_order())
-        return self._ordered
+        graph = {n: [e.source for e in edges] for n, edges in self.inputs.items()}
+        return list(graphlib.TopologicalSorter(graph).static_order())
 
     def _carried(self, edge: ProblemEdge, path: dict[str, str]) -> tuple[float, float]:
         here, there = (
@@ -316,24 +358,31 @@ class _Simulation:
 
     def _pass_on(self, clock: float, request: _Request, stage: str) -> None:
         """A stage of the request is done: its frames go to the stages that read it."""
-        for edge in self.edges:
-            if edge.source != stage or self.stages[edge.target].external:
-                continue
+        for edge in self.outputs[stage]:
             if request.items.get(edge.target, 0) == 0:
                 continue
             self._at(clock + self._delay(edge, request), "frame", (request, edge.target))
 
     def _delay(self, edge: ProblemEdge, request: _Request) -> float:
-        if edge.source not in request.path:
-            target = self.replicas[request.path[edge.target]].device
-            return self.network.entering(edge.source, self.entry[target]).rtt_ms / 2e3
-        source, target = (self.replicas[request.path[s]].device for s in (edge.source, edge.target))
+        path = request.path
+        key = (edge.source, edge.target, path.get(edge.source), path[edge.target])
+        hop = self.hops.get(key)
+        if hop is None:
+            hop = self.hops[key] = self._hop(edge, path)
+        if not hop.capacity_mbps:
+            return hop.seconds
+        size = hop.bytes_per_item * request.items[edge.source]
+        return hop.seconds + size * 8e-6 / hop.capacity_mbps
+
+    def _hop(self, edge: ProblemEdge, path: dict[str, str]) -> _Hop:
+        if edge.source not in path:
+            target = self.replicas[path[edge.target]].device
+            return _Hop(self.network.entering(edge.source, self.entry[target]).rtt_ms / 2e3)
+        source, target = (self.replicas[path[s]].device for s in (edge.source, edge.target))
         if source == target:
-            return 0.0
+            return _Hop(0.0)
         link = self.network.between(self.entry[source], self.entry[target])
-        size = self._carried(edge, request.path)[1] * request.items[edge.source]
-        wire = size * 8e-6 / link.capacity_mbps if link.capacity_mbps else 0.0
-        return link.rtt_ms / 2e3 + wire
+        return _Hop(link.rtt_ms / 2e3, self._carried(edge, path)[1], link.capacity_mbps)
 
     def _on_frame(self, clock: float, what: tuple[_Request, str]) -> None:
         request, stage = what
@@ -345,7 +394,7 @@ class _Simulation:
         replica = self.replicas[request.path[stage]]
         if self.servers[replica.device].down:
             self._lose(request)
-        elif not self.times.known(self._profile(replica)):
+        elif not self.times.known(self.profiles[replica.id]):
             self._finish(clock, request, stage)
         else:
             queue = self.servers[replica.device].queues.setdefault(replica.id, deque())
@@ -378,19 +427,19 @@ class _Simulation:
         """Start what may start: one batch on a device that is free, and every batch as a function."""
         server = self.servers[device]
         while not server.down and not server.taken:
-            ready = [
-                (queue[0][0], name)
-                for name, queue in server.queues.items()
-                if queue and self._may_start(clock, name, queue)
-            ]
-            if not ready:
+            first: tuple[float, str] | None = None
+            for name, queue in server.queues.items():
+                if queue and self._may_start(clock, name, queue):
+                    one = (queue[0][0], name)
+                    first = one if first is None or one < first else first
+            if first is None:
                 return
-            self._serve(clock, server, self.replicas[min(ready)[1]])
+            self._serve(clock, server, self.replicas[first[1]])
 
     def _serve(self, clock: float, server: _Server, replica: Replica) -> None:
         queue = server.queues[replica.id]
         size = min(replica.batch_size, len(queue))
-        seconds = at(self.times.of(self._profile(replica), size), self.random.random())
+        seconds = at(self.times.of(self.profiles[replica.id], size), self.random.random())
         if server.terms is not None:
             seconds += self._cold_start(server.terms)
             server.paid_usd += _call_usd(server.terms, replica, seconds)

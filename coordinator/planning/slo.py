@@ -4,7 +4,7 @@ Percentiles do not add, so no linear program holds them. The program is given a 
 that no device may exceed; the plan that comes out is checked, by the estimate and then by simulation; where it
 misses, the budget is cut and the program solved again. Lower loads are tried in turn, since a dearer fleet that
 queues less may be the only one that is quick enough. The bound is the optimum without the latency asked, which no
-plan can beat.
+plan can beat. With a margin, percentiles are checked with device times at its quantile, all at once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from msgspec import structs
+
 from coordinator.planning import assemble, overflow
 from coordinator.planning.building import build
 from coordinator.planning.candidates import Choosing
 from coordinator.planning.delay import bound_delay
+from coordinator.planning.draft import Draft
 from coordinator.planning.exact import Found, read_off
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
 from coordinator.planning.lanes import Spot
+from coordinator.planning.margin import Margin
 from coordinator.planning.options import Objective, Options
 from coordinator.planning.simulate import Load, Served, simulate
 from coordinator.planning.solver import Effort, Termination
@@ -90,6 +94,7 @@ class _Search:
         self._quickest = options.objective is Objective.LATENCY
         self._shares = overflow.shares_of(loose.draft)
         self._known: dict[object, Checked] = {}
+        self._margin = Margin.of(problem, options)
 
     def loosely(self) -> bool:
         """Whether the plan without the ask keeps it, and nothing can be better."""
@@ -151,8 +156,13 @@ class _Search:
 
     def _instance(self, busy: float) -> Instance:
         choosing = Choosing(busy=busy, shares=self._shares)
-        exclusive = self._options.exclusive
-        return build(self._problem, exclusive=exclusive, delays=True, choosing=choosing)
+        return build(
+            self._problem,
+            exclusive=self._options.exclusive,
+            delays=True,
+            choosing=choosing,
+            margin=self._margin,
+        )
 
     def _check(self, found: Found) -> Checked:
         """Check a plan, or remember one that serves the same requests with the same settings."""
@@ -163,7 +173,7 @@ class _Search:
         )
         key = (tuple(lanes), found.draft.scale)
         if key not in self._known:
-            self._known[key] = check(found, self._asked)
+            self._known[key] = check(found, self._asked, margin=self._margin)
         return replace(self._known[key], found=found)
 
     def _may_win(self, found: Found) -> bool:
@@ -225,28 +235,42 @@ def _within_budget(
     return Found(draft, solution.objective, None, Termination.FEASIBLE, way)
 
 
-def check(found: Found, asked: Mapping[Any, float]) -> Checked:
+def check(found: Found, asked: Mapping[Any, float], *, margin: Margin | None = None) -> Checked:
     """Estimate a plan's percentiles; where it is small, settles, and may keep what is asked, simulate them.
 
     The burstier requests come, the longer it is played. Then the estimate, over other arrivals, must keep it as well.
+    With a `margin`, all of it with device times at its quantile.
     """
     draft = found.draft
-    latency_ms: Mapping[str, float] = assemble.predicted(draft).latency_ms  # pyright: ignore[reportAssignmentType]
+    slow = draft if margin is None else _slowed(draft, margin)
+    latency_ms: Mapping[str, float] = assemble.predicted(slow).latency_ms  # pyright: ignore[reportAssignmentType]
     estimated = _worst(latency_ms, asked)
-    replicas = assemble.replicas(draft)
     uneven = draft.requests.unevenness
     settles = not assemble.saturated(draft, OVERLOADED)
-    if len(replicas) <= SIMULATED and settles and (uneven == 1 or estimated <= HOPELESS):
-        served = Served(
-            replicas=replicas,
-            lanes=assemble.lanes(draft),
-            rate_rps=draft.instance.request_rate * draft.scale,
-        )
+    if len(draft.rates()) <= SIMULATED and settles and (uneven == 1 or estimated <= HOPELESS):
         load = Load(requests=REQUESTS * uneven)
-        latency_ms = simulate(draft.instance.problem, served, load).latency_ms
+        latency_ms = simulate(slow.instance.problem, served(draft), load).latency_ms
     worst = _worst(latency_ms, asked)
     seconds = {name: ms / 1e3 for name, ms in latency_ms.items()}
     return Checked(found, seconds, worst if uneven == 1 else max(worst, estimated))
+
+
+def served(draft: Draft) -> Served:
+    """The part of a draft that is played."""
+    return Served(
+        replicas=assemble.replicas(draft),
+        lanes=assemble.lanes(draft),
+        rate_rps=draft.instance.request_rate * draft.scale,
+    )
+
+
+def _slowed(draft: Draft, margin: Margin) -> Draft:
+    """The same plan on devices that are as slow as it allows for; its timeouts are settled already."""
+    classes = tuple(
+        replace(c, like=structs.replace(c.like, usable_share=1.0)) for c in draft.instance.classes
+    )
+    instance = replace(draft.instance, problem=margin.slowed, classes=classes)
+    return replace(draft, instance=instance, frugal=False)
 
 
 def _worst(latency_ms: Mapping[str, float], asked: Mapping[Any, float]) -> float:

@@ -15,10 +15,13 @@ What the workflow leaves open is settled here:
 * A provider's functions (of the fleet file) are there only where they are asked for, with the variants of
   models that a ready device was measured with: items and bytes out are known from there.
 * What a source sends is not measured: `source_bytes` says it (bytes per request), else it counts 0.
+* Device times are as uncertain as profiles say and `Uncertainty` by default; plans are asked for with 95 % confidence.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -28,6 +31,8 @@ from msgspec import structs
 
 from coordinator.fleet.file import FleetFile, Functions
 from coordinator.fleet.state import Catalogue, Device, Fleet, Inputs
+from coordinator.planning.margin import CONFIDENCE
+from coordinator.planning.spread import deviation
 from tiermesh import ids
 from tiermesh.documents.problem import (
     Accuracy,
@@ -40,8 +45,9 @@ from tiermesh.documents.problem import (
     ProblemProfile,
     ProblemStage,
     Serverless,
+    Uncertainty,
 )
-from tiermesh.documents.profile import Profile
+from tiermesh.documents.profile import Point, Profile
 from tiermesh.documents.reading import to_plain
 from tiermesh.documents.variant import Variant
 from tiermesh.documents.workflow import (
@@ -56,6 +62,13 @@ from tiermesh.documents.workflow import (
 from tiermesh.errors import InvalidDocument, TiermeshError
 
 MEGABYTE: Final = 1e6
+CONTENTION: Final = 1.06
+"""Of devices that share a host, unless measured. Beside one that computes, batches took 1.06 to 1.2 times as long
+(bench/predictions); neighbours compute less than half of the time."""
+NORMAL_95: Final = 1.96
+"""Half the width of a normal distribution's 95 % interval, in standard deviations."""
+UNKNOWN_ERROR: Final = 0.25
+"""Relative standard error of a mean of which no interval is known."""
 
 AccuracyTable: TypeAlias = Sequence[tuple[Mapping[str, str], float]]
 """Measured accuracies (0 to 1), each of one choice of variants by model."""
@@ -105,7 +118,7 @@ def snapshot(
         workflow_digest=workflow.digest,
         fleet_digest=ids.digest_value(inputs),
         tiers=view.network.tiers,
-        devices=[*(_device(device) for device in view.devices), *offered],
+        devices=[*_devices(view.devices), *offered],
         links=view.network.links,
         default_link=view.network.default_link,
         upward_only=view.network.upward_only,
@@ -114,6 +127,7 @@ def snapshot(
         profiles=[*_profiles(view), *(_function_profiles(view) if functions else [])],
         accuracy=_accuracy(view, accuracy),
         asks=_asks(workflow),
+        uncertainty=Uncertainty(),
     )
     return Snapshot(problem, inputs)
 
@@ -285,7 +299,13 @@ def _inputs(view: _View) -> Inputs:
     return inputs
 
 
-def _device(device: Device) -> ProblemDevice:
+def _devices(devices: Sequence[Device]) -> Iterable[ProblemDevice]:
+    """Devices that share a host get the contention that batches meet there."""
+    hosts = Counter(device.description.fingerprint.host for device in devices)
+    return (_device(d, hosts[d.description.fingerprint.host] > 1) for d in devices)
+
+
+def _device(device: Device, shares: bool) -> ProblemDevice:
     said = device.description
     return ProblemDevice(
         name=device.name,
@@ -293,6 +313,8 @@ def _device(device: Device) -> ProblemDevice:
         price_per_hour=said.price_per_hour,
         memory_mb=said.fingerprint.memory_bytes / MEGABYTE,
         usable_share=said.usable_share,
+        host=said.fingerprint.host,
+        contention=CONTENTION if shares else 1.0,
     )
 
 
@@ -499,6 +521,7 @@ def _profiles(view: _View) -> list[ProblemProfile]:
             device=name,
             batches=_batches(profile, devices[name]),
             memory_mb=(profile.peak_memory_bytes or 0) / MEGABYTE,
+            relative_errors=[relative_error(p) for p in _points(profile, devices[name])],
         )
         for (stage, variant), by_device in view.measured.items()
         for name, profile in by_device.items()
@@ -506,16 +529,37 @@ def _profiles(view: _View) -> list[ProblemProfile]:
 
 
 def _batches(profile: Profile, device: Device) -> list[BatchTime]:
-    threads = device.description.fingerprint.threads
-    points = {p.batch_size: p for p in profile.points if p.threads == threads}
     return [
         BatchTime(
-            batch_size=size,
+            batch_size=point.batch_size,
             mean=point.seconds.mean,
             percentiles={p: getattr(point.seconds, p) for p in PERCENTILES},  # pyright: ignore[reportArgumentType]
         )
-        for size, point in sorted(points.items())
+        for point in _points(profile, device)
     ]
+
+
+def _points(profile: Profile, device: Device) -> list[Point]:
+    """What was measured with the device's thread count, the smallest batches first."""
+    threads = device.description.fingerprint.threads
+    points = {p.batch_size: p for p in profile.points if p.threads == threads}
+    return [points[size] for size in sorted(points)]
+
+
+def relative_error(point: Point) -> float:
+    """The standard error of a point's mean over the mean, as wide as its 95 % interval where samples are few.
+
+    Where the interval could not be told (1), it follows from the spread of the samples, that of different items
+    included; of a single sample nothing is known.
+    """
+    if point.interval < 1.0:
+        return point.interval / NORMAL_95
+    if point.samples < 2:
+        return UNKNOWN_ERROR
+    seen = {name: getattr(point.seconds, name) for name in PERCENTILES}
+    batch = BatchTime(batch_size=point.batch_size, mean=point.seconds.mean, percentiles=seen)  # pyright: ignore[reportArgumentType]
+    error = deviation(batch) / batch.mean / math.sqrt(point.samples - 1)
+    return min(error, UNKNOWN_ERROR)
 
 
 def _accuracy(view: _View, table: AccuracyTable) -> Accuracy | None:
@@ -545,4 +589,5 @@ def _asks(workflow: Workflow) -> Asks:
         latency_s={percentile: float(value) for percentile, value in slo.latency.items()},
         cost_per_hour_at_most=float(slo.cost) if slo.cost is not None else None,
         watts_at_most=float(slo.power) if slo.power is not None else None,
+        confidence=CONFIDENCE,
     )

@@ -6,6 +6,7 @@ drawn times would be longer than the measured mean, by a sixth for lines of text
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
@@ -36,6 +37,14 @@ def curve(batch: BatchTime) -> Curve:
     low = max(inner[0] + min(2 * missing / levels[1], 0.0), 0.0)
     high = inner[-1] + max(2 * missing / (1 - levels[-2]), 0.0)
     return levels, (low, *inner, high)
+
+
+def deviation(batch: BatchTime) -> float:
+    """The standard deviation of a batch's time, in seconds."""
+    levels, values = curve(batch)
+    ends = zip(pairwise(levels), pairwise(values), strict=True)
+    square = sum((b - a) * (x * x + x * y + y * y) / 3 for (a, b), (x, y) in ends)
+    return math.sqrt(max(square - _mean(levels, values) ** 2, 0.0))
 
 
 def at(of: Curve, level: float) -> float:

@@ -67,8 +67,10 @@ def _reasons(state: State) -> Iterator[tuple[Reason, str]]:
     drifted = {replica: gauge for replica, gauge in state.drift.items() if gauge.out}
     if drifted:
         yield Reason.PROFILE_DRIFT, _drifted(drifted)
-    if state.load.out:
-        yield Reason.LOAD_CHANGE, f"the load is {state.load.ratio:.0%} of what was planned for"
+    if state.load is not None and state.load.changed:
+        yield Reason.LOAD_CHANGE, str(state.load)
+    if state.burn is not None:
+        yield Reason.SLO_MISSED, str(state.burn)
     if state.variants is not None:
         yield Reason.VARIANT_ADDED, state.variants.why
 
@@ -78,7 +80,7 @@ def _all(triggers: Iterable[Trigger]) -> str:
 
 
 def _drifted(gauges: dict[str, Gauge]) -> str:
-    ratios = sorted(f"{name} {gauge.ratio:.2f}" for name, gauge in gauges.items())
+    ratios = sorted(f"{name} {gauge.told or gauge.ratio}" for name, gauge in gauges.items())
     return f"measured over planned device time: {_listed(ratios)}"
 
 

@@ -52,7 +52,7 @@ def _planned(observation: Began | Ended | Applied, state: State) -> State:
 
 
 def _moved(moved: DeviceMoved, state: State) -> State:
-    device = moved.device
+    device, is_news = moved.device, moved.device not in state.hesitant
     failed, returned = _without(state.failed, device), _without(state.returned, device)
     drained = _without(state.drained, device)
     if device in state.used:
@@ -65,7 +65,7 @@ def _moved(moved: DeviceMoved, state: State) -> State:
             drained = {**drained, device: _trigger(moved)}
         elif moved.stale:
             returned = {**returned, device: _trigger(moved)}
-    elif moved.state is DeviceState.READY:
+    elif moved.state is DeviceState.READY and is_news:
         returned = {**returned, device: _trigger(moved)}
     elif moved.probation and state.is_down:
         # Nothing is served, so it is not waited for until it has proved that it stays.
@@ -76,6 +76,7 @@ def _moved(moved: DeviceMoved, state: State) -> State:
         returned=returned,
         drained=drained,
         lost=_lost(moved, state),
+        hesitant=_hesitant(moved, state),
         moved_at=moved.at,
     )
 
@@ -85,6 +86,14 @@ def _lost(moved: DeviceMoved, state: State) -> frozenset[str]:
         return state.lost | {moved.device}
     answers = moved.state is DeviceState.READY or moved.probation
     return state.lost - {moved.device} if answers else state.lost
+
+
+def _hesitant(moved: DeviceMoved, state: State) -> frozenset[str]:
+    """A device that has been considered, and neither was lost since nor is a reason to replan already."""
+    is_settled = moved.considered and moved.device not in state.lost | state.returned.keys()
+    if moved.state is DeviceState.SUSPECT and not moved.probation and is_settled:
+        return state.hesitant | {moved.device}
+    return state.hesitant - {moved.device}
 
 
 def _trigger(moved: DeviceMoved) -> Trigger:
@@ -101,14 +110,16 @@ def _without(triggers: Mapping[str, Trigger], key: str) -> Mapping[str, Trigger]
 
 
 def _measured(measured: Measured, state: State) -> State:
-    policy, load = state.policy, state.load
-    if measured.load is not None:
-        load = gauged(load, measured.load, measured.at, policy.load)
+    load = measured.load if measured.load is not None else state.load
     drift = {
-        replica: gauged(state.drift.get(replica, Gauge()), ratio, measured.at, policy.drift)
+        replica: replace(_drifted(state, replica, ratio.sure, measured.at), told=ratio)
         for replica, ratio in measured.drift.items()
     }
-    return replace(state, load=load, drift={**state.drift, **drift})
+    return replace(state, load=load, drift={**state.drift, **drift}, burn=measured.burn)
+
+
+def _drifted(state: State, replica: str, sure: float, at: float) -> Gauge:
+    return gauged(state.drift.get(replica, Gauge()), sure, at, state.policy.drift)
 
 
 def gauged(gauge: Gauge, ratio: float, at: float, band: Band) -> Gauge:
@@ -165,8 +176,10 @@ def _considered(state: State, until: float, used: frozenset[str]) -> State:
         failed={k: t for k, t in later(state.failed).items() if k in used},
         returned=later(state.returned),
         drained={k: t for k, t in later(state.drained).items() if k in used},
-        load=Gauge(),
+        hesitant=frozenset(),
+        load=None,
         drift={},
+        burn=None,
         variants=_later(state.variants, until),
         asked=_later(state.asked, until),
     )

@@ -22,6 +22,8 @@ class Reason(StrEnum):
     """Batches take another time than was measured when the plan was made."""
     LOAD_CHANGE = "load-change"
     """Requests come faster or slower than the plan was made for."""
+    SLO_MISSED = "slo-missed"
+    """More requests miss the latency SLO than its error budget allows, and nothing above explains it."""
     VARIANT_ADDED = "variant-added"
     """A profile of a variant is there that the running plan could not choose from."""
 
@@ -69,14 +71,22 @@ class Policy:
     """How long whoever drains a device may take to move its work himself."""
     retry_s: float = 1.0
     """After a rollout that failed; doubled for each further one, up to `dwell_max_s`."""
-    load: Band = Band(enter=(0.7, 1.2), leave=(0.85, 1.1), sustained_s=10.0)
-    """Requests offered over requests planned for."""
-    drift: Band = Band(enter=(0.6, 1.5), leave=(0.8, 1.25), sustained_s=20.0)
-    """Measured over predicted device time of a batch."""
+    false_alarm_s: float = 30 * 86_400.0
+    """While nothing changes, each test (of load, device times, attainment) says that it has so often at most."""
+    drift: Band = Band(enter=(0.8, 1.15), leave=(0.9, 1.08), sustained_s=0.0)
+    """Measured over predicted device time of a batch: of the plausible ratios the one nearest to 1."""
     headroom: float = 1.1
-    """What is planned for is the measured load times this."""
+    """What is planned for is the measured load times this, or the upper end of its interval where that is more."""
+    drain_backlog_s: float = 60.0
+    """Once the SLO is missed, what waits is worked off within this, besides what comes."""
+    unexplained_s: float = 3_600.0
+    """How long devices that missed the SLO without an explanation are planned as slower than they are measured."""
     start_price_share: float = 0.02
     """The price of churn: each replica that must start counts this share of the running plan's cost."""
+    contingencies: int = 4
+    """The losses of single devices that are planned for ahead, those of the busiest devices; 0 for none."""
+    contingency_calm_s: float = 1.0
+    """They are planned for when nothing has changed for so long."""
     least_saving_share: float = 0.05
     """A plan that saves less than this share of the running one's cost never replaces it."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec.structs import replace
 
+from coordinator.drift import scaled
 from coordinator.replanning.reasons import Policy
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.problem import Problem, ProblemStage, RunningReplica
+from tiermesh.documents.problem import Problem, ProblemProfile, ProblemStage, RunningReplica
 
 
 def with_rate(problem: Problem, rate_rps: float) -> Problem:
@@ -41,6 +42,17 @@ def with_running(problem: Problem, running: Plan | None, policy: Policy) -> Prob
             for r in running.replicas
         ],
     )
+
+
+def slower(problem: Problem, devices: Collection[str], factor: float) -> Problem:
+    """The problem when batches on some devices (by name) take `factor` times as long."""
+
+    def of(profile: ProblemProfile) -> ProblemProfile:
+        if profile.device not in devices:
+            return profile
+        return replace(profile, batches=[scaled(batch, factor) for batch in profile.batches])
+
+    return replace(problem, profiles=[of(profile) for profile in problem.profiles])
 
 
 def _stages(problem: Problem, change: Callable[[ProblemStage], ProblemStage]) -> Problem:

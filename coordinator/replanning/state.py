@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from coordinator.drift import Ratio
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
+from coordinator.replanning.load import Load
 from coordinator.replanning.reasons import DEFAULT, Policy, Reason
+from coordinator.replanning.slo import Burn
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class DeviceMoved:
     """A device (by name) stands otherwise now. `why` says since when or because of what.
 
     `stale` when it is ready, and serves another generation than the one that runs; `probation` when it answers again
-    after a failure, and is suspect for that.
+    after a failure, and is suspect for that; `considered` when the newest replan could have used it.
     """
 
     at: float
@@ -25,18 +28,20 @@ class DeviceMoved:
     why: str = ""
     stale: bool = False
     probation: bool = False
+    considered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Ratios of what is to what was planned for: of the load, and of device time by replica.
+    """What is, against what was planned for: the load, device time by replica, and the error budget that burns.
 
-    None, or a replica that is left out, says that nothing was measured.
+    No load, or a replica that is left out, says that nothing was measured; no burn, that the SLO is kept.
     """
 
     at: float
-    load: float | None = None
-    drift: Mapping[str, float] = field(default_factory=dict[str, float])
+    load: Load | None = None
+    drift: Mapping[str, Ratio] = field(default_factory=dict[str, Ratio])
+    burn: Burn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,15 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A ratio with hysteresis. It is `out` once it was beyond the band for long enough, until it is well within."""
+    """A ratio with hysteresis. It is `out` once it was beyond the band for long enough, until it is well within.
+
+    `told` is what was measured.
+    """
 
     ratio: float = 1.0
     beyond_since: float | None = None
     out: bool = False
+    told: Ratio | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,9 @@ class State:
     """Of one workflow. `used` are the devices of the running plan, by name; all triggers are by device or replica.
 
     `urgent` is the pace of replans for lost devices, `pace` that of all but an operator's. `stages` are the devices of
-    each stage, `lost` those that do not answer; one that answers again serves what it did.
+    each stage, `lost` those that do not answer; one that answers again serves what it did. `hesitant` are those that
+    have been considered, and are late with their heartbeats: that they are ready again is no news. `load` and `burn`
+    are as measured last.
     """
 
     policy: Policy = DEFAULT
@@ -125,8 +136,10 @@ class State:
     failed: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     returned: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     drained: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
-    load: Gauge = Gauge()
+    hesitant: frozenset[str] = frozenset()
+    load: Load | None = None
     drift: Mapping[str, Gauge] = field(default_factory=dict[str, Gauge])
+    burn: Burn | None = None
     variants: Trigger | None = None
     asked: Trigger | None = None
     moved_at: float = -math.inf

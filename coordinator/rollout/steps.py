@@ -56,5 +56,16 @@ class Steps:
         stop = pb.Generation(workflow=workflow, generation=generation)
         await self._ask(pb.Command(call=next(self._calls), stop=stop), GIVING_UP_S)
 
+    async def stand_by(self, standby: Assignment) -> None:
+        """Have it keep replicas loaded that it may need, in place of those before; without any it lets go of them.
+
+        Raises:
+            TiermeshError: what the device could not do, as it said, or Unreachable.
+        """
+        command = pb.Command(
+            call=next(self._calls), standby=pb.Prepare(assignment=encode_json(standby))
+        )
+        await self._session.ask(command, patience_s=GIVING_UP_S, silence_s=SILENCE_S)
+
     async def _ask(self, command: pb.Command, patience_s: float) -> None:
         await self._session.ask(command, patience_s=patience_s, silence_s=ANSWER_S)

@@ -86,6 +86,8 @@ POISON_ENDS: Final = 3
 SUSPECTS: Final = 1_000
 BATCH_LONGEST_S: Final = 5.0
 """A batch that computes for longer, and for longer than half of its requests' deadline, hangs: its worker ends."""
+STANDBY_S: Final = 600.0
+"""Replicas on standby are let go of when no coordinator has named them for so long."""
 WORKER_SILENT_S: Final = 10.0
 """A worker that says nothing for so long hangs: it is killed, and another is started."""
 MALFORMED_MESSAGES: Final = 5

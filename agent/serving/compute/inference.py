@@ -117,7 +117,7 @@ class Inference:
     def counting(self) -> Generator[None]:
         """For the block, what an emulated device would wait is counted on `now`, and not waited for."""
         before, counted = (self._dilation, self._clock), CountedTime()
-        self._dilation = Dilation(self._dilation.slowdown, wait=counted.wait, clock=counted.now)
+        self._dilation = Dilation(self._dilation.slowdown, counted=counted)
         self._clock = counted.now
         try:
             yield

@@ -1,17 +1,19 @@
 """The loaded replicas of a device, by what they are: a generation that keeps a replica keeps it loaded.
 
-An aggregate's state goes over to the next generation with it.
+An aggregate's state goes over to the next generation with it. Replicas on standby are those of no generation: they
+are loaded, warm and tested before there is one that needs them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from agent.profiling.process import resident_bytes
 from agent.serving.aggregates import statefile
@@ -34,10 +36,18 @@ The step `measure` comes with the mean device seconds of a batch of the planned 
 """
 
 
+STANDBY: Final = 0
+"""The generation of replicas on standby: none has this number."""
+_ENDS: Final = ("source", "sink", "aggregate")
+"""Stages with files or state, of which a device has one at most: they do not stand by."""
+
+_User: TypeAlias = tuple[str, int, str]
+
+
 @dataclass(slots=True)
 class _Loaded:
     runner: Runner
-    users: set[tuple[str, int, str]] = field(default_factory=set[tuple[str, int, str]])
+    users: set[_User] = field(default_factory=set[_User])
 
 
 class Replicas:
@@ -60,7 +70,9 @@ class Replicas:
         self._write_down = write_down
         self._states = states
         self._loaded: dict[str, _Loaded] = {}
-        self._keys: dict[tuple[str, int, str], str] = {}
+        self._keys: dict[_User, str] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._urgent = 0
 
     def runner(self, workflow: str, generation: int, replica: str) -> Runner:
         """The runner of a replica that was loaded."""
@@ -72,14 +84,54 @@ class Replicas:
         Raises:
             TiermeshError: one cannot be served here; `replica` names it. None of the others stays, either.
         """
+        self._urgent += 1
         try:
             for spec in assignment.replicas:
-                await self._add(assignment, spec, report)
+                await self._add(assignment, spec, report, assignment.generation)
         except BaseException:
             self.unload(assignment.workflow, assignment.generation)
             raise
+        finally:
+            self._urgent -= 1
 
-    async def _add(self, assignment: Assignment, spec: ReplicaSpec, report: Report) -> None:
+    async def stand_by(self, assignment: Assignment) -> None:
+        """Have replicas loaded, warm and tested that may be needed, in place of those that stood by before.
+
+        What a rollout loads goes first: once one begins, nothing more is loaded here.
+
+        Raises:
+            TiermeshError: one cannot be served here; `replica` names it. Those before it stay.
+        """
+        specs = [r for r in assignment.replicas if assignment.stages[r.stage].kind not in _ENDS]
+        wanted = {
+            (assignment.workflow, STANDBY, r.id): _key(assignment, r, assignment.stages[r.stage])
+            for r in specs
+        }
+        stand = [u for u in self._keys if u[:2] == (assignment.workflow, STANDBY)]
+        self._release([u for u in stand if wanted.get(u) != self._keys[u]])
+        for spec in specs:
+            user = (assignment.workflow, STANDBY, spec.id)
+            if user in self._keys or self._urgent:
+                continue
+            try:
+                await self._add(assignment, spec, _unreported, STANDBY)
+            except BaseException:
+                self._release([user])
+                raise
+
+    async def _add(
+        self, assignment: Assignment, spec: ReplicaSpec, report: Report, generation: int
+    ) -> None:
+        key = _key(assignment, spec, assignment.stages[spec.stage])
+        # Who wants what another is loading has it as soon as that one.
+        async with self._turns[key]:
+            await self._add_alone(
+                assignment, spec, report, (assignment.workflow, generation, spec.id)
+            )
+
+    async def _add_alone(
+        self, assignment: Assignment, spec: ReplicaSpec, report: Report, user: _User
+    ) -> None:
         stage = assignment.stages[spec.stage]
         key = _key(assignment, spec, stage)
         init_s: dict[str, float] = {}
@@ -96,7 +148,6 @@ class Replicas:
             if runner is None:
                 return
             self._loaded[key] = _Loaded(runner)
-        user = (assignment.workflow, assignment.generation, spec.id)
         self._loaded[key].users.add(user)
         self._keys[user] = key
         if len(self._loaded[key].users) == 1:
@@ -104,7 +155,7 @@ class Replicas:
                 self._loaded[key].runner, spec, assignment.measure_seconds, note, report
             )
             await self._check(self._loaded[key].runner, spec, note)
-        self._write_down(_loaded(assignment, spec, init_s, resident))
+        self._write_down(_loaded(user, init_s, resident))
 
     def _load(self, assignment: Assignment, spec: ReplicaSpec, stage: StageSpec) -> Runner | None:
         return runners.load(
@@ -186,7 +237,12 @@ class Replicas:
 
     def unload(self, workflow: str, generation: int) -> None:
         """Let go of a generation's replicas."""
-        for user in [u for u in self._keys if u[:2] == (workflow, generation)]:
+        self._release([u for u in self._keys if u[:2] == (workflow, generation)])
+
+    def _release(self, users: Iterable[_User]) -> None:
+        for user in users:
+            if user not in self._keys:
+                continue
             key = self._keys.pop(user)
             loaded = self._loaded[key]
             loaded.users.discard(user)
@@ -195,14 +251,17 @@ class Replicas:
                 self._close(loaded.runner)
 
 
-def _loaded(
-    assignment: Assignment, spec: ReplicaSpec, init_s: dict[str, float], before_bytes: int
-) -> ReplicaLoaded:
+def _unreported(_step: str, _replica: str, _seconds: float) -> None:
+    pass
+
+
+def _loaded(user: _User, init_s: dict[str, float], before_bytes: int) -> ReplicaLoaded:
     resident = resident_bytes()
+    workflow, generation, replica = user
     return ReplicaLoaded(
-        workflow=assignment.workflow,
-        generation=assignment.generation,
-        replica=spec.id,
+        workflow=workflow,
+        generation=generation,
+        replica=replica,
         init_s=init_s,
         memory_bytes=max(resident - before_bytes, 0),
         worker_bytes=resident,

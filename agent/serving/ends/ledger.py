@@ -1,23 +1,37 @@
 """The requests that a source has accepted and not yet seen confirmed by every sink: the end-to-end promise.
 
-A request is injected, and injected again with the next attempt number when a device that may have had it is lost,
-when somebody says that it could not be taken on, or when it is not confirmed for much longer than requests take.
-Past its deadline it ends in an error at the sinks instead, which is repeated until they confirm it.
+A request is injected, and injected again with the next attempt number when somebody says that it could not be taken on,
+or when a device that may have had it is lost. That it is slow is no reason: it would only make others slow. Losses of
+which nobody is left to tell are rare; for them a request that is not confirmed late in its time is repeated once. What
+is repeated without proof comes out of a budget. Past its deadline a request ends in an error at the sinks instead; that
+is repeated until they confirm it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from math import inf
 from typing import Final
 
+from agent.serving.ends.budget import Budget
 from agent.serving.tuning.percentiles import Measurements
 from tiermesh import limits
 
 RETRY_FIRST_S: Final = 0.1
-RETRY_LEAST_S: Final = 2.0
-"""Losses are told, as a rule; waiting is for those of which nobody is left to tell."""
+FAIL_AGAIN_S: Final = 2.0
+UNHEARD_SHARE: Final = 0.5
+"""Losses are told, as a rule. For those of which nobody is left to tell, a request is repeated once after this much of
+its deadline: requests that are only slow have made the window shrink by then, and there is time for another attempt."""
+STALLED_LEAST_S: Final = 2.0
+STALLED_SHARE: Final = 0.25
+"""Where an aggregate takes requests in order, all others wait for the oldest; only that is repeated: when no request
+has ended for much longer than usual, at most this share of its deadline."""
+UNBOUNDED_SHARE: Final = 0.125
+"""Without a budget, what is not confirmed is repeated each time so much of the deadline has passed."""
+WITHHELD_S: Final = 0.5
+"""When a repetition that the budget had no room for is looked at again."""
 GRACE_S: Final = 0.5
 """How long after the deadline the source waits for the error of the stage that noticed: it knows more."""
 ASK_AGAIN_S: Final = 0.2
@@ -27,6 +41,17 @@ LOST_S: Final = 3.0
 """How long lanes through a device that was lost are avoided before they are tried again."""
 HELD_S: Final = 0.1
 """How often requests that no lane can take are looked at."""
+
+
+class Cause(IntEnum):
+    """Why a request is due, the weakest reason first."""
+
+    UNHEARD = 0
+    """It has not been confirmed; nobody says that it is lost."""
+    SILENT = 1
+    """A device on its lane is silent: it may be lost, and it may be slow."""
+    LOST = 2
+    """It is known to be lost, or was never sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +80,12 @@ class Request:
     attempt: int = 0
     devices: frozenset[str] = frozenset()
     due: float = inf
+    cause: Cause = Cause.LOST
+    guessed: bool = False
+    """It was repeated because nothing was heard of it; that is done once."""
+    withheld: bool = False
+    """The budget has no room for it."""
+    injected_at: float = -inf
     reading: bool = False
     """It is being read from the disk, to be injected."""
     failed: bool = False
@@ -69,7 +100,7 @@ class Request:
 
 
 class Pace:
-    """How long requests take, smoothed as in RFC 6298, and how many may be in flight.
+    """How many requests may be in flight.
 
     The window grows by one with each confirmed request. When requests take more than a quarter of their deadline it
     becomes what is in flight, and shrinks: a source that offers more than the mesh can do is slowed, instead of all its
@@ -78,8 +109,6 @@ class Pace:
 
     def __init__(self, deadline_s: float) -> None:
         self._deadline = deadline_s
-        self._mean: float | None = None
-        self._variation = 0.0
         self._window = float(_FIRST_WINDOW)
 
     @property
@@ -87,31 +116,13 @@ class Pace:
         """Requests that may be in flight."""
         return int(self._window)
 
-    def confirmed(self, seconds: float, in_flight: int, *, retried: bool) -> None:
+    def confirmed(self, seconds: float, in_flight: int) -> None:
         """A request has ended after so many seconds since it was accepted; so many are in flight still."""
         if seconds > self._deadline / 4:
             # A window that was never used up says nothing of what the mesh can do.
             self._window = max(min(self._window, in_flight + 1) - 0.5, _LEAST_WINDOW)
         else:
             self._window = min(self._window + 1, limits.SOURCE_INFLIGHT_REQUESTS)
-        if retried and seconds < (self._mean or 0.0):
-            # Which attempt was confirmed is not known (Karn's rule), so it says only how slow things may be.
-            return
-        if self._mean is None:
-            self._mean, self._variation = seconds, seconds / 2
-            return
-        self._variation += (abs(seconds - self._mean) - self._variation) / 4
-        self._mean += (seconds - self._mean) / 8
-
-    def timeout(self, attempt: int) -> float:
-        """How long to wait for a confirmation before the next attempt: so short that there is time for some more.
-
-        Where an aggregate waits for one request, all that come after it take long, and their times say nothing of it.
-        """
-        if self._mean is None:
-            return self._deadline / 4
-        once = max(RETRY_LEAST_S, 4 * (self._mean + self._variation))
-        return min(once * 2 ** min(attempt - 1, _MOST_DOUBLED), self._deadline / 4)
 
 
 _MOST_DOUBLED: Final = 16
@@ -126,6 +137,63 @@ class Counts:
     accepted: int = 0
     confirmed: int = 0
     retried: int = 0
+
+
+class Progress:
+    """How long it takes until the next request ends, where they end in order: whether all have come to a halt."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._most = STALLED_SHARE * deadline_s
+        self._ended_at = -inf
+        self._gap = 0.0
+        self._halts = 0
+
+    def ended(self, request: Request, now: float) -> None:
+        """A request has ended."""
+        gap = now - max(self._ended_at, request.injected_at)
+        self._gap += (min(gap, self._most) - self._gap) / 8
+        self._ended_at = now
+        self._halts = 0
+
+    def halts_at(self, oldest: Request) -> float:
+        """When it is to be supposed that nothing moves any more."""
+        patience = max(STALLED_LEAST_S, 4 * self._gap) * 2 ** min(self._halts, _MOST_DOUBLED)
+        return max(self._ended_at, oldest.injected_at) + min(patience, self._most)
+
+    def repeated(self) -> None:
+        """The oldest has been repeated for that: if that does not help, wait longer."""
+        self._halts += 1
+
+
+class Repeats:
+    """Which requests may be injected again without proof that they are lost, and how many were `withheld`.
+
+    Those on a silent device are many at a time, and most of them are lost. Those of which nothing was heard are, as a
+    rule, only slow: they have a small budget of their own, so that less than 1 % of all is done twice.
+    """
+
+    def __init__(self) -> None:
+        self.withheld = 0
+        self.are_bounded = True
+        self._budgets = {
+            Cause.SILENT: Budget(share=0.1, floor_per_s=2.0, ttl_s=60.0),
+            Cause.UNHEARD: Budget(share=0.005, floor_per_s=0.1, ttl_s=60.0),
+        }
+
+    def accepted(self, now: float) -> None:
+        """A request has been accepted."""
+        for budget in self._budgets.values():
+            budget.deposit(now)
+
+    def may(self, request: Request, now: float) -> bool:
+        """Whether there is room for a repetition; it is counted then."""
+        budget = self._budgets.get(request.cause)
+        if budget is None or not self.are_bounded or budget.spend(now):
+            request.withheld = False
+            return True
+        self.withheld += not request.withheld
+        request.withheld = True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +223,10 @@ class Ledger:
         self.requests: dict[str, Request] = {}
         self.counts = Counts()
         self.pace = Pace(deadline_s)
+        self.repeats = Repeats()
+        self.progress = Progress(deadline_s)
+        self.in_order = False
+        """An aggregate takes its requests in order, so that each waits for all before it."""
         self.latency = Measurements()
         self._lost: dict[str, float] = {}
         self._trying = ""
@@ -180,6 +252,9 @@ class Ledger:
         Devices that are `lost` are not asked: what was to end there is due at once.
         """
         self._given_up = frozenset(lost)
+        for request in self.requests.values():
+            if request.cause is Cause.SILENT and request.devices & self._given_up:
+                request.cause = Cause.LOST
         self.addresses |= {d: a for d, a in (addresses or {}).items() if d in devices.values()}
         for sink, device in self.sink_devices.items():
             if sink in devices and devices[sink] != device:
@@ -188,6 +263,7 @@ class Ledger:
         self.formers = [f for f in self.formers if f.below > self.settled]
         for request in self.requests.values():
             if not request.reading and not request.failed and self._is_stuck(request):
+                request.cause = Cause.LOST
                 self._put(request, -inf)
 
     def _is_stuck(self, request: Request) -> bool:
@@ -240,6 +316,7 @@ class Ledger:
         if request is not None:
             request.cleared.add((sink, device))
             if not request.reading and not self.unclear(request):
+                request.cause = Cause.LOST
                 self._put(request, min(request.due, now))
 
     @property
@@ -278,6 +355,7 @@ class Ledger:
         request = Request(index, request_id, file, now, deadline, set(self._sinks))
         self.requests[request_id] = request
         self.counts.accepted += 1
+        self.repeats.accepted(now)
         return request
 
     def recorded(self, request_id: str, now: float) -> None:
@@ -304,6 +382,9 @@ class Ledger:
             if request.deadline <= now < end and not request.failed:
                 request.due = end
                 continue
+            if not late and not request.failed and not self._may_go(request, now):
+                request.due = min(now + WITHHELD_S, end)
+                continue
             if self._waits(request, now):
                 request.due = now + ASK_AGAIN_S
                 found.ask.append(request)
@@ -317,6 +398,25 @@ class Ledger:
             (found.fail if late or request.failed else found.inject).append(request)
         self._next_due = min((r.due for r in self.requests.values()), default=inf)
         return found
+
+    def _may_go(self, request: Request, now: float) -> bool:
+        """Whether a request that is due may be injected; what nobody says is lost, only within the budget."""
+        if request.cause is Cause.LOST:
+            return True
+        is_guess = request.cause is Cause.UNHEARD
+        if is_guess and self.in_order and not self._holds_up_all(request, now):
+            return False
+        if not self.repeats.may(request, now):
+            return False
+        if is_guess:
+            request.guessed = self.repeats.are_bounded and not self.in_order
+            self.progress.repeated()
+        request.cause = Cause.LOST
+        return True
+
+    def _holds_up_all(self, request: Request, now: float) -> bool:
+        """Whether a request is the oldest, and all have come to a halt."""
+        return request.index == self.settled and now >= self.progress.halts_at(request)
 
     def _tries(self, request: Request) -> bool:
         """Whether this is the one that tries lanes that are blocked."""
@@ -336,8 +436,17 @@ class Ledger:
             self.counts.retried += 1
         request.reading = False
         request.devices = devices
-        wait = self.pace.timeout(request.attempt)
-        self._put(request, min(now + wait, max(request.deadline, now) + GRACE_S))
+        request.injected_at = now
+        request.cause = Cause.UNHEARD
+        end = max(request.deadline, now) + GRACE_S
+        self._put(request, end if request.guessed else min(now + self._patience_s, end))
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nothing is to be heard of a request before that is looked into."""
+        if self.in_order:
+            return STALLED_LEAST_S
+        return self._deadline_s * (UNHEARD_SHARE if self.repeats.are_bounded else UNBOUNDED_SHARE)
 
     def postponed(self, request: Request, now: float) -> None:
         """The request was not sent: there is something to ask first."""
@@ -348,7 +457,7 @@ class Ledger:
         """The request's error has been sent to the sinks; it is repeated until they confirm it."""
         request.failed = True
         request.reading = False
-        self._put(request, now + min(RETRY_LEAST_S * 2 ** min(request.attempt, 4), 10.0))
+        self._put(request, now + min(FAIL_AGAIN_S * 2 ** min(request.attempt, 4), 10.0))
 
     def confirmed(
         self, request_id: str, sink: str, now: float, attempt: int = 0, by: str = ""
@@ -366,9 +475,10 @@ class Ledger:
             return None
         del self.requests[request_id]
         self.counts.confirmed += 1
+        self.progress.ended(request, now)
         seconds = now - request.accepted_at
         self.latency.add(seconds, now)
-        self.pace.confirmed(seconds, len(self.requests), retried=request.attempt > 1)
+        self.pace.confirmed(seconds, len(self.requests))
         return request
 
     def _note_strays(self, request: Request, sink: str, by: str) -> None:
@@ -398,6 +508,7 @@ class Ledger:
         request.why = why
         doubled = 0 if request_id == self._trying else min(request.attempt - 1, _MOST_DOUBLED)
         wait = min(RETRY_FIRST_S * 2**doubled, self._deadline_s / 12)
+        request.cause = Cause.LOST
         self._put(request, min(request.due, now + wait))
 
     def device_lost(self, device: str, epoch: int, *, gone: bool, now: float) -> int:
@@ -410,12 +521,14 @@ class Ledger:
         else:
             # Whoever tells has it in reach.
             self._lost.pop(device, None)
+        there = [r for r in self.requests.values() if device in r.devices and not r.reading]
         if repeated:
-            return 0
-        hit = [r for r in self.requests.values() if device in r.devices and not r.reading]
-        for request in hit:
+            # What waits for room in the budget since the device fell silent is lost indeed.
+            there = [r for r in there if r.cause is Cause.SILENT and not gone]
+        for request in there:
+            request.cause = max(request.cause, Cause.SILENT if gone else Cause.LOST)
             self._put(request, min(request.due, now))
-        return len(hit)
+        return len(there) if not repeated else 0
 
     def lost_devices(self, now: float) -> frozenset[str]:
         """Devices that lanes should avoid."""

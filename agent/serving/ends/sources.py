@@ -181,6 +181,8 @@ class Sources:
 def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:
     """Tell a ledger where the sinks of its source are in a generation."""
     assignment = generation.assignment
+    ledger.repeats.are_bounded = "retry-budget" in assignment.rings
+    ledger.in_order = generation.graph.is_in_order(stage)
     ledger.sinks_at(
         generation.router.sink_devices(stage),
         lost=assignment.lost,

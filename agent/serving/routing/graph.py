@@ -39,6 +39,10 @@ class Graph:
         """The sinks that requests of a stage reach, in order of name."""
         return tuple(sorted(s for s in self._below(stage) if self.stages[s].kind == "sink"))
 
+    def is_in_order(self, source: str) -> bool:
+        """Whether an aggregate takes a source's requests in their order, so that each waits for those before it."""
+        return any(self.stages[stage].kind == "aggregate" for stage in self._below(source))
+
     def _meetings_below(self, stage: str) -> tuple[tuple[str, str], ...]:
         """Where the end of a request that happens at `stage` is told: (the input it counts as, the stage).
 

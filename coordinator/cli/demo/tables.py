@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from coordinator.cli.demo.agents import DemoDevice
+from coordinator.cli.margin import interval_words
 from coordinator.cli.text import clean, device_label
 from coordinator.planning.expected import Key
 from tiermesh.documents.plan import Plan
@@ -52,18 +53,25 @@ def comparison_table(
     plan: Plan, rate_rps: float, latency_ms: Mapping[str, float], cost_per_hour: float
 ) -> Table:
     """Predicted against measured."""
-    table = _table("predicted against measured", "", ">predicted", ">measured", ">difference")
+    columns = (">predicted", ">90 % interval", ">measured", ">difference")
+    table = _table("predicted against measured", "", *columns)
     predicted = plan.predicted.latency_ms
-    rows = [("throughput (requests/s)", plan.predicted.throughput_rps, rate_rps)]
+    rows = [("throughput (requests/s)", plan.predicted.throughput_rps, rate_rps, "")]
     rows += [
-        (f"latency {name} (ms)", predicted[name], latency_ms[name])
+        (
+            f"latency {name} (ms)",
+            predicted[name],
+            latency_ms[name],
+            interval_words(plan.predicted, name),
+        )
         for name in SHOWN_PERCENTILES
         if name in predicted and name in latency_ms
     ]
-    rows.append(("cost of the devices in use (USD/h)", plan.cost.total_per_hour, cost_per_hour))
-    for name, promised, found in rows:
+    used = "cost of the devices in use (USD/h)"
+    rows.append((used, plan.cost.total_per_hour, cost_per_hour, ""))
+    for name, promised, found, interval in rows:
         change = f"{found / promised - 1:+.0%}" if promised else ""
-        table.add_row(name, f"{promised:.4g}", f"{found:.4g}", change)
+        table.add_row(name, f"{promised:.4g}", interval, f"{found:.4g}", change)
     return table
 
 

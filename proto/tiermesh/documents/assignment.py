@@ -14,6 +14,16 @@ from tiermesh.documents.workflow import Name, Options, Percentile
 
 Generation = Annotated[int, Meta(ge=1)]
 
+Ring = Literal["order", "early-end", "shares", "accuracy", "retry-budget"]
+"""What devices do by themselves, without the coordinator; each can be left out, to measure what it is worth.
+
+`order`: a replica's queue is in the order of the latency SLO's deadlines. `early-end`: a request that cannot be done
+by its deadline any more ends. `shares`: sources move requests from lanes that fall behind to lanes with room.
+`accuracy`: also to lanes that are less accurate, above the floor. `retry-budget`: what nobody says is lost is repeated
+within a budget only.
+"""
+RINGS: tuple[Ring, ...] = ("order", "early-end", "shares", "accuracy", "retry-budget")
+
 
 class SourceSpec(Document, frozen=True, kw_only=True):
     """How a source makes requests; see `workflow.Source`. Paths lie within the device's data folder.
@@ -100,6 +110,7 @@ class Assignment(Document, frozen=True, kw_only=True):
 
     `latency_s` is the latency SLO, in seconds by percentile: sources count which requests are within it.
     `accuracy_at_least` (0 to 1) is the floor below which a device must not move shares between lanes.
+    `rings` are what devices may do by themselves.
     """
 
     schema: Literal["tiermesh.assignment/1"] = "tiermesh.assignment/1"
@@ -119,6 +130,7 @@ class Assignment(Document, frozen=True, kw_only=True):
     latency_s: dict[Percentile, Annotated[float, Meta(gt=0)]] = {}
     accuracy_at_least: Annotated[float, Meta(ge=0, le=1)] | None = None
     deadline_seconds: Annotated[float, Meta(gt=0)] = limits.REQUEST_DEADLINE_S
+    rings: tuple[Ring, ...] = RINGS
 
     @property
     def artifacts(self) -> dict[str, Artifact]:

@@ -42,11 +42,40 @@ class Cost(Document, frozen=True, kw_only=True):
 
 
 class Predicted(Document, frozen=True, kw_only=True):
-    """What the plan promises; None where nothing is known of it. Latencies in milliseconds, end to end."""
+    """What the plan promises; None where nothing is known of it. Latencies in milliseconds, end to end.
+
+    They are those of the device times as profiled. `latency_interval_ms` is where p50 and p95 lie with 90 %
+    probability, given how uncertain device times are; empty where the problem does not say.
+    """
 
     throughput_rps: float
     accuracy: float | None = None
     latency_ms: dict[Percentile, float] = {}
+    latency_interval_ms: dict[Percentile, tuple[float, float]] = {}
+
+
+class ConfidencePrice(Document, frozen=True, kw_only=True):
+    """What a plan with another confidence costs; `total_per_hour` is None where none is feasible.
+
+    `confidence` is None for a plan without any margin.
+    """
+
+    confidence: float | None
+    total_per_hour: float | None
+
+
+class Margin(Document, frozen=True, kw_only=True):
+    """What a plan allows for: device times that are slower than profiled.
+
+    Utilization and latency hold with probability `confidence`. `device_time_factor` is that of each device (by name):
+    its profiled times times this are what was planned with. `price_per_hour` is what the plan costs more than one
+    without margin; with `frontier` it is found out, with prices of other confidences.
+    """
+
+    confidence: float
+    device_time_factor: dict[str, float]
+    price_per_hour: float | None = None
+    frontier: list[ConfidencePrice] = []
 
 
 class Room(Document, frozen=True, kw_only=True):
@@ -121,10 +150,18 @@ class Plan(Document, frozen=True, kw_only=True):
     replicas: list[Replica]
     lanes: list[Lane]
     warnings: list[str] = []
+    margin: Margin | None = None
 
     @property
     def digest(self) -> str:
-        """Names the plan in the journal and on devices; the solver's running time does not count."""
+        """Names the plan in the journal and on devices; the solver's running time does not count.
+
+        Nor does what a plan without margin does not say of it.
+        """
         plain = to_plain(self)
         plain["solver"].pop("seconds")
+        if self.margin is None:
+            plain.pop("margin")
+        if not self.predicted.latency_interval_ms:
+            plain["predicted"].pop("latency_interval_ms")
         return ids.digest_value(plain)

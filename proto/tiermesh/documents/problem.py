@@ -5,7 +5,7 @@ Units: seconds, requests or items per second, bytes, US dollars per hour, US dol
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
@@ -16,6 +16,7 @@ from tiermesh.documents.workflow import Name, Percentile
 NonNegative = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Confidence = Annotated[float, Meta(ge=0.5, lt=1)]
 
 
 class ColdStart(Document, frozen=True, kw_only=True):
@@ -46,6 +47,9 @@ class ProblemDevice(Document, frozen=True, kw_only=True):
     `usable_share` is how much of its time stages may take; `uplink_mbps` and `downlink_mbps` bound all that one
     device sends to, and takes from, others. A `serverless` device stands for a provider's functions: it is paid
     for by use alone, has no queue for a device, and does not count as one that may be lost.
+
+    Devices with an equal `host` are agents on one machine: its speed is the speed of all of them, and batches take
+    `contention` times as long on the mean as they do alone, since the neighbours work at the same time.
     """
 
     name: Name
@@ -59,6 +63,8 @@ class ProblemDevice(Document, frozen=True, kw_only=True):
     uplink_mbps: Positive | None = None
     downlink_mbps: Positive | None = None
     serverless: Serverless | None = None
+    host: str | None = None
+    contention: Annotated[float, Meta(ge=1)] = 1.0
 
 
 class ProblemLink(Document, frozen=True, kw_only=True):
@@ -163,6 +169,8 @@ class ProblemProfile(Document, frozen=True, kw_only=True):
     """How fast a stage's variant is on a device, for each batch size that may be used.
 
     On a serverless device `memory_mb` is the size of the function that was measured; each size has its own profile.
+    `relative_errors` are the standard errors of the means over the means, one for each of `batches`; none: exact.
+    A profile that was corrected by what serving measured (`served`) has its device's contention in it already.
     """
 
     stage: Name
@@ -170,6 +178,22 @@ class ProblemProfile(Document, frozen=True, kw_only=True):
     device: Name
     batches: Annotated[list[BatchTime], Meta(min_length=1)]
     memory_mb: NonNegative = 0.0
+    relative_errors: list[NonNegative] = []
+    served: bool = False
+
+
+class Uncertainty(Document, frozen=True, kw_only=True):
+    """How far device times may lie from their profiles, besides each profile's own `relative_errors`.
+
+    Device time is its profile times a lognormal factor. `between_runs` is the standard deviation of the factor's
+    logarithm from one run to the next, shared by all devices of a host: on a shared machine the speed moved by 10 to
+    20 % (bench/predictions). `while_serving` is the same of a profile that serving has corrected. A plan with 95 %
+    confidence allows for devices that are slower by the share `slower` at least, however well they are known.
+    """
+
+    between_runs: NonNegative = 0.10
+    while_serving: NonNegative = 0.05
+    slower: NonNegative = 0.25
 
 
 class Combination(Document, frozen=True, kw_only=True):
@@ -213,7 +237,10 @@ class Degraded(Document, frozen=True, kw_only=True):
 
 
 class Asks(Document, frozen=True, kw_only=True):
-    """What a plan must meet, besides the rates of the sources. `any_device_lost` asks for N-1."""
+    """What a plan must meet, besides the rates of the sources. `any_device_lost` asks for N-1.
+
+    With `confidence`, utilization and latency hold with that probability, given the problem's `uncertainty`.
+    """
 
     accuracy_at_least: float | None = None
     every_request: bool = False
@@ -221,6 +248,7 @@ class Asks(Document, frozen=True, kw_only=True):
     cost_per_hour_at_most: NonNegative | None = None
     watts_at_most: NonNegative | None = None
     any_device_lost: Degraded | None = None
+    confidence: Confidence | None = None
 
 
 class RunningReplica(Document, frozen=True, kw_only=True):
@@ -260,8 +288,23 @@ class Problem(Document, frozen=True, kw_only=True):
     asks: Asks = Asks()
     terms: Terms = Terms()
     running: list[RunningReplica] = []
+    uncertainty: Uncertainty | None = None
 
     @property
     def digest(self) -> str:
-        """What a plan names as the problem it answers."""
-        return ids.digest_value(to_plain(self))
+        """What a plan names as the problem it answers; what a problem does not say of uncertainty does not count."""
+        plain = to_plain(self)
+        _drop(plain, "uncertainty", None)
+        _drop(plain["asks"], "confidence", None)
+        for device in plain["devices"]:
+            _drop(device, "host", None)
+            _drop(device, "contention", 1.0)
+        for profile in plain["profiles"]:
+            _drop(profile, "relative_errors", [])
+            _drop(profile, "served", False)
+        return ids.digest_value(plain)
+
+
+def _drop(of: dict[str, Any], name: str, unsaid: object) -> None:
+    if of[name] == unsaid:
+        del of[name]

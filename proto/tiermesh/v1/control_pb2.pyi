@@ -205,6 +205,7 @@ class Command(_message.Message):
     COMMIT_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
     call: _builtins.int
     """Names the command in its answers; the same when it is asked again."""
     @_builtins.property
@@ -223,6 +224,10 @@ class Command(_message.Message):
     def stop(self) -> Global___Generation:
         """Stop serving a workflow once its requests in flight have ended."""
 
+    @_builtins.property
+    def standby(self) -> Global___Prepare:
+        """Keep replicas loaded, warm and tested that may be needed when another device is lost."""
+
     def __init__(
         self,
         *,
@@ -231,12 +236,13 @@ class Command(_message.Message):
         commit: Global___Generation | None = ...,
         abort: Global___Generation | None = ...,
         stop: Global___Generation | None = ...,
+        standby: Global___Prepare | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "commit", b"commit", "prepare", b"prepare", "step", b"step", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "commit", b"commit", "prepare", b"prepare", "standby", b"standby", "step", b"step", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "call", b"call", "commit", b"commit", "prepare", b"prepare", "step", b"step", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "call", b"call", "commit", b"commit", "prepare", b"prepare", "standby", b"standby", "step", b"step", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["prepare", "commit", "abort", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["prepare", "commit", "abort", "stop", "standby"]  # noqa: Y015
     _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
 
@@ -248,7 +254,9 @@ class Prepare(_message.Message):
 
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     assignment: _builtins.bytes
-    """The assignment document, tiermesh.assignment/1, as JSON."""
+    """The assignment document, tiermesh.assignment/1, as JSON. Of a standby only the replicas count, without lanes; they
+    take the place of those before, and are let go of when they are not named again for `limits.STANDBY_S`.
+    """
     def __init__(
         self,
         *,

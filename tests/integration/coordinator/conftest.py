@@ -111,6 +111,7 @@ class FakeAgent(
         self.calls = []
         self.generations = {}
         self.prepared = {}
+        self.standing_by = {}
         self.samples = [telemetry_pb2.Sample(number=1, at=1.0)]
         self.measuring = 0
         self.gauge = None
@@ -286,6 +287,9 @@ class FakeAgent(
         if self.generations.get(workflow) == generation:
             raise StaleGeneration("it runs here", generation=generation)
         self.prepared.pop(workflow, None)
+
+    async def stand_by(self, assignment):
+        self.standing_by[assignment.workflow] = [r.id for r in assignment.replicas]
 
     async def stop(self, workflow, generation):
         await self._meet("stop")

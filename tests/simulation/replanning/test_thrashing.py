@@ -5,6 +5,7 @@ However fast things change, replans must be few; and once they are calm, the rig
 
 from __future__ import annotations
 
+import math
 import random
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from coordinator.fleet.lifecycle import ReplanOutcome
 from coordinator.fleet.liveness import Timing, Vigil, added, heard, passed
 from coordinator.planning import Options
 from coordinator.replanning import Policy, Reason, State, decide, observe
+from coordinator.replanning.load import LoadTest
 from coordinator.replanning.search import search
 from coordinator.replanning.situation import asked_rate, with_rate, with_running
 from coordinator.replanning.state import Asked, Began, DeviceMoved, Ended, Measured
@@ -95,6 +97,8 @@ class World:
         self.ready = set(HUBS)
         self.state = observe(Asked(0.0, "it does not run yet"), State(policy=POLICY))
         self.running, self.planned_for = None, RATE
+        self.test = LoadTest(RATE, POLICY.false_alarm_s)
+        self.offered = 0.0
         self.under_way = None
         self.ended = []
 
@@ -103,11 +107,17 @@ class World:
         while self.now < until:
             self.now += STEP_S
             self._listen()
-            if self.now % MEASURE_S < STEP_S and self.running is not None:
-                ratio = self.load(self.now) / self.planned_for
-                self.state = observe(Measured(self.now, load=ratio), self.state)
+            self._offer()
+            if self.now % MEASURE_S < STEP_S and self.running is not None and not self.under_way:
+                self.state = observe(Measured(self.now, load=self.test.load()), self.state)
             self._replan()
         return self
+
+    def _offer(self):
+        """Requests come evenly, and are counted as whole ones."""
+        before = math.floor(self.offered)
+        self.offered += self.load(self.now) * STEP_S
+        self.test.add(math.floor(self.offered) - before, STEP_S)
 
     def _listen(self):
         for hub in HUBS:
@@ -129,8 +139,8 @@ class World:
         if due is not None:
             self.state = observe(Began(self.now, due.reason), self.state)
             rate = self.planned_for
-            if self.state.load.out:
-                rate = round(self.load(self.now) * POLICY.headroom, 6)
+            if self.state.load is not None and self.state.load.changed:
+                rate = round(self.state.load.planning_rps(POLICY.headroom), 1)
             running = self.running.digest if self.running else None
             self.under_way = (self.now, due, rate, _search(frozenset(self.ready), rate, running))
 
@@ -147,6 +157,7 @@ class World:
                 self.running = found.plan
             if outcome is not ReplanOutcome.FAILED:
                 self.planned_for = rate
+                self.test = LoadTest(rate, POLICY.false_alarm_s, past=self.test.counted())
         used = frozenset(r.device for r in self.running.replicas) if self.running else frozenset()
         stages = frozenset({used}) if used else frozenset()
         self.state = observe(Ended(self.now, outcome, used, stages), self.state)
@@ -191,8 +202,7 @@ def test_an_oscillating_load_moves_the_mesh_a_few_times_and_not_with_each_swing(
     assert len(world.ended) <= 13, world.ended
     world.live(calm_s())
     world.check_right(world.planned_for)
-    assert world.planned_for * POLICY.load.enter[1] >= RATE
-    assert world.planned_for * POLICY.load.enter[0] <= RATE
+    assert 0.65 * world.planned_for <= RATE <= 1.3 * world.planned_for
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -52,6 +52,7 @@ from agent.serving.instructions import (
 )
 from agent.serving.routing.generation import Generation
 from agent.serving.streams.receiver import Fenced
+from agent.serving.streams.sender import SILENCE_S
 from tiermesh import codec
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
@@ -155,6 +156,7 @@ class Call:
     alive: bool = True
     session: int = 0
     welcomed: bool = False
+    acknowledged_at: float = 0.0
     forth: Direction = field(default_factory=Direction)
     back: Direction = field(default_factory=Direction)
 
@@ -508,7 +510,10 @@ class SimMesh:
                 device.flow.tick(device.now)
                 device.pump()
         for call in self.calls:
-            if call.welcomed and self.random.random() < 0.1:
+            # As receivers do, four times in the time after which a silent one counts as lost; and now and then.
+            due = self.time - call.acknowledged_at >= SILENCE_S / 4
+            if call.welcomed and (due or self.random.random() < 0.1):
+                call.acknowledged_at = self.time
                 self.acknowledge(call)
         self.calls = [call for call in self.calls if call.alive]
         self.after(0.02, self._tick)

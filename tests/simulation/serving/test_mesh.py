@@ -305,6 +305,28 @@ def test_a_device_that_becomes_slow_without_another_plan_slows_the_source_before
     assert mesh.errors == []
 
 
+def repeated(mesh: SimMesh) -> tuple[int, int]:
+    """Requests injected again, and repetitions that reached a sink."""
+    flows = [device.flow for device in mesh.devices.values() if device.flow is not None]
+    retried = sum(s.ledger.counts.retried for f in flows for s in f.sources.by_key.values())
+    return retried, sum(s.endings.duplicates for f in flows for s in f.sinks.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_overload_without_faults_is_not_made_worse_by_repetitions(seed: int) -> None:
+    """Requests take many times as long as before, up to their deadline's half: none of them is lost."""
+    mesh = SimMesh(seed, "abc", {})
+    lanes = [(1.0, "abca", "----")]
+    serve(mesh, assign(CHAIN, lanes, "abc", count=2_000, rate=100.0, deadline=24.0))
+    mesh.run(lambda: len(mesh.endings.get("out", {})) >= 400, 30.0)
+    mesh.slow["c"] = 1 / 25
+    mesh.run(lambda: finished(mesh), 300.0)
+    retried, duplicates = repeated(mesh)
+    assert retried <= 0.01 * 2_000
+    assert duplicates <= 0.01 * 2_000
+    assert mesh.errors == []
+
+
 def test_without_a_reachable_replica_requests_end_in_errors_at_their_deadline() -> None:
     mesh = SimMesh(1, "abc", {})
     serve(mesh, assign(CHAIN, [(1.0, "abca", "----")], "abc", count=50, deadline=4.0))

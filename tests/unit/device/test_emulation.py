@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,24 @@ def test_what_was_lost_beyond_the_wait_is_made_good_later_but_not_without_end() 
         with dilation.slowed():
             time.compute(0.01)
     assert time.wall - before == pytest.approx(100 * 2 * 0.01 - 0.5, rel=0.05)
+
+
+def test_a_measurement_counts_what_the_device_takes_and_nothing_that_others_take() -> None:
+    time, counted = Time(), CountedTime()
+
+    def turn() -> AbstractContextManager[None]:
+        threading.Event().wait(0.02)
+        return nullcontext()
+
+    dilation = Dilation(
+        3, cpu_clock=lambda: time.cpu, queued=lambda: time.queued, turn=turn, counted=counted
+    )
+    begun = counted.now()
+    for _ in range(3):
+        with dilation.slowed():
+            time.cpu += 0.001
+            threading.Event().wait(0.001)
+    assert counted.now() - begun == pytest.approx(3 * 0.003, abs=0.008)
 
 
 def test_the_kernel_tells_how_long_a_thread_was_without_a_core() -> None:

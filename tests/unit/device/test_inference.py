@@ -122,15 +122,14 @@ def test_describing_runtimes_imports_none() -> None:
 def test_before_it_serves_a_replica_says_what_a_batch_takes_and_does_not_wait_for_it(
     store: Store, make_variant: MakeVariant
 ) -> None:
-    code = CODE.replace("return {", "[i * i for i in range(100_000)]\n        return {", 1)
-    plain, slow = (
-        Inference.load(make_variant(code), store, threads=1, slowdown=slowdown)
-        for slowdown in (1.0, 50.0)
-    )
-    begun = time.perf_counter()
-    seconds = [warming.measure(inference, 2, budget_s=0.3) for inference in (plain, slow)]
-    assert seconds[1] / seconds[0] == pytest.approx(50, rel=0.5)
-    assert time.perf_counter() - begun < 20 * seconds[1]
+    code = CODE.replace("return {", "[i * i for i in range(200_000)]\n        return {", 1)
+    seconds = [
+        warming.measure(
+            Inference.load(make_variant(code), store, threads=1, slowdown=slowdown), 2, budget_s=0.5
+        )
+        for slowdown in (20.0, 200.0)
+    ]
+    assert seconds[1] / seconds[0] == pytest.approx(10, rel=0.3)
 
 
 def test_measuring_leaves_a_replica_as_it_was(store: Store, make_variant: MakeVariant) -> None:

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.drift import Ratio
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
 from coordinator.replanning import Band, Policy, Reason, State, decide, next_due, observe, overtaken
+from coordinator.replanning.load import Load, Rate
 from coordinator.replanning.observe import gauged
+from coordinator.replanning.slo import Burn
 from coordinator.replanning.state import (
     Applied,
     Asked,
@@ -177,18 +180,47 @@ def test_who_asks_is_answered_at_once_before_all_others():
     assert decide(now, 5.0).reason is Reason.OPERATOR
 
 
-def test_a_load_must_stay_beyond_its_band_and_is_told_in_percent():
-    now = state(*(Measured(float(i), load=1.4) for i in range(10)))
-    assert decide(now, 1e6) is None
-    now = observe(Measured(10.0, load=1.4), now)
-    assert decide(now, 10.0).why == "the load is 140% of what was planned for"
+def test_a_load_that_has_changed_is_told_with_its_interval():
+    load = Load(4.0, Rate(6.1, 5.2, 7.1, 90, 15.0))
+    assert decide(state(Measured(5.0, load=load)), 1e6) is None
+    due = decide(state(Measured(5.0, load=replace(load, changed=True))), 1e6)
+    assert due.reason is Reason.LOAD_CHANGE
+    assert due.why == "load 6.1/s (95 % interval 5.2 to 7.1), planned 4/s"
+
+
+def test_an_error_budget_that_burns_is_a_reason_until_it_does_no_more():
+    now = state(Measured(5.0, burn=Burn("p95", 3.0, 60.0, 240, 72)))
+    due = decide(now, 1e6)
+    assert due.reason is Reason.SLO_MISSED
+    assert due.why == "30% of 240 requests in 60 s missed p95 3 s, 5% may: burn rate 6.0"
+    assert decide(observe(Measured(6.0), now), 1e6) is None
+
+
+def test_after_a_replan_that_did_not_help_an_slo_that_is_missed_is_acted_upon_later_each_time():
+    now, at, waits = state(), 0.0, []
+    for _ in range(5):
+        now = observe(Measured(at, burn=Burn("p95", 3.0, 60.0, 240, 72)), now)
+        due = max(next_due(now), at)
+        waits.append(due - at)
+        now = replanned(now, due, due + 1, Reason.SLO_MISSED, ReplanOutcome.KEPT)
+        at = due + 1
+    assert waits == [0.0, 10.0, 20.0, 40.0, 80.0]
+
+
+def test_a_considered_device_whose_heartbeats_are_late_is_no_newcomer_afterwards():
+    late = DeviceMoved(5.0, "hub-2", DeviceState.SUSPECT, "late", considered=True)
+    assert decide(state(late, ready(6.0, "hub-2")), 1e6) is None
+    unknown = replace(late, considered=False)
+    assert decide(state(unknown, ready(6.0, "hub-2")), 1e6).reason is Reason.DEVICE_RETURNED
+    lost = state(failed(4.0, "hub-2"), late, ready(6.0, "hub-2"))
+    assert decide(lost, 1e6).reason is Reason.DEVICE_RETURNED
 
 
 def test_drift_names_the_replicas():
-    measured = [Measured(float(i), drift={"detect@hub-1": 2.0, "x": 1.0}) for i in range(30)]
-    due = decide(state(*measured), 30.0)
+    drift = {"detect@hub-1": Ratio(2.0, 1.6, 2.4, 60), "x": Ratio(2.0, 0.9, 3.1, 20)}
+    due = decide(state(Measured(30.0, drift=drift)), 30.0)
     assert due.reason is Reason.PROFILE_DRIFT
-    assert "detect@hub-1 2.00" in due.why
+    assert "detect@hub-1 2.00 (1.60 to 2.40)" in due.why
     assert "x" not in due.why.split(": ")[1]
 
 
@@ -233,7 +265,12 @@ names = st.sampled_from(["cam-1", "hub-1", "hub-2", "hub-3"])
 times = st.just(0.0)
 observations = st.one_of(
     st.builds(DeviceMoved, times, names, st.sampled_from(list(DeviceState)), st.text(max_size=5)),
-    st.builds(Measured, times, st.none() | st.floats(0, 10)),
+    st.builds(
+        Measured,
+        times,
+        st.none()
+        | st.builds(Load, st.just(4.0), st.just(Rate(6.0, 5.0, 7.0, 90, 15.0)), st.booleans()),
+    ),
     st.builds(VariantAdded, times, st.just("v")),
     st.builds(Asked, times, st.just("ada")),
     st.builds(Began, times, st.sampled_from(list(Reason))),

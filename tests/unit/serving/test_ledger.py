@@ -16,6 +16,9 @@ from agent.serving.ends.ledger import (
     HELD_S,
     LOST_S,
     RETRY_FIRST_S,
+    STALLED_LEAST_S,
+    UNHEARD_SHARE,
+    WITHHELD_S,
     Counts,
     Former,
     Ledger,
@@ -294,25 +297,86 @@ def test_the_window_follows_what_the_mesh_can_do() -> None:
     pace = Pace(deadline_s=40.0)
     first = pace.window
     for _ in range(5_000):
-        pace.confirmed(1.0, 20, retried=False)
+        pace.confirmed(1.0, 20)
     assert pace.window == limits.SOURCE_INFLIGHT_REQUESTS
-    pace.confirmed(11.0, 200, retried=False)
+    pace.confirmed(11.0, 200)
     assert pace.window == 200, "more than are in flight were never tried"
     for _ in range(5_000):
-        pace.confirmed(11.0, 200, retried=False)
+        pace.confirmed(11.0, 200)
     assert 1 <= pace.window < first
 
 
-def test_a_timeout_follows_what_requests_take() -> None:
-    pace = Pace(deadline_s=60.0)
-    assert pace.timeout(1) == 15.0
-    for _ in range(50):
-        pace.confirmed(1.5, 9, retried=False)
-    assert 6.0 <= pace.timeout(1) < 6.5
-    assert pace.timeout(2) == 2 * pace.timeout(1)
-    assert pace.timeout(9) == 15.0, "there is time for some attempts more"
-    pace.confirmed(0.01, 9, retried=True)
-    assert pace.timeout(1) >= 6.0, "a repeated one says nothing of how fast things are"
+def test_a_request_that_is_only_slow_is_not_repeated_before_half_its_deadline_and_then_once() -> (
+    None
+):
+    ledger = Ledger(["x"], 60.0)
+    for index in range(300):
+        quick = accepted(ledger, index, now=index / 100)
+        injected(ledger, now=index / 100)
+        ledger.confirmed(quick.id, "x", index / 100 + 0.05)
+    slow = accepted(ledger, 300, now=3.0)
+    injected(ledger, now=3.0)
+    late = 3.0 + UNHEARD_SHARE * 60.0
+    assert ledger.due(late - 0.1).inject == []
+    assert injected(ledger, now=late) == [slow]
+    assert ledger.next_due == slow.deadline + GRACE_S, "it is not repeated again"
+
+
+def test_where_all_are_slow_the_budget_bounds_how_many_are_repeated() -> None:
+    ledger = Ledger(["x"], 60.0)
+    for index in range(1_000):
+        accepted(ledger, index)
+    injected(ledger)
+    now = UNHEARD_SHARE * 60.0
+    again = 0
+    while now < 60.0:
+        again += len(injected(ledger, now=now))
+        now += WITHHELD_S
+    assert 0 < again <= 0.01 * 1_000 + 5
+    assert ledger.counts.retried == again
+    assert ledger.repeats.withheld >= 1_000 - again
+
+
+def test_what_is_known_to_be_lost_needs_no_budget() -> None:
+    ledger = Ledger(["x"], 60.0)
+    for index in range(1_000):
+        accepted(ledger, index)
+    injected(ledger, "b")
+    assert ledger.device_lost("b", 5, gone=False, now=1.0) == 1_000
+    assert len(injected(ledger, "c", now=1.0)) == 1_000
+
+
+def test_a_device_that_falls_silent_over_and_over_does_not_multiply_the_work() -> None:
+    ledger = Ledger(["x"], 60.0)
+    for index in range(100):
+        accepted(ledger, index)
+    injected(ledger, "b")
+    again, now = 0, 0.0
+    for _ in range(12):
+        now += LOST_S + 1.0
+        ledger.device_lost("b", 5, gone=True, now=now)
+        again += len(injected(ledger, "b", now=now))
+    assert 100 <= again <= 350
+    assert ledger.repeats.withheld > 0
+    ledger.device_lost("b", 5, gone=False, now=now)
+    waiting = sum(request.withheld for request in ledger.requests.values())
+    assert len(injected(ledger, "c", now=now)) == waiting, "that device has been started again"
+
+
+def test_what_waits_for_the_oldest_at_an_aggregate_is_not_repeated() -> None:
+    ledger = Ledger(["x"], 60.0)
+    ledger.in_order = True
+    oldest, *others = [accepted(ledger, i) for i in range(20)]
+    injected(ledger)
+    now = STALLED_LEAST_S
+    assert injected(ledger, now=now) == [oldest], "nothing moves"
+    again = [r for step in range(4, 40) for r in injected(ledger, now=now + step / 2)]
+    assert again == [oldest, oldest], "ever more seldom"
+    for index, one in enumerate([oldest, *others]):
+        # Slow, but in motion: all are older than that by far.
+        now = 30.0 + index
+        ledger.confirmed(one.id, "x", now)
+        assert injected(ledger, now=now + WITHHELD_S) == []
 
 
 def a_source(spec: SourceSpec, files: int = 3, ledger: Ledger | None = None) -> Source:

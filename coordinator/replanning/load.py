@@ -1,0 +1,273 @@
+"""Whether requests come faster or slower than planned: a sequential test on counts. Pure.
+
+For each kind of change there is a CUSUM chart (Page 1954) of the log-likelihood ratio of Poisson counts, divided by
+their dispersion (quasi-likelihood; the exponent of a Markovian process whose index of dispersion that is). A chart
+that starts at zero passes h with probability exp(-h) at most, so that h follows from the time between false alarms:
+once in `Policy.false_alarm_s`, at any rate. What a chart adds up reaches back as far as the change, whether that takes
+six seconds or an hour: the window is one of counts.
+
+No test that errs so rarely is much faster: in h / D seconds (Lorden 1971), D being the divergence of the true rate from
+the planned one. Median seconds from the change to the alarm of Poisson arrivals, 200 runs each (measured by
+`tests/simulation/replanning/test_steady.py`):
+
+DELAYS
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Final
+
+BIN_S: Final = 1.0
+BIN_REQUESTS: Final = 2.0
+"""Counts are looked at once in `BIN_S`, and where fewer come once so many are planned to have."""
+BINS: Final = 4_096
+"""As many are remembered, for the dispersion."""
+SCALES: Final = (1, 4, 16, 64)
+"""The lengths in bins at which the dispersion is estimated; the largest counts."""
+FEWEST_PAIRS: Final = 12
+SETTLED: Final = FEWEST_PAIRS * SCALES[-1]
+WIDER: Final = 3.0
+"""Standard errors by which arrivals must be more dispersed than planned before that is believed."""
+RECENT: Final = 400
+"""A rate is estimated from the newest requests, about so many (of Poisson arrivals), since the change."""
+CAP: Final = 1.5
+CALM: Final = 0.5
+"""A chart stops at `CAP` times its threshold, and a change is over when it is back at `CALM` times the threshold."""
+LEVEL: Final = 0.95
+ALIKE: Final = (0.7, 2.0)
+"""Bins of so many times the length are compared with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """An estimated rate in requests per second, its 95 % credible interval, and what it comes from."""
+
+    rps: float
+    low: float
+    high: float
+    requests: float
+    seconds: float
+
+    def __str__(self) -> str:
+        """As people are told."""
+        return f"{self.rps:.3g}/s (95 % interval {self.low:.3g} to {self.high:.3g})"
+
+
+def rate_of(requests: float, seconds: float, dispersion: float = 1.0) -> Rate:
+    """The rate of counts, as a Gamma-Poisson posterior with the prior of Jeffreys.
+
+    `dispersion` is the variance of counts over their mean: so many times fewer independent requests tell. Quantiles
+    are those of Wilson and Hilferty (1931).
+    """
+    shape = max(requests, 0.0) / dispersion + 0.5
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle, half = 1 - 1 / (9 * shape), z / (3 * math.sqrt(shape))
+    scale = shape * dispersion / seconds
+    low, high = (scale * max(middle + sign * half, 0.0) ** 3 for sign in (-1, 1))
+    return Rate(max(requests, 0.0) / seconds, low, high, requests, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The load as it is: the rate that was planned for, and the one since the last change, or of late.
+
+    `changed` when the test says so; `dispersion` is the one that the test reckoned with.
+    """
+
+    planned_rps: float
+    rate: Rate
+    changed: bool = False
+    dispersion: float = 1.0
+
+    @property
+    def ratio(self) -> float:
+        """Offered over planned."""
+        return self.rate.rps / self.planned_rps
+
+    def planning_rps(self, headroom: float) -> float:
+        """What to plan for: `headroom` times the estimate, or the upper end of its interval where that is more."""
+        return max(self.rate.rps * headroom, self.rate.high)
+
+    def __str__(self) -> str:
+        """As people are told."""
+        return f"load {self.rate}, planned {self.planned_rps:.3g}/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that is tested for, as ratios to the planned rate: from `normal` to `changed`.
+
+    `normal` is the nearest that is not worth acting on. It takes up `share` of the false alarms that are allowed.
+    """
+
+    normal: float
+    changed: float
+    share: float
+
+    @property
+    def weight(self) -> float:
+        """What a request adds to the chart."""
+        return math.log(self.changed / self.normal)
+
+    @property
+    def allowance(self) -> float:
+        """What each request that was planned takes off it."""
+        return self.changed - self.normal
+
+    @property
+    def drift(self) -> float:
+        """What the chart falls per planned request while nothing has changed."""
+        return self.allowance - self.normal * self.weight
+
+
+CHANGES: Final = (
+    Change(1.0, 1.5, 0.4),
+    Change(1.0, 2.0, 0.3),
+    Change(1.1, 1.3, 0.1),
+    Change(0.8, 0.65, 0.1),
+    Change(0.8, 0.4, 0.1),
+)
+"""More load endangers the SLO, less only costs: most of the false alarms that are allowed go to finding more soon.
+Rates from 0.8 to 1.1 times the planned one are not worth acting on; one slightly above is found late."""
+
+
+@dataclass(slots=True)
+class _Chart:
+    change: Change
+    threshold: float
+    value: float = 0.0
+    since: int = 0
+    """The bin that it has been above zero since."""
+    dispersion: float = 1.0
+    out: bool = False
+
+
+@dataclass
+class LoadTest:
+    """Tests the requests of one source against the rate planned for it.
+
+    `dispersion` is that of the planned process: 1 for Poisson arrivals. What was counted before, for another plan, is
+    taken over with `past`: bins of (requests, seconds), the oldest first.
+    """
+
+    planned_rps: float
+    false_alarm_s: float
+    dispersion: float = 1.0
+    past: Iterable[tuple[float, float]] = ()
+    _charts: list[_Chart] = field(init=False)
+    _bins: deque[tuple[float, float]] = field(init=False)
+    _closed: int = 0
+    _requests: float = 0.0
+    _seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Set the thresholds."""
+        self._charts = [_Chart(change, self._threshold(change)) for change in CHANGES]
+        # Bins of another length would look like bursts.
+        alike = (b for b in self.past if ALIKE[0] < b[1] / self.bin_s < ALIKE[1])
+        self._bins = deque(alike, BINS)
+
+    @property
+    def bin_s(self) -> float:
+        """Seconds of a bin."""
+        return max(BIN_S, BIN_REQUESTS / self.planned_rps)
+
+    def _threshold(self, change: Change) -> float:
+        """Charts start anew as often as they are looked at, and as often as they fall by one, at most."""
+        starts_per_s = min(1 / self.bin_s, self.planned_rps * change.drift)
+        return math.log(max(self.false_alarm_s * starts_per_s / change.share, math.e))
+
+    def add(self, requests: float, seconds: float, *, held_back: bool = False) -> None:
+        """Count what was offered in the last `seconds`.
+
+        A source that is `held_back` says nothing about less load.
+        """
+        self._requests += requests
+        self._seconds += seconds
+        if self._seconds >= self.bin_s:
+            self._close(held_back)
+
+    def _close(self, held_back: bool) -> None:
+        counted = self._requests, self._seconds
+        self._requests = self._seconds = 0.0
+        for chart in self._charts:
+            self._chart(chart, *counted, held_back=held_back)
+        longer = max(counted[1] / self.bin_s, 1.0) if counted[1] > ALIKE[1] * self.bin_s else 1.0
+        self._bins.append((counted[0] / longer, counted[1] / longer))
+        self._closed += 1
+
+    def _chart(self, chart: _Chart, requests: float, seconds: float, *, held_back: bool) -> None:
+        change = chart.change
+        step = requests * change.weight - change.allowance * self.planned_rps * seconds
+        if change.weight < 0 and held_back and step > 0:
+            return
+        if chart.value == 0.0:
+            chart.since, chart.dispersion = self._closed, 0.0
+        chart.value = max(chart.value + step, 0.0)
+        lasts = self._closed - chart.since
+        is_due = not chart.dispersion or (lasts >= SETTLED and lasts % SCALES[-1] == 0)
+        if chart.value > chart.threshold * self.dispersion and is_due:
+            chart.dispersion = self._dispersion_around(lasts)
+        limit = chart.threshold * (chart.dispersion or self.dispersion)
+        chart.value = min(chart.value, CAP * limit)
+        chart.out = chart.value > (CALM if chart.out else 1.0) * limit
+
+    def _dispersion_around(self, lasts: int) -> float:
+        """The dispersion before what may be a change, that `lasts` so many bins; once it has settled, since then.
+
+        It is the one planned for, or a larger one that is there for sure.
+        """
+        bins = list(self._bins)
+        before = dispersion_of(bins[: max(len(bins) - lasts, 0)], self.dispersion)
+        if lasts < SETTLED:
+            return before
+        return min(before, dispersion_of(bins[-lasts:], self.dispersion))
+
+    def load(self) -> Load | None:
+        """The load as it is; None before anything was counted."""
+        out = [chart for chart in self._charts if chart.out]
+        if not self._bins:
+            return None
+        chart = max(out, key=lambda c: c.value / c.threshold, default=None)
+        dispersion = chart.dispersion if chart is not None else self.dispersion
+        bins = self._closed - chart.since if chart is not None else len(self._bins)
+        requests, seconds = self._newest(max(bins, 1), RECENT * max(dispersion, 1.0))
+        rate = rate_of(requests, seconds, dispersion)
+        return Load(self.planned_rps, rate, chart is not None, dispersion)
+
+    def _newest(self, bins: int, enough: float) -> tuple[float, float]:
+        requests = seconds = 0.0
+        for (more, lasted), _ in zip(reversed(self._bins), range(bins), strict=False):
+            requests, seconds = requests + more, seconds + lasted
+            if requests >= enough:
+                break
+        return requests, seconds
+
+    def counted(self) -> list[tuple[float, float]]:
+        """What the next test takes over as its `past`."""
+        return list(self._bins)
+
+
+def dispersion_of(bins: Sequence[tuple[float, float]], planned: float = 1.0) -> float:
+    """The variance of counts over their mean, at the scale where it is largest; `planned` unless more for sure."""
+    return max(planned, *(_dispersion(bins, n, planned) for n in SCALES))
+
+
+def _dispersion(bins: Sequence[tuple[float, float]], scale: int, planned: float) -> float:
+    """From differences of neighbours (von Neumann 1941), which a change of the rate hardly matters to."""
+    whole = len(bins) // scale
+    counts = [
+        sum(requests for requests, _ in bins[i * scale : (i + 1) * scale]) for i in range(whole)
+    ]
+    pairs, mean = whole - 1, sum(counts) / max(whole, 1)
+    if pairs < FEWEST_PAIRS or mean <= 0:
+        return 0.0
+    found = sum((b - a) ** 2 for a, b in pairwise(counts)) / (2 * pairs * mean)
+    sure = found > planned * (1 + WIDER * math.sqrt(3 / pairs))
+    return found if sure else 0.0
