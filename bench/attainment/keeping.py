@@ -9,17 +9,18 @@ import msgspec
 
 from agent.serving.worker import stats_of
 from bench.attainment.machine import Machine
-from bench.attainment.systems import EXACT
 from bench.attainment.world import WHO, World
 from coordinator.fleet import events
 from coordinator.fleet.liveness import Moved, Standing, Timing, Vigil, added, heard, passed
-from coordinator.keeping.workflow import MEASURE_S, Kept
+from coordinator.keeping.workflow import Kept
 from coordinator.progress import silent
 from coordinator.replanning import Policy
-from tiermesh.documents.problem import Problem
+from coordinator.replanning.search import search
 from tiermesh.v1 import telemetry_pb2 as pb
 
 LOOK_S: Final = 0.25
+CALL_S: Final = {"shortfalls": 0.2, "expected": 0.2, "inflation": 0.5}
+"""What the coordinator does in a thread besides, in seconds."""
 
 
 class _AllMeasured:
@@ -45,8 +46,8 @@ class Keeper:
             world.workflow,
             unmeasured=_AllMeasured(),
             may_replan=lambda: True,
-            options=EXACT,
-            policy=Policy(),
+            options=world.system.options,
+            policy=Policy() if world.may_lose else Policy(contingencies=0),
             source_bytes=None,
             report=silent,
         )
@@ -64,7 +65,7 @@ class Keeper:
 
     async def _measure(self) -> None:
         while True:
-            await asyncio.sleep(MEASURE_S)
+            await asyncio.sleep(self._world.setting.measure_s)
             await self.kept.measure()
 
     def _sample(self) -> None:
@@ -118,7 +119,7 @@ def _plain(stats: msgspec.Struct) -> dict[str, Any]:
     return msgspec.to_builtins(stats)
 
 
-def seconds_of(world: World, *arguments: object) -> float:
-    """How long a call in a thread takes: planning takes what it does, measuring nothing."""
-    plans = any(isinstance(argument, Problem) for argument in arguments)
-    return world.setting.planning_s if plans else 0.0
+def seconds_of(world: World, function: Any, *_: object) -> float:
+    """How long a call in a thread takes: a search as long as the setting says, what plays plans through a little."""
+    name = getattr(getattr(function, "func", function), "__name__", "")
+    return world.setting.planning_s if name == search.__name__ else CALL_S.get(name, 0.0)

@@ -53,6 +53,7 @@ def run(
     but = plans.ends(setting.problem) if lost else ()
     truth.victims = plans.busiest(plan, setting.lost if lost else setting.victims, but)
     world = World(setting, system, timeline, truth, BEGUN_AT)
+    world.may_lose = lost
     loop = SimulatedLoop(timeline, lambda *arguments: seconds_of(world, *arguments))
     try:
         feasible = loop.run_until_complete(_play(world, plan, seconds, seed, scene))

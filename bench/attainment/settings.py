@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from coordinator.planning.margin import CONFIDENCE
 from tiermesh.documents.problem import (
     Accuracy,
     Asks,
@@ -22,6 +23,7 @@ from tiermesh.documents.problem import (
     ProblemLink,
     ProblemProfile,
     ProblemStage,
+    Uncertainty,
 )
 
 LINES: Final = (1, 2, 2, 3)
@@ -88,7 +90,9 @@ class Kind:
 class Setting:
     """A mesh, and how it is loaded and disturbed.
 
-    `victims` are how many devices a disturbance hits. What the coordinator does takes `planning_s` and `rollout_s`.
+    `victims` are how many devices a disturbance hits, and `lost` how many are lost. Planning takes `planning_s`; a
+    rollout `switch_s`, or `rollout_s` where a model must be loaded. Devices are sampled every `sample_s`, and
+    compared with the plan every `measure_s`, which is less often than live, and what most of a run takes.
     """
 
     name: str
@@ -99,7 +103,9 @@ class Setting:
     lost: int
     planning_s: float
     rollout_s: float
+    switch_s: float
     sample_s: float
+    measure_s: float
 
     @property
     def workflow(self) -> str:
@@ -134,7 +140,9 @@ def demo(rate_rps: float = 4.0) -> Setting:
         lost=1,
         planning_s=0.5,
         rollout_s=1.0,
+        switch_s=0.3,
         sample_s=1.0,
+        measure_s=2.0,
     )
 
 
@@ -149,7 +157,9 @@ def fleet(rate_rps: float = 40.0) -> Setting:
         lost=2,
         planning_s=5.0,
         rollout_s=1.5,
+        switch_s=0.5,
         sample_s=2.0,
+        measure_s=4.0,
     )
 
 
@@ -183,7 +193,8 @@ def _problem(name: str, kinds: tuple[Kind, ...], rate: float, mbps: float) -> Pr
                 for (detect, recognise), accuracy in ACCURACY.items()
             ]
         ),
-        asks=Asks(accuracy_at_least=FLOOR, latency_s={"p95": SLO_S}),
+        asks=Asks(accuracy_at_least=FLOOR, latency_s={"p95": SLO_S}, confidence=CONFIDENCE),
+        uncertainty=Uncertainty(),
     )
 
 

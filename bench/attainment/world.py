@@ -13,8 +13,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from bench.attainment.machine import Machine
-from bench.attainment.rings import with_rings
 from bench.attainment.settings import Setting
+from bench.attainment.standing import Distribution, Folder, Standing
 from bench.attainment.systems import System
 from bench.attainment.timeline import Timeline
 from bench.attainment.truth import Truth
@@ -26,7 +26,7 @@ from coordinator.fleet.state import Catalogue, Description
 from coordinator.rollout.assignment import assignments
 from coordinator.rollout.rollouts import Applied
 from tiermesh.documents.fingerprint import Cpu, Fingerprint
-from tiermesh.documents.plan import Plan
+from tiermesh.documents.plan import Plan, Replica
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.documents.workflow import Workflow
@@ -51,6 +51,10 @@ class World:
         self.fleet = Fleet()
         self.told: list[events.Event] = []
         self.plans: list[tuple[float, Plan]] = []
+        self.may_lose = False
+        self.sessions = Standing()
+        self.distribution = Distribution()
+        self.workflows = Folder()
         self.changed: Callable[[], None] = lambda: None
         self._begun_at = begun_at
         self.wires = Wires(timeline, setting.problem)
@@ -110,13 +114,24 @@ class World:
         """Roll a plan out: load and warm what is new, then switch all devices."""
         started = self._started(plan)
         await self.record(started)
-        await asyncio.sleep(self.setting.rollout_s)
+        await asyncio.sleep(self._rollout_s(plan))
         down = [d for d in started.devices if not self.machines[d].is_up]
         if down:
             return await self._undone(started, down)
         self._switch(plan, started)
         self.changed()
         return self._applied(started, Outcome.COMMITTED, {})
+
+    def _rollout_s(self, plan: Plan) -> float:
+        """Models that are loaded need not be loaded again."""
+        loaded = self.sessions.loaded | {place(r) for r in self.plans[-1][1].replicas}
+        starts = [r for r in plan.replicas if r.variant is not None and place(r) not in loaded]
+        return self.setting.rollout_s if starts else self.setting.switch_s
+
+    async def catalogue(self, workflow: Workflow) -> Catalogue:
+        """What the workflow is served with."""
+        del workflow
+        return self._catalogue
 
     def begin(self, plan: Plan) -> None:
         """A plan serves, at once."""
@@ -153,7 +168,7 @@ class World:
             run=RUN,
             before=self.fleet.plans[before.plan].plan if before else None,
         )
-        parts = {d: with_rings(a, self.system.rings) for d, a in cut.items()}
+        parts = {d: replace(a, rings=self.system.rings) for d, a in cut.items()}
         for device, part in parts.items():
             self.machines[device].prepare(part)
         for device, part in parts.items():
@@ -207,6 +222,11 @@ class World:
             phases=dict.fromkeys(started.devices, to),
             failures=failures,
         )
+
+
+def place(replica: Replica) -> tuple[str, str, str | None]:
+    """Where a variant of a stage is loaded."""
+    return replica.device, replica.stage, replica.variant
 
 
 def restricted(problem: Problem, names: Collection[str]) -> Problem:
