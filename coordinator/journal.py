@@ -26,7 +26,7 @@ from coordinator.fleet.events import Event
 from tiermesh.errors import StorageFull, TiermeshError
 
 SCHEMA_VERSION: Final = 1
-STATE_VERSION: Final = 2
+STATE_VERSION: Final = 3
 """Raised when `apply` or the state changes; a snapshot of another version is not used."""
 SNAPSHOT_EVERY: Final = 2_000
 """Events between two snapshots."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from coordinator.attainment import Attainment, attainment_of
 from coordinator.fleet.state import Fleet, Replan, Running
 from tiermesh.documents.plan import Plan, Predicted, Replica
 from tiermesh.v1 import telemetry_pb2 as pb
 
 PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
+SHORTEST_S: Final = 0.5
+"""Rates over less than this say nothing: a worker tells its counts four times a second."""
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A replica. Rates in items per second; `busy` is its share of the device's time; None is not known.
+    """A replica. Rates in items per second; `busy` is its share of the device's time, 0 to 1; None is not known.
 
     `batch_sizes` counts batches by size in items; `batch_size` and `batch_timeout_ms` are the setting in use.
     """
@@ -39,8 +42,26 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     batch_timeout_ms: float | None = None
 
 
+class SinkCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sinks have on disk, and the repetitions that they dropped."""
+
+    results: int = 0
+    errors: int = 0
+    filtered: int = 0
+    duplicates: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Requests that ended there."""
+        return self.results + self.errors + self.filtered
+
+
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """What came in and what came out. It balances when every request accepted has ended exactly once."""
+    """What came in and what came of it: accepted = results + errors + filtered + in flight, at every moment.
+
+    All of that is what each source says of one moment. `sinks` is what other devices said, at other moments: they are
+    compared only when nothing is in flight.
+    """
 
     waiting: int = 0
     """Requests that are due at their source and not accepted yet: the plan, or the devices, take no more."""
@@ -51,13 +72,13 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     results: int = 0
     errors: int = 0
     filtered: int = 0
-    duplicates: int = 0
+    sinks: SinkCounts = SinkCounts()
     finished: bool = False
 
     @property
     def balanced(self) -> bool:
-        """Whether accepted = results + errors + filtered."""
-        return self.accepted == self.results + self.errors + self.filtered
+        """Whether nothing is in flight, and every request accepted has ended exactly once at a sink."""
+        return not self.in_flight and self.accepted == self.sinks.ended
 
 
 class Battery(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +118,7 @@ class WorkflowStatus(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     devices: list[DeviceStatus]
     replicas: list[ReplicaStatus]
+    attainment: Attainment
     replan: Replan | None = None
     """The newest replan, under way or ended; None where there was none."""
 
@@ -106,10 +128,12 @@ def status_of(
     fleet: Fleet,
     samples: Mapping[str, Sequence[pb.Sample]],
     silent: Mapping[str, str],
+    now: float | None = None,
 ) -> WorkflowStatus:
     """The status of a running workflow from the samples of each device (by id), oldest first.
 
-    Rates come from the first and the last sample. `silent` says why a device gave none.
+    Rates come from the first and the last sample. `silent` says why a device gave none. Without `now` (Unix seconds)
+    it is not known what the run has cost so far.
     """
     running = fleet.running[workflow]
     plan = fleet.plans[running.plan].plan
@@ -130,6 +154,7 @@ def status_of(
             for d in running.devices
         ],
         replicas=_replicas(plan, running, fleet, samples),
+        attainment=attainment_of(workflow, fleet, newest, now),
         replan=fleet.replans.get(workflow),
     )
 
@@ -152,7 +177,10 @@ def _sources(samples: Iterable[pb.Sample], workflow: str, run: str) -> list[pb.S
 
 
 def ledger_of(samples: Iterable[pb.Sample], workflow: str, run: str) -> Ledger:
-    """The ledger of the run of a workflow, summed over the newest sample of each device."""
+    """The ledger of the run of a workflow, summed over the newest sample of each device.
+
+    Each source adds what holds of it at one moment, so that the sum adds up however old the samples are.
+    """
     samples = list(samples)
     sources = _sources(samples, workflow, run)
     sinks = [
@@ -162,12 +190,17 @@ def ledger_of(samples: Iterable[pb.Sample], workflow: str, run: str) -> Ledger:
         waiting=sum(s.waiting for s in sources),
         accepted=sum(s.accepted for s in sources),
         confirmed=sum(s.confirmed for s in sources),
-        in_flight=sum(s.in_flight for s in sources),
+        in_flight=sum(s.accepted - s.confirmed for s in sources),
         retried=sum(s.retried for s in sources),
-        results=sum(s.results for s in sinks),
-        errors=sum(s.errors for s in sinks),
-        filtered=sum(s.filtered for s in sinks),
-        duplicates=sum(s.duplicates for s in sinks),
+        results=sum(s.confirmed - s.errors - s.filtered for s in sources),
+        errors=sum(s.errors for s in sources),
+        filtered=sum(s.filtered for s in sources),
+        sinks=SinkCounts(
+            results=sum(s.results for s in sinks),
+            errors=sum(s.errors for s in sinks),
+            filtered=sum(s.filtered for s in sinks),
+            duplicates=sum(s.duplicates for s in sinks),
+        ),
         finished=bool(sources) and all(s.finished for s in sources),
     )
 
@@ -215,38 +248,26 @@ def _replicas(
 ) -> list[ReplicaStatus]:
     ids = {fleet.devices[d].name: d for d in running.devices}
     return [
-        _replica(replica, running, samples.get(ids.get(replica.device, ""), ()))
+        _replica(replica, plan.workflow, running, samples.get(ids.get(replica.device, ""), ()))
         for replica in plan.replicas
     ]
 
 
-def _replica(replica: Replica, running: Running, samples: Sequence[pb.Sample]) -> ReplicaStatus:
+def counted_at(sample: pb.Sample) -> float:
+    """When the counts of a sample were read, by a clock of its device; agents before this one do not tell."""
+    return sample.worker.counted_at or sample.at
+
+
+def _replica(
+    replica: Replica, workflow: str, running: Running, samples: Sequence[pb.Sample]
+) -> ReplicaStatus:
     seen = [
-        (sample.at, of)
+        (sample, of)
         for sample in samples
         for of in sample.replicas
-        if of.replica == replica.id and of.generation == running.generation
+        if (of.workflow, of.generation, of.replica) == (workflow, running.generation, replica.id)
     ]
-    # A worker that was restarted counts from zero again.
-    while seen and seen[0][1].items > seen[-1][1].items:
-        seen.pop(0)
-    told: dict[str, Any] = {}
-    if seen:
-        (begun, first), (ended, last) = seen[0], seen[-1]
-        told = {
-            "requests": last.requests,
-            "items": last.items,
-            "errors": last.errors,
-            "waiting": last.waiting,
-            "service_p95_ms": 1_000 * last.service.p95 if last.service.samples else None,
-            "mean_batch": last.mean_batch if last.batches else None,
-            "batch_size": last.batch_size,
-            "batch_timeout_ms": last.batch_timeout_ms,
-            "batch_sizes": dict(sorted(last.batch_sizes.items())),
-        }
-        if ended > begun:
-            told["rate_rps"] = (last.items - first.items) / (ended - begun)
-            told["busy"] = (last.busy_seconds - first.busy_seconds) / (ended - begun)
+    told = _told(seen[-1][1]) | _rates(seen) if seen else {}
     return ReplicaStatus(
         id=replica.id,
         stage=replica.stage,
@@ -256,3 +277,44 @@ def _replica(replica: Replica, running: Running, samples: Sequence[pb.Sample]) -
         predicted_busy=replica.utilization,
         **told,
     )
+
+
+def _told(last: pb.ReplicaSample) -> dict[str, Any]:
+    return {
+        "requests": last.requests,
+        "items": last.items,
+        "errors": last.errors,
+        "waiting": last.waiting,
+        "service_p95_ms": 1_000 * last.service.p95 if last.service.samples else None,
+        "mean_batch": last.mean_batch if last.batches else None,
+        "batch_size": last.batch_size,
+        "batch_timeout_ms": last.batch_timeout_ms,
+        "batch_sizes": dict(sorted(last.batch_sizes.items())),
+    }
+
+
+def _rates(seen: Sequence[tuple[pb.Sample, pb.ReplicaSample]]) -> dict[str, float]:
+    """Rates between the first and the last sample of one worker: counts and times by the same clock.
+
+    Nothing where they are too close. A device computes one job at a time, and the part of one under way counts, so
+    that what it was busy for is no longer than the time that passed; what clocks round is cut off.
+    """
+    newest, last = seen[-1]
+    same = [one for one in seen if _is_continued(one, seen[-1])]
+    oldest, first = same[0]
+    seconds = counted_at(newest) - counted_at(oldest)
+    if seconds < SHORTEST_S:
+        return {}
+    busy = (last.busy_seconds - first.busy_seconds) / seconds
+    return {
+        "rate_rps": (last.items - first.items) / seconds,
+        "busy": min(max(busy, 0.0), 1.0),
+    }
+
+
+def _is_continued(
+    before: tuple[pb.Sample, pb.ReplicaSample], after: tuple[pb.Sample, pb.ReplicaSample]
+) -> bool:
+    """Whether two samples are of one worker, whose counts only grow."""
+    began = before[0].worker.counts_began_at, after[0].worker.counts_began_at
+    return began[0] == began[1] and before[1].items <= after[1].items

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from agent.serving.ends.attainment import SloWindow
 from agent.serving.tuning.percentiles import Percentiles
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
@@ -140,6 +141,11 @@ class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     run: str = ""
     waiting: int = 0
+    windows: list[SloWindow] = []
+    lanes: dict[int, int] = {}
+    generation: int = 0
+    errors: int = 0
+    filtered: int = 0
 
 
 class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +167,9 @@ class Stats(_Message, frozen=True):
     sources: list[SourceStats] = []
     sinks: list[SinkStats] = []
     dropped_entries: int = 0
+    at: float = 0.0
+    """When all this was read, by the worker's clock; and when that worker began."""
+    began_at: float = 0.0
 
 
 ToWorker: TypeAlias = Start | Prepare | Commit | Abort | Stop | Standby

@@ -109,7 +109,7 @@ class Flow:
             self.generations[self.current].touched = now
         self._ends.fence(self.generations.get(self.current), self.generations[number])
         self._generations.current = number
-        self.sources.sinks_moved(self.generations[number])
+        self.sources.switched(self.generations[number], now)
         self._bring_home(now)
         self.handovers.commit(self.generations[number], now)
 
@@ -138,6 +138,11 @@ class Flow:
         is_here = self.handovers.is_here(stage)
         fresh = Sequence[tuple[_At, Work]](held.positions if is_here else None, closed=not is_here)
         self._sequences.setdefault(stage, fresh)
+
+    def is_of_run(self, source: str) -> bool:
+        """Whether a source (by key) is of the run that is current."""
+        running = self._generations.running
+        return running is not None and source.startswith(f"{running.assignment.run}.")
 
     def has_stage(self, stage: str) -> bool:
         """Whether a replica of a stage is here, in any generation that is loaded."""
@@ -419,7 +424,7 @@ class Flow:
         for _, _, at in sorted(ready, key=lambda one: one[:2]):
             job = at.queue.batcher.take(now, self._room_below(at))
             if job is not None:
-                at.queue.batcher.running += 1
+                at.queue.began(now)
                 return job
         return None
 
@@ -432,7 +437,6 @@ class Flow:
             return
         generation.touched = now
         queue = generation.queues[job.replica]
-        queue.batcher.running -= 1
         for batch in queue.note(job, seconds, now):
             self.post.do(Log(batch))
         for work, outcome in outcomes:

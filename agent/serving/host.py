@@ -112,7 +112,7 @@ class Host:
         self.computing: Computing | None = None
         self._pumping: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._ticked = self._clock()
+        self._ticked = self.began_at = self._clock()
         self._closed = False
         self.incoming = Incoming(self, device)
 

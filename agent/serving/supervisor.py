@@ -348,6 +348,8 @@ class WorkerSupervisor:
         sample.worker.pid = self.pid or 0
         stats = self.stats
         sample.worker.dropped_log_entries = stats.dropped_entries
+        sample.worker.counted_at = stats.at
+        sample.worker.counts_began_at = stats.began_at
         sample.replicas.extend(pb.ReplicaSample(**_plain(one)) for one in stats.replicas)
         sample.sources.extend(pb.SourceSample(**_plain(one)) for one in stats.sources)
         sample.sinks.extend(pb.SinkSample(**_plain(one)) for one in stats.sinks)

@@ -104,7 +104,7 @@ class Worker:
 
     def _stats(self) -> control.Stats:
         host = self._host
-        return stats_of(host.flows, host.now(), host.dropped_entries)
+        return stats_of(host.flows, host.now(), host.dropped_entries, host.began_at)
 
     async def _send_stats(self) -> None:
         while True:
@@ -129,9 +129,11 @@ class Worker:
                 os._exit(_HANGS)
 
 
-def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> control.Stats:
-    """What the flows have done and have to do."""
-    stats = control.Stats(dropped_entries=dropped_entries)
+def stats_of(
+    flows: dict[str, Flow], now: float, dropped_entries: int = 0, began_at: float = 0.0
+) -> control.Stats:
+    """What the flows have done and have to do: all of one moment."""
+    stats = control.Stats(dropped_entries=dropped_entries, at=now, began_at=began_at)
     for name, flow in flows.items():
         for number, generation in flow.generations.items():
             for replica, queue in generation.queues.items():
@@ -145,7 +147,7 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                         requests=queue.requests,
                         items=queue.items,
                         batches=queue.batches,
-                        busy_seconds=queue.busy_seconds,
+                        busy_seconds=queue.busy(now),
                         errors=queue.errors,
                         waiting=queue.batcher.waiting,
                         service=queue.service.percentiles(now),
@@ -157,7 +159,7 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                     )
                 )
         for source in flow.sources.by_key.values():
-            if source.retired and source.is_finished:
+            if source.retired and source.is_finished and not flow.is_of_run(source.key):
                 continue
             ledger = source.ledger
             stats.sources.append(
@@ -173,6 +175,11 @@ def stats_of(flows: dict[str, Flow], now: float, dropped_entries: int = 0) -> co
                     rate=ledger.latency.rate(now),
                     run=source.key.removesuffix(f".{source.stage}"),
                     waiting=source.waiting(now),
+                    windows=list(ledger.attainment.windows(now)),
+                    lanes=dict(ledger.lanes.by_lane),
+                    generation=ledger.lanes.generation,
+                    errors=ledger.counts.errors,
+                    filtered=ledger.counts.filtered,
                 )
             )
         for stage, sink in flow.sinks.items():

@@ -1,6 +1,7 @@
 """The `coordinator` command. Each module of this package adds its commands to the parser.
 
-Exit codes: 0 done, 1 failed, 2 misused, 3 infeasible, 4 partly applied and rolled back.
+Exit codes: 0 done, 1 failed, 2 misused, 3 infeasible, 4 partly applied and rolled back. To `wait` and `apply --wait`,
+failed is also a run in which a request failed or the SLO was missed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ COMMAND_MODULES: Final = (
     "coordinator.cli.drain",
     "coordinator.cli.run",
     "coordinator.cli.status",
+    "coordinator.cli.waiting",
     "coordinator.cli.artifacts",
     "coordinator.cli.events",
     "coordinator.cli.variants",

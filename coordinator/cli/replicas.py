@@ -50,7 +50,16 @@ def ledger_line(ledger: Ledger) -> str:
         text += f" + filtered {ledger.filtered}"
     text += f" + in flight {ledger.in_flight}" if ledger.in_flight else ""
     text += f"; waiting to be accepted {ledger.waiting}" if ledger.waiting else ""
-    return text + f"; injected again {ledger.retried}, duplicates dropped {ledger.duplicates}"
+    return f"{text}; retried {ledger.retried}, duplicates dropped {ledger.sinks.duplicates}"
+
+
+def sinks_line(ledger: Ledger) -> str:
+    """What the sinks have, as they say at another moment; empty while something is in flight."""
+    sinks = ledger.sinks
+    if ledger.in_flight or not sinks.ended:
+        return ""
+    text = f"at the sinks: {sinks.results} results + {sinks.errors} errors"
+    return text + (f" + {sinks.filtered} filtered" if sinks.filtered else "") + " on disk"
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,16 @@ from coordinator.cli.output import Output
 from coordinator.cli.plans import read_plan
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
+from coordinator.cli.waiting import check_ends, wait_and_show
+from coordinator.cli.waiting import document as waited_document
+from coordinator.cli.waiting import show as show_waited
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.workflow import Source
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.rollout.applying import Applied, Applying, Part
     from coordinator.runner import Mesh
-    from coordinator.status import Ledger
     from tiermesh.documents.workflow import Workflow
 
 _SAID = {
@@ -47,6 +47,7 @@ def register(commands: Commands) -> None:
             "  coordinator apply plan.json --dry-run\n"
             "  coordinator apply plan.json --run evening --wait --json\n"
             "It returns when every device of the plan serves it, and the others have ended what they had.\n"
+            "With --wait it returns when the run has ended; exit code 1: a request failed, or the SLO was missed.\n"
             "exit code 4: a device failed, and what ran before runs (again)"
         ),
     )
@@ -73,7 +74,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="return only when the sources are finished and the sinks have confirmed it all",
+        help="return only when the run has ended; fail when a request failed or the SLO was missed",
     )
     add_variants_option(parser)
     add_mesh_options(parser)
@@ -89,17 +90,25 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     if args.workflow is not None:
         workflow = await mesh.read_workflow(args.workflow)
     if args.wait:
-        _check_ends(workflow or mesh.workflow_of(plan))
+        check_ends(
+            workflow or mesh.workflow_of(plan),
+            "--wait",
+            "Leave --wait out; without it, too, apply returns only when every device serves the plan",
+        )
     if args.dry_run:
         return await _preview(await mesh.applying(plan, workflow=workflow), args, output)
     with bars(output) as report:
         applied = await mesh.apply(plan, workflow=workflow, run=args.new_run, report=report)
     show(applied, output)
     told = document(applied)
-    if args.wait and applied.exit_code == 0:
-        told["ledger"] = await _wait(mesh, applied, output)
+    code = applied.exit_code
+    if args.wait and code == 0:
+        waited = await wait_and_show(mesh, applied.workflow, output)
+        show_waited(waited, output)
+        told |= {"waited": waited_document(waited), "ledger": msgspec.to_builtins(waited.ledger)}
+        code = 0 if waited.ok else 1
     output.document(told)
-    return applied.exit_code
+    return code
 
 
 def _plan(given: str | Path, mesh: Mesh) -> Plan:
@@ -109,21 +118,6 @@ def _plan(given: str | Path, mesh: Mesh) -> Plan:
             raise InvalidDocument(f"no plan {given} was made here", fix="Give the plan's file")
         return record.plan
     return read_plan(given)
-
-
-def _check_ends(workflow: Workflow) -> None:
-    endless = [name for name in workflow.of_kind(Source) if _is_endless(workflow, name)]
-    if endless:
-        raise InvalidDocument(
-            "--wait would never return",
-            why=f"the source `{endless[0]}` repeats its files for ever",
-            fix="Leave --wait out; without it, too, apply returns only when every device serves the plan",
-        )
-
-
-def _is_endless(workflow: Workflow, name: str) -> bool:
-    source = workflow.stages[name]
-    return isinstance(source, Source) and source.repeat and source.count is None
 
 
 async def _preview(applying: Applying, args: argparse.Namespace, output: Output) -> int:
@@ -178,24 +172,3 @@ def show(applied: Applied, output: Output) -> None:
         output.progress.print(f"[red]{clean(device)}[/]: {clean(why)}")
     if applied.restored is not None:
         show(applied.restored, output)
-
-
-async def _wait(mesh: Mesh, applied: Applied, output: Output) -> Mapping[str, Any]:
-    from coordinator.status import ledger_of
-
-    newest: dict[str, Any] = {}
-    ledger: Ledger = ledger_of([], applied.workflow, applied.run)
-    devices = [d for d in mesh.fleet.ready if d.name in applied.phases]
-    with output.progress.status("waiting for results") as shown:
-        async for observed in mesh.watch(devices=devices, interval_s=0.5):
-            if observed.sample is not None:
-                newest[observed.device.id] = observed.sample
-            ledger = ledger_of(newest.values(), applied.workflow, applied.run)
-            shown.update(f"{ledger.accepted} accepted, {ledger.confirmed} confirmed")
-            if ledger.finished and ledger.confirmed == ledger.accepted:
-                break
-    output.console.print(
-        f"{ledger.accepted} accepted = {ledger.results} results + {ledger.errors} errors"
-        f" + {ledger.filtered} filtered"
-    )
-    return msgspec.to_builtins(ledger)

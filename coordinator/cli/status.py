@@ -11,10 +11,10 @@ import msgspec
 
 from coordinator import config
 from coordinator.cli import arguments
-from coordinator.cli.margin import interval_words
+from coordinator.cli.attained import attainment_lines
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
-from coordinator.cli.replicas import ledger_line, replica_table
+from coordinator.cli.replicas import ledger_line, replica_table, sinks_line
 from coordinator.cli.text import clean, device_label
 from tiermesh.errors import InvalidDocument
 
@@ -79,13 +79,18 @@ async def _measured(args: argparse.Namespace) -> list[WorkflowStatus]:
         used = {d for name in names for d in mesh.fleet.running[name].devices}
         devices = [mesh.fleet.devices[d] for d in sorted(used)]
         samples, silent = await _sampled(mesh, devices, args.interval)
-        return [status_of(name, mesh.fleet, samples, silent) for name in names]
+        return [status_of(name, mesh.fleet, samples, silent, mesh.now()) for name in names]
 
 
 async def _sampled(
     mesh: Mesh, devices: list[Device], interval_s: float
 ) -> tuple[dict[str, list[telemetry_pb2.Sample]], dict[str, str]]:
-    """Two samples of each device, or why a device gave none."""
+    """Samples of each device that are far enough apart for rates, or why a device gave none."""
+    from coordinator.status import SHORTEST_S, counted_at
+
+    def is_enough(of: list[telemetry_pb2.Sample]) -> bool:
+        return len(of) >= SAMPLES and counted_at(of[-1]) - counted_at(of[0]) >= SHORTEST_S
+
     samples: dict[str, list[telemetry_pb2.Sample]] = defaultdict(list)
     silent: dict[str, str] = {}
     watching = mesh.watch(devices=devices, interval_s=interval_s)
@@ -97,7 +102,7 @@ async def _sampled(
                     silent.pop(observed.device.id, None)
                 else:
                     silent[observed.device.id] = observed.why
-                enough = {d for d, of in samples.items() if len(of) >= SAMPLES} | silent.keys()
+                enough = {d for d, of in samples.items() if is_enough(of)} | silent.keys()
                 if len(enough) == len(devices):
                     break
     except TimeoutError:
@@ -113,13 +118,11 @@ def _show(status: WorkflowStatus, output: Output) -> None:
     )
     rate = "?" if status.throughput_rps is None else f"{status.throughput_rps:.2f}"
     say(f"  throughput {rate}/s (predicted {predicted.throughput_rps:.2f}/s)")
-    for name, promised in predicted.latency_ms.items():
-        measured = status.latency_ms.get(name)
-        shown = "?" if measured is None else f"{measured:.0f} ms"
-        interval = interval_words(predicted, name)
-        told = f"{promised:.0f} ms, {interval}" if interval else f"{promised:.0f} ms"
-        say(f"  latency {name} {shown} (predicted {told})")
-    say(f"  {ledger_line(status.ledger)}")
+    for line in attainment_lines(status.attainment, predicted, status.latency_ms):
+        say(f"  {line}", soft_wrap=True)
+    for line in (ledger_line(status.ledger), sinks_line(status.ledger)):
+        if line:
+            say(f"  {line}", soft_wrap=True)
     if status.replan is not None:
         say(f"  planned again: {_replanned(status.replan)}")
     say(replica_table(status))

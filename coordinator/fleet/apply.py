@@ -22,6 +22,7 @@ from coordinator.fleet.lifecycle import (
     unanswered,
 )
 from coordinator.fleet.naming import unique
+from coordinator.fleet.spending import spent_usd
 from coordinator.fleet.state import (
     WAY_BACK,
     Device,
@@ -392,6 +393,9 @@ def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
     fleet = replace(
         fleet, way_back=_with(fleet.way_back, rollout.workflow, _way_back(fleet, closed))
     )
+    before = fleet.running.get(rollout.workflow)
+    same_run = before is not None and before.run == rollout.run
+    spent = spent_usd(fleet, before, at) if before is not None and same_run else 0.0
     running = {k: v for k, v in fleet.running.items() if k != rollout.workflow}
     serving = [d for d, phase in rollout.phases.items() if phase is Phase.COMMITTED]
     if serving:
@@ -403,6 +407,7 @@ def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
             catalogue=rollout.catalogue,
             devices=serving,
             since=at,
+            spent_usd=spent,
         )
     return replace(fleet, running=running)
 

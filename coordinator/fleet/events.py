@@ -297,6 +297,16 @@ class DeviceNoted(_Reported, frozen=True, kw_only=True):
     text: str
 
 
+class SloVerdict(Happening, frozen=True, kw_only=True):
+    """Whether a workflow keeps its SLO has changed: `verdict` is met, at-risk or missed, and `why` the reason."""
+
+    workflow: str
+    generation: int
+    verdict: str
+    before: str
+    why: str
+
+
 class OperatorNoted(Happening, frozen=True, kw_only=True):
     """What an operator did or wrote, for the audit."""
 
@@ -333,5 +343,6 @@ Event: TypeAlias = (
     | RolloutHeld
     | WorkerRestarted
     | DeviceNoted
+    | SloVerdict
     | OperatorNoted
 )

@@ -115,7 +115,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """What serves a workflow now. `devices` are ids."""
+    """What serves a workflow now. `devices` are ids; `spent_usd` is what earlier generations of the run came to."""
 
     plan: str
     workflow_digest: str
@@ -124,6 +124,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     catalogue: Catalogue
     devices: list[str]
     since: float
+    spent_usd: float = 0.0
 
 
 class Replan(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.files import parse_workflow
 from coordinator.fleet.liveness import Timing
+from coordinator.keeping.judging import Judging
 from coordinator.keeping.listening import Listening
 from coordinator.keeping.unmeasured import Unmeasured
 from coordinator.keeping.workflow import MEASURE_S, Kept
@@ -59,6 +60,7 @@ class Keeping:
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._kept: dict[str, Kept] = {}
         self._unmeasured = Unmeasured(mesh, report)
+        self._judging = Judging(mesh, self.newest)
         self._keep = partial(
             Kept,
             mesh,
@@ -128,6 +130,7 @@ class Keeping:
             await asyncio.sleep(MEASURE_S)
             for kept in list(self._kept.values()):
                 await kept.measure()
+            await self._judging.look()
 
     def _take(self, observed: Observed) -> None:
         self.newest[observed.device.id] = observed

@@ -13,10 +13,10 @@ from agent.serving.clock import anchor
 from agent.serving.ends.arrivals import Arrivals
 from agent.serving.ends.datafolder import DataFolder
 from agent.serving.ends.ledger import Ledger
-from agent.serving.ends.results import ResultFile, SinkWriter, read_ids
+from agent.serving.ends.results import ResultFile, SinkWriter, read_endings
 from agent.serving.ends.sink import Sink
 from agent.serving.ends.source import Source
-from agent.serving.ends.sources import locate_sinks
+from agent.serving.ends.sources import count_for, locate_sinks
 from agent.serving.ends.spool import Spool, remove_if_empty
 from agent.serving.flow import Flow
 from agent.serving.instructions import Drop, Forget, Read, Record, Settled, Write
@@ -146,6 +146,9 @@ class Ends:
             (s.request, s.sink, s.device): s for s in await self._on_disk(spool.strays)
         }
         locate_sinks(ledger, generation, offer["stage"])
+        now = self._driver.now()
+        ledger.attainment.resume(*await self._on_disk(lambda: spool.totals(now)))
+        count_for(ledger, generation, now)
         source = Source(**offer, ledger=ledger, now=self._driver.now())
         # On disk before the first request is sent: after a kill, too, it is known where it may have ended.
         await self._on_disk(_sinks_of(spool, ledger))
@@ -205,7 +208,7 @@ class Ends:
                 continue
             path = self._sink_path(assignment, stage, stage.sink)
             if await asyncio.to_thread(path.is_file):
-                remembered = await asyncio.to_thread(read_ids, path)
+                remembered = await asyncio.to_thread(read_endings, path)
                 flow.sinks[stage.name] = Sink(assignment.run, remembered)
 
     def _check_same(self, flow: Flow, stage: StageSpec, path: Path) -> None:

@@ -15,6 +15,7 @@ from enum import IntEnum
 from math import inf
 from typing import Final
 
+from agent.serving.ends.attainment import Attainment, Ended, LaneCounts
 from agent.serving.ends.budget import Budget
 from agent.serving.tuning.percentiles import Measurements
 from tiermesh import limits
@@ -97,6 +98,12 @@ class Request:
     forsaken: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     """Sinks and their former devices that have not said so in time: it goes to the new device nevertheless."""
     strays: list[Stray] = field(default_factory=list["Stray"])
+    offered_at: float | None = None
+    """When it was due at its source; None where that is not known, such as of one that an older agent accepted."""
+    ended: Ended | None = None
+    """How it ended at the sinks that have confirmed it."""
+    counted: tuple[str, ...] = ()
+    """What it adds to the totals of the run; see `Attainment`."""
 
 
 class Pace:
@@ -132,11 +139,27 @@ _LEAST_WINDOW: Final = 4
 
 @dataclass(slots=True)
 class Counts:
-    """What a source has done in its run, restarts included. `accepted == confirmed + in flight`, always."""
+    """What a source has done in its run, restarts included.
+
+    `accepted == confirmed + in flight` and `confirmed == results + errors + filtered`, always.
+    """
 
     accepted: int = 0
     confirmed: int = 0
     retried: int = 0
+    errors: int = 0
+    filtered: int = 0
+
+    @property
+    def results(self) -> int:
+        """Of the confirmed ones, those with a result."""
+        return self.confirmed - self.errors - self.filtered
+
+    def end(self, ended: Ended) -> None:
+        """One more is confirmed."""
+        self.confirmed += 1
+        self.errors += ended is Ended.ERROR
+        self.filtered += ended is Ended.FILTERED
 
 
 class Progress:
@@ -228,6 +251,8 @@ class Ledger:
         self.in_order = False
         """An aggregate takes its requests in order, so that each waits for all before it."""
         self.latency = Measurements()
+        self.attainment = Attainment()
+        self.lanes = LaneCounts()
         self._lost: dict[str, float] = {}
         self._trying = ""
         """The request that tries the lanes while none is free of lost devices."""
@@ -345,14 +370,19 @@ class Ledger:
         for request in requests:
             request.unconfirmed = set(self._sinks)
             request.accepted_at = min(request.accepted_at, now)
+            if request.offered_at is not None:
+                request.offered_at = min(request.offered_at, request.accepted_at)
             request.deadline = min(request.deadline, now + self._deadline_s)
             self.requests[request.id] = request
             self._put(request, -inf)
 
-    def accept(self, index: int, request_id: str, file: str, now: float) -> Request:
-        """A request is accepted; `record` it before it is injected."""
+    def accept(
+        self, index: int, request_id: str, file: str, now: float, offered_at: float | None = None
+    ) -> Request:
+        """A request, due since `offered_at`, is accepted; `record` it before it is injected."""
         deadline = now + self._deadline_s
         request = Request(index, request_id, file, now, deadline, set(self._sinks))
+        request.offered_at = offered_at
         self.requests[request_id] = request
         self.counts.accepted += 1
         self.repeats.accepted(now)
@@ -460,7 +490,14 @@ class Ledger:
         self._put(request, now + min(FAIL_AGAIN_S * 2 ** min(request.attempt, 4), 10.0))
 
     def confirmed(
-        self, request_id: str, sink: str, now: float, attempt: int = 0, by: str = ""
+        self,
+        request_id: str,
+        sink: str,
+        now: float,
+        attempt: int = 0,
+        by: str = "",
+        *,
+        ended: Ended = Ended.RESULT,
     ) -> Request | None:
         """A sink, on device `by`, has confirmed an attempt of a request: the request once all sinks have, else None."""
         request = self.requests.get(request_id)
@@ -470,16 +507,23 @@ class Ledger:
             self._lost.clear()
         if sink in request.unconfirmed:
             self._note_strays(request, sink, by)
+            request.ended = ended if request.ended is None else request.ended.with_another(ended)
         request.unconfirmed.discard(sink)
         if request.unconfirmed:
             return None
         del self.requests[request_id]
-        self.counts.confirmed += 1
         self.progress.ended(request, now)
+        self._count(request, now)
+        return request
+
+    def _count(self, request: Request, now: float) -> None:
+        ended = request.ended or Ended.RESULT
+        self.counts.end(ended)
+        since = request.accepted_at if request.offered_at is None else request.offered_at
+        request.counted = self.attainment.note(ended, now - since, now)
         seconds = now - request.accepted_at
         self.latency.add(seconds, now)
         self.pace.confirmed(seconds, len(self.requests))
-        return request
 
     def _note_strays(self, request: Request, sink: str, by: str) -> None:
         """A request has ended at one device of a sink: where else it may have ended, it must not count."""

@@ -104,9 +104,9 @@ class ResultFile:
             ) from None
         self._encoder = msgspec.json.Encoder()
 
-    def remembered(self, run: str) -> tuple[list[str], Endings]:
-        """The ids of all lines, and how the requests of a run ended. A line that was cut off is removed."""
-        ids: list[str] = []
+    def remembered(self, run: str) -> tuple[dict[str, Kind], Endings]:
+        """How each request ended, by id, oldest first, and those of a run in numbers. A cut line is removed."""
+        ids: dict[str, Kind] = {}
         endings = Endings()
         decoder = msgspec.json.Decoder(_Known)
         whole = 0
@@ -122,7 +122,7 @@ class ResultFile:
                 except (msgspec.MsgspecError, ValueError):
                     log.warning("line %d of a sink's file is not a result", number)
                     continue
-                ids.append(known.id)
+                ids[known.id] = _KINDS.get(known.outcome, Kind.DATA)
                 if known.run == run and known.outcome in _KINDS:
                     endings.count(_KINDS[known.outcome])
         self._end = whole
@@ -210,16 +210,16 @@ def _opened(path: Path) -> RawIOBase:
     return cast("RawIOBase", os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0))
 
 
-def read_ids(path: Path) -> list[str]:
-    """The ids of all whole lines of a sink's file that somebody may still write; blocks."""
+def read_endings(path: Path) -> dict[str, Kind]:
+    """How each request ended, by id, in the whole lines of a sink's file that somebody may still write; blocks."""
     decoder = msgspec.json.Decoder(_Known)
-    ids: list[str] = []
+    ids: dict[str, Kind] = {}
     with path.open("rb") as lines:
         for line in lines:
             with contextlib.suppress(msgspec.MsgspecError, ValueError):
                 known = decoder.decode(line)
                 bytes.fromhex(known.id)
-                ids.append(known.id)
+                ids[known.id] = _KINDS.get(known.outcome, Kind.DATA)
     return ids
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -42,21 +42,23 @@ class Endings:
 class Sink:
     """Removes duplicates, and counts how the requests of a run ended.
 
-    `remembered` are the ids of the requests that ended before a restart, oldest first.
+    `remembered` are the ids of the requests that ended before a restart, and how, oldest first.
     """
 
     def __init__(
         self,
         run: str,
-        remembered: Iterable[str] = (),
+        remembered: Mapping[str, Kind] | None = None,
         endings: Endings | None = None,
         *,
         kept: int = limits.SINK_REMEMBERED_IDS,
     ) -> None:
         self.run = run
         self._kept = kept
-        self._ended = dict.fromkeys((bytes.fromhex(r) for r in remembered), True)
-        """By id, whether the request has ended here; or elsewhere, as its source says."""
+        self._ended: dict[bytes, Kind | None] = {
+            bytes.fromhex(request): kind for request, kind in (remembered or {}).items()
+        }
+        """By id, how the request has ended here; None where it has ended elsewhere, as its source says."""
         self._writing: dict[str, Frame] = {}
         self.endings = endings or Endings()
         self.since = 0
@@ -69,7 +71,11 @@ class Sink:
 
     def has_written(self, request_id: str) -> bool:
         """Whether the end of a request is in the file here."""
-        return self._ended.get(bytes.fromhex(request_id), False)
+        return self.ended(request_id) is not None
+
+    def ended(self, request_id: str) -> Kind | None:
+        """How a request has ended here; None where it has not."""
+        return self._ended.get(bytes.fromhex(request_id))
 
     def is_writing(self, request_id: str) -> bool:
         """Whether the end of a request is on its way to the disk."""
@@ -100,13 +106,13 @@ class Sink:
     def written(self, request_id: str, kind: Kind, run: str) -> None:
         """The end of a request is on disk."""
         del self._writing[request_id]
-        self._remember(request_id, written=True)
+        self._remember(request_id, kind)
         if run == self.run:
             self.endings.count(kind)
 
     def refuse(self, request_id: str) -> None:
         """A request has ended elsewhere: it does not end here."""
-        self._remember(request_id, written=False)
+        self._remember(request_id, None)
 
     def dropped(self, request_id: str, kind: Kind | None) -> None:
         """The end of a request, of this kind and in this run, is not in the file any more."""
@@ -114,7 +120,7 @@ class Sink:
         if kind is not None:
             self.endings.count(kind, -1)
 
-    def _remember(self, request_id: str, *, written: bool) -> None:
-        self._ended[bytes.fromhex(request_id)] = written
+    def _remember(self, request_id: str, kind: Kind | None) -> None:
+        self._ended[bytes.fromhex(request_id)] = kind
         if len(self._ended) > self._kept:
             del self._ended[next(iter(self._ended))]

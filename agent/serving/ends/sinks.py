@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from msgspec.structs import replace
 
+from agent.serving.ends.attainment import Ended
 from agent.serving.ends.sink import Arrival, Sink
 from agent.serving.instructions import Drop, Write
 from agent.serving.routing.generation import Generation
 from agent.serving.routing.post import Generations, Post
-from tiermesh.frames import EMPTY, Frame, Kind
+from tiermesh.errors import TiermeshError
+from tiermesh.frames import EMPTY, Frame, Kind, pack
+
+_SAID: Final = {
+    Kind.ERROR: pack({"ended": Ended.ERROR.value}),
+    Kind.FILTERED: pack({"ended": Ended.FILTERED.value}),
+}
+"""What a confirmation says of how a request ended; nothing of a result, as agents before it do of all."""
 
 
 class Sinks:
@@ -40,7 +49,7 @@ class Sinks:
             return Arrival.WAIT
         arrival = sink.arrive(frame)
         if arrival is Arrival.CONFIRM:
-            self._confirm(frame, now)
+            self._confirm(frame, sink.ended(frame.request_id), now)
         return arrival
 
     def written(self, writes: Iterable[Write], now: float) -> None:
@@ -50,7 +59,7 @@ class Sinks:
             self.by_stage[write.sink].written(frame.request_id, frame.kind, write.run)
             if write.release is not None:
                 write.release()
-            self._confirm(frame, now)
+            self._confirm(frame, frame.kind, now)
 
     def answer(self, frame: Frame, now: float) -> None:
         """A source asks whether a request ended at a sink that was here."""
@@ -58,7 +67,8 @@ class Sinks:
         if sink is None or sink.is_writing(frame.request_id):
             return
         if sink.has_ended(frame.request_id):
-            self._confirm(frame, now)
+            # On which lane it came is not known: it is of no generation.
+            self._confirm(replace(frame, generation=0), sink.ended(frame.request_id), now)
         elif sink.since > self._generations.current:
             clear = replace(frame, kind=Kind.CLEAR, origin=self._post.device, sources=())
             for source in frame.sources:
@@ -87,7 +97,7 @@ class Sinks:
         for source in frame.sources:
             self._post.send_to(source, said, now)
 
-    def _confirm(self, frame: Frame, now: float) -> None:
+    def _confirm(self, frame: Frame, ended: Kind | None, now: float) -> None:
         if not frame.sources:
             return
         confirm = replace(
@@ -96,10 +106,20 @@ class Sinks:
             origin=frame.stage,
             stage="",
             sources=(),
-            payload=EMPTY,
+            payload=_SAID.get(ended, EMPTY) if ended is not None else EMPTY,
             error="",
             deadline=0.0,
             done=(),
         )
         for source in frame.sources:
             self._post.send_to(source, confirm, now)
+
+
+def how_it_ended(confirm: Frame) -> Ended:
+    """How the request of a confirmation ended: with a result, where it says nothing else."""
+    if confirm.payload == EMPTY:
+        return Ended.RESULT
+    try:
+        return Ended(confirm.payload.unpack().get("ended", Ended.RESULT))
+    except (TiermeshError, ValueError):
+        return Ended.RESULT

@@ -145,7 +145,7 @@ class Source:
             index = self._index
             request = ids.request_id(self._workflow, self._run, index)
             file = self._files[index % len(self._files)]
-            accepted.append(self.ledger.accept(index, request, file, now))
+            accepted.append(self.ledger.accept(index, request, file, now, self._next_at))
             self._pacing.passed(now)
             if not self._is_over:
                 self._next_at += self._arrivals.gap(self._index)

@@ -7,7 +7,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from agent.serving.ends.attainment import Ended
 from agent.serving.ends.ledger import Ledger, Request, Stray
+from agent.serving.ends.sinks import how_it_ended
 from agent.serving.ends.source import Source
 from agent.serving.instructions import Forget, Settled
 from agent.serving.routing.generation import Generation
@@ -69,10 +71,11 @@ class Sources:
             )
             self._post.send_to(former.device, ask, now)
 
-    def sinks_moved(self, generation: Generation) -> None:
-        """A generation is current: tell the ledgers where their sinks are."""
+    def switched(self, generation: Generation, now: float) -> None:
+        """A generation is current: tell the ledgers where their sinks are, and what is asked."""
         for source in self.by_key.values():
             locate_sinks(source.ledger, generation, source.stage)
+            count_for(source.ledger, generation, now)
 
     def _drop_strays(self, source: Source, now: float) -> None:
         """Tell the devices in reach what does not count there; it is told again until they have said that they know."""
@@ -162,9 +165,7 @@ class Sources:
         for source in self.by_key.values():
             ledger = source.ledger
             if frame.kind is Kind.CONFIRM:
-                ended = ledger.confirmed(frame.request_id, frame.origin, now, frame.attempt, by)
-                if ended is not None:
-                    self._post.do(Forget(source.key, ended))
+                self._confirm(source, frame, by, now)
             elif frame.kind is Kind.DROPPED:
                 stray = ledger.dropped(frame.request_id, frame.stage, frame.origin, now)
                 if stray is not None:
@@ -176,6 +177,23 @@ class Sources:
             else:
                 epoch, gone = _told(frame)
                 ledger.device_lost(frame.origin, epoch, gone=gone, now=now)
+
+    def _confirm(self, source: Source, confirm: Frame, by: str, now: float) -> None:
+        ledger, how = source.ledger, how_it_ended(confirm)
+        ended = ledger.confirmed(
+            confirm.request_id, confirm.origin, now, confirm.attempt, by, ended=how
+        )
+        if ended is None:
+            return
+        if ended.ended is not Ended.ERROR:
+            ledger.lanes.note(confirm.generation, confirm.lane)
+        self._post.do(Forget(source.key, ended))
+
+
+def count_for(ledger: Ledger, generation: Generation, now: float) -> None:
+    """Have a ledger count against the SLO, and by the lanes, of the generation that is current."""
+    ledger.attainment.ask(generation.assignment.latency_s, now)
+    ledger.lanes.begin(generation.number)
 
 
 def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.serving.clock import Anchor
+from agent.serving.ends.attainment import Ended
 from agent.serving.ends.ledger import Counts, Former, Request, Stray
 from tiermesh.errors import StorageFull
 
@@ -25,6 +26,9 @@ INSERT INTO source SELECT 0 WHERE NOT EXISTS (SELECT * FROM source);
 CREATE TABLE IF NOT EXISTS addresses (device TEXT PRIMARY KEY, address TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS strays (id TEXT NOT NULL, sink TEXT NOT NULL, device TEXT NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, zero REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS offered (number INTEGER PRIMARY KEY, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS began (at REAL NOT NULL);
 """
 
 
@@ -54,21 +58,40 @@ class Spool:
                     (moved, moved),
                 )
                 self._db.execute("UPDATE strays SET until = until + ?", (moved,))
+                self._db.execute("UPDATE offered SET at = at + ?", (moved,))
+                self._db.execute("UPDATE began SET at = at + ?", (moved,))
             self._db.execute("DELETE FROM clock")
             self._db.execute("INSERT INTO clock VALUES (?, ?)", anchor)
 
     def load(self) -> tuple[list[Request], Counts]:
         """The requests in flight when the worker ended, and how many there were in all."""
         rows = self._db.execute(
-            "SELECT number, id, file, accepted_at, deadline FROM requests ORDER BY number"
+            "SELECT number, id, file, accepted_at, deadline, at"
+            " FROM requests LEFT JOIN offered USING (number) ORDER BY number"
         )
         # Whether the first attempt was sent is not known, so the next one counts as a repetition.
         requests = [
-            Request(index, request, file, accepted_at, deadline, set(), attempt=1)
-            for index, request, file, accepted_at, deadline in rows
+            Request(*row, set(), attempt=1, offered_at=offered_at) for *row, offered_at in rows
         ]
         (accepted,) = self._db.execute("SELECT next FROM source").fetchone()
-        return requests, Counts(accepted=accepted, confirmed=accepted - len(requests))
+        totals = self._totals()
+        return requests, Counts(
+            accepted=accepted,
+            confirmed=accepted - len(requests),
+            errors=totals.get(Ended.ERROR, 0),
+            filtered=totals.get(Ended.FILTERED, 0),
+        )
+
+    def totals(self, now: float) -> tuple[dict[str, int], float]:
+        """What the requests that ended added, by name, and when this file was begun: `now` for a new one."""
+        self._db.execute(
+            "INSERT INTO began SELECT ? WHERE NOT EXISTS (SELECT * FROM began)", (now,)
+        )
+        (began,) = self._db.execute("SELECT at FROM began").fetchone()
+        return self._totals(), began
+
+    def _totals(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT name, count FROM totals").fetchall())
 
     def accept(self, requests: Iterable[Request]) -> None:
         """Keep requests, in order.
@@ -76,10 +99,13 @@ class Spool:
         Raises:
             StorageFull: they cannot be kept.
         """
+        requests = list(requests)
         rows = [(r.index, r.id, r.file, r.accepted_at, r.deadline) for r in requests]
+        offered = [(r.index, r.offered_at) for r in requests if r.offered_at is not None]
         try:
             with self._transaction():
                 self._db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", rows)
+                self._db.executemany("INSERT OR REPLACE INTO offered VALUES (?, ?)", offered)
                 self._db.execute("UPDATE source SET next = ?", (rows[-1][0] + 1,))
         except sqlite3.Error as error:
             raise StorageFull(
@@ -131,11 +157,16 @@ class Spool:
     def forget(self, requests: Iterable[Request]) -> None:
         """Requests have ended. Failing to forget costs a repetition after a restart, no more."""
         requests = list(requests)
+        numbers = [(r.index,) for r in requests]
+        totals = [(name,) for r in requests for name in (r.ended or Ended.RESULT, *r.counted)]
         strays = [(s.request, s.sink, s.device, s.until) for r in requests for s in r.strays]
         with self._transaction():
             self._db.executemany("INSERT INTO strays VALUES (?, ?, ?, ?)", strays)
+            self._db.executemany("DELETE FROM requests WHERE number = ?", numbers)
+            self._db.executemany("DELETE FROM offered WHERE number = ?", numbers)
             self._db.executemany(
-                "DELETE FROM requests WHERE number = ?", [(r.index,) for r in requests]
+                "INSERT INTO totals VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET count = count + 1",
+                totals,
             )
 
     def close(self) -> None:

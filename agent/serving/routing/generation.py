@@ -62,6 +62,7 @@ class ReplicaQueue:
         self.service = Measurements()
         self.requests = self.items = self.batches = self.errors = 0
         self.busy_seconds = 0.0
+        self._running_since: float | None = None
         self.batch_sizes: dict[int, int] = {}
         self.batch_seconds: dict[int, float] = {}
 
@@ -75,11 +76,23 @@ class ReplicaQueue:
         """Items in a batch, on the average; 0 before the first."""
         return self.items / self.batches if self.batches else 0.0
 
+    def began(self, now: float) -> None:
+        """A job is handed to the compute lane."""
+        self.batcher.running += 1
+        self._running_since = now
+
+    def busy(self, now: float) -> float:
+        """Seconds of the compute lane that its jobs have taken, that of the one under way included."""
+        since = self._running_since
+        return self.busy_seconds + (max(now - since, 0.0) if since is not None else 0.0)
+
     def note(self, job: Job, seconds: float, now: float) -> list[BatchServed]:
         """A job has run: the batches that it was.
 
         What preparing took counts with the batch that a request's first item is in.
         """
+        self.batcher.running -= 1
+        self._running_since = None
         self.busy_seconds += seconds
         if job.works:
             self.batcher.took(seconds, len(job.works))

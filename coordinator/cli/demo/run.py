@@ -15,6 +15,7 @@ import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 
+from coordinator.cli.attained import verdict_line
 from coordinator.cli.demo import agents, photos, tables
 from coordinator.cli.demo.agents import DEVICES, AgentProcess
 from coordinator.cli.demo.serving import Served, victim_of
@@ -253,6 +254,7 @@ class Demo:
             self._say(line)
         verdict = "[green]balanced[/]" if balanced else "[bold red]NOT BALANCED[/]"
         self._say(f"ledger: {ledger_line(ledger)}: {verdict}")
+        self._say(verdict_line(status.attainment.verdict))
         for event in served.events:
             self._say(f"[yellow]event:[/] {clean(event)}")
         self._say("\n[bold]the same mesh by hand[/]")

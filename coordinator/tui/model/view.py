@@ -91,4 +91,4 @@ class View:
 
         devices = running.devices
         ends, silent = self.telemetry.ends(devices), self.telemetry.silent(devices)
-        return status_of(name, self.fleet, ends, silent)
+        return status_of(name, self.fleet, ends, silent, self.now)

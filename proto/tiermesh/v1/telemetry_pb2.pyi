@@ -181,12 +181,20 @@ class WorkerState(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     DROPPED_LOG_ENTRIES_FIELD_NUMBER: _builtins.int
+    COUNTED_AT_FIELD_NUMBER: _builtins.int
+    COUNTS_BEGAN_AT_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.State.ValueType
     restarts: _builtins.int
     memory_bytes: _builtins.int
     pid: _builtins.int
     dropped_log_entries: _builtins.int
     """What the log of batches has lost because it was too much or the disk too full."""
+    counted_at: _builtins.float
+    """When the counts of replicas, sources and sinks were read, by the worker's clock: all at one moment, which is up to
+    a second before the sample's `at`. Rates are differences of counts over differences of this. 0: not told.
+    """
+    counts_began_at: _builtins.float
+    """When that worker began, by its clock. Where it is another one, its replicas count from zero again."""
     def __init__(
         self,
         *,
@@ -195,10 +203,12 @@ class WorkerState(_message.Message):
         memory_bytes: _builtins.int = ...,
         pid: _builtins.int = ...,
         dropped_log_entries: _builtins.int = ...,
+        counted_at: _builtins.float = ...,
+        counts_began_at: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_log_entries", b"dropped_log_entries", "memory_bytes", b"memory_bytes", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_at", b"counted_at", "counts_began_at", b"counts_began_at", "dropped_log_entries", b"dropped_log_entries", "memory_bytes", b"memory_bytes", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,6 +282,7 @@ class ReplicaSample(_message.Message):
     items: _builtins.int
     batches: _builtins.int
     busy_seconds: _builtins.float
+    """The part of a job under way that has passed counts, too."""
     errors: _builtins.int
     waiting: _builtins.int
     mean_batch: _builtins.float
@@ -353,6 +364,8 @@ class SourceSample(_message.Message):
     WINDOWS_FIELD_NUMBER: _builtins.int
     LANES_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    FILTERED_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     accepted: _builtins.int
@@ -368,6 +381,11 @@ class SourceSample(_message.Message):
     """Requests that are due and not accepted, since there is no room for them below."""
     generation: _builtins.int
     """The generation that `lanes` is of."""
+    errors: _builtins.int
+    """Of the confirmed requests, those that ended in an error and those that a filter ended; the others have a result:
+    accepted = results + errors + filtered + in flight, at every moment.
+    """
+    filtered: _builtins.int
     @_builtins.property
     def latency(self) -> Global___Percentiles:
         """From accepted to confirmed, over the last window."""
@@ -380,7 +398,9 @@ class SourceSample(_message.Message):
 
     @_builtins.property
     def lanes(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
-        """Requests that ended since their generation was committed here, by lane of the plan."""
+        """Requests that ended without an error since their generation was committed here, by lane of the plan: the lane of
+        the attempt that was confirmed. One whose lane is not known is not counted.
+        """
 
     def __init__(
         self,
@@ -399,10 +419,12 @@ class SourceSample(_message.Message):
         windows: _abc.Iterable[Global___SloWindow] | None = ...,
         lanes: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         generation: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        filtered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "errors", b"errors", "filtered", b"filtered", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "run", b"run", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,7 +432,9 @@ Global___SourceSample: _TypeAlias = SourceSample  # noqa: Y015
 
 @_typing.final
 class SloWindow(_message.Message):
-    """How requests of one source ended within a length of time. Windows of several sources add up."""
+    """How requests of one source ended within a length of time. Windows of several sources add up. Latency counts from when
+    a request was due at its source, accepted or held back, to the confirmation of the last sink.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -438,12 +462,15 @@ class SloWindow(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     WITHIN_FIELD_NUMBER: _builtins.int
+    COVERED_SECONDS_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
-    """0: since the run began."""
+    """0: since the run began, or its SLO was last changed."""
     ended: _builtins.int
     """Accepted requests that ended: with a result, filtered, or in an error."""
     failed: _builtins.int
     """Of these, those that ended in an error."""
+    covered_seconds: _builtins.float
+    """How many seconds the counts cover: fewer than `seconds` where the source has not been there for so long."""
     @_builtins.property
     def within(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Of these, those that ended without an error within the latency SLO, by its percentile (`p95`)."""
@@ -455,10 +482,11 @@ class SloWindow(_message.Message):
         ended: _builtins.int = ...,
         failed: _builtins.int = ...,
         within: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        covered_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "failed", b"failed", "seconds", b"seconds", "within", b"within"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered_seconds", b"covered_seconds", "ended", b"ended", "failed", b"failed", "seconds", b"seconds", "within", b"within"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -216,6 +216,7 @@ async def test_waiting_ends_when_the_ledger_balances(coordinator, planned):
     source = pb.SourceSample(
         workflow="read", stage="photos", run="run-1", accepted=9, confirmed=9, finished=True
     )
+    source.windows.add(ended=9, within={"p95": 9})
     sink = pb.SinkSample(workflow="read", stage="text", run="run-1", results=8, errors=1)
     planned[0].samples = [pb.Sample(number=1, at=1.0, sources=[source], sinks=[sink])]
     waited = await coordinator("apply", "plan.json", "--wait", "--no-browse", "--json")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import count
 from typing import Any
 
@@ -20,10 +21,11 @@ from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, encode
 from agent.serving.batcher import Job, Step, Work
 from agent.serving.ends.arrivals import Arrivals
+from agent.serving.ends.attainment import Ended
 from agent.serving.ends.ledger import Counts, Former, Ledger, Request, Stray
 from agent.serving.ends.sink import Sink
 from agent.serving.ends.source import Source
-from agent.serving.ends.sources import locate_sinks
+from agent.serving.ends.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,
@@ -137,6 +139,7 @@ class Disk:
     states: dict[str, Kept] = field(default_factory=dict)
     sinks: dict[str, tuple[dict[str, str], list[Former]]] = field(default_factory=dict)
     strays: dict[str, list[Stray]] = field(default_factory=dict[str, list[Stray]])
+    totals: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
 
 
 @dataclass
@@ -225,7 +228,7 @@ class SimDevice:
             known = stage.name in here or stage.name in self.disk.lines
             if stage.kind == "sink" and known and stage.name not in self.flow.sinks:
                 lines = self.disk.lines.setdefault(stage.name, [])
-                sink = self.flow.sinks[stage.name] = Sink(assignment.run, [i for i, _ in lines])
+                sink = self.flow.sinks[stage.name] = Sink(assignment.run, dict(lines))
                 for _, kind in lines:
                     sink.endings.count(kind)
         for queue in generation.queues.values():
@@ -266,12 +269,17 @@ class SimDevice:
             kept = self.disk.spool.setdefault(key, {})
             requests = [Request(row[0], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
             accepted = self.disk.accepted.get(key, 0)
-            ledger.restore(requests, Counts(accepted, accepted - len(requests)), self.now)
+            totals = self.disk.totals.setdefault(key, Counter())
+            ended = {"errors": totals[Ended.ERROR], "filtered": totals[Ended.FILTERED]}
+            counts = Counts(accepted, accepted - len(requests), **ended)
+            ledger.restore(requests, counts, self.now)
+            ledger.attainment.resume(totals, self.now)
             ledger.sink_devices, ledger.formers = self.disk.sinks.get(key, ({}, []))
             ledger.strays = {
                 (s.request, s.sink, s.device): s for s in self.disk.strays.setdefault(key, [])
             }
             locate_sinks(ledger, generation, key)
+            count_for(ledger, generation, self.now)
             self.keep_sinks(key, ledger)
             flow.sources.by_key[key] = Source(
                 key, key, spec.id, workflow="w", run=assignment.run, arrivals=arrivals,
@@ -416,7 +424,8 @@ class SimDevice:
 
     def forget(self, source: str, request: Request) -> None:
         self.disk.strays.setdefault(source, []).extend(request.strays)
-        self.disk.spool[source].pop(request.id, None)
+        if self.disk.spool[source].pop(request.id, None) is not None:
+            self.disk.totals[source].update((request.ended or Ended.RESULT, *request.counted))
 
     def drop(self, flow: Flow, drop: Drop) -> None:
         lines = self.disk.lines.get(drop.sink, [])
@@ -545,6 +554,7 @@ class SimMesh:
             for source in device.flow.sources.by_key.values():
                 counts, ledger = source.ledger.counts, source.ledger
                 assert counts.accepted == counts.confirmed + ledger.in_flight
+                assert min(counts.results, counts.errors, counts.filtered) >= 0
             for sender in device.flow.links.senders.values():
                 assert sender.unacknowledged <= 5_000
 
@@ -553,6 +563,39 @@ class SimMesh:
         accepted = set().union(*self.accepted.values())
         for sink in sinks:
             assert self.endings[sink].keys() == accepted
+        if not self.may_repeat:
+            self.check_sources(sinks)
+
+    def check_sources(self, sinks: list[str]) -> None:
+        """What the sources count, across kills, is what the sinks have written."""
+        self.run(lambda: not self._in_flight(), 120.0)
+        for key, requests in self.accepted.items():
+            said = Counter[Ended]()
+            for ledger in self._ledgers(key):
+                said.update(
+                    {
+                        Ended.RESULT: ledger.counts.results,
+                        Ended.ERROR: ledger.counts.errors,
+                        Ended.FILTERED: ledger.counts.filtered,
+                    }
+                )
+            assert +said == Counter(self._worst(r, sinks) for r in requests)
+            windows = [list(ledger.attainment.windows(0.0))[-1] for ledger in self._ledgers(key)]
+            assert sum(window.ended for window in windows) == len(requests)
+
+    def _worst(self, request: str, sinks: list[str]) -> Ended:
+        kinds = {Kind.DATA: Ended.RESULT, Kind.ERROR: Ended.ERROR, Kind.FILTERED: Ended.FILTERED}
+        return reduce(Ended.with_another, (kinds[self.endings[sink][request]] for sink in sinks))
+
+    def _ledgers(self, key: str) -> list[Ledger]:
+        flows = [d.flow for d in self.devices.values() if d.flow is not None]
+        return [f.sources.by_key[key].ledger for f in flows if key in f.sources.by_key]
+
+    def _in_flight(self) -> bool:
+        live = all(device.runs for device in self.devices.values() if device.disk.accepted)
+        return not live or any(
+            ledger.in_flight for s in self.accepted for ledger in self._ledgers(s)
+        )
 
     # Computing
 

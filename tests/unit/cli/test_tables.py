@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from coordinator.attainment import Accuracy, Attainment, Spending, Verdict, Word
 from coordinator.cli.replicas import ledger_line, replica_table
 from coordinator.cli.text import device_label
 from coordinator.status import DeviceStatus, Ledger, ReplicaStatus, WorkflowStatus
@@ -45,6 +46,12 @@ def status():
             replica("cam-1", rate_rps=19.5, busy=0.999, waiting=32, service_p95_ms=1_234.5),
             replica("server"),
         ],
+        attainment=Attainment(
+            verdict=Verdict(Word.NO_DATA, "no request has ended yet"),
+            objectives=[],
+            accuracy=Accuracy(),
+            cost=Spending(per_hour=0.5),
+        ),
     )
 
 

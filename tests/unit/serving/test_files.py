@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from agent.serving.clock import Anchor
+from agent.serving.ends.attainment import Ended
 from agent.serving.ends.datafolder import DataFolder
 from agent.serving.ends.ledger import Former, Request, Stray
-from agent.serving.ends.results import Line, ResultFile, SinkWriter, line_of, read_ids
+from agent.serving.ends.results import Line, ResultFile, SinkWriter, line_of, read_endings
 from agent.serving.ends.sink import Arrival, Sink
 from agent.serving.ends.spool import Spool, remove_if_empty
 from agent.serving.instructions import Write
@@ -50,6 +51,27 @@ def test_a_spool_goes_on_where_it_was(tmp_path: Path) -> None:
         (2, IDS[2], "2.jpg", 1.5, 61.5),
     ]
     assert (counts.accepted, counts.confirmed) == (3, 1)
+
+
+def test_a_spool_keeps_how_requests_ended_and_when_they_were_due(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    spool = Spool(path, Anchor("boot 1", 0.0))
+    assert spool.totals(7.0) == ({}, 7.0)
+    ended = [request(0), request(1), request(2)]
+    ended[0].ended, ended[0].counted = Ended.ERROR, ("p95<=3/ended", "p95<=3/failed")
+    ended[1].ended, ended[1].counted = Ended.RESULT, ("p95<=3/ended", "p95<=3/p95")
+    ended[2].offered_at = 0.5
+    spool.accept(ended)
+    spool.forget(ended[:2])
+    # Not closed: the worker is killed, and the clock is set.
+    again = Spool(path, Anchor("boot 1", 100.0))
+    ((left,), counts) = again.load()
+    assert (left.offered_at, left.accepted_at) == (100.5, 101.5)
+    assert (counts.accepted, counts.results, counts.errors, counts.filtered) == (3, 1, 1, 0)
+    totals, began = again.totals(200.0)
+    assert began == 107.0
+    assert totals["p95<=3/ended"] == 2
+    assert totals["p95<=3/p95"] == 1
 
 
 def test_a_clock_that_was_set_between_two_workers_moves_no_deadline(tmp_path: Path) -> None:
@@ -113,7 +135,7 @@ def test_lines_that_do_not_count_are_taken_out_and_the_others_stay(tmp_path: Pat
         wanted = [f"{1:032x}", f"{3:032x}", f"{9:032x}"]
         assert file.drop(wanted, "r") == dict.fromkeys(wanted[:2], Kind.DATA)
         file.append([Line(f"{4:032x}", "result", run="r")])
-    assert read_ids(path) == [f"{i:032x}" for i in (0, 2, 4)]
+    assert list(read_endings(path)) == [f"{i:032x}" for i in (0, 2, 4)]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -139,13 +161,13 @@ def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 def test_a_sinks_file_is_its_memory(tmp_path: Path) -> None:
     with results(tmp_path / "out" / "r.jsonl") as file:
-        assert file.remembered("run")[0] == []
+        assert file.remembered("run")[0] == {}
         file.append([line_of(frame(IDS[0], n=1), "run", 9.0)])
         file.append([line_of(frame(IDS[1], Kind.ERROR), "run", 9.0)])
         file.append([line_of(frame(IDS[2], Kind.FILTERED), "earlier", 9.0)])
     with results(tmp_path / "out" / "r.jsonl") as file:
         ids, endings = file.remembered("run")
-    assert ids == IDS[:3]
+    assert ids == dict(zip(IDS, (Kind.DATA, Kind.ERROR, Kind.FILTERED), strict=False))
     assert (endings.results, endings.errors, endings.filtered) == (1, 1, 0)
 
 
@@ -157,7 +179,7 @@ def test_a_sink_that_is_elsewhere_now_is_only_read(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"id": "not hex", "outcome": "result"}\n' + whole[:10])
     before = path.read_bytes()
-    assert read_ids(path) == IDS[:1]
+    assert list(read_endings(path)) == IDS[:1]
     assert path.read_bytes() == before, "somebody else may be writing it"
 
 
@@ -169,7 +191,7 @@ def test_a_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:
     with path.open("ab") as torn:
         torn.write(b'{"id":"' + IDS[1].encode()[:9])
     with results(path) as file:
-        assert file.remembered("run")[0] == [IDS[0]]
+        assert list(file.remembered("run")[0]) == [IDS[0]]
         file.append([line_of(frame(IDS[2]), "run", 9.0)])
     assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == [IDS[0], IDS[2]]
 
@@ -178,7 +200,7 @@ def test_lines_that_are_no_results_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_bytes(b'# a note\n{"id":"zz","outcome":"result"}\n')
     with results(path) as file:
-        assert file.remembered("run")[0] == []
+        assert file.remembered("run")[0] == {}
         file.append([line_of(frame(IDS[0]), "run", 9.0)])
     assert path.read_bytes().startswith(b"# a note\n")
 
@@ -230,8 +252,9 @@ def test_a_full_disk_delays_results_and_loses_none(
 
 
 def test_a_sink_takes_each_request_once() -> None:
-    sink = Sink("run", [IDS[0]], kept=2)
+    sink = Sink("run", {IDS[0]: Kind.ERROR}, kept=2)
     assert sink.arrive(frame(IDS[0])) is Arrival.CONFIRM
+    assert sink.ended(IDS[0]) is Kind.ERROR
     assert sink.arrive(frame(IDS[1])) is Arrival.WRITE
     assert sink.arrive(frame(IDS[1])) is Arrival.WAIT
     sink.written(IDS[1], Kind.DATA, "run")

@@ -1,0 +1,46 @@
+"""Telling when a workflow comes to miss its SLO, or to keep it again."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from coordinator.attainment import Announcing, attainment_of
+from coordinator.fleet import events
+
+if TYPE_CHECKING:
+    from coordinator.runner import Mesh
+    from coordinator.telemetry import Observed
+
+WHO: Final = "coordinator"
+
+
+class Judging:
+    """Records `slo-verdict` when the verdict on a workflow has changed, and has held for some requests."""
+
+    def __init__(self, mesh: Mesh, newest: Mapping[str, Observed]) -> None:
+        self._mesh = mesh
+        self._newest = newest
+        self._announcing = defaultdict[tuple[str, str], Announcing](Announcing)
+
+    async def look(self) -> None:
+        """Judge what runs by what each device said last."""
+        fleet = self._mesh.fleet
+        samples = [said.sample for said in self._newest.values() if said.sample is not None]
+        for name, running in fleet.running.items():
+            found = attainment_of(name, fleet, samples)
+            announcing = self._announcing[name, running.run]
+            before, verdict = announcing.said, found.verdict
+            if announcing.is_news(verdict.word, found.ended):
+                await self._mesh.record(
+                    events.SloVerdict(
+                        at=self._mesh.now(),
+                        who=WHO,
+                        workflow=name,
+                        generation=running.generation,
+                        verdict=verdict.word,
+                        before=before,
+                        why=verdict.why,
+                    )
+                )
