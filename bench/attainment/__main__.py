@@ -55,7 +55,8 @@ def _simulated(args: argparse.Namespace) -> list[Row]:
     systems = [SYSTEMS[name] for name in args.systems.split(",")]
     began, found = time.perf_counter(), list[Row]()
     for mesh in args.mesh.split(","):
-        for row in rows(MESHES[mesh](), scenes, systems, effort):
+        setting = MESHES[mesh]() if args.rate is None else MESHES[mesh](args.rate)
+        for row in rows(setting, scenes, systems, effort):
             found.append(row)
             took = f"{row.wall_s:.0f} s, {time.perf_counter() - began:.0f} s in all"
             told = f"{mesh} {row.scene} {row.system}: {row.attainment:.1%} ({took})"
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenes", default=",".join(SCENES), help=f"of {', '.join(SCENES)}")
     add("--systems", default=",".join(SYSTEMS), help=f"of {', '.join(SYSTEMS)}")
     add("--seconds", type=float, default=600.0, help="of each run, simulated or live")
+    add("--rate", type=float, help="requests a second (default: 4 in the demo, 40 in the fleet)")
     add("--seed", type=int, default=1)
     add("--quick", action="store_true", help="a few short runs")
     add("--live", action="store_true", help="on the demo's mesh, with real agents and models")

@@ -11,7 +11,7 @@ from agent.serving.ends.arrivals import Arrivals
 from agent.serving.ends.ledger import Ledger, Request
 from agent.serving.ends.sink import Sink
 from agent.serving.ends.source import Source
-from agent.serving.ends.sources import locate_sinks
+from agent.serving.ends.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,
@@ -184,6 +184,7 @@ class Machine:
             return
         ledger = Ledger(generation.graph.sinks_below(stage), assignment.deadline_seconds)
         locate_sinks(ledger, generation, stage)
+        count_for(ledger, generation, self.now)
         flow.sources.by_key[key] = Source(
             key,
             stage,
