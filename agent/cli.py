@@ -161,8 +161,10 @@ def _state(worker: telemetry_pb2.WorkerState) -> str:
 
 def _doctor(args: argparse.Namespace) -> int:
     from agent.profiling import fingerprint
+    from agent.profiling.fingerprint import throttling
 
-    _print(to_plain(fingerprint.take(None, None)), json=args.json)
+    found = {**to_plain(fingerprint.take(None, None)), "now": throttling.state(Path("/sys"))}
+    _print(found, json=args.json)
     return 0
 
 

@@ -24,6 +24,9 @@ GROUPS: Final = 20
 """Windows are pooled to so many groups at most: what one batch suffers, the next one does, too (batch means)."""
 TOLERANCE: Final = 0.1
 _LEVEL: Final = 0.95
+NORMAL_95: Final = 1.96
+UNSURE: Final = 0.25
+"""Relative standard error of a ratio without an interval."""
 
 Key: TypeAlias = tuple[str, str | None, str]
 """A stage, its variant and its device, by name."""
@@ -66,6 +69,13 @@ class Ratio:
         """Whether it is off 1 by more than `tolerance` for sure."""
         return self.low > 1 + tolerance or self.high < 1 / (1 + tolerance)
 
+    @property
+    def error(self) -> float:
+        """Its standard error over itself; `UNSURE` where nothing is known of it."""
+        if self.high == math.inf or self.ratio <= 0:
+            return UNSURE
+        return (self.high - self.low) / 2 / NORMAL_95 / self.ratio
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -78,8 +88,15 @@ class Drift:
         """By which a profiled time is multiplied: the size's own where it is known well, else that of all."""
         if self.overall is None:
             return 1.0
+        return self._of(size, self.overall).ratio
+
+    def error(self, size: int) -> float:
+        """The relative standard error of a profiled time that was multiplied by `factor`."""
+        return 0.0 if self.overall is None else self._of(size, self.overall).error
+
+    def _of(self, size: int, overall: Ratio) -> Ratio:
         own = self.by_size.get(size)
-        return own.ratio if own is not None and _is_tight(own) else self.overall.ratio
+        return own if own is not None and _is_tight(own) else overall
 
 
 def drift(observed: Sequence[Window], profile: Mapping[int, float]) -> Drift:
@@ -139,14 +156,20 @@ def corrected(profile: Profile, found: Drift) -> Profile:
 
 
 def corrected_problem(problem: Problem, found: Mapping[Key, Drift]) -> Problem:
-    """The problem with the profiles that differed corrected; it is another one, with another digest."""
+    """The problem with the profiles that differed corrected; it is another one, with another digest.
+
+    How sure the correction is takes the place of how sure the profile was.
+    """
 
     def right(profile: ProblemProfile) -> ProblemProfile:
         drifted = found.get((profile.stage, profile.variant, profile.device))
         if drifted is None:
             return profile
         return replace(
-            profile, batches=[scaled(b, drifted.factor(b.batch_size)) for b in profile.batches]
+            profile,
+            batches=[scaled(b, drifted.factor(b.batch_size)) for b in profile.batches],
+            relative_errors=[drifted.error(b.batch_size) for b in profile.batches],
+            served=True,
         )
 
     return replace(problem, profiles=[right(profile) for profile in problem.profiles])

@@ -7,7 +7,7 @@ The time of a batch of b items is all that the device spends on b items as they 
 run, or one run for each of their shapes, and each item's share of preparing and finishing its request.
 
 A device that serves rests between batches: its processor slows down, and others use its caches. So
-it rests for `PAUSE_S` before each repeat here as well; back to back, small models are up to 1.6
+it rests (`timing.PAUSE_S`) before each repeat here as well; back to back, small models are up to 1.6
 times as fast. An emulated device waits after each step, and of that the same part.
 """
 
@@ -17,12 +17,12 @@ import contextlib
 import gc
 import importlib
 import itertools
+import math
 import os
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -32,52 +32,57 @@ import msgspec
 import agent
 from agent.errors import MeasurementFailed, StageCodeFailed
 from agent.profiling import process
+from agent.profiling.disturbance import Disturbance, Reading
 from agent.profiling.emulation import CountedTime, Dilation
 from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
 from agent.profiling.repeating import Rule, Samples
+from agent.profiling.rotation import Rotation
+from agent.profiling.timing import PAUSE_S, Batches, Pace, Stage, affordable, run
 from agent.rollout.store import Store
 from agent.serving.compute import runtimes, stagecode
-from agent.serving.compute.inference import Inference, Item, by_shape
+from agent.serving.compute.inference import Inference, Item, Trial
 from tiermesh.documents.profile import Point
 from tiermesh.errors import TiermeshError, Unsupported
 from tiermesh.frames import Payload, Tensor
 
-PAUSE_S: Final = 0.02
-"""Longer ones change little: what is lost by resting is lost by then."""
 _PROGRESS_SECONDS: Final = 0.2
+_OF_STAGE: Final = 0.5
+"""Of the interval that is asked for, stage code may make so much."""
 _PROGRAM: Final = Path(agent.__file__).parent
 
 Report = Callable[[Progress], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """A typical request, split up, and what the model made of it."""
-
-    payload: Payload
-    items: list[Item]
-    outputs: list[Mapping[str, Any]]
-
-
 @dataclass(slots=True)
 class _Budget:
-    """The time that is left, shared evenly among the measurements that are still to be made."""
+    """The time that is left, shared among the measurements that are still to be made, each by its weight."""
 
     ends_at: float
     steps: int
     taken: int = 0
 
-    def next_share(self) -> float:
-        """When the next measurement should end, on the clock of `time.perf_counter`."""
-        now = time.perf_counter()
-        share = max(self.ends_at - now, 0.0) / max(self.steps - self.taken, 1)
+    def share(self, weight: float, weights_left: float) -> float:
+        """When a measurement should end, on the clock of `time.perf_counter`."""
         self.taken += 1
-        return now + share
+        return time.perf_counter() + max(self.left, 0.0) * weight / weights_left
 
     @property
     def left(self) -> float:
         """Seconds until the limit."""
         return self.ends_at - time.perf_counter()
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A variant, loaded with so many threads: the samples put through, and what it says of itself."""
+
+    inference: Inference
+    threads: int
+    trials: list[Trial]
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for trial in self.trials for item in trial.items]
 
 
 @dataclass(slots=True)
@@ -91,8 +96,11 @@ class Benchmark:
     ask: Ask
     report: Report
     _points: list[Point] = field(default_factory=list[Point])
-    _clock: CountedTime = field(default_factory=lambda: CountedTime(PAUSE_S))
+    _pace: Pace = field(init=False)
     _baseline: int = 0
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(CountedTime(PAUSE_S), self.ask.slowdown)
 
     def run(self) -> Measured:
         """The whole measurement."""
@@ -101,12 +109,14 @@ class Benchmark:
         runtime.start()
         stagecode.check_requires(ask.variant.bundle)
         _import_all(ask.variant.bundle.requires)
-        budget = _Budget(
-            time.perf_counter() + ask.time_limit_seconds,
-            len(ask.threads) * (1 + len(ask.batch_sizes)),
-        )
+        ends_at = time.perf_counter() + ask.time_limit_seconds
+        budget = _Budget(ends_at, len(ask.threads) * (1 + len(ask.batch_sizes)))
         self._baseline = process.forget_peak()
-        loads = [self._at_threads(threads, budget) for threads in ask.threads]
+        before = Reading.take()
+        loads = [
+            self._at_threads(threads, budget, len(ask.threads) - done)
+            for done, threads in enumerate(ask.threads)
+        ]
         if not self._points:
             raise MeasurementFailed(
                 "no batch could be measured",
@@ -114,6 +124,7 @@ class Benchmark:
                 fix="Give more time: coordinator profile --time-limit",
             )
         load_seconds, bytes_out, items = loads[0]
+        others = Disturbance.between(before, Reading.take())
         return Measured(
             load_seconds=load_seconds,
             peak_memory_bytes=self._peak(),
@@ -121,109 +132,110 @@ class Benchmark:
             items_per_request=sum(items) / len(items),
             request_items=items,
             pause_seconds=PAUSE_S,
+            disturbed=others.share,
+            other_load_cores=others.other_cores,
+            cpu_quota_cores=ask.quota_cores,
             points=self._points,
         )
 
-    def _at_threads(self, threads: int, budget: _Budget) -> tuple[float, float, list[int]]:
+    def _at_threads(
+        self, threads: int, budget: _Budget, threads_left: int
+    ) -> tuple[float, float, list[int]]:
         """All batch sizes on so many threads; load seconds, mean bytes out and items of the sample requests."""
         self._say(budget, f"load, {threads} threads")
         begun = time.perf_counter()
-        dilation = Dilation(self.ask.slowdown, counted=self._clock)
+        dilation = Dilation(self.ask.slowdown, counted=self._pace.clock)
         inference = Inference.load(
             self.ask.variant, Store(Path(self.ask.store)), threads=threads, dilation=dilation
         )
         load_seconds = time.perf_counter() - begun
         with contextlib.closing(inference):
             self._say(budget, "warm-up and self-test")
-            wrong = inference.self_test()
-            if wrong is not None:
-                raise Unsupported("the self-test fails on this device", why=wrong)
-            samples, bytes_out = _samples(inference)
-            self._say(budget, "stage code")
-            shares = self._item_shares(inference, samples, budget.next_share())
-            for size in self.ask.batch_sizes:
-                self._batches(inference, samples, shares, (size, threads), budget)
+            loaded = _Loaded(inference, threads, _tried(inference))
+            until = time.perf_counter() + budget.left / threads_left
+            self._sizes(loaded, _Budget(until, budget.steps, budget.taken))
+            budget.taken += 1 + len(self.ask.batch_sizes)
         gc.collect()
-        return load_seconds, bytes_out, [len(sample.items) for sample in samples]
+        sizes = [payload_bytes(trial.result) for trial in loaded.trials]
+        return load_seconds, sum(sizes) / len(sizes), [len(trial.items) for trial in loaded.trials]
 
-    def _item_shares(
-        self, inference: Inference, samples: Sequence[_Sample], ends_at: float
-    ) -> list[float]:
-        """Seconds of stage code per item, of one request after another."""
-        per_request, shares, carried = Samples(), list[float](), 0.0
-        for which, sample in itertools.cycle(enumerate(samples)):
-            self._rest()
-            begun = self._clock.now()
-            inference.prepare(sample.payload)
-            inference.finish(sample.payload, sample.outputs)
-            seconds = self._clock.now() - begun
-            per_request.add(seconds, which)
-            # What a request without items costs is borne by the items of the next one.
-            carried += seconds
-            if sample.items:
-                shares += [carried / len(sample.items)] * len(sample.items)
-                carried = 0.0
-            all_seen = len(per_request.seconds) % len(samples) == 0
-            is_enough = self._enough(per_request, len(samples))
-            if all_seen and (is_enough or time.perf_counter() > ends_at):
-                return shares
+    def _sizes(self, loaded: _Loaded, budget: _Budget) -> None:
+        """The smallest batch size first, then the largest, which tell most, and those between."""
+        takes, peaks = self._warmed(loaded, budget)
+        sizes = list(takes)
+        stage = self._stage(loaded, takes, budget)
+        left = sum(takes.values())
+        points: list[Point] = []
+        for size in [*sizes[:1], *sizes[:0:-1][:1], *sizes[1:-1]]:
+            batches = self._batches(loaded, stage, size, takes[size])
+            ends_at = budget.share(takes[size], max(left, 1e-9))
+            left -= takes[size]
+            self._measure(batches, f"batch {size}, {loaded.threads} threads", ends_at, budget)
+            points.append(batches.point(size, loaded.threads, peaks[size], self.ask.quota_cores))
+        self._points += sorted(points, key=lambda point: point.batch_size)
+
+    def _warmed(self, loaded: _Loaded, budget: _Budget) -> tuple[dict[int, float], dict[int, int]]:
+        """Run the heaviest batch of each size once, as far as there is time: seconds, and peaks of memory."""
+        takes: dict[int, float] = {}
+        peaks: dict[int, int] = {}
+        for size in self.ask.batch_sizes:
+            if not affordable(size, takes, budget.left):
+                self._say(budget, f"batch {size}: left out, there is no time for it")
+                break
+            rotation = Rotation(loaded.items, [0.0], size)
+            begun = time.perf_counter()
+            run(loaded.inference, rotation.batch(rotation.largest))
+            takes[size] = time.perf_counter() - begun
+            peaks[size] = self._peak()
+        return takes, peaks
+
+    def _stage(self, loaded: _Loaded, takes: dict[int, float], budget: _Budget) -> Stage:
+        """What the stage code takes for each item, of one request after another.
+
+        As well as the sum of it and the model's run must be known: stage code is often the smaller part.
+        """
+        self._say(budget, "stage code")
+        trials, clock = loaded.trials, self._pace.clock
+        timed = Samples([float(max(len(trial.items), 1)) for trial in trials])
+        ends_at = budget.share(1.0, 1.0 + len(takes))
+        model = min(takes.values(), default=0.0) * self.ask.slowdown
+        for which, trial in itertools.cycle(enumerate(trials)):
+            self._pace.rest()
+            begun = clock.now()
+            loaded.inference.prepare(trial.payload)
+            loaded.inference.finish(trial.payload, trial.outputs)
+            timed.add(clock.now() - begun, which)
+            per_item = timed.mean * len(trials) / len(loaded.items)
+            rule = self._rule(_OF_STAGE * self.ask.interval * (1 + model / max(per_item, 1e-9)))
+            all_seen = len(timed.seconds) % len(trials) == 0
+            if all_seen and (timed.enough(rule) or time.perf_counter() > ends_at):
+                return Stage(item_shares(timed, [len(t.items) for t in trials]), timed.interval)
         raise AssertionError("cycle ended")
 
-    def _batches(
-        self,
-        inference: Inference,
-        samples: Sequence[_Sample],
-        shares: Sequence[float],
-        setting: tuple[int, int],
-        budget: _Budget,
-    ) -> None:
-        """Measure one batch size, unless there is no time for it."""
-        size, threads = setting
-        what = f"batch {size}, {threads} threads"
-        ends_at = budget.next_share()
-        if self._takes(size) * (1 + self.ask.min_repeats) > budget.left:
-            self._say(budget, f"{what}: left out, there is no time for it")
-            return
-        items = [item for sample in samples for item in sample.items]
-        batches, share_of = _rotating(items, size), itertools.cycle(shares)
-        _run(inference, next(batches)[1])
-        timed, said = Samples(), time.perf_counter()
-        while not timed.seconds or (
-            time.perf_counter() < ends_at and not self._enough(timed, len(items))
-        ):
-            first, batch = next(batches)
-            self._rest()
-            begun = self._clock.now()
-            _run(inference, batch)
-            seconds = self._clock.now() - begun
-            timed.add(seconds + sum(itertools.islice(share_of, size)), first)
+    def _batches(self, loaded: _Loaded, stage: Stage, size: int, takes: float) -> Batches:
+        """To be repeated until the interval that is asked for is reached, of which stage code has made a part."""
+        part = stage.part(size, takes * self.ask.slowdown)
+        left = math.sqrt(max(self.ask.interval**2 - part**2, (_OF_STAGE * self.ask.interval) ** 2))
+        to_beat = dict(zip(self.ask.batch_sizes, self.ask.to_beat_seconds, strict=False))
+        return Batches(
+            loaded.inference,
+            Rotation(loaded.items, stage.shares, size),
+            stage,
+            self._pace,
+            self._rule(left),
+            to_beat.get(size, 0.0),
+        )
+
+    def _measure(self, batches: Batches, what: str, ends_at: float, budget: _Budget) -> None:
+        said = time.perf_counter()
+        while batches.measure(ends_at):
             if time.perf_counter() - said > _PROGRESS_SECONDS:
                 said = time.perf_counter()
-                self._say(budget, f"{what}: {_so_far(timed)}")
-        timed = timed.whole_rounds(len(items))
-        self._say(budget, f"{what}: {_so_far(timed)}")
-        self._points.append(_point(timed, size, threads, self._peak()))
+                self._say(budget, f"{what}: {batches.said()}")
+        self._say(budget, f"{what}: {batches.said()}")
 
-    def _enough(self, timed: Samples, round_length: int) -> bool:
-        """At the end of a round, in which every item or request has had its turn; or it is too much."""
-        ask, taken = self.ask, len(timed.seconds)
-        if taken % round_length and taken < ask.max_repeats:
-            return False
-        return timed.enough(Rule(ask.interval, ask.min_repeats, ask.max_repeats))
-
-    def _takes(self, size: int) -> float:
-        """Seconds that measuring a batch of this size will take, by the last that was; 0 where none was."""
-        if not self._points:
-            return 0.0
-        last = self._points[-1]
-        if size <= last.batch_size:
-            return 0.0
-        return last.seconds.mean * size / last.batch_size / self.ask.slowdown + PAUSE_S
-
-    def _rest(self) -> None:
-        """As between batches; an emulated device has waited already."""
-        if self.ask.slowdown == 1:
-            threading.Event().wait(PAUSE_S)
+    def _rule(self, interval: float) -> Rule:
+        return Rule(interval, self.ask.min_repeats, self.ask.max_repeats)
 
     def _peak(self) -> int:
         """The most memory by which the process has grown."""
@@ -233,51 +245,25 @@ class Benchmark:
         self.report(Progress(min(budget.taken / budget.steps, 1.0), doing))
 
 
-def _samples(inference: Inference) -> tuple[list[_Sample], float]:
-    """The stage code's samples with their outputs, and the mean bytes of their results."""
-    samples: list[_Sample] = []
-    sizes: list[int] = []
-    for payload in inference.samples():
-        items = inference.prepare(payload)
-        outputs: dict[int, Mapping[str, Any]] = {}
-        for group in by_shape(items):
-            outputs.update(zip(group, inference.infer([items[i] for i in group]), strict=True))
-        in_order = [outputs[i] for i in range(len(items))]
-        sizes.append(payload_bytes(inference.finish(payload, in_order)))
-        samples.append(_Sample(payload, items, in_order))
-    if not any(sample.items for sample in samples):
+def _tried(inference: Inference) -> list[Trial]:
+    """The stage code's samples, put through and checked."""
+    trials: list[Trial] = []
+    wrong = inference.self_test(trials.append)
+    if wrong is not None:
+        raise Unsupported("the self-test fails on this device", why=wrong)
+    if not any(trial.items for trial in trials):
         raise StageCodeFailed(
             "the stage code gives nothing to measure with", why="its samples have no items"
         )
-    return samples, sum(sizes) / len(sizes)
+    return trials
 
 
-def _rotating(items: Sequence[Item], size: int) -> Iterator[tuple[int, list[list[Item]]]]:
-    """Batches of neighbouring items by shape, each with the number of its first item; each item in turn is one."""
-    for first in itertools.cycle(range(len(items))):
-        batch = [items[(first + i) % len(items)] for i in range(size)]
-        yield first, [[batch[i] for i in group] for group in by_shape(batch)]
-
-
-def _run(inference: Inference, batch: Sequence[Sequence[Item]]) -> None:
-    for alike in batch:
-        inference.infer(alike)
-
-
-def _point(timed: Samples, size: int, threads: int, peak_memory_bytes: int) -> Point:
-    return Point(
-        batch_size=size,
-        threads=threads,
-        samples=len(timed.seconds),
-        seconds=timed.distribution(),
-        items_per_second=size / timed.mean,
-        interval=timed.interval,
-        peak_memory_bytes=peak_memory_bytes,
-    )
-
-
-def _so_far(timed: Samples) -> str:
-    return f"{timed.mean * 1e3:.3g} ms ± {timed.interval:.0%}"
+def item_shares(timed: Samples, items: Sequence[int]) -> list[float]:
+    """Seconds of stage code per item; what a request without items costs is borne by all items."""
+    by_request = timed.means()
+    bearing = sum(mean for mean, n in zip(by_request, items, strict=True) if n)
+    factor = sum(by_request) / bearing if bearing > 0 else 1.0
+    return [factor * mean / n for mean, n in zip(by_request, items, strict=True) for _ in range(n)]
 
 
 def payload_bytes(payload: Payload) -> int:

@@ -13,7 +13,9 @@ from tiermesh.documents.variant import Variant
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """Measure `variant` from the store in the folder `store`, each of `threads` by `batch_sizes`.
 
-    Repeats end at `interval` (see `repeating.Rule`), everything at `time_limit_seconds`.
+    Repeats end at `interval` (see `repeating.Rule`), everything at `time_limit_seconds`. `to_beat_seconds` are, for
+    each batch size, what a batch of another variant takes that is at least as accurate: this one is measured coarsely
+    once it is certain to be slower; 0 where there is none. `quota_cores` is the CPU quota that holds here.
     """
 
     variant: Variant
@@ -25,6 +27,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     min_repeats: int
     max_repeats: int
     slowdown: float = 1.0
+    to_beat_seconds: list[float] = []
+    quota_cores: float | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True, tag_field="answer", tag=str.lower):
@@ -47,6 +51,9 @@ class Measured(_Answer, frozen=True, kw_only=True):
     items_per_request: float
     request_items: list[int]
     pause_seconds: float
+    disturbed: float | None = None
+    other_load_cores: float | None = None
+    cpu_quota_cores: float | None = None
     points: list[Point]
 
 

@@ -75,16 +75,22 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
                     break
                 last = progress
                 yield _event(progress)
-            yield pb.ProfileEvent(profile=encode_json(self._profile(ask.variant, await task)))
+            result, seconds = await task
+            profile = replace(self._profile(ask.variant, result), took_seconds=seconds)
+            yield pb.ProfileEvent(profile=encode_json(profile))
         finally:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _measure(self, ask: Ask, report: Callable[[Progress], None]) -> Measured | CannotRun:
+    async def _measure(
+        self, ask: Ask, report: Callable[[Progress], None]
+    ) -> tuple[Measured | CannotRun, float]:
         if self._free.locked():
             report(Progress(0.0, "waiting for another measurement on this device"))
         async with self._free:
-            return await measure(ask, report)
+            begun = time.perf_counter()
+            result = await measure(ask, report)
+            return result, time.perf_counter() - begun
 
     def _ask(self, request: pb.ProfileRequest) -> Ask:
         variant = decode_json(request.variant, Variant, "the variant")
@@ -96,10 +102,14 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
                 fix="Push them first",
                 missing=missing,
             )
+        sizes = _sizes(request.batch_sizes)
+        to_beat = dict(zip(request.batch_sizes, request.to_beat_seconds, strict=False))
         return Ask(
             variant=variant,
             store=str(self._store.root),
-            batch_sizes=_sizes(request.batch_sizes),
+            batch_sizes=sizes,
+            to_beat_seconds=[to_beat.get(size, 0.0) for size in sizes],
+            quota_cores=self._fingerprint.cpu_quota_cores,
             threads=self._threads(request.threads),
             time_limit_seconds=min(
                 request.time_limit_seconds or _TIME_LIMIT_S, limits.PROFILE_SECONDS

@@ -4,16 +4,21 @@ The policy of one server: start when it is free and (B items wait, or the oldest
 are what a model sees of a request, and only items of equal shapes share a run of the model: where the B that wait have
 several shapes, they are due all the same, in several runs. How many items a request is made of is known once it is
 prepared, so requests are prepared while fewer than B items wait.
+
+Requests are prepared in the order of their urgency: when they should be done by the latency SLO. So what has been
+delayed on its way does not queue behind what has just been accepted, and B and T are as they were.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 from math import inf
+from operator import attrgetter
 from typing import Any, Final
 
 from tiermesh import limits
@@ -33,14 +38,19 @@ class Work:
 
     frame: Frame
     arrived: float
+    """When it came to this replica."""
     release: Callable[[], None] | None = None
     parts: dict[str, Packed] | None = None
+    urgency: float = 0.0
+    """When it should be done: what is least is next."""
     state: Any = None
     """What the compute lane keeps of the request between its jobs."""
     outputs: dict[int, Any] = field(default_factory=dict[int, Any])
     items: int = 0
     prepare_s: float = 0.0
     """Device time of preparing it, until a batch with one of its items counts it in."""
+    spent_s: float = 0.0
+    """How long the jobs took in which it was."""
     batch_size: int = 0
     """The largest batch that one of its items was in."""
     alone: bool = False
@@ -96,7 +106,8 @@ def places_of(job: Job) -> list[tuple[str, str]]:
 class Batcher:
     """The queue of one replica. `batches` is false for stage code without a model: there is nothing to wait for.
 
-    With `in_order`, a request without room below holds up those behind it.
+    With `in_order`, requests are taken as they come, and one without room below holds up those behind it.
+    `urgency` says when a request should be done; without it, requests are taken as they come, too.
     """
 
     def __init__(
@@ -108,6 +119,7 @@ class Batcher:
         *,
         batches: bool,
         in_order: bool = False,
+        urgency: Callable[[Work], float] = attrgetter("arrived"),
     ) -> None:
         self._generation = generation
         self._replica = replica
@@ -115,6 +127,7 @@ class Batcher:
         self._timeout = timeout_s
         self._batches = batches
         self._in_order = in_order
+        self._urgency = urgency
         self._waiting: deque[Work] = deque()
         self._groups: dict[Hashable, deque[Item]] = {}
         self._items = 0
@@ -150,16 +163,27 @@ class Batcher:
         self._count_due()
 
     def add(self, work: Work) -> None:
-        """A request has come. Of one that is here already it is another attempt: that one goes on in its stead."""
+        """A request has come. Of one that is here already it is another attempt: the later one goes on for both.
+
+        Not the one that came later: the branches of a request must meet at the join of one and the same lane.
+        """
         present = self._here.setdefault(work.frame.request_id, work)
         if present is work:
-            self._waiting.append(work)
+            self._line_up(work)
             self._bytes += work.frame.size
             return
-        self._bytes += work.frame.size - present.frame.size if present in self._waiting else 0
-        present.frame = work.frame
+        if work.frame.attempt >= present.frame.attempt:
+            self._bytes += work.frame.size - present.frame.size if present in self._waiting else 0
+            present.frame = work.frame
         if work.release is not None:
             work.release()
+
+    def _line_up(self, work: Work) -> None:
+        work.urgency = self._urgency(work)
+        if self._in_order or not self._waiting or self._waiting[-1].urgency <= work.urgency:
+            self._waiting.append(work)
+        else:
+            insort(self._waiting, work, key=attrgetter("urgency"))
 
     def give_up(self) -> list[Work]:
         """Take out the requests that wait, in order: another queue takes them."""
@@ -197,22 +221,22 @@ class Batcher:
                 del self._groups[key]
         self._due = min(self._due, self._items)
 
-    def expired(self, now: float) -> list[Work]:
-        """Take out the requests that wait and whose deadline has passed."""
-        late = [work for work in self._waiting if work.frame.deadline < now]
+    def expired(self, now: float, least_s: float = 0.0) -> list[Work]:
+        """Take out the requests that wait and whose deadline passes before what is left to do, at least, is done."""
+        end = now + least_s
+        late = [work for work in self._waiting if work.frame.deadline < end]
         if late:
-            self._waiting = deque(w for w in self._waiting if w.frame.deadline >= now)
+            self._waiting = deque(w for w in self._waiting if w.frame.deadline >= end)
             self._bytes -= sum(work.frame.size for work in late)
         return late
 
     def ready_at(self, now: float, has_room: Callable[[Frame], bool]) -> tuple[float, float]:
-        """When the next job may start, and since when its oldest request is here; infinities where nothing waits."""
+        """When the next job may start, and the urgency of its most urgent request; infinities where nothing waits."""
         startable = self._first_startable(has_room) if self._waiting else None
+        urgent = self._most_urgent_item()
         if self._full_group() is not None or (startable is not None and self._items < self._size):
-            oldest = min(self._oldest_item(), startable.arrived if startable else inf)
-            return now, oldest
-        oldest = self._oldest_item()
-        return now if self._due else oldest + self._timeout, oldest
+            return now, min(urgent, startable.urgency if startable else inf)
+        return now if self._due else self._oldest_item() + self._timeout, urgent
 
     def take(self, now: float, has_room: Callable[[Frame], bool]) -> Job | None:
         """The job to run now, or None: it is not yet time, or what it would make has no place to go."""
@@ -225,7 +249,7 @@ class Batcher:
                 step = Step.PREPARE if self._batches else Step.APPLY
                 return Job(self._generation, self._replica, step, works=works)
         if self._due or (self._items and self._oldest_item() + self._timeout <= now):
-            return self._infer(self._oldest_group())
+            return self._infer(self._most_urgent_group())
         return None
 
     def _take_waiting(self, has_room: Callable[[Frame], bool]) -> Iterator[Work]:
@@ -261,8 +285,11 @@ class Batcher:
             return None
         return next((k for k, group in self._groups.items() if len(group) >= self._size), None)
 
-    def _oldest_group(self) -> Hashable:
-        return min(self._groups, key=lambda key: self._groups[key][0].work.arrived)
+    def _most_urgent_group(self) -> Hashable:
+        return min(self._groups, key=lambda key: self._groups[key][0].work.urgency)
+
+    def _most_urgent_item(self) -> float:
+        return min((group[0].work.urgency for group in self._groups.values()), default=inf)
 
     def _oldest_item(self) -> float:
         return min((group[0].work.arrived for group in self._groups.values()), default=inf)

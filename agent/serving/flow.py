@@ -407,20 +407,20 @@ class Flow:
     # Computing
 
     def ready(self, now: float) -> tuple[float, float]:
-        """When a job may start, and since when its oldest request waits; infinities where nothing waits."""
+        """When a job may start, and when its most urgent request should be done; infinities where nothing waits."""
         best = (inf, inf)
         for at in self._computing():
-            when, since = at.queue.batcher.ready_at(now, self._room_below(at))
-            best = min(best, (max(when, now), since))
+            when, urgency = at.queue.batcher.ready_at(now, self._room_below(at))
+            best = min(best, (max(when, now), urgency))
         return best
 
     def next_job(self, now: float) -> Job | None:
-        """The job that the compute lane should run now: that of the replica whose request waits longest."""
+        """The job that the compute lane should run now: that of the replica whose request is most urgent."""
         ready: list[tuple[float, int, _At]] = []
         for order, at in enumerate(self._computing()):
-            when, since = at.queue.batcher.ready_at(now, self._room_below(at))
+            when, urgency = at.queue.batcher.ready_at(now, self._room_below(at))
             if when <= now:
-                ready.append((since, order, at))
+                ready.append((urgency, order, at))
         for _, _, at in sorted(ready, key=lambda one: one[:2]):
             job = at.queue.batcher.take(now, self._room_below(at))
             if job is not None:
@@ -455,6 +455,8 @@ class Flow:
             self._delivered(at.queue, work, outcome)
             return
         _call(work.release)
+        if not isinstance(outcome, Failed):
+            at.queue.left(work)
         match outcome:
             case Output(payload):
                 stage = at.queue.stage
@@ -536,7 +538,8 @@ class Flow:
             sequence.expire(now)
         for generation in self.generations.values():
             for queue, work in list(generation.expired(now)):
-                late = Failed("the deadline has passed")
+                late = Failed(_why_late(queue, work, now))
+                queue.ended_early += work.frame.deadline >= now
                 self._come_out(_At(generation, queue), work, late, now)
         for device, frame in list(self.post.expired(now)):
             generation = self.generations.get(frame.generation)
@@ -571,6 +574,13 @@ class _At:
 def _call(release: Release) -> None:
     if release is not None:
         release()
+
+
+def _why_late(queue: ReplicaQueue, work: Work, now: float) -> str:
+    left = work.frame.deadline - now
+    if left < 0:
+        return "the deadline has passed"
+    return f"its deadline is in {left:.2g} s, and what is left to do takes at least {queue.least_s:.2g} s"
 
 
 def _ended(work: Work, kind: Kind, error: str = "") -> Frame:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def percent(text: str) -> float:
     """A share given in percent on the command line."""
     try:
-        return float(Share.parse(text))
+        return round(float(Share.parse(text)), 9)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

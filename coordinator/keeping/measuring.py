@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from coordinator.drift import Drift, Key, Ratio, Window, drift, key_of, means_of, ratio_at, windows
-from coordinator.replanning.load import BIN_REQUESTS, Load, LoadTest, dispersion_of
+from coordinator.replanning.bursts import planned_dispersion, planned_spread
+from coordinator.replanning.load import Load, LoadTest
 from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.replanning.situation import asked_rate
 from coordinator.replanning.slo import Attained, Burn
 from tiermesh.documents.plan import Plan
-from tiermesh.documents.problem import Arrivals, MapRates, Problem, ProblemStage
+from tiermesh.documents.problem import Problem, ProblemStage
 from tiermesh.v1 import telemetry_pb2 as pb
 
 DRIFT_STEP_S: Final = 1.0
@@ -34,8 +35,6 @@ FIRST_BATCHES: Final = 8
 """From so many on the prediction is corrected; a replan takes what is significant."""
 BACKLOG_S: Final = 2.0
 """Sources that wait for answers longer than this beyond what was predicted are held back by the mesh."""
-EVEN: Final = 0.5
-"""The dispersion of even arrivals, with what agents and samples add to it."""
 LEAST_LESS: Final = 0.85
 """Less load than planned says nothing where more than this share of it is planned for in any case."""
 
@@ -94,6 +93,7 @@ class Measuring:
             self.policy.false_alarm_s,
             planned_dispersion(stage),
             self.past.get(stage.name, ()),
+            planned_spread(stage),
         )
 
     def take(self, device: str, sample: pb.Sample) -> None:
@@ -217,32 +217,6 @@ class Measuring:
     def _windows(self, replica: str) -> list[Window]:
         kept = self._replicas.get(replica)
         return windows([sample for _, sample in list(kept)]) if kept else []
-
-
-def planned_dispersion(stage: ProblemStage) -> float:
-    """The variance over the mean of a source's counts, as it is planned for."""
-    match stage.arrivals:
-        case Arrivals(map=None, trace_s=times):
-            return recorded_dispersion(times)
-        case Arrivals(map=MapRates(D0=d0, D1=d1)):
-            import numpy as np
-
-            from coordinator.planning.batching.arrivals import Map
-
-            return max(Map(np.array(d0), np.array(d1)).dispersion, 1.0)
-        case "constant":
-            return EVEN
-        case _:
-            return 1.0
-
-
-def recorded_dispersion(times: Sequence[float]) -> float:
-    """That of recorded arrivals, in ascending seconds."""
-    width = BIN_REQUESTS * (times[-1] - times[0]) / (len(times) - 1)
-    counts = [0.0] * (math.floor((times[-1] - times[0]) / width) + 1)
-    for at in times:
-        counts[math.floor((at - times[0]) / width)] += 1
-    return dispersion_of([(n, width) for n in counts[:-1]])
 
 
 def newest(observed: Sequence[Window]) -> Sequence[Window]:

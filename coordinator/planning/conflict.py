@@ -18,6 +18,8 @@ import msgspec
 from coordinator.planning import exact, slo, survive
 from coordinator.planning.building import build
 from coordinator.planning.exact import Found
+from coordinator.planning.instance import Instance
+from coordinator.planning.margin import Margin, most_confident
 from coordinator.planning.options import Objective, Options
 from tiermesh.documents.problem import DefaultLink, Problem, ProblemDevice, ProblemStage
 from tiermesh.errors import Infeasible
@@ -81,6 +83,10 @@ def _asks(problem: Problem, options: Options) -> Iterable[Ask]:
     if asks.latency_s:
         words = ", ".join(f"{n} {s * 1e3:g} ms" for n, s in asks.latency_s.items())
         yield Ask("latency", words, _drop(latency_s={}))
+    margin = Margin.of(problem, options)
+    if margin is not None:
+        words = f"{100 * margin.confidence:g} %"
+        yield Ask("confidence", words, lambda p, o: (p, replace(o, margin=False)))
     if asks.cost_per_hour_at_most is not None:
         yield Ask(
             "cost", f"{asks.cost_per_hour_at_most:g} USD/h", _drop(cost_per_hour_at_most=None)
@@ -186,8 +192,13 @@ def _search(problem: Problem, options: Options) -> Found | None:
         checked = slo.search(problem, options, LEVELS)
         return checked.found if checked else None
     if problem.asks.any_device_lost is not None:
-        return survive.search(build(problem, exclusive=options.exclusive), options)
-    return exact.search(build(problem, exclusive=options.exclusive), options)
+        return survive.search(_built(problem, options), options)
+    return exact.search(_built(problem, options), options)
+
+
+def _built(problem: Problem, options: Options) -> Instance:
+    margin = Margin.of(problem, options)
+    return build(problem, exclusive=options.exclusive, margin=margin)
 
 
 def _only(problem: Problem, options: Options, asks: Iterable[Ask], given_up: Iterable[Ask]) -> bool:
@@ -241,6 +252,8 @@ def _unplaced(problem: Problem) -> Infeasible:
 
 def _nearest(problem: Problem, options: Options, ask: Ask) -> Nearest:
     """Give the ask up and make it as good as the rest allows."""
+    if ask.name == "confidence":
+        return _nearest_confidence(problem, options, ask)
     objective = {
         "rate": Objective.THROUGHPUT,
         "accuracy": Objective.ACCURACY,
@@ -255,6 +268,16 @@ def _nearest(problem: Problem, options: Options, ask: Ask) -> Nearest:
     if found is None:
         return Nearest(ask, None)
     return _in_words(ask, found)
+
+
+def _nearest_confidence(problem: Problem, options: Options, ask: Ask) -> Nearest:
+    margin = Margin.of(problem, options)
+    asked = margin.confidence if margin is not None else 1.0
+    rules = replace(options, objective=Objective.COST)
+    found = most_confident(lambda c: _search(problem, replace(rules, confidence=c)), below=asked)
+    if found is not None:
+        return Nearest(ask, f"{100 * found[0]:g} %", found[0])
+    return Nearest(ask, "given up" if _search(problem, replace(rules, margin=False)) else None)
 
 
 def _in_words(ask: Ask, found: Found) -> Nearest:

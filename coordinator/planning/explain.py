@@ -15,6 +15,7 @@ import msgspec
 
 from coordinator.planning import overflow, slo
 from coordinator.planning.exact import Found
+from coordinator.planning.margin import CEILING
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.planner import objective_value
 from coordinator.planning.watching import UNWATCHED, Watch
@@ -98,6 +99,8 @@ class _Asking:
             objective=Objective.COST if objective is Objective.LATENCY else objective,
             time_limit_s=EFFORT_S,
             strategy=Strategy.EXACT,
+            confidence=plan.margin.confidence if plan.margin is not None else None,
+            margin=plan.margin is not None,
             watch=watch.for_nothing(),
         )
         self.gains = objective in {Objective.THROUGHPUT, Objective.ACCURACY}
@@ -281,12 +284,18 @@ class _Asking:
             here = entries.get(device.name)
             if here is None:
                 continue
-            if busy[here] >= FULL * device.usable_share:
+            if busy[here] >= FULL * self._room(device.usable_share, here):
                 more = msgspec.structs.replace(device, count=device.count + 1)
                 yield f"device time of {device.name}", "one more device", self._device(i, more)
             if device.memory_mb is not None and device.memory_mb - memory[here] < MEMORY_STEP_MB:
                 room = msgspec.structs.replace(device, memory_mb=device.memory_mb + MEMORY_STEP_MB)
                 yield f"memory of {device.name}", f"{MEMORY_STEP_MB:g} MB", self._device(i, room)
+
+    def _room(self, usable_share: float, device: str) -> float:
+        """How busy a device may be as profiled: by its usable share, and by the plan's margin."""
+        margin = self.plan.margin
+        slow = margin.device_time_factor.get(device, 1.0) if margin is not None else 1.0
+        return min(usable_share, CEILING / slow) if margin is not None else usable_share
 
     def _device(self, index: int, changed: object) -> Problem:
         devices: list[object] = list(self.problem.devices)

@@ -159,12 +159,14 @@ def nearest(batches: Sequence[BatchTime], size: int) -> int:
     return min(range(len(batches)), key=lambda i: abs(batches[i].batch_size - size))
 
 
-def most_confident(attempt: Callable[[float], T | None], below: float) -> tuple[float, T] | None:
+def most_confident(
+    attempt: Callable[[float], T | None], below: float, ladder: Sequence[float] = LADDER
+) -> tuple[float, T] | None:
     """The largest confidence of the ladder below `below` for which an attempt succeeds, and its result.
 
-    What is feasible with a confidence is so with every lower one: three attempts at most.
+    What is feasible with a confidence is so with every lower one: of n rungs, log2(n + 1) are tried.
     """
-    rungs = [c for c in LADDER if c < below]
+    rungs = [c for c in ladder if c < below]
     best: tuple[float, T] | None = None
     low, high = 0, len(rungs)
     while low < high:

@@ -32,6 +32,7 @@ from msgspec import structs
 from coordinator.fleet.file import FleetFile, Functions
 from coordinator.fleet.state import Catalogue, Device, Fleet, Inputs
 from coordinator.planning.margin import CONFIDENCE
+from coordinator.planning.options import LEAST_CONFIDENCE
 from coordinator.planning.spread import deviation
 from tiermesh import ids
 from tiermesh.documents.problem import (
@@ -581,6 +582,18 @@ def _accuracy(view: _View, table: AccuracyTable) -> Accuracy | None:
     return Accuracy(table=rows) if rows else None
 
 
+def _confidence(asked: float | None) -> float:
+    confidence = CONFIDENCE if asked is None else round(float(asked), 9)
+    if not LEAST_CONFIDENCE <= confidence < 1:
+        raise InvalidDocument(
+            "the workflow is wrong at `$.slo.confidence`",
+            why=f"{confidence:.4g} is not from 50 % to less than 100 %",
+            fix="Such as `confidence: 95 %`",
+            path="$.slo.confidence",
+        )
+    return confidence
+
+
 def _asks(workflow: Workflow) -> Asks:
     slo = workflow.slo
     return Asks(
@@ -589,5 +602,5 @@ def _asks(workflow: Workflow) -> Asks:
         latency_s={percentile: float(value) for percentile, value in slo.latency.items()},
         cost_per_hour_at_most=float(slo.cost) if slo.cost is not None else None,
         watts_at_most=float(slo.power) if slo.power is not None else None,
-        confidence=CONFIDENCE,
+        confidence=_confidence(slo.confidence),
     )

@@ -24,6 +24,8 @@ from tiermesh.documents.problem import (
 )
 
 TOLERANCE: Final = 1e-6
+MOST_BUSY: Final = 1.0
+"""With margin, on devices that are as slow as a plan allows for."""
 
 
 def violations(problem: Problem, plan: Plan, options: Options | None = None) -> list[str]:
@@ -33,6 +35,7 @@ def violations(problem: Problem, plan: Plan, options: Options | None = None) -> 
     return wrong_form or [
         *check.rates(),
         *check.devices(),
+        *check.margin(),
         *check.functions(),
         *check.traffic(),
         *check.accuracy(),
@@ -208,6 +211,17 @@ class _Check:
                 yield f"{name} is busy {busy[name]} of {entry.usable_share}"
             if entry.memory_mb is not None and _more(memory[name], entry.memory_mb):
                 yield f"{name} holds {memory[name]} MB of {entry.memory_mb}"
+
+    def margin(self) -> Iterator[str]:
+        """No device is busy all of its time where it is as slow as the plan allows for."""
+        if self.plan.margin is None:
+            return
+        busy: defaultdict[str, float] = defaultdict(float)
+        for replica in self.plan.replicas:
+            busy[replica.device] += replica.rate_rps * self.seconds(replica)[0]
+        for name, factor in self.plan.margin.device_time_factor.items():
+            if _more(busy[name] * factor, MOST_BUSY):
+                yield f"{name} is busy {busy[name] * factor} when it is {factor} times as slow"
 
     # --- traffic -------------------------------------------------------------------------------------------------
 

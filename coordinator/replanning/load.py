@@ -1,10 +1,10 @@
 """Whether requests come faster or slower than planned: a sequential test on counts. Pure.
 
-For each kind of change there is a CUSUM chart (Page 1954) of the log-likelihood ratio of Poisson counts, divided by
-their dispersion (quasi-likelihood; the exponent of a Markovian process whose index of dispersion that is). A chart
-that starts at zero passes h with probability exp(-h) at most, so that h follows from the time between false alarms:
-once in `Policy.false_alarm_s`, at any rate. What a chart adds up reaches back as far as the change, whether that takes
-six seconds or an hour: the window is one of counts.
+For each kind of change there is a CUSUM chart (Page 1954) of the log-likelihood ratio of Poisson counts. One that
+starts at zero passes h with probability exp(-h) at most, so that h follows from the time between false alarms: once
+in `Policy.false_alarm_s`, at any rate. For arrivals that are burstier it is h times their spread: that of the planned
+process (`bursts`), or their dispersion where they are burstier than planned (quasi-likelihood). What a chart adds up
+reaches back as far as the change, whether that takes six seconds or an hour: the window is one of counts.
 
 No test that errs so rarely is much faster: in h / D seconds (Lorden 1971), D being the divergence of the true rate from
 the planned one. Median seconds from the change to the alarm of Poisson arrivals, 200 runs each (measured by
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import NormalDist
@@ -139,12 +139,14 @@ Rates from 0.8 to 1.1 times the planned one are not worth acting on; one slightl
 
 @dataclass(slots=True)
 class _Chart:
-    change: Change
+    weight: float
+    allowance_rps: float
     threshold: float
     value: float = 0.0
     since: int = 0
     """The bin that it has been above zero since."""
-    dispersion: float = 1.0
+    wider: float = 0.0
+    """Times the planned dispersion that arrivals have; 0 while that is not asked."""
     out: bool = False
 
 
@@ -152,14 +154,16 @@ class _Chart:
 class LoadTest:
     """Tests the requests of one source against the rate planned for it.
 
-    `dispersion` is that of the planned process: 1 for Poisson arrivals. What was counted before, for another plan, is
-    taken over with `past`: bins of (requests, seconds), the oldest first.
+    `dispersion` is that of the planned process, 1 for Poisson arrivals, and `spread` what it multiplies thresholds by,
+    its dispersion if left out. What was counted before, for another plan, is taken over with `past`: bins of
+    (requests, seconds), the oldest first.
     """
 
     planned_rps: float
     false_alarm_s: float
     dispersion: float = 1.0
     past: Iterable[tuple[float, float]] = ()
+    spread: Mapping[Change, float] = field(default_factory=dict[Change, float])
     _charts: list[_Chart] = field(init=False)
     _bins: deque[tuple[float, float]] = field(init=False)
     _closed: int = 0
@@ -168,7 +172,14 @@ class LoadTest:
 
     def __post_init__(self) -> None:
         """Set the thresholds."""
-        self._charts = [_Chart(change, self._threshold(change)) for change in CHANGES]
+        self._charts = [
+            _Chart(
+                c.weight,
+                c.allowance * self.planned_rps,
+                self._threshold(c) * self.spread.get(c, self.dispersion),
+            )
+            for c in CHANGES
+        ]
         # Bins of another length would look like bursts.
         alike = (b for b in self.past if ALIKE[0] < b[1] / self.bin_s < ALIKE[1])
         self._bins = deque(alike, BINS)
@@ -203,18 +214,20 @@ class LoadTest:
         self._closed += 1
 
     def _chart(self, chart: _Chart, requests: float, seconds: float, *, held_back: bool) -> None:
-        change = chart.change
-        step = requests * change.weight - change.allowance * self.planned_rps * seconds
-        if change.weight < 0 and held_back and step > 0:
+        step = requests * chart.weight - chart.allowance_rps * seconds
+        if chart.weight < 0 and held_back and step > 0:
             return
         if chart.value == 0.0:
-            chart.since, chart.dispersion = self._closed, 0.0
+            chart.since, chart.wider = self._closed, 0.0
         chart.value = max(chart.value + step, 0.0)
+        if chart.value == 0.0:
+            chart.out = False
+            return
         lasts = self._closed - chart.since
-        is_due = not chart.dispersion or (lasts >= SETTLED and lasts % SCALES[-1] == 0)
-        if chart.value > chart.threshold * self.dispersion and is_due:
-            chart.dispersion = self._dispersion_around(lasts)
-        limit = chart.threshold * (chart.dispersion or self.dispersion)
+        is_due = not chart.wider or (lasts >= SETTLED and lasts % SCALES[-1] == 0)
+        if chart.value > chart.threshold and is_due:
+            chart.wider = self._dispersion_around(lasts) / self.dispersion
+        limit = chart.threshold * max(chart.wider, 1.0)
         chart.value = min(chart.value, CAP * limit)
         chart.out = chart.value > (CALM if chart.out else 1.0) * limit
 
@@ -229,13 +242,18 @@ class LoadTest:
             return before
         return min(before, dispersion_of(bins[-lasts:], self.dispersion))
 
+    @property
+    def changed(self) -> bool:
+        """Whether the load is another than planned."""
+        return any(chart.out for chart in self._charts)
+
     def load(self) -> Load | None:
         """The load as it is; None before anything was counted."""
         out = [chart for chart in self._charts if chart.out]
         if not self._bins:
             return None
         chart = max(out, key=lambda c: c.value / c.threshold, default=None)
-        dispersion = chart.dispersion if chart is not None else self.dispersion
+        dispersion = self.dispersion * (max(chart.wider, 1.0) if chart is not None else 1.0)
         bins = self._closed - chart.since if chart is not None else len(self._bins)
         requests, seconds = self._newest(max(bins, 1), RECENT * max(dispersion, 1.0))
         rate = rate_of(requests, seconds, dispersion)

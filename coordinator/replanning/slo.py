@@ -42,6 +42,9 @@ GRACE_S: Final = 10.0
 GRACE_MAX_S: Final = 120.0
 BLOCK_S: Final = 10.0
 BLOCKS: Final = 360
+NEWEST_S: Final = 10.0
+FEWEST: Final = 20
+"""So many requests in the newest window tell whether it still goes on."""
 WHOLE_RUN: Final = 0.0
 
 
@@ -136,19 +139,22 @@ class Attained:
 
     def burn(self) -> Burn | None:
         """The budget that burns too fast, of the first pair of windows that says so; None if none does."""
-        for pair in PAIRS:
-            short, long = self._window(pair.short_s), self._window(pair.long_s)
-            if short is None:
-                continue
-            found = long or self._clean(2 * pair.short_s)
-            if found is None:
-                continue
-            for percentile in self.limits_s:
-                if self._burns(percentile, pair, short[1], found[1]):
-                    missed = found[1].missed(percentile)
-                    limit_s = self.limits_s[percentile]
-                    return Burn(percentile, limit_s, found[0], found[1].ended, missed)
-        return None
+        goes_on = [name for name in self.limits_s if not self._is_over(name)]
+        found = (self._burning(name, pair) for pair in PAIRS for name in goes_on)
+        return next((burn for burn in found if burn is not None), None)
+
+    def _burning(self, percentile: str, pair: Pair) -> Burn | None:
+        short, long = self._window(pair.short_s), self._window(pair.long_s)
+        long = long or self._clean(2 * pair.short_s)
+        if short is None or long is None or not self._burns(percentile, pair, short[1], long[1]):
+            return None
+        limit_s, missed = self.limits_s[percentile], long[1].missed(percentile)
+        return Burn(percentile, limit_s, long[0], long[1].ended, missed)
+
+    def _is_over(self, percentile: str) -> bool:
+        """Whether the newest requests keep the SLO: what was wrong has passed, and another plan would come too late."""
+        newest = _sum(s.windows.get(NEWEST_S, Counts()) for s in self._sources.values())
+        return newest.ended >= FEWEST and newest.burn(percentile) < 1
 
     def _window(self, seconds: float) -> tuple[float, Counts] | None:
         """What ended in a window that lies wholly after the commit and its grace."""
@@ -168,13 +174,14 @@ class Attained:
         threshold = min(pair.burn, MOST_MISSED / allowed)
         if min(short.burn(percentile), long.burn(percentile)) < threshold:
             return False
-        independent = long.ended / self._dispersion(percentile)
+        independent = long.ended / self._dispersion(percentile, pair.long_s)
         evidence = independent * _divergence(long.missed(percentile) / long.ended, allowed)
         return evidence >= math.log(LOOKS * self.false_alarm_s / pair.long_s)
 
-    def _dispersion(self, percentile: str) -> float:
-        """How many misses there are for one that is independent of all others."""
-        totals = [total for _, total in self._blocks]
+    def _dispersion(self, percentile: str, long_s: float) -> float:
+        """How many misses there were for one that is independent of all others, before the window in question."""
+        newest = max((at for at, _ in self._blocks), default=0.0)
+        totals = [total for at, total in self._blocks if at <= newest - long_s]
         missed = [
             (float((b - a).missed(percentile)), BLOCK_S)
             for a, b in pairwise(totals)

@@ -7,6 +7,7 @@ from typing import Final
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Catalogue, Device
+from coordinator.rollout.least import least_seconds
 from tiermesh import limits
 from tiermesh.documents.assignment import (
     Assignment,
@@ -58,6 +59,7 @@ def assignments(
     carried = carried_share(plan, workflow)
     stages = {name: _stage(workflow, name, carried) for name in workflow.stages}
     where = {r.id: devices[r.device].id for r in plan.replicas}
+    least = least_seconds(plan)
     deadline, accuracy = workflow.slo.deadline, workflow.slo.accuracy
     return {
         device.id: Assignment(
@@ -80,6 +82,7 @@ def assignments(
             latency_s={p: float(limit) for p, limit in workflow.slo.latency.items()},
             accuracy_at_least=float(accuracy.at_least) if accuracy is not None else None,
             measure_seconds=measure_s,
+            least_s=least,
             deadline_seconds=limits.REQUEST_DEADLINE_S if deadline is None else float(deadline),
         )
         for device in used.values()

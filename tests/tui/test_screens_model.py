@@ -347,3 +347,62 @@ def test_the_strip_names_what_is_wrong_and_its_tabs_can_be_clicked(view_at, reco
     assert tab_at(at) == "rollout"
     assert tab_at(0) is None
     assert t.width(state) == 118
+
+
+# --- the SLO -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(view_at, serving):
+    """The view while all is well, after so many requests of which so many were within the SLO."""
+
+    def view(ended, within):
+        found = view_at(serving)
+        run = found.fleet.running["read-signs"].run
+        for pulse in found.telemetry.pulses.values():
+            for source in pulse.newest.sources if pulse.newest is not None else ():
+                if source.run == run:
+                    del source.windows[:]
+                    for seconds in (60, 600, 0):
+                        source.windows.add(seconds=seconds, ended=ended, within={"p95": within})
+        return found
+
+    return view
+
+
+def test_the_strip_has_the_verdict_and_the_slo_beside_what_was_planned_and_measured(kept):
+    state = told([strip(kept(500, 499), "placement", 140)[1]])
+    assert "✓ SLO met" in state
+    assert re.search(r"p95 \d+ ms ✓ \(~\d+ ms ≤ 6000 ms\)", state), state
+    assert banner(kept(500, 499), 118) is None
+
+
+@pytest.mark.parametrize(
+    ("within", "word", "sign", "role"),
+    [(300, "missed", "✗", "banner-bad"), (474, "at-risk", "▲", "banner-warn")],
+)
+def test_there_is_no_tick_beside_an_slo_that_is_not_met(kept, within, word, sign, role):
+    view = kept(500, within)
+    state = told([strip(view, "placement", 140)[1]])
+    assert f"{sign} SLO {word}" in state
+    assert "✓" not in state
+    (line,) = banner(view, 118)
+    assert line.role == role
+    assert f"SLO {word}: p95: {within / 500:.1%} of" in line.text
+
+
+def test_an_slo_of_which_nothing_is_known_is_not_called_met(view_at, serving):
+    assert "SLO" not in told([strip(view_at(serving), "placement", 140)[1]])
+
+
+def test_events_say_by_their_sign_whether_the_slo_is_kept():
+    from coordinator.fleet.events import SloVerdict
+    from coordinator.tui.model.journal import role_of
+
+    signs = {}
+    for word in ("met", "at-risk", "missed"):
+        event = SloVerdict(
+            at=1.0, who="c", workflow="w", generation=1, verdict=word, before="met", why="so"
+        )
+        signs[word] = role_of(event)[0]
+    assert signs == {"met": "✓", "at-risk": "▲", "missed": "✗"}

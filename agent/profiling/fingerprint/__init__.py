@@ -24,6 +24,7 @@ from agent.profiling.fingerprint import (
     modules,
     network,
     power,
+    quota,
 )
 from agent.serving.compute import runtimes
 from tiermesh import __version__
@@ -80,6 +81,7 @@ def take(
         ),
         power=_tried("power", lambda: power.supply(at.sys), "unknown"),
         temperature_sensors=_tried("temperature", lambda: power.temperature_sensors(at.sys), []),
+        cpu_quota_cores=_tried("cpu quota", lambda: quota.cores(at.proc, at.sys), None),
         threads=threads or len(os.sched_getaffinity(0)),
         emulated=Emulation(slowdown=slowdown) if slowdown is not None and slowdown > 1 else None,
     )

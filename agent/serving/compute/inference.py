@@ -46,6 +46,16 @@ class Item:
     shape_key: Hashable
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A request, split up, what the model made of it, and the payload for the next stages."""
+
+    payload: Payload
+    items: list[Item]
+    outputs: list[dict[str, Any]]
+    result: Payload
+
+
 class Inference:
     """A loaded variant. Not thread-safe: one call at a time."""
 
@@ -130,11 +140,16 @@ class Inference:
 
     def process(self, payload: Payload) -> Payload:
         """One request on its own, in as few batches as its items' shapes allow."""
+        return self.trial(payload).result
+
+    def trial(self, payload: Payload) -> Trial:
+        """One request on its own, with all that becomes of it."""
         items = self.prepare(payload)
         outputs: dict[int, dict[str, Any]] = {}
         for group in by_shape(items):
             outputs.update(zip(group, self.infer([items[i] for i in group]), strict=True))
-        return self.finish(payload, [outputs[i] for i in range(len(items))])
+        in_order = [outputs[i] for i in range(len(items))]
+        return Trial(payload, items, in_order, self.finish(payload, in_order))
 
     def warm(self, batch_size: int = 1) -> None:
         """Run each shape among the samples once, so that no request pays for the first time."""
@@ -142,11 +157,13 @@ class Inference:
         for group in by_shape(items):
             self.infer([items[group[i % len(group)]] for i in range(batch_size)])
 
-    def self_test(self) -> str | None:
-        """Put every sample through and let the stage code check it: None, or what is wrong."""
+    def self_test(self, tried: Callable[[Trial], object] = lambda _: None) -> str | None:
+        """Put every sample through and let the stage code check it: None, or what is wrong. `tried` is shown each."""
         for index, payload in enumerate(self.samples()):
             try:
-                wrong = self._code.check(index, self.process(payload))
+                trial = self.trial(payload)
+                tried(trial)
+                wrong = self._code.check(index, trial.result)
             except Exception as error:  # noqa: BLE001 - stage code may raise anything
                 wrong = str(StageCodeFailed.by(error, "the stage code fails"))
             if wrong:

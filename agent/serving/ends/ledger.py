@@ -29,8 +29,9 @@ STALLED_LEAST_S: Final = 2.0
 STALLED_SHARE: Final = 0.25
 """Where an aggregate takes requests in order, all others wait for the oldest; only that is repeated: when no request
 has ended for much longer than usual, at most this share of its deadline."""
-UNBOUNDED_SHARE: Final = 0.125
-"""Without a budget, what is not confirmed is repeated each time so much of the deadline has passed."""
+OFTEN_SHARE: Final = 0.125
+"""Without a budget, and where the parts of a request may miss each other, what is not confirmed is repeated each time
+so much of the deadline has passed."""
 WITHHELD_S: Final = 0.5
 """When a repetition that the budget had no room for is looked at again."""
 GRACE_S: Final = 0.5
@@ -208,9 +209,9 @@ class Repeats:
         for budget in self._budgets.values():
             budget.deposit(now)
 
-    def may(self, request: Request, now: float) -> bool:
+    def may(self, request: Request, cause: Cause, now: float) -> bool:
         """Whether there is room for a repetition; it is counted then."""
-        budget = self._budgets.get(request.cause)
+        budget = self._budgets.get(cause)
         if budget is None or not self.are_bounded or budget.spend(now):
             request.withheld = False
             return True
@@ -248,6 +249,8 @@ class Ledger:
         self.pace = Pace(deadline_s)
         self.repeats = Repeats()
         self.progress = Progress(deadline_s)
+        self.meets_others = False
+        """Its requests meet those of another source: parts of one may be on different lanes, and miss each other."""
         self.in_order = False
         """An aggregate takes its requests in order, so that each waits for all before it."""
         self.latency = Measurements()
@@ -436,10 +439,11 @@ class Ledger:
         is_guess = request.cause is Cause.UNHEARD
         if is_guess and self.in_order and not self._holds_up_all(request, now):
             return False
-        if not self.repeats.may(request, now):
+        cause = Cause.SILENT if is_guess and self.meets_others else request.cause
+        if not self.repeats.may(request, cause, now):
             return False
         if is_guess:
-            request.guessed = self.repeats.are_bounded and not self.in_order
+            request.guessed = True
             self.progress.repeated()
         request.cause = Cause.LOST
         return True
@@ -469,14 +473,15 @@ class Ledger:
         request.injected_at = now
         request.cause = Cause.UNHEARD
         end = max(request.deadline, now) + GRACE_S
-        self._put(request, end if request.guessed else min(now + self._patience_s, end))
+        self._put(request, min(now + self._patience_s(request), end))
 
-    @property
-    def _patience_s(self) -> float:
+    def _patience_s(self, request: Request) -> float:
         """How long nothing is to be heard of a request before that is looked into."""
         if self.in_order:
             return STALLED_LEAST_S
-        return self._deadline_s * (UNHEARD_SHARE if self.repeats.are_bounded else UNBOUNDED_SHARE)
+        if self.meets_others or not self.repeats.are_bounded:
+            return self._deadline_s * OFTEN_SHARE
+        return inf if request.guessed else self._deadline_s * UNHEARD_SHARE
 
     def postponed(self, request: Request, now: float) -> None:
         """The request was not sent: there is something to ask first."""

@@ -116,9 +116,9 @@ class Sources:
             return
         links = self._post.links
         lost = source.ledger.lost_devices(now) | {d for d in links.senders if links.is_lost(d)}
-        lane = generation.router.lane_of(
-            request.id, source.replica, source.stage, request.attempt, lost
-        )
+        # A guess at a request that meets others goes where they go, too.
+        attempt = 1 if request.guessed and source.ledger.meets_others else request.attempt
+        lane = generation.router.lane_of(request.id, source.replica, source.stage, attempt, lost)
         source.ledger.injected(request, generation.router.devices_of(lane), now)
         frame = self._frame(source, request, generation, lane)
         for output in generation.assignment.stages[source.stage].outputs:
@@ -200,6 +200,7 @@ def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:
     """Tell a ledger where the sinks of its source are in a generation."""
     assignment = generation.assignment
     ledger.repeats.are_bounded = "retry-budget" in assignment.rings
+    ledger.meets_others = generation.graph.meets_others(stage)
     ledger.in_order = generation.graph.is_in_order(stage)
     ledger.sinks_at(
         generation.router.sink_devices(stage),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final, Literal, Protocol
 
 from agent.serving.batcher import Batcher, Job, Step, Work
@@ -15,6 +16,10 @@ from agent.serving.tuning.percentiles import Measurements
 from agent.serving.tuning.tuner import Tuner
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 
+QUICKEST_OF: Final = 64
+"""How many of the last requests tell how long one takes at least."""
+QUICKEST_LEAST: Final = 20
+"""How many it takes until they tell anything."""
 QUIET_S: Final = 2.0
 """An older generation goes when nothing of it has come for so long. What still comes is injected again as the newer."""
 
@@ -55,7 +60,14 @@ class ReplicaQueue:
             spec.batch_timeout_ms / 1000,
             batches=spec.variant is not None,
             in_order=stage.kind == "aggregate",
+            urgency=_urgency(assignment),
         )
+        self.below_s = 0.0
+        """How long what comes after this stage takes at least."""
+        self.ended_early = 0
+        self._ends_early = "early-end" in assignment.rings
+        self._planned_s = assignment.least_s.get(spec.stage, 0.0)
+        self._spent: deque[float] = deque(maxlen=QUICKEST_OF)
         self.tuner = Tuner.of(spec)
         self.join = Join(stage.inputs) if stage.kind == "join" else None
         self.gathering = Gathering()
@@ -70,6 +82,21 @@ class ReplicaQueue:
     def computes(self) -> bool:
         """Whether its requests go through the compute lane."""
         return self.spec.variant is not None or self.spec.bundle is not None
+
+    @property
+    def least_s(self) -> float:
+        """How long a request that waits here takes at least until it has ended, in seconds; 0: nothing is known.
+
+        Half of what the quickest of the last took here, so that no request ends that could have been done in time.
+        """
+        if not self._ends_early:
+            return 0.0
+        measured = min(self._spent) / 2 if len(self._spent) >= QUICKEST_LEAST else self._planned_s
+        return measured + self.below_s
+
+    def left(self, work: Work) -> None:
+        """A request has been done here."""
+        self._spent.append(work.spent_s)
 
     @property
     def mean_batch(self) -> float:
@@ -99,6 +126,7 @@ class ReplicaQueue:
         if job.step is Step.PREPARE:
             for work in job.works:
                 work.prepare_s = seconds / len(job.works)
+                work.spent_s += work.prepare_s
             return []
         if job.step is Step.APPLY:
             each = seconds / len(job.works)
@@ -115,6 +143,7 @@ class ReplicaQueue:
     ) -> BatchServed:
         seconds = end - start + sum(work.prepare_s for work in works)
         for work in works:
+            work.spent_s += end - start
             work.prepare_s = 0.0
             work.batch_size = max(work.batch_size, size)
         self.batches += 1
@@ -178,6 +207,9 @@ class Generation:
         self.router = Router(assignment)
         self.graph = self.router.graph
         self.queues = {spec.id: ReplicaQueue(assignment, spec) for spec in assignment.replicas}
+        below = self.graph.least_below(assignment.least_s)
+        for queue in self.queues.values():
+            queue.below_s = below[queue.spec.stage]
         self.touched = now
         self._here: dict[tuple[int, str], ReplicaQueue] = {}
 
@@ -236,5 +268,13 @@ class Generation:
         for queue in self.queues.values():
             if queue.join is not None:
                 queue.join.expire(now)
-            for work in queue.batcher.expired(now):
+            for work in queue.batcher.expired(now, queue.least_s):
                 yield queue, work
+
+
+def _urgency(assignment: Assignment) -> Callable[[Work], float]:
+    """When a request should be done: by the latency SLO, or by its deadline. First come, first served at its source."""
+    if "order" not in assignment.rings:
+        return lambda work: work.arrived
+    slo_s = max(assignment.latency_s.values(), default=assignment.deadline_seconds)
+    return lambda work: work.frame.accepted_at + slo_s

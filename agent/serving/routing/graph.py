@@ -43,6 +43,24 @@ class Graph:
         """Whether an aggregate takes a source's requests in their order, so that each waits for those before it."""
         return any(self.stages[stage].kind == "aggregate" for stage in self._below(source))
 
+    def least_below(self, least_s: Mapping[str, float]) -> dict[str, float]:
+        """How long a request takes at least after each stage, given what each takes at least; a filter may end it."""
+        found: dict[str, float] = {}
+
+        def below(stage: str) -> float:
+            if stage not in found:
+                after = [least_s.get(o, 0.0) + below(o) for o in self.stages[stage].outputs]
+                found[stage] = max(after, default=0.0) if self.stages[stage].kind != "filter" else 0
+            return found[stage]
+
+        for stage in self.stages:
+            below(stage)
+        return found
+
+    def meets_others(self, source: str) -> bool:
+        """Whether a source's requests meet those of another one in a join."""
+        return list(self._joined().values()).count(self._family(source)) > 1
+
     def _meetings_below(self, stage: str) -> tuple[tuple[str, str], ...]:
         """Where the end of a request that happens at `stage` is told: (the input it counts as, the stage).
 

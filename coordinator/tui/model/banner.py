@@ -12,6 +12,12 @@ from coordinator.tui.model.view import View
 if TYPE_CHECKING:
     from coordinator.fleet.state import Replan
 
+SIGNS: Final = {
+    "met": ("✓", "good"),
+    "at-risk": ("▲", "warn"),
+    "missed": ("✗", "bad bold"),
+}
+"""The sign and the role of a verdict on the SLO."""
 SHOWN_S: Final = 60.0
 """How long the answer to a failure stays to be read."""
 
@@ -30,7 +36,7 @@ def banner(view: View, cells: int) -> Line | None:
     elif replan is not None and replan.outcome is None:
         role, text = "banner-warn", f"⟳ {replan.reason}: {replan.why} → planning again"
     elif replan is not None and 0 <= view.now - replan.at < SHOWN_S:
-        role, text = _ended(replan)
+        role, text = _ended(replan, verdict_of(view, workflow))
     elif lost := _lost(view, workflow):
         role, text = "banner-bad", lost
     elif rollout is not None and rollout.outcome in (Outcome.ABORTED, Outcome.BROKEN):
@@ -39,9 +45,27 @@ def banner(view: View, cells: int) -> Line | None:
             "banner-bad",
             f"✗ generation {rollout.generation} {rollout.outcome}: {why or rollout.cancelled}",
         )
+    elif judged := _judged(view, workflow):
+        role, text = judged
     else:
         return None
     return (Run(t.fit(f" {t.safe(text)}", cells), role),)
+
+
+def verdict_of(view: View, workflow: str) -> str | None:
+    """Whether a workflow keeps its SLO: met, at-risk or missed; None where nothing is known of it yet."""
+    status = view.status(workflow)
+    word = status.attainment.verdict.word if status is not None else "no-data"
+    return str(word) if word in SIGNS else None
+
+
+def _judged(view: View, workflow: str) -> tuple[str, str] | None:
+    """An SLO that is missed, or at risk, and why."""
+    status, word = view.status(workflow), verdict_of(view, workflow)
+    if status is None or word not in ("missed", "at-risk"):
+        return None
+    role = "banner-bad" if word == "missed" else "banner-warn"
+    return role, f"{SIGNS[word][0]} SLO {word}: {status.attainment.verdict.why}"
 
 
 def _lost(view: View, workflow: str) -> str:
@@ -59,8 +83,8 @@ def _lost(view: View, workflow: str) -> str:
     return f"✗ {told}"
 
 
-def _ended(replan: Replan) -> tuple[str, str]:
-    good = replan.outcome in ("replaced", "kept")
+def _ended(replan: Replan, verdict: str | None) -> tuple[str, str]:
+    good = replan.outcome in ("replaced", "kept") and verdict != "missed"
     sign = "✓" if good else "▲"
     outcome = {"replaced": f"generation {replan.generation} serves"}.get(
         str(replan.outcome), str(replan.outcome)

@@ -26,6 +26,8 @@ class Gauge:
     measured: float | None = None
     predicted: float | None = None
     asked: float | None = None
+    tolerance: float | None = None
+    """How far on the bad side of what is asked still counts as met, as a share of it; None: the usual."""
 
     @property
     def value(self) -> float | None:
@@ -44,7 +46,8 @@ class Gauge:
     def met(self) -> bool | None:
         """Whether it is met, with a twentieth of tolerance for a rate that is sampled."""
         slack = self.slack
-        tolerance = 0.05 if self.unit == "/s" and self.measured is not None else 1e-6
+        usual = 0.05 if self.unit == "/s" and self.measured is not None else 1e-6
+        tolerance = usual if self.tolerance is None else self.tolerance
         return None if slack is None else slack >= -tolerance
 
 
@@ -77,7 +80,6 @@ def gauges_of(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> lis
     measured = status.latency_ms if status is not None else {}
     asked = {name: 1_000 * float(value) for name, value in slo.latency.items()} if slo else {}
     names = list(asked) or [n for n in ("p95",) if n in plan.predicted.latency_ms or n in measured]
-    accuracy = slo.accuracy if slo is not None else None
     return [
         Gauge(
             name="throughput",
@@ -87,13 +89,7 @@ def gauges_of(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> lis
             predicted=plan.predicted.throughput_rps,
             asked=float(slo.rate) if slo is not None and slo.rate is not None else None,
         ),
-        Gauge(
-            name="accuracy",
-            unit="%",
-            at_least=True,
-            predicted=plan.predicted.accuracy,
-            asked=float(accuracy.at_least) if accuracy is not None else None,
-        ),
+        _accuracy(plan, slo, status),
         *(
             Gauge(
                 name=f"latency {name}",
@@ -106,6 +102,24 @@ def gauges_of(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> lis
             for name in names
         ),
     ]
+
+
+def _accuracy(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> Gauge:
+    """Measured is what is known of the lanes that requests really took; chance alone makes no miss."""
+    floor = slo.accuracy if slo is not None else None
+    asked = float(floor.at_least) if floor is not None else None
+    found = status.attainment.accuracy if status is not None else None
+    served = found.served if found is not None else None
+    chance = found.uncertainty / asked if found is not None and served and asked else 0.0
+    return Gauge(
+        name="accuracy",
+        unit="%",
+        at_least=True,
+        measured=served,
+        predicted=plan.predicted.accuracy,
+        asked=asked,
+        tolerance=chance + 1e-6,
+    )
 
 
 def _cost(view: View, plan: Plan, slo: Slo | None, devices: list[str]) -> Gauge:
@@ -193,8 +207,9 @@ def _gauge_line(gauge: Gauge, bar_cells: int) -> Line:
 
 
 def _measured(gauge: Gauge) -> str:
-    """What is measured. Of accuracy nothing can be while it serves: nobody says what would have been right."""
-    return NO_LABELS if gauge.unit == "%" else shown(gauge.measured, gauge.unit)
+    """What is measured; of accuracy, what is known of the variants that served."""
+    unknown = gauge.unit == "%" and gauge.measured is None
+    return NO_LABELS if unknown else shown(gauge.measured, gauge.unit)
 
 
 NO_LABELS: Final = "no labels"

@@ -44,8 +44,10 @@ _TOLD: Final = (_BAD | _WARN) - {"device-unreachable", "profile-failed"} | {
     "device-returned",
     "replan-ended",
     "plan-made",
+    "slo-verdict",
 }
 """What the ticker tells: what changes how a workflow is served."""
+_VERDICTS: Final = {"met": ("✓", "good"), "at-risk": ("▲", "warn"), "missed": ("✗", "bad")}
 SERVES: Final = "generation-serves"
 REQUEST_FAILED: Final = "request-failed"
 
@@ -54,6 +56,8 @@ def role_of(event: events.Event) -> tuple[str, str]:
     """A sign and a role for an event."""
     kind = event.kind
     note = getattr(event, "note", "")
+    if isinstance(event, events.SloVerdict):
+        return _VERDICTS.get(event.verdict, ("·", "dim"))
     if kind in _BAD or note == REQUEST_FAILED:
         return "✗", "bad"
     if kind in _WARN or note == "peer-lost":

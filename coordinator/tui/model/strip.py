@@ -6,7 +6,8 @@ from typing import Final
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.model import text as t
-from coordinator.tui.model.gauges import gauges, shown
+from coordinator.tui.model.banner import SIGNS, verdict_of
+from coordinator.tui.model.gauges import Gauge, gauges, shown
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 
@@ -44,7 +45,7 @@ def tab_at(x: int) -> str | None:
 
 
 def _state(view: View, cells: int) -> Line:
-    left = [*_devices(view), *_workflow(view)]
+    left = [*_devices(view), *_workflow(view, cells)]
     right: Line = ()
     if view.doing:
         right = (Run(f"⟳ {t.safe(view.doing)} ", "warn"),)
@@ -65,7 +66,7 @@ def _devices(view: View) -> list[Run]:
     return runs
 
 
-def _workflow(view: View) -> list[Run]:
+def _workflow(view: View, cells: int) -> list[Run]:
     name = view.workflow
     running = view.fleet.running.get(name or "")
     if name is None:
@@ -76,11 +77,27 @@ def _workflow(view: View) -> list[Run]:
     runs = [Run("   "), Run(t.safe(name), "bold"), Run(f" generation {running.generation}")]
     if more:
         runs.append(Run(f" (+{more}, w)", "dim"))
+    word = verdict_of(view, name)
+    if word is not None:
+        sign, role = SIGNS[word]
+        runs.append(Run(f"   {sign} SLO {word}", role))
     for gauge in gauges(view, name):
         if gauge.met is not None and gauge.measured is not None:
-            role = "good" if gauge.met else "bad bold"
-            sign = "✓" if gauge.met else "✗"
-            label = gauge.name.removeprefix("latency ").removeprefix("throughput")
-            value = shown(gauge.measured, gauge.unit)
-            runs.append(Run(f"   {label + ' ' if label else ''}{value} {sign}", role))
+            runs += _figure(gauge, word, cells)
+    return runs
+
+
+def _figure(gauge: Gauge, word: str | None, cells: int) -> list[Run]:
+    """What is measured, and beside it what was promised and is asked; no tick while the SLO is not met."""
+    label = gauge.name.removeprefix("latency ").removeprefix("throughput")
+    text = f"   {label + ' ' if label else ''}{shown(gauge.measured, gauge.unit)}"
+    if not gauge.met:
+        runs = [Run(f"{text} ✗", "bad bold")]
+    elif word in ("missed", "at-risk"):
+        runs = [Run(text)]
+    else:
+        runs = [Run(f"{text} ✓", "good")]
+    if gauge.unit == "ms" and cells > NARROW:
+        planned = f"~{shown(gauge.predicted, gauge.unit)} " if gauge.predicted is not None else ""
+        runs.append(Run(f" ({planned}≤ {shown(gauge.asked, gauge.unit)})", "dim"))
     return runs

@@ -110,7 +110,8 @@ class Assignment(Document, frozen=True, kw_only=True):
 
     `latency_s` is the latency SLO, in seconds by percentile: sources count which requests are within it.
     `accuracy_at_least` (0 to 1) is the floor below which a device must not move shares between lanes.
-    `rings` are what devices may do by themselves.
+    `rings` are what devices may do by themselves. `least_s` is how long a stage takes for a request at least, in
+    seconds, where that is known.
     """
 
     schema: Literal["tiermesh.assignment/1"] = "tiermesh.assignment/1"
@@ -131,6 +132,7 @@ class Assignment(Document, frozen=True, kw_only=True):
     accuracy_at_least: Annotated[float, Meta(ge=0, le=1)] | None = None
     deadline_seconds: Annotated[float, Meta(gt=0)] = limits.REQUEST_DEADLINE_S
     rings: tuple[Ring, ...] = RINGS
+    least_s: dict[Name, Annotated[float, Meta(ge=0)]] = {}
 
     @property
     def artifacts(self) -> dict[str, Artifact]:

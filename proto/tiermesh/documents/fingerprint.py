@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from tiermesh import ids
 from tiermesh.documents.reading import Document, to_plain
@@ -58,7 +60,8 @@ class Fingerprint(Document, frozen=True, kw_only=True):
     """Static facts of a device.
 
     `host` is equal for agents on one physical machine: they compete for it, so they are profiled one at a time.
-    Sizes in bytes. `modules` are importable Python packages that stage code may require, with versions.
+    `cpu_quota_cores` is how many cores' worth of time its cgroups let it take, where they limit that. Sizes in bytes.
+    `modules` are importable Python packages that stage code may require, with versions.
     """
 
     schema: Literal["tiermesh.fingerprint/1"] = "tiermesh.fingerprint/1"
@@ -75,20 +78,21 @@ class Fingerprint(Document, frozen=True, kw_only=True):
     interfaces: list[Interface] = []
     power: Literal["mains", "battery", "unknown"] = "unknown"
     temperature_sensors: list[str] = []
+    cpu_quota_cores: Annotated[float, Meta(gt=0)] | None = None
     threads: int
     emulated: Emulation | None = None
 
     @property
     def device_class(self) -> str:
         """The digest of all that decides speed; a profile holds while this stays equal."""
-        deciding = to_plain(
-            (
-                self.cpu,
-                self.memory_bytes,
-                self.accelerators,
-                self.runtimes,
-                self.threads,
-                self.emulated,
-            )
+        deciding = (
+            self.cpu,
+            self.memory_bytes,
+            self.accelerators,
+            self.runtimes,
+            self.threads,
+            self.emulated,
         )
-        return ids.digest_value(deciding)
+        # Devices without a quota keep the class, and so the profiles, that they had before quotas were known.
+        quota = () if self.cpu_quota_cores is None else (self.cpu_quota_cores,)
+        return ids.digest_value(to_plain((*deciding, *quota)))

@@ -41,7 +41,8 @@ class Slo(Document, frozen=True, kw_only=True):
     """What is asked of a workflow; every ask left out is not asked.
 
     `deadline` ends a request in an error when it is not done by then; without it the limit
-    `limits.REQUEST_DEADLINE_S` holds.
+    `limits.REQUEST_DEADLINE_S` holds. `confidence` is how sure latency is to hold although device times vary
+    (95 % unless given).
     """
 
     rate: Rate | None = None
@@ -51,6 +52,7 @@ class Slo(Document, frozen=True, kw_only=True):
     cost: Price | None = None
     power: Power | None = None
     raw_data_stays_in: list[Name] = []
+    confidence: Share | None = None
 
 
 class Stage(Document, frozen=True, kw_only=True):
@@ -185,7 +187,10 @@ class Workflow(Document, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         """The digest that a plan names: equal for workflows that mean the same."""
-        return ids.digest_value(to_plain(self))
+        plain = to_plain(self)
+        if self.slo.confidence is None:
+            plain["slo"].pop("confidence")
+        return ids.digest_value(plain)
 
 
 class _Outline(Document, frozen=True, kw_only=True):

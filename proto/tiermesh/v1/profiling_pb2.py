@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btiermesh/v1/profiling.proto\x12\x0btiermesh.v1\"\x9f\x01\n\x0eProfileRequest\x12\x0f\n\x07variant\x18\x01 \x01(\x0c\x12\x13\n\x0b\x62\x61tch_sizes\x18\x02 \x03(\r\x12\x0f\n\x07threads\x18\x03 \x03(\r\x12\x1a\n\x12time_limit_seconds\x18\x04 \x01(\x01\x12\x10\n\x08interval\x18\x05 \x01(\x01\x12\x13\n\x0bmin_repeats\x18\x06 \x01(\r\x12\x13\n\x0bmax_repeats\x18\x07 \x01(\r\"\\\n\x0cProfileEvent\x12\x30\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.tiermesh.v1.ProfileProgressH\x00\x12\x11\n\x07profile\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x65vent\".\n\x0fProfileProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x01\x12\r\n\x05\x64oing\x18\x02 \x01(\t2P\n\tProfiling\x12\x43\n\x07Profile\x12\x1b.tiermesh.v1.ProfileRequest\x1a\x19.tiermesh.v1.ProfileEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btiermesh/v1/profiling.proto\x12\x0btiermesh.v1\"\xb8\x01\n\x0eProfileRequest\x12\x0f\n\x07variant\x18\x01 \x01(\x0c\x12\x13\n\x0b\x62\x61tch_sizes\x18\x02 \x03(\r\x12\x0f\n\x07threads\x18\x03 \x03(\r\x12\x1a\n\x12time_limit_seconds\x18\x04 \x01(\x01\x12\x10\n\x08interval\x18\x05 \x01(\x01\x12\x13\n\x0bmin_repeats\x18\x06 \x01(\r\x12\x13\n\x0bmax_repeats\x18\x07 \x01(\r\x12\x17\n\x0fto_beat_seconds\x18\x08 \x03(\x01\"\\\n\x0cProfileEvent\x12\x30\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.tiermesh.v1.ProfileProgressH\x00\x12\x11\n\x07profile\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05\x65vent\".\n\x0fProfileProgress\x12\x0c\n\x04\x64one\x18\x01 \x01(\x01\x12\r\n\x05\x64oing\x18\x02 \x01(\t2P\n\tProfiling\x12\x43\n\x07Profile\x12\x1b.tiermesh.v1.ProfileRequest\x1a\x19.tiermesh.v1.ProfileEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tiermesh.v1.profiling_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROFILEREQUEST']._serialized_start=45
-  _globals['_PROFILEREQUEST']._serialized_end=204
-  _globals['_PROFILEEVENT']._serialized_start=206
-  _globals['_PROFILEEVENT']._serialized_end=298
-  _globals['_PROFILEPROGRESS']._serialized_start=300
-  _globals['_PROFILEPROGRESS']._serialized_end=346
-  _globals['_PROFILING']._serialized_start=348
-  _globals['_PROFILING']._serialized_end=428
+  _globals['_PROFILEREQUEST']._serialized_end=229
+  _globals['_PROFILEEVENT']._serialized_start=231
+  _globals['_PROFILEEVENT']._serialized_end=323
+  _globals['_PROFILEPROGRESS']._serialized_start=325
+  _globals['_PROFILEPROGRESS']._serialized_end=371
+  _globals['_PROFILING']._serialized_start=373
+  _globals['_PROFILING']._serialized_end=453
 # @@protoc_insertion_point(module_scope)

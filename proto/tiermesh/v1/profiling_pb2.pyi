@@ -29,6 +29,7 @@ class ProfileRequest(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     MIN_REPEATS_FIELD_NUMBER: _builtins.int
     MAX_REPEATS_FIELD_NUMBER: _builtins.int
+    TO_BEAT_SECONDS_FIELD_NUMBER: _builtins.int
     variant: _builtins.bytes
     """The variant document as JSON. Its artifacts must be in the store already."""
     time_limit_seconds: _builtins.float
@@ -43,6 +44,12 @@ class ProfileRequest(_message.Message):
     def threads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Thread counts to measure; none means the device's own setting."""
 
+    @_builtins.property
+    def to_beat_seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seconds that a batch of each of `batch_sizes` takes with another variant that is at least as accurate, 0 where
+        there is none: where this one is certain to be slower, it is measured coarsely.
+        """
+
     def __init__(
         self,
         *,
@@ -53,10 +60,11 @@ class ProfileRequest(_message.Message):
         interval: _builtins.float = ...,
         min_repeats: _builtins.int = ...,
         max_repeats: _builtins.int = ...,
+        to_beat_seconds: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "interval", b"interval", "max_repeats", b"max_repeats", "min_repeats", b"min_repeats", "threads", b"threads", "time_limit_seconds", b"time_limit_seconds", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "interval", b"interval", "max_repeats", b"max_repeats", "min_repeats", b"min_repeats", "threads", b"threads", "time_limit_seconds", b"time_limit_seconds", "to_beat_seconds", b"to_beat_seconds", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

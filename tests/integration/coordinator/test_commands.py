@@ -224,6 +224,34 @@ async def test_waiting_ends_when_the_ledger_balances(coordinator, planned):
     assert waited.document["ledger"]["accepted"] == 9
 
 
+async def test_waiting_fails_where_the_slo_was_missed_or_a_request_failed(coordinator, planned):
+    source = pb.SourceSample(
+        workflow="read",
+        stage="photos",
+        run="run-1",
+        accepted=9,
+        confirmed=9,
+        errors=1,
+        finished=True,
+    )
+    source.windows.add(ended=9, failed=1, within={"p95": 8})
+    planned[0].samples = [pb.Sample(number=1, at=1.0, sources=[source])]
+    missing = await coordinator("wait", "--json")
+    assert missing.code == 2
+    assert missing.document["error"]["what"] == "nothing runs"
+    applied = await coordinator("apply", "plan.json", "--wait", "--no-browse", "--json")
+    assert applied.code == 1
+    assert applied.document["outcome"] == "committed"
+    assert applied.document["waited"]["wrong"] == ["1 request failed"]
+    waited = await coordinator("wait", "read", "--json")
+    assert waited.code == 1
+    assert waited.document["failed"] == 1
+    assert waited.document["ledger"]["results"] == 8
+    assert "1 request failed" in waited.err
+    other = await coordinator("wait", "moon", "--json")
+    assert other.code == 2
+
+
 async def test_two_coordinators_on_one_folder_are_told_apart(coordinator, two, folder):
     from coordinator.journal import Journal
 

@@ -11,11 +11,12 @@ from coordinator.fleet import validate
 from coordinator.fleet.lifecycle import Outcome
 from coordinator.runner import Mesh
 from coordinator.status import ledger_of
+from coordinator.waiting import wait
 from tests.agents import AgentProcess, put_words, write_workflow
 
 WORKFLOW = """
 workflow: shout
-slo: {rate: 20/s}
+slo: {rate: 20/s, latency: {p95: 30 s}}
 stages:
   files: {source: files, path: in, rate: 20/s, count: 12, devices: [cam-1]}
   upper: {map: code, from: files, devices: [hub-1]}
@@ -78,8 +79,12 @@ async def test_files_flow_through_two_devices_and_a_second_run_begins_again(
     }
     applied = await mesh.apply(plan, run="morning")
     assert applied.outcome is Outcome.COMMITTED, applied.failures
+    found = await wait(mesh, "shout", timeout_s=40.0)
+    assert found.ok, found.wrong
+    assert found.objectives[0].windows["run"].within == 12
     ledger = await finished(mesh, "morning")
     assert (ledger.accepted, ledger.results, ledger.errors) == (12, 12, 0)
+    assert ledger.balanced
     lines = (tmp_path / "cam-1" / "data" / "out" / "text.jsonl").read_text().splitlines()
     texts = {json.loads(line)["payload"]["text"] for line in lines}
     assert texts == {f"WORD {i}" for i in range(12)}

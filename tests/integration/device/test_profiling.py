@@ -117,10 +117,41 @@ async def test_what_stage_code_prints_stays_out_of_the_answers(
     assert (await measured(asked(store, make_variant(code)))).points
 
 
-async def test_batches_without_time_are_left_out(store: Store, make_variant: MakeVariant) -> None:
+async def test_stage_code_is_part_of_the_time_of_a_batch(
+    store: Store, make_variant: MakeVariant
+) -> None:
+    """Its time is measured of single requests: a batch of a thousand need not be waited for."""
     slow = CODE.replace('return {"rows"', '__import__("time").sleep(0.02); return {"rows"')
-    ask = asked(store, make_variant(slow), batch_sizes=[1, 1024], time_limit_seconds=2.0)
-    assert [point.batch_size for point in (await measured(ask)).points] == [1]
+    one, many = (await measured(asked(store, make_variant(slow), batch_sizes=[1, 1024]))).points
+    # Two requests of 2 rows and 1 row: 0.02 s each.
+    assert one.seconds.mean > 0.04 / 3
+    assert many.seconds.mean == pytest.approx(1024 * one.seconds.mean, rel=0.2)
+
+
+async def test_what_is_certain_to_be_beaten_is_measured_coarsely(
+    store: Store, make_variant: MakeVariant
+) -> None:
+    ask = asked(store, make_variant(), interval=1e-4, min_repeats=30, to_beat_seconds=[1e-7, 1e3])
+    beaten, best = (await measured(ask)).points
+    assert (beaten.samples, best.samples) == (3, 30)
+    assert beaten.interval <= 0.3
+
+
+async def test_a_quota_slows_what_it_would_stop(store: Store, make_variant: MakeVariant) -> None:
+    result = await measured(asked(store, make_variant(), batch_sizes=[1], quota_cores=1e-3))
+    point = result.points[0]
+    assert result.cpu_quota_cores == 1e-3
+    assert point.seconds.mean == pytest.approx(1000 * point.cpu_seconds, rel=1e-6)
+    assert point.items_per_second == pytest.approx(1 / point.seconds.mean)
+    assert point.seconds.p99 >= point.seconds.mean
+
+
+async def test_what_others_took_meanwhile_is_told(store: Store, make_variant: MakeVariant) -> None:
+    result = await measured(asked(store, make_variant()))
+    if not Path("/proc/thread-self/schedstat").exists() and not Path("/proc/stat").exists():
+        pytest.skip("this kernel does not count waits")
+    assert 0 <= result.disturbed <= 1
+    assert result.other_load_cores >= 0
 
 
 @pytest.mark.parametrize(

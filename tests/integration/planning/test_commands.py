@@ -95,6 +95,34 @@ def test_a_plan_has_the_fields_that_it_promises(run, problem_file):
     assert sum(lane["share"] for lane in plan["lanes"]) == pytest.approx(1)
 
 
+def test_a_confidence_is_asked_for_in_percent_and_priced(run, problem_file):
+    code, plan = run("plan", problem_file, "--confidence", "95%", "--frontier")
+
+    assert code == 0
+    assert plan["margin"]["confidence"] == 0.95
+    assert min(plan["margin"]["device_time_factor"].values()) == 1.25
+    assert plan["margin"]["price_per_hour"] >= 0
+    assert [p["confidence"] for p in plan["margin"]["frontier"]] == [None, 0.9, 0.95, 0.99]
+    assert run("plan", problem_file)[1]["margin"] is None
+    assert run("plan", problem_file, "--confidence", "95%", "--no-margin")[1]["margin"] is None
+    assert run("plan", problem_file, "--confidence", "30%")[0] == 2
+
+
+def test_a_plan_is_played_on_slower_devices(run, plan_file):
+    seconds = [
+        run("simulate", plan_file, *slower)[1]["latency_ms"]["p50"]
+        for slower in ([], ["--slower", "25 %"])
+    ]
+    assert seconds[1] > 1.2 * seconds[0]
+
+
+def test_a_margin_is_told_in_a_sentence(capsys, problem_file):
+    main(["plan", str(problem_file), "--confidence", "95%", "--frontier"])
+    told = capsys.readouterr().out
+    assert "margin: 95 % confidence, devices may be 25% slower; costs" in told
+    assert "99 % instead of 95 % costs" in told
+
+
 @pytest.mark.parametrize("strategy", ["exact", "greedy", "exhaustive"])
 @pytest.mark.parametrize("objective", ["cost", "throughput", "accuracy", "latency", "power"])
 def test_every_strategy_and_objective_answers(run, problem_file, strategy, objective):

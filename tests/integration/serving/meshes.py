@@ -26,6 +26,7 @@ from tiermesh.documents.assignment import (
 )
 from tiermesh.documents.plan import Lane
 from tiermesh.documents.variant import Artifact, Bundle
+from tiermesh.documents.workflow import Percentile
 
 CODE = """
     import os
@@ -212,6 +213,7 @@ class Mesh:
         run: str = "run-1",
         formers: dict[str, str] | None = None,
         lost: Sequence[str] = (),
+        latency_s: dict[Percentile, float] | None = None,
     ) -> dict[str, Assignment]:
         """Assignments by device. Stages: name to (kind, inputs, class); lanes: (share, stage to device, backup)."""
         specs = {
@@ -255,6 +257,7 @@ class Mesh:
                 },
                 formers=formers or {},
                 lost=list(lost),
+                latency_s=latency_s or {},
                 deadline_seconds=deadline,
             )
             for name in self.devices

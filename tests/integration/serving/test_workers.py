@@ -39,6 +39,13 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
         await made.close()
 
 
+def source_of(mesh: Mesh, device: str) -> pb.SourceSample:
+    sample = pb.Sample()
+    mesh[device].supervisor.fill(sample)
+    (source,) = sample.sources
+    return source
+
+
 def kill(mesh: Mesh, device: str, how: signal.Signals) -> int:
     pid = mesh[device].supervisor.pid
     assert pid is not None
@@ -75,10 +82,22 @@ async def test_branches_meet_and_stage_errors_end_one_request_each(mesh: Mesh) -
         (0.5, dict(zip(FORK, "abcbca", strict=True)), {}),
         (0.5, dict(zip(FORK, "acbcba", strict=True)), {}),
     ]
-    await mesh.serve(mesh.assign(FORK, lanes))
+    await mesh.serve(mesh.assign(FORK, lanes, latency_s={"p50": 1e-6, "p95": 50.0}))
     await until(lambda: mesh.is_finished("a"), "the run finishes")
     outcomes = check_ledger(mesh["a"].results(), accepted=41)
     assert outcomes == {"result": 30, "filtered": 10, "error": 1}
+    source = source_of(mesh, "a")
+    assert (source.accepted, source.errors, source.filtered, source.in_flight) == (41, 1, 10, 0)
+    minute, run = source.windows[1], source.windows[-1]
+    assert (minute.seconds, run.seconds) == (60.0, 0.0)
+    for window in (minute, run):
+        assert (window.ended, window.failed) == (41, 1)
+        assert dict(window.within) == {"p50": 0, "p95": 40}
+        assert 0 < window.covered_seconds < 60
+    # The lane of a request follows from its id; its attempt was confirmed on it.
+    lines = [line for line in mesh["a"].results() if line["outcome"] != "error"]
+    assert dict(source.lanes) == Counter(line["lane"] for line in lines)
+    assert source.generation == 1
     (error,) = [line for line in mesh["a"].results() if line["outcome"] == "error"]
     assert error["name"] == "in/00007bad.txt"
     assert error["error"].startswith("upper: ValueError: a bad file (code.py:")
@@ -89,13 +108,19 @@ async def test_branches_meet_and_stage_errors_end_one_request_each(mesh: Mesh) -
 async def test_killed_workers_go_on_where_they_were(mesh: Mesh) -> None:
     mesh.offer("a", 200)
     lanes = [(1.0, dict(zip(FORK, "abcbcb", strict=True)), {})]
-    await mesh.serve(mesh.assign(FORK, lanes, rate=100.0))
+    await mesh.serve(mesh.assign(FORK, lanes, rate=100.0, latency_s={"p95": 300.0}))
     for victim, results in (("b", 20), ("a", 70), ("c", 100)):
         await until(lambda n=results: len(mesh["b"].results()) >= n, "results come")
         kill(mesh, victim, signal.SIGKILL)
     await until(lambda: mesh.is_finished("a"), "the run finishes")
     outcomes = check_ledger(mesh["b"].results(), accepted=200)
     assert outcomes == {"result": 90, "filtered": 110}
+    source = source_of(mesh, "a")
+    assert (source.accepted, source.errors, source.filtered) == (200, 0, 110)
+    run = source.windows[-1]
+    assert (run.ended, run.failed, dict(run.within)) == (200, 0, {"p95": 200}), (
+        "kills lose no count"
+    )
     for device in mesh.devices.values():
         told = dict(device.events)
         assert "killed by signal 9" in told["worker-ended"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.cli import main
-from coordinator.cli.rollout import _check_ends
+from coordinator.cli.waiting import check_ends
 from coordinator.files import parse_workflow
 from tiermesh.errors import InvalidDocument
 
@@ -30,6 +30,8 @@ def home(tmp_path, monkeypatch):
         ("devices --expect 0", "--expect"),
         ("devices --mesh a/b", "--mesh"),
         ("status --interval 0", "--interval"),
+        ("wait --for 0s", "--for"),
+        ("wait --timeout soon", "--timeout"),
         ("events --limit -1", "--limit"),
         ("events --limit 1.5", "--limit"),
         ("profile --time-limit inf", "--time-limit"),
@@ -97,7 +99,7 @@ def test_waiting_for_a_source_that_never_ends():
         sink = "b: {sink: jsonl, path: out, from: a}"
         return parse_workflow("{workflow: w, stages: {" + source + ", " + sink + "}}")
 
-    _check_ends(workflow(""))
-    _check_ends(workflow(", repeat: true, count: 9"))
+    check_ends(workflow(""), "--wait", "")
+    check_ends(workflow(", repeat: true, count: 9"), "--wait", "")
     with pytest.raises(InvalidDocument, match="--wait would never return"):
-        _check_ends(workflow(", repeat: true"))
+        check_ends(workflow(", repeat: true"), "--wait", "")

@@ -7,8 +7,19 @@ from coordinator.fleet.events import DeviceLost, ProfileMeasured
 from coordinator.fleet.file import FleetFile, FunctionProfile, Functions
 from coordinator.fleet.state import Catalogue
 from coordinator.planning.checking import check
-from coordinator.planning.snapshot import changes, inputs_of, snapshot, without_devices
-from tiermesh.documents.problem import BatchTime, ProblemLink
+from coordinator.planning.snapshot import (
+    CONTENTION,
+    UNKNOWN_ERROR,
+    changes,
+    inputs_of,
+    relative_error,
+    snapshot,
+    without_devices,
+)
+from tiermesh import ids
+from tiermesh.documents.problem import BatchTime, ProblemLink, Uncertainty
+from tiermesh.documents.profile import Point, Seconds
+from tiermesh.documents.reading import to_plain
 from tiermesh.errors import InvalidDocument, TiermeshError
 
 TEXT = """
@@ -325,3 +336,84 @@ def test_a_named_device_that_is_lost_does_not_stop_the_others(profiled, make):
     profiled(DeviceLost(at=3.0, who="t", device="cam-1", why="silent"))
     with pytest.raises(InvalidDocument, match=r"photos\.devices"):
         make(text)
+
+
+# --- uncertainty -------------------------------------------------------------------------------------------------
+
+
+def test_devices_of_one_host_are_known_as_neighbours(make):
+    devices = {d.name: d for d in make().devices}
+    assert devices["cam-1"].host == devices["cam-2"].host == "a"
+    assert devices["cam-1"].contention == CONTENTION
+    assert (devices["server"].host, devices["server"].contention) == ("c", 1.0)
+
+
+def test_plans_of_a_live_fleet_are_asked_for_with_confidence(make):
+    problem = make()
+    assert (problem.asks.confidence, problem.uncertainty) == (0.95, Uncertainty())
+    sure = make(TEXT.replace("cost: 2 USD/h", "confidence: 99 %"))
+    assert sure.asks.confidence == pytest.approx(0.99)
+    with pytest.raises(InvalidDocument, match="confidence"):
+        make(TEXT.replace("cost: 2 USD/h", "confidence: 20 %"))
+
+
+def test_a_workflow_that_says_nothing_of_confidence_has_the_digest_it_had():
+    workflow = parse_workflow(TEXT)
+    plain = to_plain(workflow)
+    assert plain["slo"].pop("confidence") is None
+    assert workflow.digest == ids.digest_value(plain)
+    assert (
+        workflow.digest
+        != parse_workflow(TEXT.replace("cost: 2", "confidence: 95 %\n  cost: 2")).digest
+    )
+
+
+def test_how_well_a_profile_is_known_is_part_of_the_problem(make):
+    profile = make().profiles[0]
+    assert len(profile.relative_errors) == len(profile.batches)
+    assert all(e > 0 for e in profile.relative_errors)
+
+
+@pytest.mark.parametrize(
+    ("samples", "interval", "spread", "error"),
+    [
+        (40, 0.098, 0.0, 0.05),
+        (1, 1.0, 0.5, UNKNOWN_ERROR),
+        (17, 1.0, 0.0, 0.0),
+        (2, 1.0, 3.0, UNKNOWN_ERROR),
+    ],
+)
+def test_the_error_of_a_mean_follows_from_its_interval_or_else_from_its_samples(
+    samples, interval, spread, error
+):
+    seconds = Seconds(
+        mean=1.0, p50=1.0, p75=1 + spread / 2, p90=1 + spread, p95=1 + spread, p99=1 + spread
+    )
+    point = Point(
+        batch_size=1,
+        threads=1,
+        samples=samples,
+        seconds=seconds,
+        items_per_second=1.0,
+        interval=interval,
+    )
+    assert relative_error(point) == pytest.approx(error)
+
+
+def test_more_samples_make_a_mean_surer_where_its_interval_is_not_told():
+    seconds = Seconds(mean=1.0, p50=0.9, p75=1.1, p90=1.5, p95=1.6, p99=1.7)
+    few, many = (
+        relative_error(
+            Point(
+                batch_size=1,
+                threads=1,
+                samples=n,
+                seconds=seconds,
+                items_per_second=1.0,
+                interval=1.0,
+            )
+        )
+        for n in (11, 41)
+    )
+    assert few == pytest.approx(2 * many)
+    assert 0.05 < few < UNKNOWN_ERROR

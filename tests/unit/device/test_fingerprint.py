@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
+import subprocess
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -20,7 +24,10 @@ from agent.profiling.fingerprint import (
     modules,
     network,
     power,
+    quota,
+    throttling,
 )
+from agent.profiling.timing import sustained
 
 ARM_CORE = """processor\t: {n}
 BogoMIPS\t: 108.00
@@ -259,3 +266,136 @@ def test_how_full_the_batteries_are(tmp_path: Path) -> None:
     ):
         planted(tmp_path, {"sys/class/power_supply/BAT0/status": status})
         assert power.battery(at.sys) == (80.5, state)
+
+
+def test_the_tightest_quota_of_all_cgroups_above_counts(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/pod/agent\n",
+        "sys/fs/cgroup/cpu.max": "300000 100000\n",
+        "sys/fs/cgroup/pod/cpu.max": "50000 100000\n",
+        "sys/fs/cgroup/pod/agent/cpu.max": "max 100000\n",
+    }
+    roots = planted(tmp_path, files)
+    assert quota.cores(roots.proc, roots.sys) == 0.5
+
+
+@pytest.mark.parametrize("mounted", ["cpu", "cpu,cpuacct"])
+def test_a_quota_of_the_first_cgroups(tmp_path: Path, mounted: str) -> None:
+    """As Docker shows it in a container: the cgroup's path on the host is not there."""
+    files = {
+        "proc/self/cgroup": f"3:{mounted}:/docker/0123\n1:memory:/docker/0123\n0::/\n",
+        f"sys/fs/cgroup/{mounted}/cpu.cfs_quota_us": "150000\n",
+        f"sys/fs/cgroup/{mounted}/cpu.cfs_period_us": "100000\n",
+    }
+    roots = planted(tmp_path, files)
+    assert quota.cores(roots.proc, roots.sys) == 1.5
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"proc/self/cgroup": "0::/\n"},
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"},
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "half a core\n"},
+        {
+            "proc/self/cgroup": "2:cpu:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+    ],
+)
+def test_without_a_quota_there_is_none(tmp_path: Path, files: dict[str, str]) -> None:
+    roots = planted(tmp_path, files)
+    assert quota.cores(roots.proc, roots.sys) is None
+
+
+def test_another_quota_is_another_class(tmp_path: Path) -> None:
+    """Profiles hold for a class: with another quota everything is measured again."""
+    files = {**RASPBERRY_PI_5, "proc/self/cgroup": "0::/\n"}
+    free = fingerprint.take(roots=planted(tmp_path / "free", files))
+    limited = {
+        cores: fingerprint.take(
+            roots=planted(tmp_path / str(cores), files | {"sys/fs/cgroup/cpu.max": f"{cores}0 10"})
+        )
+        for cores in (1, 2)
+    }
+    assert [one.cpu_quota_cores for one in limited.values()] == [1.0, 2.0]
+    assert len({one.device_class for one in (free, *limited.values())}) == 3
+
+
+@contextlib.contextmanager
+def real_cgroup() -> Generator[tuple[Path, str]]:
+    """A cgroup of this kernel with a quota of half a core: its folder, and the file with its members."""
+    root, name = Path("/sys/fs/cgroup"), f"tiermesh-test-{os.getpid()}"
+    ways = (
+        (root / name, {"cpu.max": "50000 100000"}),
+        (root / "cpu" / name, {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
+    )
+    for folder, files in ways:
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            if all((folder / file).exists() for file in files):
+                for file, text in files.items():
+                    (folder / file).write_text(text)
+                yield folder, "cgroup.procs"
+                return
+        finally:
+            folder.rmdir()
+    pytest.skip("no cgroup with a CPU quota can be made here: that needs root and a CPU controller")
+
+
+def test_a_quota_of_this_kernel_is_found_and_stops_what_is_kept_busy() -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from agent.profiling.fingerprint import quota\n"
+        "Path(sys.argv[1]).write_text('0')\n"
+        "print(quota.cores(Path('/proc'), Path('/sys')))\n"
+        "begun, cpu = time.perf_counter(), time.process_time()\n"
+        "while time.process_time() - cpu < 0.4: pass\n"
+        "print(time.perf_counter() - begun)\n"
+    )
+    with real_cgroup() as (folder, members):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder / members)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    found, took = map(float, done.stdout.split())
+    assert found == 0.5
+    # 0.4 s of computing at half a core; the first period's 0.05 s may come at once.
+    assert took >= 0.7 * sustained(0.4, 0.4, found)
+
+
+def test_what_holds_a_processor_back_now_is_told(tmp_path: Path) -> None:
+    cpus, thermal = "sys/devices/system/cpu", "sys/class/thermal"
+    roots = planted(
+        tmp_path,
+        {
+            f"{cpus}/cpu0/thermal_throttle/core_throttle_count": "3\n",
+            f"{cpus}/cpu1/thermal_throttle/core_throttle_count": "4\n",
+            f"{cpus}/cpu0/cpufreq/scaling_cur_freq": "600000\n",
+            f"{cpus}/cpu0/cpufreq/scaling_max_freq": "1800000\n",
+            f"{thermal}/cooling_device0/type": "thermal-cpufreq-0\n",
+            f"{thermal}/cooling_device0/cur_state": "2\n",
+            f"{thermal}/cooling_device0/max_state": "5\n",
+            f"{thermal}/cooling_device1/type": "pwm-fan\n",
+            f"{thermal}/cooling_device1/cur_state": "4\n",
+            f"{thermal}/cooling_device1/max_state": "4\n",
+            "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
+        },
+    )
+    assert throttling.state(roots.sys) == {
+        "thermal_throttle_count": 7,
+        "mhz": 600.0,
+        "limit_mhz": 1800.0,
+        "cooling": {"thermal-cpufreq-0 (cooling_device0)": "step 2 of 5"},
+        "held_back_by": ["under-voltage", "throttled"],
+    }
+    assert throttling.state(tmp_path / "nowhere") == {}

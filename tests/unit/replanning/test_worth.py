@@ -153,3 +153,32 @@ def test_a_device_with_another_generation_gets_the_same_plan_again():
 def test_a_rate_is_shared_by_the_sources_as_before():
     assert asked_rate(with_rate(BOTH, 9.0)) == 9.0
     assert with_rate(BOTH, 0.0) is BOTH
+
+
+# --- margin ------------------------------------------------------------------------------------------------------
+
+
+def sure(problem, confidence=0.95):
+    return replace(problem, asks=replace(problem.asks, confidence=confidence))
+
+
+def test_confidence_gives_way_before_the_rate_does_and_as_little_as_it_can():
+    problem = sure(problem_of(CHEAP, rate=7.8))
+    assert search(problem, None, Options(), POLICY).plan.margin.confidence == 0.9
+    finding = search(sure(problem, 0.85), None, Options(), POLICY)
+    assert finding.plan.margin.confidence == 0.85
+    assert "confidence" not in finding.verdict.why
+
+
+def test_a_plan_with_less_confidence_says_so_and_serves_all_that_is_asked():
+    finding = search(sure(problem_of(CHEAP, rate=7.99)), None, Options(), POLICY)
+    assert finding.plan.predicted.throughput_rps == 7.99
+    assert finding.degraded == ""
+    assert "80% instead of 95% confidence" in finding.verdict.why
+
+
+def test_where_no_margin_is_left_the_rate_gives_way_too():
+    finding = search(sure(problem_of(CHEAP, rate=20.0)), None, Options(), POLICY)
+    assert finding.plan.margin is None
+    assert finding.plan.predicted.throughput_rps == pytest.approx(8.0)
+    assert "8 of the 20 requests" in finding.degraded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.serving.batcher import Batcher, Job, Step, Work
 from tiermesh.frames import Frame, Kind
@@ -135,6 +136,17 @@ def test_another_attempt_of_a_request_joins_the_one_that_is_here() -> None:
     assert batcher.waiting == 1
 
 
+def test_an_earlier_attempt_that_comes_later_changes_nothing() -> None:
+    batcher = Batcher(1, "r", 1, 0.0, batches=False)
+    first, second = work(1, 0.0), work(1, 1.0)
+    second.frame = replace(second.frame, attempt=2)
+    batcher.add(second)
+    batcher.add(first)
+    job = batcher.take(1.0, room)
+    assert job is not None
+    assert [one.frame.attempt for one in job.works] == [2]
+
+
 def test_a_failed_request_takes_its_waiting_items_along() -> None:
     batcher = Batcher(1, "r", 2, 1.0, batches=True)
     failing, other = work(1, 0.0), work(2, 0.0)
@@ -165,3 +177,47 @@ def test_slow_stage_code_is_given_few_requests_at_once(seconds: float, taken: in
     job = batcher.take(0.0, room)
     assert job is not None
     assert abs(len(job.works) - taken) <= 1
+
+
+def aged(number: int, arrived: float, accepted: float) -> Work:
+    frame = Frame(Kind.DATA, 1, 0, f"{number:032x}", 1, "o", "s", (), accepted, accepted + 60.0)
+    return Work(frame, arrived)
+
+
+def quick(batcher: Batcher) -> Batcher:
+    """Stage code that takes no time: many requests at once."""
+    for _ in range(60):
+        batcher.took(0.00001, 1)
+    return batcher
+
+
+def by_age(one: Work) -> float:
+    return one.frame.accepted_at + 1.5
+
+
+def test_what_was_accepted_first_is_taken_first_however_late_it_comes() -> None:
+    batcher = quick(Batcher(1, "r", 1, 0.0, batches=False, urgency=by_age))
+    for number, (arrived, accepted) in enumerate([(5.0, 4.0), (5.1, 4.5), (5.2, 1.0), (5.3, 4.5)]):
+        batcher.add(aged(number, arrived, accepted))
+    assert batcher.ready_at(6.0, room) == (6.0, 1.0 + 1.5)
+    job = batcher.take(6.0, room)
+    assert job is not None
+    assert [one.frame.accepted_at for one in job.works] == [1.0, 4.0, 4.5, 4.5]
+    assert [one.arrived for one in job.works][2:] == [5.1, 5.3], "as they came, where it is equal"
+
+
+def test_an_aggregate_keeps_its_order() -> None:
+    batcher = quick(Batcher(1, "r", 1, 0.0, batches=False, in_order=True, urgency=by_age))
+    batcher.add(aged(1, 5.0, 4.0))
+    batcher.add(aged(2, 5.1, 1.0))
+    job = batcher.take(6.0, room)
+    assert job is not None
+    assert [one.frame.accepted_at for one in job.works] == [4.0, 1.0]
+
+
+def test_what_cannot_be_done_by_its_deadline_comes_out_before_it_passes() -> None:
+    batcher = Batcher(1, "r", 1, 0.0, batches=False)
+    batcher.add(work(1, 0.0, deadline=5.0))
+    batcher.add(work(2, 0.0, deadline=9.0))
+    assert batcher.expired(4.0, least_s=0.9) == []
+    assert [one.frame.deadline for one in batcher.expired(4.0, least_s=1.1)] == [5.0]
