@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1)
     add("--quick", action="store_true", help="a few short runs")
     add("--live", action="store_true", help="on the demo's mesh, with real agents and models")
+    add("--busy", type=int, default=2, help="live: busy processes of host-busy")
     add("--slo", type=float, default=settings.SLO_S, help="live: p95 in seconds")
     add("--keep", type=Path, metavar="DIR", help="live: keep the state of the agents here")
     add("-o", "--output", type=Path, metavar="rows.json", help="write the rows here")

@@ -135,13 +135,13 @@ def _least(accuracies: Sequence[float]) -> float:
     return least / window
 
 
-def recover_s(sent: Iterable[Sent], begin: float, end: float) -> float | None:
+def recover_s(sent: Iterable[Sent], begin: float, end: float, slo_s: float = SLO_S) -> float | None:
     """Seconds from the beginning of a disturbance until requests keep the SLO again for a while; see `Row`."""
     bins: list[list[bool]] = [[] for _ in range(max(int((end - begin) / BIN_S), 1))]
     for one in sent:
         index = int((one.due - begin) // BIN_S)
         if 0 <= index < len(bins):
-            bins[index].append(latency_s(one) <= SLO_S)
+            bins[index].append(latency_s(one) <= slo_s)
     good = [sum(of) >= TARGET * len(of) for of in bins]
     if all(good):
         return 0.0
