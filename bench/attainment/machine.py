@@ -31,7 +31,6 @@ from bench.attainment.wires import Wires
 from tiermesh.documents.assignment import Assignment
 from tiermesh.frames import Frame, Packed
 
-TICK_S: Final = 0.1
 DISK_S: Final = 0.002
 PREPARE_S: Final = 0.0003
 """Device time of splitting a request into items."""
@@ -108,8 +107,11 @@ class _Files:
 class Machine:
     """A device, while it is up; what it was to serve, it serves again when it is back."""
 
-    def __init__(self, name: str, timeline: Timeline, wires: Wires, times: Times) -> None:
+    def __init__(
+        self, name: str, timeline: Timeline, wires: Wires, times: Times, *, tick_s: float
+    ) -> None:
         self.name = name
+        self._tick_s = tick_s
         self.flow: Flow | None = None
         self.peers: dict[str, Machine] = {}
         self._timeline = timeline
@@ -244,7 +246,7 @@ class Machine:
         self._timeline.after(seconds, run)
 
     def _set_timer(self, flow: Flow) -> None:
-        at = max(min(self._ticked + TICK_S, flow.wake_at(self.now)), self.now)
+        at = max(min(self._ticked + self._tick_s, flow.wake_at(self.now)), self.now)
         if at >= self._timer_at:
             return
         self._timer_at = at

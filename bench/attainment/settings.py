@@ -91,8 +91,9 @@ class Setting:
     """A mesh, and how it is loaded and disturbed.
 
     `victims` are how many devices a disturbance hits, and `lost` how many are lost. Planning takes `planning_s`; a
-    rollout `switch_s`, or `rollout_s` where a model must be loaded. Devices are sampled every `sample_s`, and
-    compared with the plan every `measure_s`, which is less often than live, and what most of a run takes.
+    rollout `switch_s`, or `rollout_s` where a model must be loaded. Devices look after their timers every `tick_s` and
+    are sampled every `sample_s`; the coordinator measures every `measure_s`. That is less often than live, since it is
+    what most of a run takes.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Setting:
     switch_s: float
     sample_s: float
     measure_s: float
+    tick_s: float
 
     @property
     def workflow(self) -> str:
@@ -143,6 +145,7 @@ def demo(rate_rps: float = 4.0) -> Setting:
         switch_s=0.3,
         sample_s=1.0,
         measure_s=2.0,
+        tick_s=0.1,
     )
 
 
@@ -160,6 +163,7 @@ def fleet(rate_rps: float = 40.0) -> Setting:
         switch_s=0.5,
         sample_s=2.0,
         measure_s=4.0,
+        tick_s=0.25,
     )
 
 

@@ -60,7 +60,10 @@ class World:
         self.wires = Wires(timeline, setting.problem)
         self.workflow: Workflow = parse_workflow(setting.workflow)
         names = [d.name for d in setting.problem.devices]
-        self.machines = {name: Machine(name, timeline, self.wires, truth) for name in names}
+        self.machines = {
+            name: Machine(name, timeline, self.wires, truth, tick_s=setting.tick_s)
+            for name in names
+        }
         for machine in self.machines.values():
             machine.peers = self.machines
         self._catalogue = _catalogue(setting.problem)
