@@ -6,12 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from coordinator.drift import Drift, Key, Ratio, corrected_problem, key_of
+from msgspec.structs import replace
+
+from coordinator.drift import (
+    Drift,
+    Key,
+    Ratio,
+    corrected_problem,
+    expected_s,
+    key_of,
+    means_of,
+)
 from coordinator.replanning.situation import asked_rate
-from tiermesh.documents.plan import Plan
+from tiermesh.documents.plan import Plan, Predicted
 from tiermesh.documents.problem import Problem
 
 REQUESTS: Final = 2_000
+MEASURED_ERROR: Final = 0.05
+"""Of the mean of some `MEASURED_BATCHES` batches, for a 95 % interval."""
+MEASURED_BATCHES: Final = 40
 CLOSE: Final = 0.1
 """Corrections that are nearer to each other than this make no difference worth telling."""
 
@@ -43,6 +56,43 @@ def expected(problem: Problem, plan: Plan, drifts: Mapping[Key, Drift]) -> Expec
     served = Served(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
     found = simulate(corrected, served, Load(requests=REQUESTS))
     return Expected(found.latency_ms, rate, corrections_of(plan, drifts))
+
+
+def before_serving(
+    problem: Problem, plan: Plan, batch_seconds: Mapping[str, float]
+) -> dict[Key, Drift]:
+    """Measured over profiled device time of the replicas that were measured just before they served.
+
+    `batch_seconds` are mean device seconds of a batch of the planned size, by replica id.
+    """
+    profiles = {(p.stage, p.variant, p.device): p for p in problem.profiles}
+    found: dict[Key, Drift] = {}
+    for replica in plan.replicas:
+        profile, seconds = profiles.get(key_of(replica)), batch_seconds.get(replica.id)
+        if profile is None or seconds is None or replica.variant is None:
+            continue
+        planned = expected_s(means_of(profile.batches), replica.batch_size)
+        ratio = seconds / planned
+        low, high = ratio / (1 + MEASURED_ERROR), ratio * (1 + MEASURED_ERROR)
+        found[key_of(replica)] = Drift(Ratio(ratio, low, high, MEASURED_BATCHES), {})
+    return found
+
+
+def predicted(problem: Problem, plan: Plan, drifts: Mapping[Key, Drift]) -> Predicted:
+    """What a plan predicts, with all device times multiplied by what they are measured to be; with its interval."""
+    from coordinator.planning.draws import intervals_ms
+    from coordinator.planning.simulate import Load, Served, simulate
+
+    corrected = corrected_problem(problem, drifts)
+    rate = plan.predicted.throughput_rps
+    served = Served(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
+    found = [simulate(corrected, served, Load(requests=REQUESTS, seed=s)) for s in range(1, 4)]
+    latency_ms = {
+        name: sum(one.latency_ms[name] for one in found) / len(found)
+        for name in found[0].latency_ms
+    }
+    interval_ms = intervals_ms(corrected, served) if problem.uncertainty is not None else {}
+    return replace(plan.predicted, latency_ms=latency_ms, latency_interval_ms=interval_ms)
 
 
 def worth_correcting(drifts: Mapping[Key, Drift]) -> dict[Key, Drift]:

@@ -24,9 +24,9 @@ from coordinator.cli.progress import bars
 from coordinator.cli.replicas import ledger_line, replica_table
 from coordinator.cli.text import clean
 from coordinator.planning import Options, solve
-from coordinator.planning.expected import expected, ratios
 from coordinator.profiling import ProfileOptions
 from coordinator.progress import Progress, Report, silent
+from coordinator.replanning.expected import before_serving, predicted
 from coordinator.runner import Mesh
 from coordinator.status import WorkflowStatus
 from coordinator.variants import Fetcher, Ladders
@@ -215,10 +215,10 @@ class Demo:
         problem = self._problem
         if problem is None:
             return plan
-        slower = ratios(problem, plan, applied.batch_seconds)
-        self._say(tables.speeds_line(slower))
-        predicted = await asyncio.to_thread(expected, problem, plan, slower)
-        return msgspec.structs.replace(plan, predicted=predicted)
+        measured = before_serving(problem, plan, applied.batch_seconds)
+        self._say(tables.speeds_line(measured))
+        corrected = await asyncio.to_thread(predicted, problem, plan, measured)
+        return msgspec.structs.replace(plan, predicted=corrected)
 
     async def _serve(self, mesh: Mesh, served: Served, plan: Plan) -> Served:
         rate = plan.predicted.throughput_rps

@@ -9,7 +9,7 @@ from rich.table import Table
 from coordinator.cli.demo.agents import DemoDevice
 from coordinator.cli.margin import interval_words
 from coordinator.cli.text import clean, device_label
-from coordinator.planning.expected import Key
+from coordinator.drift import Drift, Key
 from tiermesh.documents.plan import Plan
 
 SHOWN_PERCENTILES = ("p50", "p95")
@@ -41,12 +41,14 @@ def plan_table(plan: Plan, emulated: Mapping[str, float]) -> Table:
     return table
 
 
-def speeds_line(slower: Mapping[Key, float]) -> str:
+def speeds_line(measured: Mapping[Key, Drift]) -> str:
     """What replicas took just before they served, against their profiles."""
     told = ", ".join(
-        f"{stage}@{device} {ratio:.2f}" for (stage, _, device), ratio in slower.items()
+        f"{stage}@{device} {drift.overall.ratio:.2f}"
+        for (stage, _, device), drift in measured.items()
+        if drift.overall is not None
     )
-    return f"device time now, over profiled: {clean(told)}"
+    return f"device time just before serving, over profiled: {clean(told)}"
 
 
 def comparison_table(

@@ -7,7 +7,14 @@ import pytest
 from coordinator.drift import Window, drift
 from coordinator.planning import Options, solve
 from coordinator.replanning import Policy
-from coordinator.replanning.expected import corrections_of, expected, is_close, worth_correcting
+from coordinator.replanning.expected import (
+    before_serving,
+    corrections_of,
+    expected,
+    is_close,
+    predicted,
+    worth_correcting,
+)
 from coordinator.replanning.search import search
 from coordinator.replanning.situation import slower, with_running
 from coordinator.replanning.unexplained import devices_of, inflation
@@ -73,3 +80,15 @@ def test_an_idle_device_is_used_when_nothing_explains_that_the_slo_is_missed():
 def test_only_the_devices_that_are_named_become_slower():
     changed = slower(PROBLEM, {"hub-1"}, 2.0)
     assert [p.batches[0].mean for p in changed.profiles] == [0.2, 0.05]
+
+
+def test_what_replicas_take_just_before_they_serve_corrects_the_prediction() -> None:
+    plan = solve(PROBLEM)
+    (replica,) = [r for r in plan.replicas if r.variant is not None]
+    profile = next(p for p in PROBLEM.profiles if p.device == replica.device)
+    seconds = next(b.mean for b in profile.batches if b.batch_size == replica.batch_size)
+    measured = before_serving(PROBLEM, plan, {replica.id: 1.4 * seconds, "unknown": 9.0})
+    assert [d.overall.ratio for d in measured.values() if d.overall] == [pytest.approx(1.4)]
+    before, after = predicted(PROBLEM, plan, {}), predicted(PROBLEM, plan, measured)
+    assert after.latency_ms["p50"] >= 1.3 * before.latency_ms["p50"]
+    assert after.throughput_rps == plan.predicted.throughput_rps
