@@ -1,4 +1,4 @@
-"""What a replica tells of the compute lane: the part of a job under way counts, so that no window sees it all at once."""
+"""The part of a job under way counts as busy, so that no window sees all of a long one at once."""
 
 from __future__ import annotations
 
