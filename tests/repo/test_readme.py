@@ -70,6 +70,7 @@ ON_A_MESH: Final = {
     SIMULATE: "",
     "coordinator apply plan.json --dry-run": f"--mesh {MESH}",
     APPLY: f"--mesh {MESH}",
+    "coordinator wait": "",
     "coordinator status": "",
     "coordinator events": "",
     "coordinator artifacts": f"--mesh {MESH}",
@@ -166,7 +167,8 @@ class Shell:
         self._program(programs / "python", "")
         shutil.copytree(VARIANTS, folder / "variants")
         workflow = folder / "variants" / "read-signs" / "read-signs.yaml"
-        workflow.write_text(workflow.read_text().replace("rate: 4/s", "rate: 1/s"))
+        asked = workflow.read_text().replace("rate: 4/s", "rate: 1/s")
+        workflow.write_text(asked.replace("latency: {p95: 6 s}", "latency: {p95: 60 s}"))
         self._environment = {
             **os.environ,
             "PATH": f"{programs}:/usr/bin:/bin",
@@ -266,7 +268,8 @@ def test_the_commands_take_a_workflow_to_its_results(
     assert "p95" in said[SIMULATE]
     measured = shell.run("coordinator batching --rate 1 --service profile.json --latency-slo 60")
     assert "latency within 60" in measured
-    assert f"{PHOTOS} accepted = {PHOTOS} results + 0 errors" in said[APPLY]
+    assert f"accepted {PHOTOS} = results {PHOTOS} + errors 0" in said[APPLY]
+    assert "SLO met" in said["coordinator wait"]
     assert "read-signs" in said["coordinator status"]
     assert "rollout-started" in said["coordinator events"]
     plan = json.loads(said[PLAN_IN_A_SCRIPT])

@@ -386,9 +386,10 @@ def test_there_is_no_tick_beside_an_slo_that_is_not_met(kept, within, word, sign
     state = told([strip(view, "placement", 140)[1]])
     assert f"{sign} SLO {word}" in state
     assert "✓" not in state
-    (line,) = banner(view, 118) or ()
-    assert line.role == role
-    assert f"SLO {word}: p95: {within / 500:.1%} of" in line.text
+    line = banner(view, 118)
+    assert line is not None
+    assert line[0].role == role
+    assert f"SLO {word}: p95: {within / 500:.1%} of" in line[0].text
 
 
 def test_an_slo_of_which_nothing_is_known_is_not_called_met(view_at, serving):
