@@ -231,8 +231,10 @@ async def test_what_runs_is_explained_by_what_is_measured(coordinator, planned):
 
 
 def slow_sample(agent, plan, run, number):
-    """Of a device whose batches take half as long again as those of the fake profiles."""
+    """Of a device whose batches take half as long again as those of the fake profiles, at the planned load."""
     made = sample(agent, plan["replicas"], run, number)
+    for source in made.sources:
+        source.accepted = 4 * number
     for replica in made.replicas:
         if "/" in replica.replica:
             replica.batches = 10 * number
