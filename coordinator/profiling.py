@@ -44,7 +44,7 @@ class ProfileOptions:
 
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     threads: tuple[int, ...] = ()
-    time_limit_s: float = 30.0
+    time_limit_s: float = 20.0
     interval: float = 0.05
     min_repeats: int = 5
     max_repeats: int = 200

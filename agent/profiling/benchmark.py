@@ -43,7 +43,7 @@ from agent.serving.compute import runtimes, stagecode
 from agent.serving.compute.inference import Inference, Item, Trial
 from tiermesh.documents.profile import Point
 from tiermesh.errors import TiermeshError, Unsupported
-from tiermesh.frames import Payload, Tensor
+from tiermesh.frames import Payload, Tensor, pack
 
 _PROGRESS_SECONDS: Final = 0.2
 _OF_STAGE: Final = 0.5
@@ -190,7 +190,7 @@ class Benchmark:
         return takes, peaks
 
     def _stage(self, loaded: _Loaded, takes: dict[int, float], budget: _Budget) -> Stage:
-        """What the stage code takes for each item, of one request after another.
+        """What the stage code takes for each item, of one request after another, with unpacking and packing it.
 
         As well as the sum of it and the model's run must be known: stage code is often the smaller part.
         """
@@ -199,11 +199,13 @@ class Benchmark:
         timed = Samples([float(max(len(trial.items), 1)) for trial in trials])
         ends_at = budget.share(1.0, 1.0 + len(takes))
         model = min(takes.values(), default=0.0) * self.ask.slowdown
+        arrived = [pack(trial.payload) for trial in trials]
         for which, trial in itertools.cycle(enumerate(trials)):
             self._pace.rest()
             begun = clock.now()
-            loaded.inference.prepare(trial.payload)
-            loaded.inference.finish(trial.payload, trial.outputs)
+            payload = arrived[which].unpack()
+            loaded.inference.prepare(payload)
+            pack(loaded.inference.finish(payload, trial.outputs))
             timed.add(clock.now() - begun, which)
             per_item = timed.mean * len(trials) / len(loaded.items)
             rule = self._rule(_OF_STAGE * self.ask.interval * (1 + model / max(per_item, 1e-9)))

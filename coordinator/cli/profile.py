@@ -56,9 +56,9 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--time-limit",
         type=arguments.seconds,
-        default=30.0,
+        default=20.0,
         metavar="S",
-        help="for one variant on one device",
+        help="for one variant on one device (default: %(default)g)",
     )
     add_variants_option(parser)
     add_mesh_options(parser)

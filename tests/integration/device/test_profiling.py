@@ -133,8 +133,9 @@ async def test_what_is_certain_to_be_beaten_is_measured_coarsely(
 ) -> None:
     ask = asked(store, make_variant(), interval=1e-4, min_repeats=30, to_beat_seconds=[1e-7, 1e3])
     beaten, best = (await measured(ask)).points
-    assert (beaten.samples, best.samples) == (3, 30)
-    assert beaten.interval <= 0.3
+    assert best.samples == 30
+    assert 3 <= beaten.samples < 30
+    assert beaten.interval < 1
 
 
 async def test_a_quota_slows_what_it_would_stop(store: Store, make_variant: MakeVariant) -> None:
