@@ -94,13 +94,15 @@ def standing_by(
     named: set[tuple[str, str | None, str]] = set()
     left = dict(memory.of_devices)
     for spot in there:
-        left[spot[2]] = left.get(spot[2], 0.0) - memory.of_replicas.get(spot, 0.0)
+        if spot[2] in left:
+            left[spot[2]] -= memory.of_replicas.get(spot, 0.0)
     found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for plan in plans:
         for replica in plan.replicas:
             spot = (replica.stage, replica.variant, replica.device)
             needed = 0.0 if spot in there else memory.of_replicas.get(spot, 0.0)
-            if spot in named or left.get(replica.device, 0.0) < needed:
+            # A device that is lost just now has no memory here, and may be in a plan that was found before.
+            if spot in named or replica.device not in left or left[replica.device] < needed:
                 continue
             named.add(spot)
             left[replica.device] -= needed

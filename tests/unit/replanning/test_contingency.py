@@ -101,6 +101,12 @@ def test_what_the_plans_need_stands_by_as_far_as_there_is_memory(
     assert hub in standing_by(plan, [plan], Memory({hub: 80.0}, needs)), "it is loaded already"
 
 
+def test_nothing_stands_by_on_a_device_that_is_away(running: Plan, ahead: Contingency) -> None:
+    plan = ahead.finding.plan
+    assert plan is not None
+    assert standing_by(running, [plan, running], Memory({"cam-1": 100.0}, {})).keys() == {"cam-1"}
+
+
 def test_the_memory_of_what_runs_is_not_given_twice(running: Plan, ahead: Contingency) -> None:
     plan = ahead.finding.plan
     assert plan is not None
