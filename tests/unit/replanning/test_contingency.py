@@ -14,6 +14,7 @@ from coordinator.replanning.contingency import (
     Memory,
     at_risk,
     found_ahead,
+    holds,
     running_in,
     standby_of,
     standing_by,
@@ -79,6 +80,20 @@ def test_a_plan_that_no_longer_meets_them_is_not_used(running: Plan, ahead: Cont
     assert found_ahead([ahead], with_rate(ahead.problem, 9.0)) is None
     degraded = replace(ahead, finding=replace(ahead.finding, degraded="a part of the rate"))
     assert found_ahead([degraded], with_rate(ahead.problem, 4.2)) is None
+
+
+def test_a_plan_is_searched_anew_ahead_where_it_would_be_late(running: Plan) -> None:
+    def lost(seconds: float) -> Problem:
+        hubs = {"hub-2": (0.2, seconds), "hub-3": (0.2, seconds)}
+        made = structs.replace(problem_of(hubs, latency_s=0.5), fleet_digest="without hub-1")
+        return with_running(made, running, POLICY)
+
+    quick = lost(0.1)
+    known = Contingency("hub-1", quick, search(quick, running, Options(), POLICY))
+    assert holds(known, quick)
+    assert holds(known, lost(0.102))
+    assert found_ahead([known], lost(0.19)) is not None, "there is a plan, and no time to search"
+    assert not holds(known, lost(0.19))
 
 
 def test_a_plan_for_other_devices_or_another_workflow_is_not_used(ahead: Contingency) -> None:
