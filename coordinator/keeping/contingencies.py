@@ -23,6 +23,7 @@ from coordinator.replanning.contingency import (
     Memory,
     at_risk,
     found_ahead,
+    holds,
     running_in,
     standby_of,
     standing_by,
@@ -122,7 +123,7 @@ class Contingencies:
         self._work: asyncio.Task[None] | None = None
 
     def finding(self, problem: Problem) -> Finding | None:
-        """What was found ahead for a problem, or still meets it; blocks while that is checked."""
+        """What was found ahead for a problem, or still serves it."""
         return found_ahead(list(self._found.values()), problem)
 
     def interrupt(self) -> None:
@@ -203,7 +204,7 @@ class Contingencies:
         except TiermeshError:
             # Such as a stage that can be served nowhere else.
             return None
-        if known is not None and await asyncio.to_thread(found_ahead, [known], problem):
+        if known is not None and await asyncio.to_thread(holds, known, problem):
             return known
         loaded = self._loaded()
 

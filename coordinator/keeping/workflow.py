@@ -477,7 +477,7 @@ class Kept:
             # Such as a stage whose only device is gone: trying again is of no use before something changes.
             return Finding(None, Verdict(False, str(error)))
         if self._state.failed:
-            ahead = await asyncio.to_thread(self._contingencies.finding, problem)
+            ahead = self._contingencies.finding(problem)
             if ahead is not None:
                 return ahead
         look = partial(search, stale=frozenset(self._stale))

@@ -1,7 +1,8 @@
 """Contingency plans: what to do when a device of the running plan is lost, found before one is. Pure.
 
 A plan that was found ahead is used where the mesh is as it was thought to be then: for the same problem, or for one on
-the same devices whose every ask it still meets. All that its devices would have to load stands by, as far as there is
+the same devices that still have the time for it. While nothing is lost it is looked at again and again, and replaced
+once it no longer meets every ask. All that its devices would have to load stands by, as far as there is
 memory for it, so that neither a search nor a model keeps a lost device's requests waiting.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from coordinator.replanning.search import Finding
-from coordinator.replanning.worth import shortfalls
+from coordinator.replanning.worth import overloads, shortfalls
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem, RunningReplica
@@ -45,7 +46,10 @@ def at_risk(plan: Plan, at_most: int, ends: Collection[str] = ()) -> list[str]:
 
 
 def found_ahead(contingencies: Iterable[Contingency], problem: Problem) -> Finding | None:
-    """What was found ahead for the problem of now, or still meets it; None where it must be searched."""
+    """What was found ahead for the problem of now, or still serves it; None where it must be searched.
+
+    Latency is not played through again: that takes as long as a search may.
+    """
     for known in contingencies:
         if known.problem.digest == problem.digest:
             return _told(known)
@@ -56,8 +60,16 @@ def found_ahead(contingencies: Iterable[Contingency], problem: Problem) -> Findi
             problem.workflow_digest,
         )
         if same and plan is not None and not known.finding.degraded:
-            return _told(known) if not shortfalls(problem, plan) else None
+            return _told(known) if not overloads(problem, plan) else None
     return None
+
+
+def holds(known: Contingency, problem: Problem) -> bool:
+    """Whether there is no need to search again for the problem that a loss would make now."""
+    plan = known.finding.plan
+    if plan is None or known.problem.digest == problem.digest:
+        return plan is not None
+    return found_ahead([known], problem) is not None and not shortfalls(problem, plan)
 
 
 def _told(known: Contingency) -> Finding:
@@ -94,13 +106,15 @@ def standing_by(
     named: set[tuple[str, str | None, str]] = set()
     left = dict(memory.of_devices)
     for spot in there:
-        left[spot[2]] = left.get(spot[2], 0.0) - memory.of_replicas.get(spot, 0.0)
+        if spot[2] in left:
+            left[spot[2]] -= memory.of_replicas.get(spot, 0.0)
     found: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for plan in plans:
         for replica in plan.replicas:
             spot = (replica.stage, replica.variant, replica.device)
             needed = 0.0 if spot in there else memory.of_replicas.get(spot, 0.0)
-            if spot in named or left.get(replica.device, 0.0) < needed:
+            # A device that is lost just now has no memory here, and may be in a plan that was found before.
+            if spot in named or replica.device not in left or left[replica.device] < needed:
                 continue
             named.add(spot)
             left[replica.device] -= needed

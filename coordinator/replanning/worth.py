@@ -67,10 +67,15 @@ def _better(problem: Problem, running: Plan, found: Plan, lacks: list[str]) -> V
 
 def shortfalls(problem: Problem, plan: Plan) -> list[str]:
     """What keeps a plan from meeting the asks of the problem of now, in words."""
+    return overloads(problem, plan) or list(_late(problem, plan))
+
+
+def overloads(problem: Problem, plan: Plan) -> list[str]:
+    """Of what keeps it from that, what is known at once: devices that are missing, or have not the time."""
     missing = _missing(problem, plan)
     if missing:
         return [f"{', '.join(missing)} cannot be used"]
-    return list(_busy(problem, plan)) or list(_late(problem, plan))
+    return list(_busy(problem, plan))
 
 
 def _missing(problem: Problem, plan: Plan) -> list[str]:

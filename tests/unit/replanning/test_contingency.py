@@ -14,6 +14,7 @@ from coordinator.replanning.contingency import (
     Memory,
     at_risk,
     found_ahead,
+    holds,
     running_in,
     standby_of,
     standing_by,
@@ -81,6 +82,20 @@ def test_a_plan_that_no_longer_meets_them_is_not_used(running: Plan, ahead: Cont
     assert found_ahead([degraded], with_rate(ahead.problem, 4.2)) is None
 
 
+def test_a_plan_is_searched_anew_ahead_where_it_would_be_late(running: Plan) -> None:
+    def lost(seconds: float) -> Problem:
+        hubs = {"hub-2": (0.2, seconds), "hub-3": (0.2, seconds)}
+        made = structs.replace(problem_of(hubs, latency_s=0.5), fleet_digest="without hub-1")
+        return with_running(made, running, POLICY)
+
+    quick = lost(0.1)
+    known = Contingency("hub-1", quick, search(quick, running, Options(), POLICY))
+    assert holds(known, quick)
+    assert holds(known, lost(0.102))
+    assert found_ahead([known], lost(0.19)) is not None, "there is a plan, and no time to search"
+    assert not holds(known, lost(0.19))
+
+
 def test_a_plan_for_other_devices_or_another_workflow_is_not_used(ahead: Contingency) -> None:
     assert found_ahead([ahead], without("hub-2")) is None
     assert found_ahead([ahead], structs.replace(ahead.problem, workflow_digest="other")) is None
@@ -99,6 +114,12 @@ def test_what_the_plans_need_stands_by_as_far_as_there_is_memory(
         "cam-1"
     }
     assert hub in standing_by(plan, [plan], Memory({hub: 80.0}, needs)), "it is loaded already"
+
+
+def test_nothing_stands_by_on_a_device_that_is_away(running: Plan, ahead: Contingency) -> None:
+    plan = ahead.finding.plan
+    assert plan is not None
+    assert standing_by(running, [plan, running], Memory({"cam-1": 100.0}, {})).keys() == {"cam-1"}
 
 
 def test_the_memory_of_what_runs_is_not_given_twice(running: Plan, ahead: Contingency) -> None:
