@@ -32,6 +32,7 @@ from coordinator.discovery import Describing, look_out, sighted, watching_zeroco
 from coordinator.distributing import Distribution
 from coordinator.fleet import Desired, Fleet, events
 from coordinator.fleet.file import FleetFile
+from coordinator.fleet.lifecycle import Outcome
 from coordinator.fleet.liveness import TIMING, Timing
 from coordinator.fleet.state import Catalogue, Device, Rollout
 from coordinator.journal import Journal
@@ -381,7 +382,39 @@ class Mesh(Recorder):
         """
         applying = await self.applying(plan, workflow=workflow, measure_s=measure_s, report=report)
         async with self._rolling_out[plan.workflow]:
-            return await applying.apply(run)
+            applied = await applying.apply(run)
+        await self._correct_prediction(plan, applied, applying.target.workflow)
+        return applied
+
+    async def _correct_prediction(self, plan: Plan, applied: Applied, workflow: Workflow) -> None:
+        """Record what is expected of a plan by what its replicas took just before they served."""
+        from coordinator.replanning.expected import (
+            before_serving,
+            predicted,
+            told_before_serving,
+        )
+
+        if not applied.batch_seconds or applied.outcome is not Outcome.COMMITTED:
+            return
+        made = self._snapshots.get(plan.made_for.problem)
+        try:
+            problem = made.problem if made is not None else await self.problem(workflow)
+        except TiermeshError:
+            # The mesh has changed meanwhile: nothing can be said of the plan's profiles.
+            return
+        measured = before_serving(problem, plan, applied.batch_seconds)
+        now = await asyncio.to_thread(predicted, problem, plan, measured)
+        await self.record(
+            events.PredictionCorrected(
+                at=self.now(),
+                who=self.who,
+                workflow=plan.workflow,
+                generation=applied.generation,
+                latency_ms={**now.latency_ms},
+                latency_interval_ms={**now.latency_interval_ms},
+                text=told_before_serving(now, measured),
+            )
+        )
 
     async def cancel_rollout(self, workflow: str, why: str = "an operator gave it up") -> None:
         """Give the open rollout of a workflow up; whoever carries it out undoes it."""

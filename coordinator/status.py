@@ -113,6 +113,8 @@ class WorkflowStatus(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
     since: float
     predicted: Predicted
+    expected_ms: dict[str, float] = {}
+    """Latency that is expected by what batches are measured to take; empty where nothing was measured."""
     throughput_rps: float | None
     latency_ms: dict[str, float]
     ledger: Ledger
@@ -146,6 +148,7 @@ def status_of(
         plan=running.plan,
         since=running.since,
         predicted=plan.predicted,
+        expected_ms=_expected_ms(fleet, workflow, running),
         throughput_rps=sum(s.rate for s in sources) if sources else None,
         latency_ms=latency_ms(sources),
         ledger=ledger_of(newest, workflow, running.run),
@@ -157,6 +160,12 @@ def status_of(
         attainment=attainment_of(workflow, fleet, newest, now),
         replan=fleet.replans.get(workflow),
     )
+
+
+def _expected_ms(fleet: Fleet, workflow: str, running: Running) -> dict[str, float]:
+    corrected = fleet.expected.get(workflow)
+    of_this = corrected is not None and corrected.generation == running.generation
+    return corrected.latency_ms if corrected is not None and of_this else {}
 
 
 def battery_of(sample: pb.Sample) -> Battery | None:

@@ -28,13 +28,16 @@ def verdict_line(verdict: Verdict) -> str:
 
 
 def attainment_lines(
-    attainment: Attainment, predicted: Predicted, latency_ms: Mapping[str, float]
+    attainment: Attainment,
+    predicted: Predicted,
+    latency_ms: Mapping[str, float],
+    expected_ms: Mapping[str, float],
 ) -> Iterator[str]:
     """The verdict, latency with the SLO beside it, shares and burn rates by window, accuracy, cost."""
     yield verdict_line(attainment.verdict)
     limits = {o.percentile: o.limit_ms for o in attainment.objectives}
     for name in {**predicted.latency_ms} | limits:
-        yield f"latency {name} {_latency(name, latency_ms, predicted, limits)}"
+        yield f"latency {name} {_latency(name, latency_ms, predicted, expected_ms, limits)}"
     for objective in attainment.objectives:
         yield from _objective_lines(objective)
     if attainment.goodput_rps is not None:
@@ -51,6 +54,7 @@ def _latency(
     name: str,
     measured: Mapping[str, float],
     predicted: Predicted,
+    expected_ms: Mapping[str, float],
     limits: Mapping[str, float],
 ) -> str:
     shown = f"{measured[name]:.0f} ms" if name in measured else "?"
@@ -58,6 +62,7 @@ def _latency(
     interval = interval_words(predicted, name)
     beside = [f"predicted {promised[name]:.0f} ms"] if name in promised else []
     beside += [interval] if interval else []
+    beside += [f"now expected {expected_ms[name]:.0f} ms"] if name in expected_ms else []
     beside += [f"SLO {limits[name]:.0f} ms"] if name in limits else []
     return f"{shown} ({', '.join(beside)})"
 

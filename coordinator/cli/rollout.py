@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from rich.table import Table
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from coordinator.runner import Mesh
     from tiermesh.documents.workflow import Workflow
 
+MEASURE_S: Final = 1.0
+"""How long each replica is run on its samples before it serves."""
 _SAID = {
     "committed": "[green]serves[/]",
     "aborted": "[yellow]failed before any device switched: what ran before runs on[/]",
@@ -98,7 +100,9 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
     if args.dry_run:
         return await _preview(await mesh.applying(plan, workflow=workflow), args, output)
     with bars(output) as report:
-        applied = await mesh.apply(plan, workflow=workflow, run=args.new_run, report=report)
+        applied = await mesh.apply(
+            plan, workflow=workflow, run=args.new_run, measure_s=MEASURE_S, report=report
+        )
     show(applied, output)
     told = document(applied)
     code = applied.exit_code

@@ -118,7 +118,8 @@ def _show(status: WorkflowStatus, output: Output) -> None:
     )
     rate = "?" if status.throughput_rps is None else f"{status.throughput_rps:.2f}"
     say(f"  throughput {rate}/s (predicted {predicted.throughput_rps:.2f}/s)")
-    for line in attainment_lines(status.attainment, predicted, status.latency_ms):
+    shown = attainment_lines(status.attainment, predicted, status.latency_ms, status.expected_ms)
+    for line in shown:
         say(f"  {line}", soft_wrap=True)
     for line in (ledger_line(status.ledger), sinks_line(status.ledger)):
         if line:

@@ -303,6 +303,7 @@ def _prediction_corrected(event: events.PredictionCorrected, fleet: Fleet) -> Fl
         generation=event.generation,
         latency_ms=event.latency_ms,
         text=event.text,
+        latency_interval_ms=event.latency_interval_ms,
     )
     return replace(fleet, expected=_with(fleet.expected, event.workflow, corrected))
 

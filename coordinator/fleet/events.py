@@ -210,6 +210,8 @@ class PredictionCorrected(Happening, frozen=True, kw_only=True):
     generation: int
     latency_ms: dict[str, float]
     text: str
+    latency_interval_ms: dict[str, tuple[float, float]] = {}
+    """Where they lie with 90 % probability, where that is known."""
 
 
 class RolloutStarted(Happening, frozen=True, kw_only=True):

@@ -147,6 +147,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     latency_ms: dict[str, float]
     text: str
+    latency_interval_ms: dict[str, tuple[float, float]] = {}
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):

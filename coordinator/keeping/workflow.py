@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 WHO: Final = "coordinator"
 MEASURE_S: Final = 1.0
 """Between two comparisons of what is measured with what was planned for."""
+MEASURE_BEFORE_S: Final = 1.0
+"""How long each replica is run on its samples before it serves, unless a lost device is waited for."""
 PREDICT_S: Final = 20.0
 """Between two corrections of the prediction, but for the first."""
 AS_PLANNED: Final = Ratio(1.0, 1.0, 1.0, 0)
@@ -92,7 +94,7 @@ class Kept:
     ) -> None:
         self.name = workflow.workflow
         self._mesh = mesh
-        self.workflow = workflow
+        self.workflow = self._wanted = workflow
         self._unmeasured = unmeasured
         self._may_replan = may_replan
         self._options = options
@@ -353,7 +355,11 @@ class Kept:
                 self.workflow, self._is_plannable, patience_s=FIRST_PLAN_S
             )
             self.ask("it does not run yet")
-            self.has_begun = True
+        elif self._running.workflow_digest != self._wanted.digest:
+            # Looking at what runs has put its workflow in place of the file that was given.
+            self.workflow = self._wanted
+            self.ask("its file has changed since it was rolled out")
+        self.has_begun = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self._contingencies.run())
             await self._keep_replanning()
@@ -446,7 +452,12 @@ class Kept:
             await self._judge(rate, corrections)
             return ReplanOutcome.KEPT, found.verdict.why, digest
         await self._mesh.plan_made(found.plan)
-        applied = await self._mesh.apply(found.plan, workflow=self.workflow, report=self._report)
+        applied = await self._mesh.apply(
+            found.plan,
+            workflow=self.workflow,
+            measure_s=0.0 if reason is Reason.DEVICE_FAILED else MEASURE_BEFORE_S,
+            report=self._report,
+        )
         if applied.outcome is not Outcome.COMMITTED:
             failures = "; ".join(f"{device}: {why}" for device, why in applied.failures.items())
             return ReplanOutcome.FAILED, f"the rollout was {applied.outcome}: {failures}", digest

@@ -20,11 +20,13 @@ from coordinator.drift import (
 from coordinator.replanning.situation import asked_rate
 from tiermesh.documents.plan import Plan, Predicted
 from tiermesh.documents.problem import Problem
+from tiermesh.documents.workflow import Percentile
 
 REQUESTS: Final = 2_000
 MEASURED_ERROR: Final = 0.05
 """Of the mean of some `MEASURED_BATCHES` batches, for a 95 % interval."""
 MEASURED_BATCHES: Final = 40
+SHOWN: Final[tuple[Percentile, ...]] = ("p50", "p95")
 CLOSE: Final = 0.1
 """Corrections that are nearer to each other than this make no difference worth telling."""
 
@@ -76,6 +78,19 @@ def before_serving(
         low, high = ratio / (1 + MEASURED_ERROR), ratio * (1 + MEASURED_ERROR)
         found[key_of(replica)] = Drift(Ratio(ratio, low, high, MEASURED_BATCHES), {})
     return found
+
+
+def told_before_serving(now: Predicted, measured: Mapping[Key, Drift]) -> str:
+    """What a plan is expected to do by what was measured before it served, for people."""
+    shown = [f"{name} {now.latency_ms[name]:.0f} ms" for name in SHOWN if name in now.latency_ms]
+    times = [
+        f"{stage}@{device} {drift.overall.ratio:.2f}"
+        for (stage, _, device), drift in measured.items()
+        if drift.overall is not None
+    ]
+    return (
+        f"expected {', '.join(shown)}; device time before serving over profiled: {', '.join(times)}"
+    )
 
 
 def predicted(problem: Problem, plan: Plan, drifts: Mapping[Key, Drift]) -> Predicted:

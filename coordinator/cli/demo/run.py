@@ -26,7 +26,6 @@ from coordinator.cli.text import clean
 from coordinator.planning import Options, solve
 from coordinator.profiling import ProfileOptions
 from coordinator.progress import Progress, Report, silent
-from coordinator.replanning.expected import before_serving, predicted
 from coordinator.runner import Mesh
 from coordinator.status import WorkflowStatus
 from coordinator.variants import Fetcher, Ladders
@@ -84,7 +83,6 @@ class Demo:
         self._options = options
         self._output = output
         self._begun = time.monotonic()
-        self._problem: Problem | None = None
         self._emulated = {d.name: d.slowdown for d in DEVICES}
         self._agents = options.folder / "agents"
         self._mesh = agents.mesh_of(options.folder)
@@ -182,7 +180,7 @@ class Demo:
         self._step("plan", "the least cost that meets rate, accuracy and latency")
         sizes = [p.stat().st_size for p in self._agents.glob("*/data/signs/*.jpg")]
         source_bytes = {"photos": sum(sizes) / len(sizes)}
-        problem = self._problem = await mesh.problem(workflow, source_bytes=source_bytes)
+        problem = await mesh.problem(workflow, source_bytes=source_bytes)
         plan = await asyncio.to_thread(solve, problem, PLAN)
         await mesh.plan_made(plan)
         self._say(tables.plan_table(plan, self._emulated))
@@ -212,13 +210,16 @@ class Demo:
                 fix=f"See the logs in {self._agents}",
             )
         self._say(f"generation {applied.generation} serves")
-        problem = self._problem
-        if problem is None:
+        corrected = mesh.fleet.expected.get(plan.workflow)
+        if corrected is None or corrected.generation != applied.generation:
             return plan
-        measured = before_serving(problem, plan, applied.batch_seconds)
-        self._say(tables.speeds_line(measured))
-        corrected = await asyncio.to_thread(predicted, problem, plan, measured)
-        return msgspec.structs.replace(plan, predicted=corrected)
+        self._say(clean(corrected.text))
+        now = msgspec.structs.replace(
+            plan.predicted,
+            latency_ms=corrected.latency_ms,
+            latency_interval_ms=corrected.latency_interval_ms,
+        )
+        return msgspec.structs.replace(plan, predicted=now)
 
     async def _serve(self, mesh: Mesh, served: Served, plan: Plan) -> Served:
         rate = plan.predicted.throughput_rps

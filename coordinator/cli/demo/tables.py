@@ -9,7 +9,6 @@ from rich.table import Table
 from coordinator.cli.demo.agents import DemoDevice
 from coordinator.cli.margin import interval_words
 from coordinator.cli.text import clean, device_label
-from coordinator.drift import Drift, Key
 from tiermesh.documents.plan import Plan
 
 SHOWN_PERCENTILES = ("p50", "p95")
@@ -39,16 +38,6 @@ def plan_table(plan: Plan, emulated: Mapping[str, float]) -> Table:
             f"{replica.utilization:.0%}",
         )
     return table
-
-
-def speeds_line(measured: Mapping[Key, Drift]) -> str:
-    """What replicas took just before they served, against their profiles."""
-    told = ", ".join(
-        f"{stage}@{device} {drift.overall.ratio:.2f}"
-        for (stage, _, device), drift in measured.items()
-        if drift.overall is not None
-    )
-    return f"device time just before serving, over profiled: {clean(told)}"
 
 
 def comparison_table(
