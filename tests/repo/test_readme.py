@@ -71,6 +71,7 @@ ON_A_MESH: Final = {
     "coordinator apply plan.json --dry-run": f"--mesh {MESH}",
     APPLY: f"--mesh {MESH}",
     "coordinator status": "",
+    "coordinator explain --now": "--interval 2",
     "coordinator events": "",
     "coordinator artifacts": f"--mesh {MESH}",
     PLAN_IN_A_SCRIPT: f"--mesh {MESH}",
