@@ -86,7 +86,7 @@ def day_of_ratios(rate, seed, look_s, spread=0.33, spell_s=30.0):
     draw = np.random.default_rng(seed)
     on = Measuring(PROBLEM, {}, PLAN, "run-1", 1, POLICY)
     step_s = max(1.0, 1 / rate, look_s / 60)
-    batches, seconds = 0, 0.0
+    batches, seconds, spell = 0, 0.0, 1.0
     for n in range(int(DAY_S / step_s)):
         if n * step_s % spell_s < step_s:
             spell = draw.uniform(0.85, 1.15)
