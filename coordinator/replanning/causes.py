@@ -22,7 +22,7 @@ HOT_C: Final = 80.0
 SLOWER: Final = 1.1
 """Less than this over the profile, or the planned dispersion, is not worth a word."""
 LINK_SLOWER: Final = 2.0
-LINK_MS: Final = 10.0
+LINK_MS: Final = 50.0
 """Round trips end in this process, and are late when it is busy: less than this is not worth a word."""
 BUSY_PERCENT: Final = 90.0
 

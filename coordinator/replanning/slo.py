@@ -37,6 +37,8 @@ CLUSTER: Final = 4.0
 """Misses come in clusters of so many at least: those that one busy period makes."""
 LOOKS: Final = 30.0
 """Windows overlap: within each there is as much to see as in so many that do not."""
+LONGER: Final = 1.05
+"""Agents count in buckets: a window may be this much longer than it says."""
 GRACE_S: Final = 10.0
 """After a commit caches are cold; what was accepted before it ends meanwhile."""
 GRACE_MAX_S: Final = 120.0
@@ -158,7 +160,8 @@ class Attained:
 
     def _window(self, seconds: float) -> tuple[float, Counts] | None:
         """What ended in a window that lies wholly after the commit and its grace."""
-        if not self._sources or any(s.clean_s < seconds for s in self._sources.values()):
+        least_s = LONGER * seconds
+        if not self._sources or any(s.clean_s < least_s for s in self._sources.values()):
             return None
         return seconds, _sum(s.windows.get(seconds, Counts()) for s in self._sources.values())
 

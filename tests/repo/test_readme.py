@@ -72,6 +72,7 @@ ON_A_MESH: Final = {
     APPLY: f"--mesh {MESH}",
     "coordinator wait": "",
     "coordinator status": "",
+    "coordinator explain --now": "--interval 2",
     "coordinator events": "",
     "coordinator artifacts": f"--mesh {MESH}",
     PLAN_IN_A_SCRIPT: f"--mesh {MESH}",

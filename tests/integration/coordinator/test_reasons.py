@@ -151,8 +151,8 @@ async def test_the_prediction_is_corrected_by_what_serving_measures_and_the_caus
         promised = on.mesh.fleet.plans[on.mesh.fleet.running["read"].plan].plan.predicted
         assert expected.latency_ms["p50"] > 1.2 * promised.latency_ms["p50"]
         assert "detect@hub-1" in expected.text
-        (cause,) = on.keeping.causes("read")
-        assert (cause.kind, cause.subject) == (Kind.DEVICE_SLOWER, "hub-1")
+        named = [(cause.kind, cause.subject) for cause in on.keeping.causes("read")]
+        assert (Kind.DEVICE_SLOWER, "hub-1") in named
         assert len(await on.told("replan-ended")) == 1
 
 

@@ -11,10 +11,13 @@ import sys
 
 import numpy as np
 
+from coordinator.keeping.measuring import Measuring
 from coordinator.planning.batching.arrivals import Map
 from coordinator.replanning.bursts import spread
 from coordinator.replanning.load import CHANGES, LoadTest
 from coordinator.replanning.reasons import Policy
+from tests.simulation.replanning.mesh import BATCH_S, PLAN, PROBLEM
+from tiermesh.v1 import telemetry_pb2 as pb
 
 POLICY = Policy()
 DAY_S = 86_400.0
@@ -76,6 +79,32 @@ def delay_s(rate, ratio, seed, calm_s=120.0):
     return alarm_s(
         test, poisson_counts(ratio * rate, 20_000.0 / rate, step_s, seed + 10**6), step_s
     )
+
+
+def day_of_ratios(rate, seed, look_s, spread=0.33, spell_s=30.0):
+    """Measured over planned device time of a replica with so many batches a second, each `look_s` seconds."""
+    draw = np.random.default_rng(seed)
+    on = Measuring(PROBLEM, {}, PLAN, "run-1", 1, POLICY)
+    step_s = max(1.0, 1 / rate, look_s / 60)
+    batches, seconds, spell = 0, 0.0, 1.0
+    for n in range(int(DAY_S / step_s)):
+        if n * step_s % spell_s < step_s:
+            spell = draw.uniform(0.85, 1.15)
+        new = int(draw.poisson(rate * step_s))
+        batches += new
+        # The sum of so many gamma variates is one of so many times the shape.
+        seconds += spell * BATCH_S * draw.gamma(max(new, 1e-9) / spread**2, spread**2)
+        said = pb.ReplicaSample(
+            workflow="read",
+            generation=1,
+            replica="detect@hub-1/v",
+            batches=batches,
+            batch_sizes={1: batches},
+            batch_seconds={1: seconds},
+        )
+        on.take("hub-1", pb.Sample(at=n * step_s, replicas=[said]))
+        if n * step_s % look_s < step_s:
+            yield from on.ratios().values()
 
 
 def median_delay_s(rate, ratio, runs):

@@ -20,6 +20,7 @@ from tests.simulation.replanning.steady import (
     alarm_s,
     bursty_counts,
     bursty_test,
+    day_of_ratios,
     false_alarms,
     median_delay_s,
     poisson_counts,
@@ -133,3 +134,12 @@ def test_an_slo_that_is_missed_is_found(missed, most_s):
     assert found, "nothing was found"
     assert found[0][1] is Reason.SLO_MISSED
     assert 700 <= found[0][0] <= 700 + most_s
+
+
+@pytest.mark.parametrize("rate", [0.2, 4.0, 50.0])
+def test_noisy_device_times_have_not_drifted_for_a_day(rate):
+    """Batches with a third of spread, and spells in which all are up to 15 % slower or faster."""
+    low, high = POLICY.drift.enter
+    found = [ratio.sure for ratio in day_of_ratios(rate, seed=1, look_s=300)]
+    assert len(found) > 250
+    assert all(low < sure < high for sure in found)
