@@ -153,10 +153,11 @@ def _progress(waiting: Waiting, fleet: Fleet, passed_s: float, for_s: float | No
 def show(found: Waited, output: Output) -> None:
     """The ledger, the verdict, and what was not as it should be."""
     say = output.console.print
-    say(f"[bold]{clean(found.workflow)}[/], run {clean(found.run)}: {ledger_line(found.ledger)}")
+    name = f"[bold]{clean(found.workflow)}[/], run {clean(found.run)}"
+    say(f"{name}: {ledger_line(found.ledger)}", soft_wrap=True)
     say(verdict_line(found.verdict), soft_wrap=True)
     if found.wrong:
-        output.progress.print(f"[red]not well:[/] {clean('; '.join(found.wrong))}", soft_wrap=True)
+        output.progress.print(f"[red]failed:[/] {clean('; '.join(found.wrong))}", soft_wrap=True)
 
 
 def document(found: Waited) -> dict[str, Any]:
