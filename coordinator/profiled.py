@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tiermesh.documents.profile import Profile
+
+if TYPE_CHECKING:
+    from coordinator.fleet.state import Device, Fleet
 
 DISTURBED: Final = 0.1
 """Where others took more of the processor time, a profile may be too slow for an undisturbed device."""
@@ -13,6 +16,16 @@ DISTURBED: Final = 0.1
 def is_disturbed(profile: Profile) -> bool:
     """Whether others took so much processor time that people should know."""
     return profile.disturbed is not None and profile.disturbed > DISTURBED
+
+
+def disturbed_share(fleet: Fleet, device: Device) -> float | None:
+    """The most that others took of the CPU time of a measurement on this very device; None where it made none."""
+    shares = [
+        profile.disturbed
+        for profile in fleet.profiles.get(device.device_class, {}).values()
+        if profile.device == device.id and profile.disturbed is not None
+    ]
+    return max(shares, default=None)
 
 
 def disturbance(profile: Profile) -> str:

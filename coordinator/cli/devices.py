@@ -14,6 +14,7 @@ from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, device_label
+from coordinator.profiled import DISTURBED, disturbed_share
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def _devices(args: argparse.Namespace, output: Output) -> int:
     for device in shown:
         if device.why:
             output.console.print(f"{clean(device.name)} is {device.state}: {clean(device.why)}")
+        taken = disturbed_share(fleet, device)
+        if taken is not None and taken > DISTURBED:
+            output.console.print(
+                f"{clean(device.name)}: measurement disturbed: {taken:.0%} of CPU time taken by other processes",
+                soft_wrap=True,
+            )
     output.document(document(fleet, samples))
     lacking = args.expect is not None and len(fleet.ready) < args.expect
     if lacking:
@@ -106,7 +113,10 @@ def document(fleet: Fleet, samples: Samples) -> dict[str, Any]:
     """The answer for programs. `samples` are those of the devices that gave one, by id."""
     devices = sorted(fleet.devices.values(), key=lambda device: device.name)
     return {
-        "devices": [_plain(d, samples.get(d.id)) for d in devices],
+        "devices": [
+            {**_plain(d, samples.get(d.id)), "disturbed": disturbed_share(fleet, d)}
+            for d in devices
+        ],
         "unreachable": [
             {"address": key, "via": way.via, "addresses": way.addresses, "failures": way.failures}
             for key, way in fleet.sightings.items()
@@ -132,6 +142,7 @@ def _plain(device: Device, sample: telemetry_pb2.Sample | None) -> dict[str, Any
         "host": print_.host,
         "device_class": device.device_class,
         "threads": print_.threads,
+        "cpu_quota_cores": print_.cpu_quota_cores,
         "cpu": print_.cpu.model,
         "memory_bytes": print_.memory_bytes,
         "runtimes": {r.name: r.version or r.unavailable for r in print_.runtimes},

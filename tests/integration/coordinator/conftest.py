@@ -97,6 +97,7 @@ class FakeAgent(
         self.protocol = PROTOCOL_VERSION
         self.usable_share = 0.7
         self.mean_s = 0.05
+        self.disturbed = None
         self.data_address = "127.0.0.1:1"
         self.address = ""
         self.store = {}
@@ -259,6 +260,7 @@ class FakeAgent(
             measured_at="2025-01-01T00:00:00Z",
             cannot_run=None if runs else f"the runtime {variant.runtime} is not installed",
             peak_memory_bytes=1_000_000,
+            disturbed=self.disturbed,
             bytes_out_per_request=1_000.0,
             points=points if runs else [],
         )

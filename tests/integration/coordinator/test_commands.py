@@ -342,3 +342,22 @@ async def test_a_profile_is_shown_and_written_where_it_is_the_only_one(coordinat
     nobody = await coordinator("profiles", "--on", "nobody")
     assert nobody.code != 0
     assert "cam-1, hub-1" in nobody.err
+
+
+async def test_a_disturbed_measurement_is_told(coordinator, two):
+    two[0].disturbed = 0.234
+    told = await coordinator("profile", "read.yaml", *named(two), "--no-browse")
+    assert told.code == 0, told.err
+    warned = "measurement disturbed: 23% of CPU time taken by other processes"
+    assert f"warning: {two[0].name}: {warned} (2 variants)" in told.err
+    assert f"coordinator profile --again --on {two[0].name}" in told.err
+    assert "4 measurements in " in told.out
+    assert "4 of 4  " in told.err
+    devices = await coordinator("devices", "--offline")
+    assert f"{two[0].name}: {warned}" in devices.out
+    assert two[1].name + ": " not in devices.out
+    document = (await coordinator("devices", "--offline", "--json")).document
+    assert {d["name"]: d["disturbed"] for d in document["devices"]} == {
+        two[0].name: 0.234,
+        two[1].name: None,
+    }

@@ -7,7 +7,7 @@ from coordinator.fleet import Desired, decide
 from coordinator.fleet.events import ProfileMeasured
 from coordinator.fleet.instructions import Measure
 from coordinator.outlook import Outlook, in_order, rivals, to_beat
-from coordinator.profiled import disturbance, summary
+from coordinator.profiled import disturbance, disturbed_share, summary
 from coordinator.progress import Tally
 
 TABLE = [
@@ -135,3 +135,14 @@ def test_a_profile_in_a_line(fleet, made):
     assert summary(made.profile(device, made.variant(), cannot_run="no such runtime")) == (
         "cannot run: no such runtime"
     )
+
+
+def test_a_device_tells_the_worst_of_its_own_measurements(fleet, made):
+    fleet(made.described("a"), made.described("b"))
+    for name, share in (("v3", 0.02), ("v4", 0.3)):
+        profile = made.profile(fleet.now.devices["a"], made.variant(name))
+        fleet(
+            ProfileMeasured(at=1.0, who="a", device="a", profile=replace(profile, disturbed=share))
+        )
+    assert disturbed_share(fleet.now, fleet.now.devices["a"]) == 0.3
+    assert disturbed_share(fleet.now, fleet.now.devices["b"]) is None, "measured by another one"
