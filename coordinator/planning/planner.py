@@ -15,6 +15,7 @@ from coordinator.planning.exact import Found, search_exhaustively, search_greedi
 from coordinator.planning.latency import SATURATED
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination, engine_name
+from coordinator.planning.spares import with_spares
 from tiermesh.documents.plan import MadeFor, Plan, Predicted, Rules, Solver
 from tiermesh.documents.problem import Problem
 from tiermesh.errors import Infeasible, InvalidDocument
@@ -44,7 +45,8 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
         raise Infeasible("no plan meets every ask")
     if found is None:
         raise conflict.explain(problem, replace(options, watch=options.watch.for_nothing()))
-    return _plan(found, latency_s, options, time.perf_counter() - started)
+    plan = _plan(found, latency_s, options, time.perf_counter() - started)
+    return with_spares(plan, problem) if options.spares else plan
 
 
 def _refuse_endless(problem: Problem, options: Options) -> None:
