@@ -84,6 +84,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--single-variant", action="store_true", help="one variant per stage for all requests"
     )
+    parser.add_argument(
+        "--spares",
+        action="store_true",
+        help="hold quicker variants ready where the accuracy floor leaves slack",
+    )
     parser.add_argument("--objective", choices=[o.value for o in Objective], default="cost")
     parser.add_argument("--strategy", choices=[s.value for s in Strategy], default="exact")
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="S")
@@ -96,6 +101,7 @@ def options_of(args: argparse.Namespace) -> Options:
     return Options(
         exclusive=args.exclusive,
         single_variant=args.single_variant,
+        spares=args.spares,
         objective=Objective(args.objective),
         strategy=Strategy(args.strategy),
         time_limit_s=args.time_limit,

@@ -39,6 +39,7 @@ class Options:
     """Rules and effort.
 
     `exclusive`: a device serves at most one stage. `single_variant`: one variant per stage for all requests.
+    `spares`: quicker variants are held ready where the accuracy floor leaves slack, for sources to move requests to.
     `gap` is the relative gap at which the search may stop, `time_limit_s` the seconds after which it returns the
     best plan it has. `watch` follows the search and can end it.
 
@@ -48,6 +49,7 @@ class Options:
 
     exclusive: bool = False
     single_variant: bool = False
+    spares: bool = False
     objective: Objective = Objective.COST
     strategy: Strategy = Strategy.EXACT
     time_limit_s: float = TIME_LIMIT_S

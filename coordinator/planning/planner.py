@@ -14,6 +14,7 @@ from coordinator.planning.exact import Found, search_exhaustively, search_greedi
 from coordinator.planning.latency import SATURATED
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.solver import Termination, engine_name
+from coordinator.planning.spares import with_spares
 from tiermesh.documents.plan import MadeFor, Margin, Plan, Predicted, Replica, Rules, Solver
 from tiermesh.documents.problem import Problem
 from tiermesh.errors import Infeasible, InvalidDocument
@@ -44,6 +45,7 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
     if found is None:
         raise conflict.explain(problem, replace(options, watch=options.watch.for_nothing()))
     plan = _plan(found, latency_s, options, time.perf_counter() - started)
+    plan = with_spares(plan, problem) if options.spares else plan
     return pricing.priced(problem, plan, options) if options.frontier else plan
 
 
