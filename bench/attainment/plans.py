@@ -1,32 +1,20 @@
-"""The plans of the systems: for a multiple of the rate, as JellyBean makes them, and with foresight."""
+"""The plans of the systems, for a multiple of the rate or as JellyBean makes them; what they cost and load."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import replace as changed
-from math import inf
-from typing import Final
 
 from msgspec.structs import replace
 
-from bench.attainment.scenes import Segment
-from bench.attainment.settings import SLO_S, Setting
-from bench.attainment.systems import EXACT, System
-from bench.attainment.truth import Truth
-from bench.attainment.world import restricted
-from coordinator.planning import Objective, Options, solve
-from coordinator.planning.simulate import Load, simulate
+from bench.attainment.settings import Setting
+from bench.attainment.systems import System
+from coordinator.planning import Options, solve
 from coordinator.replanning.situation import with_rate
 from tiermesh.documents.plan import Lane, Plan, Replica
-from tiermesh.documents.problem import Problem, ProblemProfile, ProblemStage
+from tiermesh.documents.problem import Problem, ProblemStage
 from tiermesh.errors import Infeasible
 
-FORESIGHT_S: Final = 60.0
-TIGHTER: Final = (1.0, 0.8, 0.6, 0.4)
-"""What foresight asks for, in parts of the SLO, until it gets what keeps the SLO when it is played through."""
-PLAYED: Final = 2_000
-DRAWS: Final = 3
 _made: dict[tuple[str, Options], Plan | None] = {}
 
 
@@ -90,61 +78,6 @@ def completed(problem: Problem, plan: Plan) -> Plan:
 
 def _end(stage: str, device: str, rate_rps: float) -> Replica:
     return Replica(id=f"{stage}@{device}", stage=stage, device=device, rate_rps=rate_rps)
-
-
-def foreseen(setting: Setting, truth: Truth, segment: Segment, seconds: float) -> tuple[Plan, bool]:
-    """The cheapest plan for what is true in a segment, and whether it meets the SLO when it is played through.
-
-    Where none does, it is the one that does most.
-    """
-    problem = _true(setting, truth, segment, segment.begin / seconds)
-    options = changed(EXACT, time_limit_s=FORESIGHT_S)
-    for tighter in TIGHTER:
-        plan = best(_asking(problem, SLO_S * tighter), options)
-        if plan is not None and _keeps(problem, plan):
-            return plan, True
-    most = best(problem, changed(options, objective=Objective.THROUGHPUT))
-    if most is None:
-        raise Infeasible("no plan serves anything")
-    return most, False
-
-
-def _asking(problem: Problem, p95_s: float) -> Problem:
-    return replace(problem, asks=replace(problem.asks, latency_s={"p95": p95_s}))
-
-
-def _keeps(problem: Problem, plan: Plan) -> bool:
-    """Whether p95 is within the SLO in each of some draws."""
-    loads = (Load(requests=PLAYED, seed=seed) for seed in range(DRAWS))
-    return all(
-        simulate(problem, plan, load).latency_ms.get("p95", inf) <= 1e3 * SLO_S for load in loads
-    )
-
-
-def _true(setting: Setting, truth: Truth, segment: Segment, part: float) -> Problem:
-    phase, problem = segment.phase, with_rate(setting.problem, setting.rate_rps * segment.load)
-    lost = truth.victims if phase.lost else frozenset[str]()
-    problem = restricted(problem, {d.name for d in problem.devices} - lost)
-    return replace(
-        problem,
-        profiles=[_slower(p, truth.slower(p.device, part)) for p in problem.profiles],
-        links=[
-            replace(link, capacity_mbps=link.capacity_mbps * phase.link)
-            if link.capacity_mbps is not None
-            else link
-            for link in problem.links
-        ],
-    )
-
-
-def _slower(profile: ProblemProfile, factor: float) -> ProblemProfile:
-    batches = [
-        replace(
-            b, mean=b.mean * factor, percentiles={k: s * factor for k, s in b.percentiles.items()}
-        )
-        for b in profile.batches
-    ]
-    return replace(profile, batches=batches)
 
 
 def busiest(plan: Plan, count: int, but: Collection[str] = ()) -> frozenset[str]:

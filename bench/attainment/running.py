@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.attainment import plans
+from bench.attainment.foresight import foreseen
 from bench.attainment.keeping import Keeper, seconds_of
 from bench.attainment.scenes import Phase, Scene, segments
 from bench.attainment.settings import SLO_S, Setting
@@ -67,7 +68,7 @@ async def _play(world: World, plan: Plan, seconds: float, seed: int, scene: Scen
     feasible = True if world.system.clairvoyant else None
     parts = segments(scene, seconds, seed)
     if world.system.clairvoyant:
-        found = [plans.foreseen(world.setting, world.truth, part, seconds) for part in parts]
+        found = [foreseen(world.setting, world.truth, part, seconds) for part in parts]
         feasible = all(meets for _, meets in found)
         world.begin(found[0][0])
         for part, (best, _) in zip(parts[1:], found[1:], strict=True):

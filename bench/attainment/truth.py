@@ -49,7 +49,7 @@ class Truth:
         self._scene = scene
         self._timeline = timeline
         self._seconds = seconds
-        self._seed = seed
+        self.seed = seed
         self.victims: frozenset[str] = frozenset()
         problem = setting.problem
         self._means = {
@@ -76,7 +76,7 @@ class Truth:
 
     def _wander(self, device: str) -> float:
         step = int(self._timeline.now / WANDER_S)
-        return math.exp(random.Random(f"{self._seed}/{device}/{step}").gauss(0.0, WANDER))
+        return math.exp(random.Random(f"{self.seed}/{device}/{step}").gauss(0.0, WANDER))
 
     def service_s(self, device: str, stage: str, variant: str, size: int) -> float:
         """Seconds of a batch on a device now."""
