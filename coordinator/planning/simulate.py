@@ -10,7 +10,6 @@ generator: the same plan, load and seed give the same figures.
 
 from __future__ import annotations
 
-import bisect
 import graphlib
 import heapq
 import itertools
@@ -24,11 +23,11 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from coordinator.planning.checking import members
+from coordinator.planning.dealing import Dealing
 from coordinator.planning.instance import carried
 from coordinator.planning.network import Network
 from coordinator.planning.requests import Requests
 from coordinator.planning.spread import Curve, at, curve
-from tiermesh import ids
 from tiermesh.documents.plan import Lane, Plan, Replica
 from tiermesh.documents.problem import BatchTime, Problem, ProblemEdge, Serverless
 from tiermesh.documents.workflow import PERCENTILES
@@ -169,7 +168,13 @@ class _Simulation:
         self.times = _Times(problem)
         self.requests = Requests.of(problem, plan.rate_rps * load.scale)
         self.random = random.Random(load.seed)  # noqa: S311 - a model of traffic, not a secret
-        self.start = self.random.random()
+        self.dealing = Dealing(
+            plan.lanes,
+            next((s.name for s in problem.stages if s.kind == "source" and not s.external), None),
+            "shaped" if load.times else self._arrivals(),
+            first=self.random.random(),
+            seed=load.seed,
+        )
         terms = {d.name: d.serverless for d in problem.devices}
         used = dict.fromkeys(r.device for r in plan.replicas)
         self.servers = {name: _Server(terms.get(self.entry.get(name, ""))) for name in used}
@@ -196,14 +201,14 @@ class _Simulation:
         births = self._births(rate)
         if self.load.fail is not None:
             self._at(births[int(self.load.fail_at * (len(births) - 1))], "fail", self.load.fail)
-        ends, events, handlers = self._lane_ends(), self.events, self.handlers
+        events, handlers = self.events, self.handlers
         clock = 0.0
         for index, born in enumerate(births):
             while events and self._comes_first(events[0], born):
                 clock, _, kind, what = heapq.heappop(events)
                 handlers[kind](clock, what)
             clock = born
-            self._born(clock, index, ends)
+            self._born(clock, index)
         while events:
             clock, _, kind, what = heapq.heappop(events)
             handlers[kind](clock, what)
@@ -260,23 +265,14 @@ class _Simulation:
         ticks = [[(i + start) * gap for i in range(self.load.requests)] for start, gap in parts]
         return list(itertools.islice(heapq.merge(*ticks), self.load.requests))
 
-    def _lane_ends(self) -> list[float]:
-        total, ends = 0.0, list[float]()
-        for lane in self.plan.lanes:
-            total += lane.share
-            ends.append(total)
-        return ends
-
     def _at(self, time: float, kind: str, what: object) -> None:
         self.count += 1
         heapq.heappush(self.events, (time, self.count, kind, what))
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def _born(self, clock: float, index: int, ends: list[float]) -> None:
-        at = bisect.bisect_left(ends, (self.start + index * ids.GOLDEN) % 1.0 * ends[-1])
-        lane = self.plan.lanes[min(at, len(ends) - 1)]
-        request = self._request(index, clock, lane)
+    def _born(self, clock: float, index: int) -> None:
+        request = self._request(index, clock, self.dealing.next())
         if request is None:
             self.lost += 1
             return
