@@ -44,7 +44,7 @@ def comparison_table(
     plan: Plan, rate_rps: float, latency_ms: Mapping[str, float], cost_per_hour: float
 ) -> Table:
     """Predicted against measured."""
-    columns = (">predicted", ">90 % interval", ">measured", ">difference")
+    columns = (">predicted", ">90 % interval", ">measured", ">off")
     table = _table("predicted against measured", "", *columns)
     predicted = plan.predicted.latency_ms
     rows = [("throughput (requests/s)", plan.predicted.throughput_rps, rate_rps, "")]
@@ -58,7 +58,7 @@ def comparison_table(
         for name in SHOWN_PERCENTILES
         if name in predicted and name in latency_ms
     ]
-    used = "cost of the devices in use (USD/h)"
+    used = "cost of devices in use (USD/h)"
     rows.append((used, plan.cost.total_per_hour, cost_per_hour, ""))
     for name, promised, found, interval in rows:
         change = f"{found / promised - 1:+.0%}" if promised else ""
