@@ -53,6 +53,8 @@ from tiermesh.errors import TiermeshError
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 0.05
+FLOWS_PER_WORKER: Final = 1 << 20
+"""More than workflows come to a worker in its life: epochs of its successor are greater than all of its own."""
 _STOP_GRACE_S: Final = 2.0
 _STATES_S: Final = 40.0
 """States of aggregates may take so long to come over; the coordinator waits a little longer for the commit."""
@@ -96,6 +98,7 @@ class Host:
         self._note = RunningNote(state / "serving")
         self._suspects = self._note.load()
         self._flows: dict[str, Flow] = {}
+        self._flows_made = 0
         self._outgoing: dict[tuple[str, str], Outgoing] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._drained: dict[str, asyncio.Event] = {}
@@ -193,9 +196,7 @@ class Host:
         generation = Generation(assignment, self.now())
         await self._replicas.load(assignment, report)
         try:
-            flow = self._flows.get(assignment.workflow) or Flow(
-                assignment.workflow, self._device, self._epoch, self._suspects
-            )
+            flow = self._flows.get(assignment.workflow) or self._new_flow(assignment.workflow)
             for spec, stage in generation.sources_and_sinks():
                 await self._ends.prepare(flow, assignment, spec, stage)
             await self._ends.remember_sinks(flow, assignment)
@@ -205,6 +206,16 @@ class Host:
         self._flows[assignment.workflow] = flow
         self._resume_aggregates(flow, generation)
         flow.prepare(generation)
+
+    def _new_flow(self, workflow: str) -> Flow:
+        """A flow of an epoch of its own.
+
+        A workflow may be stopped and come back while its worker lives on. The numbers of its streams begin anew then,
+        and whoever still counts from before must be told: by the epoch, as after a start of the worker.
+        """
+        self._flows_made += 1
+        epoch = self._epoch * FLOWS_PER_WORKER + self._flows_made
+        return Flow(workflow, self._device, epoch, self._suspects)
 
     def _resume_aggregates(self, flow: Flow, generation: Generation) -> None:
         for spec in generation.assignment.replicas:
@@ -316,6 +327,7 @@ class Host:
 
     async def _remove(self, workflow: str) -> None:
         flow = self._flows.pop(workflow)
+        self.incoming.forget(workflow)
         for number in flow.generations:
             self._replicas.unload(workflow, number)
         for key in [k for k in self._outgoing if k[0] == workflow]:

@@ -257,6 +257,12 @@ class Incoming:
         """End all streams; the senders keep what was not acknowledged."""
         self._closing.set()
 
+    def forget(self, workflow: str) -> None:
+        """A workflow is no longer served here: end its streams. What comes back of it has streams of its own."""
+        for (of, _), due in self._acks.items():
+            if of == workflow:
+                due.now()
+
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve on a server."""
         handler: _Handler = grpc.stream_stream_rpc_method_handler(
@@ -345,6 +351,15 @@ class Incoming:
             raise TiermeshError(f"{hello.sender} has no part in {hello.workflow}")
         return flow
 
+    def _check_served(self, flow: Flow) -> None:
+        """Refuse what comes for a flow that has been stopped, also where the workflow is back as another flow.
+
+        Raises:
+            TiermeshError: the sender connects again, and hears of the new flow's epoch.
+        """
+        if self._driver.flow(flow.workflow) is not flow:
+            raise TiermeshError(f"{flow.workflow} is not served here any more")
+
     async def _receive(
         self,
         context: grpc.aio.ServicerContext[bytes, pb.StreamReply],
@@ -364,6 +379,7 @@ class Incoming:
 
     def _take(self, flow: Flow, sender: str, session: int, data: bytes) -> int:
         """Take a message in; returns the number of its frames."""
+        self._check_served(flow)
         now = self._driver.now()
         try:
             first, frames = codec.decode(data, now)
@@ -386,6 +402,7 @@ class Incoming:
     ) -> None:
         while True:
             await due.wait()
+            self._check_served(flow)
             if not flow.links.receiver(sender).is_current(session):
                 raise Fenced("a stream is cut off", why="a newer one of the same sender took over")
             await context.write(pb.StreamReply(ack=_ack(flow, sender)))

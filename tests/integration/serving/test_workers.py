@@ -263,6 +263,31 @@ async def test_what_stands_by_is_not_loaded_again_and_stays_when_the_workflow_is
     assert supervisor.pid is None, "nothing is left to serve or to stand by"
 
 
+async def test_a_workflow_comes_back_to_a_worker_that_has_lived_on(mesh: Mesh) -> None:
+    """What stands by keeps the worker alive while the workflow is elsewhere: its streams begin anew all the same."""
+    mesh.offer("a", 500)
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+
+    async def serve(upper: str, generation: int) -> None:
+        path = {**lane, "upper": upper}
+        there = mesh.assign(
+            CHAIN, [(1.0, path, {})], rate=100.0, generation=generation, deadline=60.0
+        )
+        await mesh.serve({name: there[name] for name in {"a", upper}})
+        before = len(mesh["a"].results())
+        await until(lambda: len(mesh["a"].results()) >= before + 50, f"{upper} serves again", 10.0)
+
+    await serve("b", 1)
+    pid = mesh["b"].supervisor.pid
+    await mesh["b"].supervisor.stand_by(standby(mesh, "b", "upper"))
+    await serve("c", 2)
+    await mesh["b"].supervisor.stop("w")
+    assert mesh["b"].supervisor.pid == pid
+    await serve("b", 3)
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=500) == {"result": 500}
+
+
 async def test_what_stands_by_is_loaded_again_by_the_next_worker_beside_what_runs(
     mesh: Mesh,
 ) -> None:
