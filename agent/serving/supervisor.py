@@ -361,6 +361,8 @@ class WorkerSupervisor:
         self._closed = True
         for lease in self._leases.values():
             lease.cancel()
+        # One that is ending a worker already must have ended it before the loop goes.
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self._end()
 
     # The process
