@@ -447,8 +447,8 @@ class Kept:
             return ReplanOutcome.INFEASIBLE, found.verdict.why, ""
         if self._running is not running or self._is_rolling_out:
             return ReplanOutcome.KEPT, "an operator has rolled a plan out meanwhile", ""
-        digest = found.plan.digest
-        if not found.verdict.replace:
+        digest, was_changed = found.plan.digest, self._is_changed
+        if not found.verdict.replace and not was_changed:
             await self._judge(rate, corrections)
             return ReplanOutcome.KEPT, found.verdict.why, digest
         await self._mesh.plan_made(found.plan)
@@ -462,7 +462,13 @@ class Kept:
             failures = "; ".join(f"{device}: {why}" for device, why in applied.failures.items())
             return ReplanOutcome.FAILED, f"the rollout was {applied.outcome}: {failures}", digest
         await self._judge(rate, corrections)
-        return (*_ended_well(found), digest)
+        return (*_ended_well(found, due_to_file=was_changed), digest)
+
+    @property
+    def _is_changed(self) -> bool:
+        """Whether what runs is of another version of the workflow: it is replaced, however good it is."""
+        running = self._running
+        return running is not None and running.workflow_digest != self.workflow.digest
 
     def _adjustment(
         self, rate: float | None, corrections: Mapping[Key, Drift], running: Plan | None
@@ -581,7 +587,9 @@ class Kept:
             )
 
 
-def _ended_well(found: Finding) -> tuple[ReplanOutcome, str]:
+def _ended_well(found: Finding, *, due_to_file: bool) -> tuple[ReplanOutcome, str]:
     if found.degraded:
         return ReplanOutcome.DEGRADED, found.degraded
+    if due_to_file and not found.verdict.replace:
+        return ReplanOutcome.REPLACED, "the workflow has changed"
     return ReplanOutcome.REPLACED, found.verdict.why

@@ -141,6 +141,27 @@ async def test_a_workflow_that_does_not_run_is_planned_and_applied(keep, agents)
         assert over.after == on.mesh.fleet.running["read"].plan
 
 
+async def test_a_workflow_whose_file_has_changed_is_rolled_out_as_it_is_now(keep, agents, tmp_path):
+    async with keep() as on:
+        await on.served_by("hub-1")
+        path = tmp_path / "read.yaml"
+        path.write_text(WORKFLOW.replace("signs/", "others/"))
+        changed = await on.mesh.read_workflow(path)
+        keeping = on.mesh.keep([changed], policy=QUICK, timing=BRISK, interval_s=0.1)
+        task = asyncio.create_task(keeping.run())
+        try:
+            await on.until(
+                lambda fleet: fleet.running["read"].workflow_digest == changed.digest
+                and ended(fleet)
+            )
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        over = (await on.told("replan-ended"))[-1]
+        assert (over.outcome, over.text) == (ReplanOutcome.REPLACED, "the workflow has changed")
+        assert on.mesh.fleet.running["read"].run == "run-2", "it begins a run of its own"
+
+
 async def test_a_device_that_dies_is_replaced_and_taken_back_when_it_returns(keep, agents, serve):
     _, hub, spare = agents
     async with keep() as on:
