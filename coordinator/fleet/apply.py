@@ -27,6 +27,7 @@ from coordinator.fleet.state import (
     WAY_BACK,
     Device,
     Fleet,
+    Judged,
     PlanRecord,
     Prediction,
     Replan,
@@ -308,6 +309,11 @@ def _prediction_corrected(event: events.PredictionCorrected, fleet: Fleet) -> Fl
     return replace(fleet, expected=_with(fleet.expected, event.workflow, corrected))
 
 
+def _slo_verdict(event: events.SloVerdict, fleet: Fleet) -> Fleet:
+    judged = Judged(at=event.at, verdict=event.verdict, causes=event.causes)
+    return replace(fleet, judged=_with(fleet.judged, event.workflow, judged))
+
+
 def _rollout_started(event: events.RolloutStarted, fleet: Fleet) -> Fleet:
     # One that is lost cannot be told; it is when it comes back with an older generation.
     leaving = (d for d in event.leaving if not _is_lost(fleet.devices.get(d)))
@@ -478,4 +484,5 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.RolloutHeld: _held_or_released,
     events.WorkerRestarted: _device_noted,
     events.DeviceNoted: _device_noted,
+    events.SloVerdict: _slo_verdict,
 }

@@ -306,13 +306,17 @@ class DeviceNoted(_Reported, frozen=True, kw_only=True):
 
 
 class SloVerdict(Happening, frozen=True, kw_only=True):
-    """Whether a workflow keeps its SLO has changed: `verdict` is met, at-risk or missed, and `why` the reason."""
+    """Whether a workflow keeps its SLO has changed: `verdict` is met, at-risk or missed, and `why` the reason.
+
+    `causes` are what is measured to be otherwise than planned, in a sentence each, the most harmful first.
+    """
 
     workflow: str
     generation: int
     verdict: str
     before: str
     why: str
+    causes: list[str] = []
 
 
 class OperatorNoted(Happening, frozen=True, kw_only=True):

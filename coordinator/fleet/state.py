@@ -150,6 +150,14 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     latency_interval_ms: dict[str, tuple[float, float]] = {}
 
 
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """How a workflow was last seen to keep its SLO, and why. See `events.SloVerdict`."""
+
+    at: float
+    verdict: str
+    causes: list[str] = []
+
+
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The newest rollout of a workflow. It is open until it has an outcome."""
 
@@ -200,6 +208,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     replans: dict[str, Replan] = {}
     expected: dict[str, Prediction] = {}
     """By workflow, the prediction as it was corrected last; it holds for its generation only."""
+    judged: dict[str, Judged] = {}
 
     @property
     def ready(self) -> list[Device]:

@@ -66,7 +66,7 @@ _SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
     events.ReplanStarted: lambda e: f"{e.reason}: {e.why}",
     events.ReplanEnded: _replan_ended,
     events.RolloutHeld: _held,
-    events.SloVerdict: lambda e: f"{e.verdict}, was {e.before}: {e.why}",
+    events.SloVerdict: lambda e: f"{e.verdict}, was {e.before}: {'; '.join([e.why, *e.causes])}",
     events.RolloutStarted: lambda e: (
         f"generation {e.generation} to {len(e.devices)} devices ({e.purpose})"
     ),

@@ -61,7 +61,7 @@ class Keeping:
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._kept: dict[str, Kept] = {}
         self._unmeasured = Unmeasured(mesh, report)
-        self._judging = Judging(mesh, self.newest)
+        self._judging = Judging(mesh, self.newest, self.causes)
         self._keep = partial(
             Kept,
             mesh,

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from coordinator.attainment import Announcing, attainment_of
+from coordinator.attainment import Announcing, Word, attainment_of
 from coordinator.fleet import events
 
 if TYPE_CHECKING:
+    from coordinator.replanning.causes import Cause
     from coordinator.runner import Mesh
     from coordinator.telemetry import Observed
 
 WHO: Final = "coordinator"
+CAUSES: Final = 3
+"""As many are told, the most harmful first."""
 
 
 class Judging:
     """Records `slo-verdict` when the verdict on a workflow has changed, and has held for some requests."""
 
-    def __init__(self, mesh: Mesh, newest: Mapping[str, Observed]) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        newest: Mapping[str, Observed],
+        causes: Callable[[str], Sequence[Cause]] = lambda _: (),
+    ) -> None:
         self._mesh = mesh
         self._newest = newest
+        self._causes = causes
         self._announcing = defaultdict[tuple[str, str], Announcing](Announcing)
 
     async def look(self) -> None:
@@ -42,5 +51,12 @@ class Judging:
                         verdict=verdict.word,
                         before=before,
                         why=verdict.why,
+                        causes=self._why_so(name, verdict.word),
                     )
                 )
+
+    def _why_so(self, workflow: str, word: Word) -> list[str]:
+        """What is otherwise than planned, where the SLO is not kept."""
+        if word not in (Word.MISSED, Word.AT_RISK):
+            return []
+        return [cause.text for cause in self._causes(workflow)][:CAUSES]

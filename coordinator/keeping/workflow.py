@@ -37,6 +37,7 @@ from coordinator.replanning.expected import (
     Expected,
     corrections_of,
     expected,
+    is_alike,
     is_close,
     worth_correcting,
 )
@@ -309,18 +310,24 @@ class Kept:
         if not is_first and now < self._predicted_at + PREDICT_S:
             return
         made = await asyncio.to_thread(expected, measuring.problem, measuring.plan, drifts)
-        if self._measuring is measuring:
-            self.expected, self._predicted_at = made, now
-            await self._mesh.record(
-                events.PredictionCorrected(
-                    at=self._mesh.now(),
-                    who=WHO,
-                    workflow=self.name,
-                    generation=measuring.generation,
-                    latency_ms=dict(made.latency_ms),
-                    text=str(made),
-                )
+        if self._measuring is not measuring:
+            return
+        self.expected, self._predicted_at = made, now
+        said = self._mesh.fleet.expected.get(self.name)
+        is_told = said is not None and said.generation == measuring.generation
+        if said is not None and is_told and is_alike(said.latency_ms, made.latency_ms):
+            # A journal is no record of how device times waver.
+            return
+        await self._mesh.record(
+            events.PredictionCorrected(
+                at=self._mesh.now(),
+                who=WHO,
+                workflow=self.name,
+                generation=measuring.generation,
+                latency_ms=dict(made.latency_ms),
+                text=str(made),
             )
+        )
 
     def causes(self, newest: Mapping[str, Observed]) -> list[Cause]:
         """What is otherwise than planned for the worse, by measurement; `newest` is what devices (by id) said last."""

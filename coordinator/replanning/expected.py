@@ -26,6 +26,8 @@ REQUESTS: Final = 2_000
 MEASURED_ERROR: Final = 0.05
 """Of the mean of some `MEASURED_BATCHES` batches, for a 95 % interval."""
 MEASURED_BATCHES: Final = 40
+ALIKE: Final = 0.2
+"""Predictions that are nearer to each other than this are told once."""
 SHOWN: Final[tuple[Percentile, ...]] = ("p50", "p95")
 CLOSE: Final = 0.1
 """Corrections that are nearer to each other than this make no difference worth telling."""
@@ -120,6 +122,13 @@ def corrections_of(plan: Plan, drifts: Mapping[Key, Drift]) -> dict[str, Ratio]:
     worth = worth_correcting(drifts)
     found = {r.id: worth[key_of(r)].overall for r in plan.replicas if key_of(r) in worth}
     return {replica: ratio for replica, ratio in found.items() if ratio is not None}
+
+
+def is_alike(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether two predictions, in milliseconds by percentile, differ by less than is worth telling."""
+    return all(
+        abs(one[name] / other[name] - 1) < ALIKE for name in SHOWN if name in one and name in other
+    )
 
 
 def is_close(one: Mapping[str, Ratio], other: Mapping[str, Ratio]) -> bool:

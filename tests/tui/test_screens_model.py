@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from coordinator.fleet.state import Sighting
+from coordinator.fleet.state import Judged, Sighting
 from coordinator.link import Link
 from coordinator.tui.model import text as t
 from coordinator.tui.model.asks import changed_text, checked, fields, parsed
@@ -390,6 +390,15 @@ def test_there_is_no_tick_beside_an_slo_that_is_not_met(kept, within, word, sign
     assert line is not None
     assert line[0].role == role
     assert f"SLO {word}: p95: {within / 500:.1%} of" in line[0].text
+
+
+def test_the_banner_says_first_why_an_slo_is_missed(kept):
+    view = kept(500, 300)
+    judged = Judged(at=1.0, verdict="missed", causes=["load 6.1/s, planned 4/s"])
+    fleet = msgspec.structs.replace(view.fleet, judged={"read-signs": judged})
+    line = banner(replace(view, fleet=fleet), 118)
+    assert line is not None
+    assert "SLO missed: load 6.1/s, planned 4/s; p95:" in line[0].text
 
 
 def test_an_slo_of_which_nothing_is_known_is_not_called_met(view_at, serving):

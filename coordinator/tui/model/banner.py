@@ -65,7 +65,10 @@ def _judged(view: View, workflow: str) -> tuple[str, str] | None:
     if status is None or word not in ("missed", "at-risk"):
         return None
     role = "banner-bad" if word == "missed" else "banner-warn"
-    return role, f"{SIGNS[word][0]} SLO {word}: {status.attainment.verdict.why}"
+    judged = view.fleet.judged.get(workflow)
+    causes = judged.causes if judged is not None and judged.verdict == word else []
+    told = "; ".join([*causes, status.attainment.verdict.why])
+    return role, f"{SIGNS[word][0]} SLO {word}: {told}"
 
 
 def _lost(view: View, workflow: str) -> str:

@@ -151,8 +151,9 @@ async def test_a_workflow_whose_file_has_changed_is_rolled_out_as_it_is_now(keep
         task = asyncio.create_task(keeping.run())
         try:
             await on.until(
-                lambda fleet: fleet.running["read"].workflow_digest == changed.digest
-                and ended(fleet)
+                lambda fleet: (
+                    fleet.running["read"].workflow_digest == changed.digest and ended(fleet)
+                )
             )
         finally:
             task.cancel()

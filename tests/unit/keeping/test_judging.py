@@ -8,6 +8,7 @@ from coordinator.attainment import FEWEST
 from coordinator.fleet import Fleet, apply
 from coordinator.fleet.state import Catalogue, PlanRecord, Running, WorkflowSource
 from coordinator.keeping.judging import Judging
+from coordinator.replanning.causes import Cause, Kind
 from coordinator.telemetry import Observed
 from tests.unit.coordinator.conftest import Made
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -80,3 +81,22 @@ async def test_a_verdict_is_recorded_once_it_has_held_for_some_requests(heard):
 
 async def test_a_device_that_is_silent_says_nothing(heard):
     assert await heard(0, 0) == []
+
+
+async def test_a_missed_slo_is_told_with_what_is_measured_to_be_otherwise_and_a_kept_one_is_not():
+    mesh, newest = Mesh(), dict[str, Observed]()
+    told = []
+
+    async def record(event):
+        told.append((event.verdict, event.causes))
+
+    mesh.record = record
+    causes = [Cause(Kind.MORE_LOAD, "read", f"cause {number}") for number in range(9)]
+    judging = Judging(mesh, newest, lambda name: causes if name == "read" else [])
+    for ended, within in [(200, 100), (300, 100), (10_000, 9_990), (10_300, 10_290)]:
+        source = pb.SourceSample(workflow="read", run="r")
+        for seconds in (60, 600, 0):
+            source.windows.add(seconds=seconds, ended=ended, within={"p95": within})
+        newest["cam-1"] = Observed(mesh.fleet.devices["cam-1"], pb.Sample(sources=[source]))
+        await judging.look()
+    assert told == [("missed", ["cause 0", "cause 1", "cause 2"]), ("met", [])]

@@ -11,6 +11,7 @@ from coordinator.replanning.expected import (
     before_serving,
     corrections_of,
     expected,
+    is_alike,
     is_close,
     predicted,
     worth_correcting,
@@ -92,3 +93,9 @@ def test_what_replicas_take_just_before_they_serve_corrects_the_prediction() -> 
     before, after = predicted(PROBLEM, plan, {}), predicted(PROBLEM, plan, measured)
     assert after.latency_ms["p50"] >= 1.3 * before.latency_ms["p50"]
     assert after.throughput_rps == plan.predicted.throughput_rps
+
+
+def test_predictions_that_hardly_differ_are_told_once():
+    said = {"p50": 300.0, "p95": 800.0, "p99": 1000.0}
+    assert is_alike(said, {"p50": 320.0, "p95": 900.0, "p99": 3000.0})
+    assert not is_alike(said, {"p50": 300.0, "p95": 1100.0})
