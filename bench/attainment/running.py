@@ -67,6 +67,9 @@ def run(
 async def _play(world: World, plan: Plan, seconds: float, seed: int, scene: Scene) -> bool | None:
     feasible = True if world.system.clairvoyant else None
     parts = segments(scene, seconds, seed)
+    # A phase begins before whoever foresaw it switches: a device that comes back is there by then.
+    for part in parts:
+        world.timeline.after(part.begin, _enter(world, part.phase))
     if world.system.clairvoyant:
         found = [foreseen(world.setting, world.truth, part, seconds) for part in parts]
         feasible = all(meets for _, meets in found)
@@ -75,8 +78,6 @@ async def _play(world: World, plan: Plan, seconds: float, seed: int, scene: Scen
             world.timeline.after(part.begin, _switch(world, best))
     else:
         world.begin(plan)
-    for part in parts:
-        world.timeline.after(part.begin, _enter(world, part.phase))
     keeping = asyncio.ensure_future(Keeper(world).run()) if world.system.replans else None
     await asyncio.sleep(seconds + 2 * SLO_S)
     if keeping is not None:
