@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Sequence
 from itertools import cycle, islice
+from statistics import median
 from typing import Final
 
 from agent.serving.compute.inference import Inference, Item, by_shape
 from tiermesh.frames import Payload
 
-REST_S: Final = 0.02
-"""Between two batches, as when profiling: back to back, small models are faster than they serve."""
+REST_S: Final = 0.1
+"""Between two batches, as a device rests that is busy for a part of its time: back to back, models are faster than they
+serve, since their code and weights stay in the caches."""
 ENOUGH: Final = 40
 """Batches after which the mean is known well enough to tell whether a profile still holds."""
 
@@ -27,8 +29,8 @@ def measure(inference: Inference, batch_size: int, budget_s: float) -> float:
 
     Returns:
         Mean device seconds of a batch of `batch_size` items, with its share of preparing and finishing requests: the
-        lower quartile over rounds of all samples, since caches are cold at first, and other devices of the host load
-        their models meanwhile. What an emulated device would wait is counted, and not waited for.
+        median over rounds of all samples, since caches are cold at first, and other devices of the host load their
+        models meanwhile. What an emulated device would wait is counted, and not waited for.
     """
     payloads = inference.samples()
     ends_at = time.perf_counter() + budget_s
@@ -42,7 +44,7 @@ def measure(inference: Inference, batch_size: int, budget_s: float) -> float:
         while not rounds or (time.perf_counter() < ends_at and batches < ENOUGH):
             rounds.append(_round(inference, payloads, batch_size) / each)
             batches += each
-    return sorted(rounds)[len(rounds) // 4]
+    return median(rounds)
 
 
 def _each_shape(inference: Inference, items: Sequence[Item], size: int, ends_at: float) -> None:

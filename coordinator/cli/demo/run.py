@@ -37,7 +37,7 @@ from tiermesh.errors import InvalidDocument, TiermeshError
 
 DISCOVER_S: Final = 20.0
 SETTLE_S: Final = 15.0
-MEASURE_S: Final = 1.5
+MEASURE_S: Final = 2.5
 """How long each replica is run on its samples before it serves."""
 SERVE_FACTOR: Final = 4.0
 """A run that takes this many times as long as its arrivals, and `SETTLE_S`, has failed."""
