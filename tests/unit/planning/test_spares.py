@@ -6,7 +6,10 @@ from msgspec.structs import replace
 from coordinator.planning import Options, solve
 from coordinator.planning.spares import with_spares
 from coordinator.planning.verify import violations
-from tests.unit.planning.test_questions import asking, problem  # noqa: F401
+from tests.unit.planning.test_questions import (
+    asking,
+    problem,  # noqa: F401  # pyright: ignore[reportUnusedImport] - a fixture
+)
 from tiermesh.documents.plan import Spare
 
 
