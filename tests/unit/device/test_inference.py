@@ -123,14 +123,15 @@ def test_before_it_serves_a_replica_says_what_a_batch_takes_and_does_not_wait_fo
     store: Store, make_variant: MakeVariant
 ) -> None:
     code = CODE.replace("return {", "[i * i for i in range(200_000)]\n        return {", 1)
+    # The least of several: CPU time on a shared machine is only ever too long.
     seconds = [
-        warming.measure(
-            Inference.load(make_variant(code), store, threads=1, slowdown=slowdown), 2, budget_s=0.5
+        min(warming.measure(inference, 2, budget_s=0.2) for _ in range(5))
+        for inference in (
+            Inference.load(make_variant(code), store, threads=1, slowdown=slowdown)
+            for slowdown in (20.0, 200.0)
         )
-        for slowdown in (20.0, 200.0)
     ]
-    # CPU time itself varies on a shared machine, by less than a factor of three.
-    assert 10 / 3 < seconds[1] / seconds[0] < 10 * 3
+    assert seconds[1] / seconds[0] == pytest.approx(10, rel=0.3)
 
 
 def test_measuring_leaves_a_replica_as_it_was(store: Store, make_variant: MakeVariant) -> None:
