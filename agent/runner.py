@@ -23,8 +23,8 @@ from agent.profiling import fingerprint as fingerprints
 from agent.profiling.service import ProfilingService
 from agent.rollout.activate import Activation, AssignmentFolder
 from agent.rollout.artifacts import ArtifactsService
-from agent.rollout.collecting import Collector
 from agent.rollout.commands import Commands
+from agent.rollout.garbage import Collector
 from agent.rollout.store import Store
 from agent.serving.clock import Clock
 from agent.serving.supervisor import WorkerSettings, WorkerSupervisor

@@ -31,16 +31,15 @@ import msgspec
 
 import agent
 from agent.errors import MeasurementFailed, StageCodeFailed
-from agent.profiling import process
+from agent.model_host import process, runtimes, stage_code
+from agent.model_host.emulation import CountedTime, Dilation
+from agent.model_host.inference import Inference, Item, Trial
 from agent.profiling.disturbance import Disturbance, Reading, Watch
-from agent.profiling.emulation import CountedTime, Dilation
 from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
 from agent.profiling.repeating import Rule, Samples
 from agent.profiling.rotation import Rotation
 from agent.profiling.timing import PAUSE_S, Batches, Pace, Stage, affordable, run
 from agent.rollout.store import Store
-from agent.serving.compute import runtimes, stagecode
-from agent.serving.compute.inference import Inference, Item, Trial
 from tiermesh.documents.profile import Point
 from tiermesh.errors import TiermeshError, Unsupported
 from tiermesh.frames import Payload, Tensor, pack
@@ -107,7 +106,7 @@ class Benchmark:
         ask = self.ask
         runtime = runtimes.runtime(ask.variant.runtime)
         runtime.start()
-        stagecode.check_requires(ask.variant.bundle)
+        stage_code.check_requires(ask.variant.bundle)
         _import_all(ask.variant.bundle.requires)
         ends_at = time.perf_counter() + ask.time_limit_seconds
         budget = _Budget(ends_at, len(ask.threads) * (1 + len(ask.batch_sizes)))

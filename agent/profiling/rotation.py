@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
-from agent.serving.compute.inference import Item, by_shape
+from agent.model_host.inference import Item, by_shape
 
 T = TypeVar("T")
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.model_host.emulation import CountedTime
+from agent.model_host.inference import Inference, Item
 from agent.profiling.disturbance import Watch
-from agent.profiling.emulation import CountedTime
 from agent.profiling.repeating import TYPICAL, Rule, Samples
 from agent.profiling.rotation import Rotation
-from agent.serving.compute.inference import Inference, Item
 from tiermesh.documents.profile import Point
 
 PAUSE_S: Final = 0.02

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import grpc.aio
 
-from agent.rollout.arriving import Arrivals
-from agent.rollout.collecting import Collected, Collector
 from agent.rollout.fetching import LINGER_S, Fetching
+from agent.rollout.garbage import Collected, Collector
+from agent.rollout.incoming import Arrivals
 from agent.rollout.store import Store
 from tiermesh import limits, wire
 from tiermesh.errors import LimitExceeded, TiermeshError

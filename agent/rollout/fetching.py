@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import grpc.aio
 
-from agent.rollout.arriving import Arrival
+from agent.rollout.incoming import Arrival
 from tiermesh import wire
 from tiermesh.errors import DigestMismatch, LimitExceeded, TiermeshError
 from tiermesh.v1 import rollout_pb2 as pb

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.rollout import bundles
-from agent.rollout.writing import Writer, disk_error, full
+from agent.rollout.partial import Writer, disk_error, full
 from tiermesh import chunks, ids, limits
 from tiermesh.errors import LimitExceeded, TiermeshError
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from agent.serving.ends.attainment import SloWindow
+from agent.serving.endpoints.attainment import SloWindow
 from agent.serving.tuning.percentiles import Percentiles
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment

@@ -21,10 +21,10 @@ from agent.serving.aggregates.sequence import Sequence
 from agent.serving.aggregates.snapshot import Given, Held
 from agent.serving.batcher import Job, Work
 from agent.serving.compute.suspects import Suspects
-from agent.serving.ends.ledger import Request
-from agent.serving.ends.sink import Arrival
-from agent.serving.ends.sinks import Sinks
-from agent.serving.ends.sources import Sources
+from agent.serving.endpoints.ledger import Request
+from agent.serving.endpoints.sink import Arrival
+from agent.serving.endpoints.sinks import Sinks
+from agent.serving.endpoints.sources import Sources
 from agent.serving.instructions import (
     Drop,
     Failed,
@@ -37,9 +37,9 @@ from agent.serving.instructions import (
     Unload,
     Write,
 )
+from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation, ReplicaQueue
-from agent.serving.routing.meetings import Join
-from agent.serving.routing.post import Generations, Post
+from agent.serving.routing.joins import Join
 from agent.serving.streams.window import Window
 from tiermesh.errors import StaleGeneration, TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack

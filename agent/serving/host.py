@@ -10,16 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from agent.model_host.inference import Artifacts
 from agent.serving.aggregates.states import States
 from agent.serving.batcher import Job, place_of, places_of
 from agent.serving.clock import Clock
-from agent.serving.compute.inference import Artifacts
 from agent.serving.compute.lane import ComputeLane
 from agent.serving.compute.replicas import Replicas, Report
 from agent.serving.compute.runners import Outcomes
-from agent.serving.compute.runningnote import RunningNote
-from agent.serving.ends.datafolder import DataFolder
-from agent.serving.ends.files import Ends
+from agent.serving.compute.running_note import RunningNote
+from agent.serving.endpoints.data_folder import DataFolder
+from agent.serving.endpoints.files import Ends
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,

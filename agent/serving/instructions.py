@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from agent.serving.aggregates.snapshot import Given
-from agent.serving.ends.ledger import Request, Stray
+from agent.serving.endpoints.ledger import Request, Stray
 from agent.serving.tuning.entries import Entry
 from tiermesh.frames import Frame, Packed
 

@@ -19,8 +19,8 @@ from typing import Any, Final
 import grpc.aio
 
 from agent.serving import control
-from agent.serving.ends.datafolder import DataFolder
-from agent.serving.ends.sink import Endings
+from agent.serving.endpoints.data_folder import DataFolder
+from agent.serving.endpoints.sink import Endings
 from agent.serving.flow import Flow
 from agent.serving.host import Computing, Host
 from agent.serving.tuning import retuning

@@ -15,7 +15,7 @@ from bench.attainment.timeline import Timeline
 from bench.attainment.truth import Truth
 from bench.attainment.world import World, restricted
 from coordinator.planning import Objective
-from coordinator.replanning.situation import with_rate
+from coordinator.replanning.current_problem import with_rate
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem, ProblemProfile
 from tiermesh.errors import Infeasible

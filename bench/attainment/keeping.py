@@ -12,7 +12,7 @@ from bench.attainment.machine import Machine
 from bench.attainment.world import WHO, World
 from coordinator.fleet import events
 from coordinator.fleet.liveness import Moved, Standing, Timing, Vigil, added, heard, passed
-from coordinator.keeping.workflow import Kept
+from coordinator.keeping.keeper import Kept
 from coordinator.progress import silent
 from coordinator.replanning import Policy
 from coordinator.replanning.search import search

@@ -24,14 +24,14 @@ from bench.attainment.records import LiveRow
 from bench.attainment.scenes import FROM, SCENES, UNTIL, WARM_UP, arrivals
 from bench.attainment.scoring import ROLLED_OUT, TARGET, recover_s
 from coordinator import config
-from coordinator.attainment import attainment_of
 from coordinator.cli.demo import agents, photos
 from coordinator.cli.demo.agents import DEVICES
 from coordinator.cli.demo.run import PLAN, PROFILE
 from coordinator.fleet import events
 from coordinator.fleet.spending import spent_usd
 from coordinator.keeping import Keeping
-from coordinator.runner import Mesh
+from coordinator.mesh import Mesh
+from coordinator.telemetry.attainment import attainment_of
 from coordinator.variants import Ladders
 from tiermesh.documents.assignment import SourceSpec
 from tiermesh.documents.plan import Plan
@@ -138,7 +138,7 @@ class Stage:
         if applied.failures:
             raise TiermeshError("the rollout failed", why=str(dict(applied.failures)))
         since = (await mesh.history(limit=1))[-1].number
-        keeping = mesh.keep([workflow], options=PLAN, source_bytes=self._source_bytes())
+        keeping = Keeping(mesh, [workflow], options=PLAN, source_bytes=self._source_bytes())
         tasks = [asyncio.create_task(keeping.run()), asyncio.create_task(mesh.look_out())]
         try:
             await self._disturbed(scene)

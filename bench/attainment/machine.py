@@ -7,11 +7,11 @@ from math import inf
 from typing import Final, Protocol
 
 from agent.serving.batcher import Job, Step, Work
-from agent.serving.ends.arrivals import Arrivals
-from agent.serving.ends.ledger import Ledger, Request
-from agent.serving.ends.sink import Sink
-from agent.serving.ends.source import Source
-from agent.serving.ends.sources import count_for, locate_sinks
+from agent.serving.endpoints.arrivals import Arrivals
+from agent.serving.endpoints.ledger import Ledger, Request
+from agent.serving.endpoints.sink import Sink
+from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from bench.attainment.settings import Setting
 from bench.attainment.systems import System
 from coordinator.planning import Options, solve
-from coordinator.replanning.situation import with_rate
+from coordinator.replanning.current_problem import with_rate
 from tiermesh.documents.plan import Lane, Plan, Replica
 from tiermesh.documents.problem import Problem, ProblemStage
 from tiermesh.errors import Infeasible

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from agent.serving.ends.arrivals import Arrivals
+from agent.serving.endpoints.arrivals import Arrivals
 from bench.attainment.truth import Sent
 from tiermesh import ids
 from tiermesh.documents.assignment import SourceSpec

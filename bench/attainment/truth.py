@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.serving.batcher import Work
-from agent.serving.ends.ledger import Request
+from agent.serving.endpoints.ledger import Request
 from bench.attainment.scenes import Scene, arrivals
 from bench.attainment.settings import BYTES, LINES, NOISE, Setting
 from bench.attainment.timeline import Timeline
-from coordinator.drift import expected_s, means_of
+from coordinator.telemetry.drift import expected_s, means_of
 from tiermesh import ids
 from tiermesh.frames import EMPTY, Frame, Kind, Packed
 

@@ -1,6 +1,6 @@
 """A mesh as the coordinator's keeping sees it: a fleet, problems, rollouts; with simulated machines behind it.
 
-`World` takes the place of `coordinator.runner.Mesh` for `coordinator.keeping.workflow.Kept`, which is the product's.
+`World` takes the place of `coordinator.mesh.Mesh` for `coordinator.keeping.keeper.Kept`, which is the product's.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bench.attainment.systems import System
 from bench.attainment.timeline import Timeline
 from bench.attainment.truth import Truth
 from bench.attainment.wires import Wires
-from coordinator.files import parse_workflow
 from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import Outcome, Phase
 from coordinator.fleet.state import Catalogue, Description
 from coordinator.rollout.assignment import assignments
 from coordinator.rollout.rollouts import Applied
+from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.fingerprint import Cpu, Fingerprint
 from tiermesh.documents.plan import Plan, Replica
 from tiermesh.documents.problem import Problem

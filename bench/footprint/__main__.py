@@ -30,7 +30,7 @@ SETTLE_S: Final = 3.0
 NOT_OURS: Final = ("pip", "setuptools", "wheel", "_distutils_hack")
 AMBITIONS_MB: Final = {"base install": 45, "agent, idle": 45, "worker with ONNX Runtime": 110}
 WORKER: Final = """
-from agent.serving.compute.runtimes import runtime
+from agent.model_host.runtimes import runtime
 runtime("onnx").start()
 from agent.serving import worker
 worker.main()

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 
-from coordinator.control import Listener
+from coordinator.sessions.session import Listener
 from tiermesh.conversation import Conversation, first_of
 from tiermesh.session import Session
 from tiermesh.v1 import control_pb2 as pb

@@ -28,11 +28,11 @@ from table import Row
 from coordinator.cli.demo import agents, photos
 from coordinator.cli.demo.agents import DemoDevice
 from coordinator.cli.demo.serving import Served
-from coordinator.drift import Drift, Key, corrected_problem
+from coordinator.mesh import Mesh
 from coordinator.planning import Objective, Options
 from coordinator.planning.simulate import WARM_UP
-from coordinator.profiling import ProfileOptions
-from coordinator.runner import Mesh
+from coordinator.profiling.profiler import ProfileOptions
+from coordinator.telemetry.drift import Drift, Key, corrected_problem
 from coordinator.variants import Ladders
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem

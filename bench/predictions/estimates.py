@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from coordinator.drift import Drift, Key, corrected_problem, key_of
 from coordinator.planning.batching.arrivals import Map
 from coordinator.planning.simulate import Load, simulate
+from coordinator.telemetry.drift import Drift, Key, corrected_problem, key_of
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 

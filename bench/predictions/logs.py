@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from coordinator.drift import Drift, Key, Ratio, Window, drift, key_of, means_of
+from coordinator.telemetry.drift import Drift, Key, Ratio, Window, drift, key_of, means_of
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 

@@ -7,12 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from coordinator.channels import Channels
-from coordinator.describing import describe
-from coordinator.distributing import Brought, Distribution
+from coordinator.artifacts.distribution import Brought, Distribution
+from coordinator.discovery.describe import describe
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device, Fleet
+from coordinator.sessions.channels import Channels
 from tiermesh import ids
 from tiermesh.documents.variant import Artifact
 

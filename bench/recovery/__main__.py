@@ -36,9 +36,9 @@ from coordinator.cli.demo.run import PLAN, PROFILE
 from coordinator.fleet import events
 from coordinator.fleet.liveness import Timing
 from coordinator.keeping import Keeping
+from coordinator.mesh import Mesh
 from coordinator.replanning import Policy
-from coordinator.runner import Mesh
-from coordinator.status import ledger_of
+from coordinator.telemetry.status import ledger_of
 from coordinator.variants import Ladders
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import TiermeshError
@@ -226,7 +226,7 @@ class Recovering:
         await self.until(lambda: self._ledger(running.run).confirmed >= wanted, "all is answered")
         return wanted
 
-    def _ledger(self, run: str):  # noqa: ANN202 - coordinator.status.Ledger
+    def _ledger(self, run: str):  # noqa: ANN202 - coordinator.telemetry.status.Ledger
         (name,) = self._mesh.fleet.running
         said = [o.sample for o in self._keeping.newest.values() if o.sample is not None]
         return ledger_of(said, name, run)
@@ -293,7 +293,7 @@ async def measured(scene: Scene, times: int, pause_s: float) -> tuple[list[Kill]
 async def _kept(
     mesh: Mesh, workflow: Workflow, processes: list[AgentProcess], times: int, pause_s: float
 ) -> tuple[list[Kill], int]:
-    keeping = mesh.keep([workflow], options=PLAN, policy=POLICY, timing=TIMING)
+    keeping = Keeping(mesh, [workflow], options=PLAN, policy=POLICY, timing=TIMING)
     tasks = [asyncio.create_task(keeping.run()), asyncio.create_task(mesh.look_out())]
     recovering = Recovering(mesh, keeping, processes)
     try:

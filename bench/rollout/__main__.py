@@ -23,7 +23,7 @@ import msgspec
 from coordinator.cli.demo import agents
 from coordinator.cli.demo.agents import DemoDevice
 from coordinator.fleet.lifecycle import Outcome
-from coordinator.runner import Mesh
+from coordinator.mesh import Mesh
 from coordinator.variants import Ladders
 from tiermesh.documents.plan import Plan
 from tiermesh.errors import TiermeshError

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import grpc
 
-from agent.serving.ends.sink import Sink
+from agent.serving.endpoints.sink import Sink
 from agent.serving.flow import Flow
 from agent.serving.instructions import Acknowledge, Hangup, Wake, Write
 from agent.serving.routing.generation import Generation

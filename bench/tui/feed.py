@@ -10,7 +10,7 @@ from typing import Any
 from coordinator.fleet import Fleet
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Description, Device
-from coordinator.telemetry import Observed
+from coordinator.telemetry.watching import Observed
 from coordinator.tui import messages as m
 from coordinator.tui.live import LiveSession
 from tiermesh.documents.fingerprint import Cpu, Fingerprint

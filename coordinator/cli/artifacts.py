@@ -19,7 +19,7 @@ from tiermesh.errors import TiermeshError
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet.state import Device
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
     from tiermesh.v1.rollout_pb2 import CollectReply
 
 

@@ -14,14 +14,14 @@ from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, device_label
-from coordinator.profiled import DISTURBED, disturbed_share
+from coordinator.fleet.profile_text import DISTURBED, disturbed_share
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet import Fleet
     from coordinator.fleet.state import Device
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
     from tiermesh.v1 import telemetry_pb2
 
 Samples: TypeAlias = "Mapping[str, telemetry_pb2.Sample]"
@@ -81,7 +81,7 @@ def _devices(args: argparse.Namespace, output: Output) -> int:
 
 
 def _known(state: Path) -> Fleet:
-    from coordinator.journal import Journal
+    from coordinator.journal.store import Journal
 
     journal = Journal.read_only(state)
     try:
@@ -126,7 +126,7 @@ def document(fleet: Fleet, samples: Samples) -> dict[str, Any]:
 
 
 def _plain(device: Device, sample: telemetry_pb2.Sample | None) -> dict[str, Any]:
-    from coordinator.status import battery_of
+    from coordinator.telemetry.status import battery_of
 
     said, print_ = device.description, device.description.fingerprint
     return {

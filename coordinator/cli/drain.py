@@ -17,9 +17,9 @@ from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.draining import Draining
     from coordinator.fleet.state import Device
-    from coordinator.runner import Mesh
+    from coordinator.keeping.draining import Draining
+    from coordinator.mesh import Mesh
 
 
 def register(commands: Commands) -> None:
@@ -50,7 +50,7 @@ def _drain(args: argparse.Namespace, output: Output) -> int:
 
 
 async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
-    from coordinator.draining import Draining
+    from coordinator.keeping.draining import Draining
 
     device = known_device(mesh.fleet, args.drained)
     if args.undo:
@@ -63,7 +63,7 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
 
 
 async def _undo(device: Device, output: Output, mesh: Mesh) -> int:
-    from coordinator.draining import undo
+    from coordinator.keeping.draining import undo
 
     if device.state != "draining":
         raise InvalidDocument(

@@ -16,13 +16,13 @@ from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from coordinator.fleet import events
-from coordinator.fleet.telling import summary
+from coordinator.fleet.event_text import summary
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet import Fleet
-    from coordinator.journal import Entry, Journal
+    from coordinator.journal.store import Entry, Journal
 
 POLL_S = 0.5
 KINDS = sorted(events.kind_of(kind) for kind in get_args(events.Event))
@@ -53,7 +53,7 @@ def register(commands: Commands) -> None:
 
 
 def _events(args: argparse.Namespace, output: Output) -> int:
-    from coordinator.journal import Journal
+    from coordinator.journal.store import Journal
 
     if args.follow and args.json:
         raise InvalidDocument(

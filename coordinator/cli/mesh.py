@@ -18,7 +18,7 @@ from tiermesh import wire
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
 
 T = TypeVar("T")
 VARIANTS: Final = Path("variants")
@@ -159,8 +159,8 @@ async def mesh_of(
 
     With `read_only`, another coordinator may be at work on it meanwhile.
     """
-    from coordinator.files import read_fleet_file
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
+    from coordinator.workflows.yaml_files import read_fleet_file
 
     if args.insecure_lan:
         output.progress.print(f"[yellow]{wire.INSECURE_NOTICE}[/]")

@@ -117,7 +117,7 @@ def _register_explain(commands: Commands) -> None:
 
 
 def _explain(args: argparse.Namespace, output: Output) -> int:
-    from coordinator.cli.now import explain_now
+    from coordinator.cli.causes import explain_now
     from coordinator.planning.explain import explain
 
     if args.now:
@@ -181,7 +181,7 @@ def _diff(args: argparse.Namespace, output: Output) -> int:
 
 def _running(workflow: str, state: Path | None) -> Plan:
     """The plan that runs, from the coordinator's journal."""
-    from coordinator.journal import Journal
+    from coordinator.journal.store import Journal
 
     journal = Journal.read_only(state or config.state_dir())
     try:

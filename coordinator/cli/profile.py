@@ -16,7 +16,7 @@ from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars, duration
 from coordinator.cli.text import clean, megabytes
-from coordinator.profiled import DISTURBED
+from coordinator.fleet.profile_text import DISTURBED
 from tiermesh import limits
 from tiermesh.errors import InvalidDocument, TiermeshError
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet import Fleet
     from coordinator.fleet.state import Device
-    from coordinator.profiling import ProfileOptions
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
+    from coordinator.profiling.profiler import ProfileOptions
     from tiermesh.documents.profile import Profile
     from tiermesh.documents.variant import Variant
 
@@ -141,7 +141,7 @@ def _disturbed(profiles: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def _options(args: argparse.Namespace) -> ProfileOptions:
-    from coordinator.profiling import ProfileOptions
+    from coordinator.profiling.profiler import ProfileOptions
 
     return ProfileOptions(
         batch_sizes=args.batch_sizes, threads=args.threads, time_limit_s=args.time_limit

@@ -15,7 +15,7 @@ from coordinator import config
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, megabytes
-from coordinator.profiled import is_disturbed
+from coordinator.fleet.profile_text import is_disturbed
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _profiles(args: argparse.Namespace, output: Output) -> int:
 
 
 def _fleet(state: Path | None) -> Fleet:
-    from coordinator.journal import Journal
+    from coordinator.journal.store import Journal
 
     journal = Journal.read_only(state or config.state_dir())
     try:

@@ -19,7 +19,7 @@ from rich.progress import (
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from coordinator.planning.options import Objective, Options
-from coordinator.planning.watching import Standing
+from coordinator.planning.search_progress import Standing
 from coordinator.progress import Progress as Step
 from coordinator.progress import Report, Tally
 

@@ -11,7 +11,7 @@ from coordinator.cli.text import clean, device_label
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from coordinator.status import Ledger, ReplicaStatus, WorkflowStatus
+    from coordinator.telemetry.status import Ledger, ReplicaStatus, WorkflowStatus
 
 
 def replica_table(status: WorkflowStatus) -> Table:

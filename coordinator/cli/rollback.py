@@ -16,8 +16,8 @@ from tiermesh.errors import InvalidDocument
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet import Fleet
+    from coordinator.mesh import Mesh
     from coordinator.planning.diff import Difference
-    from coordinator.runner import Mesh
 
 
 def register(commands: Commands) -> None:

@@ -24,8 +24,8 @@ from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
+    from coordinator.mesh import Mesh
     from coordinator.rollout.applying import Applied, Applying, Part
-    from coordinator.runner import Mesh
     from tiermesh.documents.workflow import Workflow
 
 MEASURE_S: Final = 1.0

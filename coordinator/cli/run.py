@@ -24,11 +24,12 @@ from coordinator.cli.output import Output
 from coordinator.cli.rollout import show
 from coordinator.cli.standing import StandingCoordinator
 from coordinator.cli.text import clean
+from coordinator.keeping import Keeping
 from tiermesh.errors import TiermeshError
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
     from tiermesh.documents.workflow import Workflow
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
@@ -129,7 +130,7 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> None:
     warn_unreached(mesh, args.device, output)
     for applied in await mesh.settle():
         show(applied, output)
-    keeping = mesh.keep(_kept(mesh, given), auto_replan=not args.no_auto_replan)
+    keeping = Keeping(mesh, _kept(mesh, given), auto_replan=not args.no_auto_replan)
     try:
         async with asyncio.TaskGroup() as together:
             together.create_task(mesh.look_out(browse=not args.no_browse, timeout_s=args.timeout))
@@ -140,7 +141,7 @@ async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> None:
 
 def _kept(mesh: Mesh, given: list[Workflow]) -> list[Workflow]:
     """The workflows that were named, and those that run already."""
-    from coordinator.files import parse_workflow
+    from coordinator.workflows.yaml_files import parse_workflow
 
     kept = {workflow.workflow: workflow for workflow in given}
     for name, running in mesh.fleet.running.items():

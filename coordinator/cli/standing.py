@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from coordinator.commands.listening import Voice
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
 
 T = TypeVar("T")
 Stream: TypeAlias = Literal["out", "err"]

@@ -11,7 +11,7 @@ import msgspec
 
 from coordinator import config
 from coordinator.cli import arguments
-from coordinator.cli.attained import attainment_lines
+from coordinator.cli.attainment import attainment_lines
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.replicas import ledger_line, replica_table, sinks_line
@@ -21,8 +21,8 @@ from tiermesh.errors import InvalidDocument
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet.state import Device, Replan
-    from coordinator.runner import Mesh
-    from coordinator.status import WorkflowStatus
+    from coordinator.mesh import Mesh
+    from coordinator.telemetry.status import WorkflowStatus
     from tiermesh.v1 import telemetry_pb2
 
 SAMPLES = 2
@@ -64,8 +64,8 @@ def _serves_badly(status: WorkflowStatus) -> bool:
 
 
 async def _measured(args: argparse.Namespace) -> list[WorkflowStatus]:
-    from coordinator.runner import Mesh
-    from coordinator.status import status_of
+    from coordinator.mesh import Mesh
+    from coordinator.telemetry.status import status_of
 
     state = args.state or config.state_dir()
     async with Mesh.open(state, read_only=True, insecure_lan=args.insecure_lan) as mesh:
@@ -86,7 +86,7 @@ async def _sampled(
     mesh: Mesh, devices: list[Device], interval_s: float
 ) -> tuple[dict[str, list[telemetry_pb2.Sample]], dict[str, str]]:
     """Samples of each device that are far enough apart for rates, or why a device gave none."""
-    from coordinator.status import SHORTEST_S, counted_at
+    from coordinator.telemetry.status import SHORTEST_S, counted_at
 
     def is_enough(of: list[telemetry_pb2.Sample]) -> bool:
         return len(of) >= SAMPLES and counted_at(of[-1]) - counted_at(of[0]) >= SHORTEST_S

@@ -22,8 +22,8 @@ from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.runner import Mesh
-    from coordinator.tui.acting import Asked
+    from coordinator.mesh import Mesh
+    from coordinator.tui.actions import Asked
     from coordinator.tui.live import LiveSession, OpenMesh
 
 NAME: Final = "tui"

@@ -124,10 +124,10 @@ def _described(fetched: Fetched) -> dict[str, Any]:
 
 
 def _measure(args: argparse.Namespace, output: Output) -> int:
-    from coordinator.files import read_workflow
     from coordinator.variants import building
     from coordinator.variants.accuracy import Measured
     from coordinator.variants.measuring import Measuring, chain, load_datasets
+    from coordinator.workflows.yaml_files import read_workflow
 
     ladders = _open(args)
     datasets = _chosen(load_datasets(ladders.directory, args.workflow), args.dataset)

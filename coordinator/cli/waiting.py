@@ -11,7 +11,7 @@ import msgspec
 
 from coordinator import config
 from coordinator.cli import arguments
-from coordinator.cli.attained import verdict_line
+from coordinator.cli.attainment import verdict_line
 from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.replicas import ledger_line
@@ -22,8 +22,8 @@ from tiermesh.errors import InvalidDocument
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.fleet import Fleet
-    from coordinator.runner import Mesh
-    from coordinator.waiting import Waited, Waiting
+    from coordinator.keeping.waiting import Waited, Waiting
+    from coordinator.mesh import Mesh
 
 
 def register(commands: Commands) -> None:
@@ -68,7 +68,7 @@ def _wait(args: argparse.Namespace, output: Output) -> int:
 
 
 async def _work(args: argparse.Namespace, output: Output) -> Waited:
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
 
     state = args.state or config.state_dir()
     async with Mesh.open(state, read_only=True, insecure_lan=args.insecure_lan) as mesh:
@@ -96,7 +96,7 @@ def _named(fleet: Fleet, wanted: str | None) -> str:
 
 
 def _workflow(fleet: Fleet, digest: str) -> Workflow:
-    from coordinator.files import parse_workflow
+    from coordinator.workflows.yaml_files import parse_workflow
 
     return parse_workflow(fleet.workflows[digest].text)
 
@@ -130,7 +130,7 @@ async def wait_and_show(
     timeout_s: float | None = None,
 ) -> Waited:
     """Wait, with progress where standard error is a terminal."""
-    from coordinator.waiting import wait
+    from coordinator.keeping.waiting import wait
 
     began = time.monotonic()
     with output.progress.status("waiting for results") as shown:

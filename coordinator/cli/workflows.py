@@ -14,8 +14,8 @@ from tiermesh.errors import Unsupported
 from tiermesh.units import Size
 
 if TYPE_CHECKING:
+    from coordinator.mesh import Mesh
     from coordinator.planning import Options
-    from coordinator.runner import Mesh
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.problem import Problem
     from tiermesh.documents.workflow import Workflow

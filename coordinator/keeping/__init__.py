@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from coordinator.files import parse_workflow
-from coordinator.fleet.liveness import Timing
-from coordinator.keeping.judging import Judging
-from coordinator.keeping.listening import Listening
-from coordinator.keeping.unmeasured import Unmeasured
-from coordinator.keeping.workflow import MEASURE_S, Kept
+from coordinator.fleet.liveness import TIMING, Timing
+from coordinator.keeping.heartbeats import Listening
+from coordinator.keeping.keeper import MEASURE_S, Kept
+from coordinator.keeping.missing_profiles import Unmeasured
+from coordinator.keeping.verdicts import Judging
 from coordinator.planning import Options
-from coordinator.progress import Report
-from coordinator.replanning import Policy
+from coordinator.progress import Report, silent
+from coordinator.replanning import DEFAULT, Policy
 from coordinator.replanning.causes import Cause
 from coordinator.rollout.steps import Steps
-from coordinator.telemetry import Observed
+from coordinator.telemetry.watching import Observed
+from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import TiermeshError
 
 if TYPE_CHECKING:
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
 
 OPTIONS: Final = Options(gap=1e-3, time_limit_s=5.0)
 """A good plan soon is better than the best one late, while a device is missing."""
@@ -32,7 +32,7 @@ __all__ = ["Keeping"]
 
 
 class Keeping:
-    """Workflows that are kept served. Made by `Mesh.keep`; `run` does the work until it is cancelled.
+    """Workflows that are kept served: `await Keeping(mesh, [workflow]).run()` works until it is cancelled.
 
     An operator may use the mesh meanwhile: a plan that he rolls out stays until a device of it fails, or something
     else changes. `auto_replan` may be changed at any time. `newest` is what each device (by id) said last.
@@ -43,15 +43,21 @@ class Keeping:
         mesh: Mesh,
         workflows: Iterable[Workflow],
         *,
-        auto_replan: bool,
-        options: Options | None,
-        policy: Policy,
-        timing: Timing,
-        source_bytes: dict[str, float] | None,
-        interval_s: float,
-        told: Callable[[Observed], None],
-        report: Report,
+        auto_replan: bool = True,
+        options: Options | None = None,
+        policy: Policy = DEFAULT,
+        timing: Timing = TIMING,
+        source_bytes: dict[str, float] | None = None,
+        interval_s: float = 0.25,
+        told: Callable[[Observed], None] = lambda _observed: None,
+        report: Report = silent,
     ) -> None:
+        """Keep `workflows` of `mesh` served.
+
+        Devices are watched every `interval_s` seconds; `told` gets every sample. Without `auto_replan` a reason to
+        replan is only recorded. `timing` says when a device is given up, `policy` when to replan. `source_bytes`
+        is as in `Mesh.plan`.
+        """
         self.auto_replan = auto_replan
         self.newest: dict[str, Observed] = {}
         self._mesh = mesh

@@ -16,7 +16,7 @@ from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import Phase
 from coordinator.fleet.state import Device, Rollout, Running
 from coordinator.planning import Options
-from coordinator.planning.watching import Watch
+from coordinator.planning.search_progress import Watch
 from coordinator.replanning import Policy
 from coordinator.replanning.contingency import (
     Contingency,
@@ -40,7 +40,7 @@ from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import TiermeshError
 
 if TYPE_CHECKING:
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.drift import Drift, Key, key_of
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device, Fleet
-from coordinator.keeping.measuring import Measuring
-from coordinator.link import Link
+from coordinator.keeping.load_monitor import Measuring
 from coordinator.replanning.causes import Condition, Evidence, LinkTimes, Slowness
-from coordinator.telemetry import Observed
+from coordinator.sessions.link_quality import Link
+from coordinator.telemetry.drift import Drift, Key, key_of
+from coordinator.telemetry.watching import Observed
 
 
 def evidence_of(

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from coordinator.planning import exact, slo, survive
+from coordinator.planning import exact, failover, slo
 from coordinator.planning.building import build
 from coordinator.planning.exact import Found
 from coordinator.planning.instance import Instance
@@ -192,7 +192,7 @@ def _search(problem: Problem, options: Options) -> Found | None:
         checked = slo.search(problem, options, LEVELS)
         return checked.found if checked else None
     if problem.asks.any_device_lost is not None:
-        return survive.search(_built(problem, options), options)
+        return failover.search(_built(problem, options), options)
     return exact.search(_built(problem, options), options)
 
 

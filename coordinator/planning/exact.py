@@ -9,13 +9,13 @@ from typing import Final
 from coordinator.planning import exhaustive, greedy, lanes
 from coordinator.planning.building import build
 from coordinator.planning.candidates import PLAINLY, Choosing
+from coordinator.planning.continuous import settle
 from coordinator.planning.draft import Draft
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
 from coordinator.planning.margin import Margin
 from coordinator.planning.options import Objective, Options
 from coordinator.planning.relaxation import Relaxation, applies
-from coordinator.planning.settle import settle
 from coordinator.planning.solver import Effort, Solution, Termination, solve
 from tiermesh.documents.problem import Problem
 from tiermesh.errors import LimitExceeded

@@ -18,7 +18,7 @@ from coordinator.planning.exact import Found
 from coordinator.planning.margin import CEILING
 from coordinator.planning.options import Objective, Options, Strategy
 from coordinator.planning.planner import objective_value
-from coordinator.planning.watching import UNWATCHED, Watch
+from coordinator.planning.search_progress import UNWATCHED, Watch
 from tiermesh.documents.plan import Plan, Replica
 from tiermesh.documents.problem import Problem, ProblemStage
 from tiermesh.errors import DigestMismatch

@@ -18,11 +18,11 @@ from functools import cached_property
 from typing import Final
 
 from coordinator.planning.instance import Branch, Candidate, DeviceClass, Instance, Site
+from coordinator.planning.latency_floor import key_of, too_slow
 from coordinator.planning.options import Objective, Options
-from coordinator.planning.quick import key_of, too_slow
 from coordinator.planning.solver import Program
-from coordinator.planning.strands import Strand, closing_stages, is_plain
 from coordinator.planning.traffic import Traffic
+from coordinator.planning.variant_combinations import Strand, closing_stages, is_plain
 from tiermesh.documents.problem import Asks, ProblemEdge
 from tiermesh.errors import LimitExceeded
 

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.planning.spread import curve
+from coordinator.planning.service_times import curve
 from tiermesh.documents.problem import BatchTime
 from tiermesh.documents.workflow import PERCENTILES
 

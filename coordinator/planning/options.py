@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from coordinator.planning.watching import UNWATCHED, Watch
+from coordinator.planning.search_progress import UNWATCHED, Watch
 from tiermesh.errors import InvalidDocument
 
 

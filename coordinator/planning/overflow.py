@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from coordinator.planning import assemble, exact, survive
+from coordinator.planning import assemble, exact, failover
 from coordinator.planning.building import build
 from coordinator.planning.candidates import Choosing
 from coordinator.planning.draft import Draft
@@ -64,7 +64,7 @@ def search(problem: Problem, options: Options, *, delays: bool = False) -> Found
 
 def _search(instance: Instance, options: Options) -> Found | None:
     lossless = instance.problem.asks.any_device_lost is None
-    return (exact if lossless else survive).search(instance, options)
+    return (exact if lossless else failover).search(instance, options)
 
 
 def shares_of(draft: Draft) -> dict[str, float]:

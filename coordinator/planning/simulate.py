@@ -4,7 +4,7 @@ One compute lane per device, shared by its replicas. A replica's batch may start
 `batch_size` items wait or the oldest has waited `batch_timeout`; among replicas that may start, the one whose oldest
 item came first goes. Functions are never busy: there is a server for each batch, and some have to start. A request
 carries as many items to a stage as the edges' ratios say; none ends it there. Batch times and numbers of items are
-drawn from what was measured (`spread`, `items_seen`), and lanes are dealt as request ids do it. Chance is a seeded
+drawn from what was measured (`service_times`, `items_seen`), and lanes are dealt as request ids do it. Chance is a seeded
 generator: the same plan, load and seed give the same figures.
 """
 
@@ -27,7 +27,7 @@ from coordinator.planning.dealing import Dealing
 from coordinator.planning.instance import carried
 from coordinator.planning.network import Network
 from coordinator.planning.requests import Requests
-from coordinator.planning.spread import Curve, at, curve
+from coordinator.planning.service_times import Curve, at, curve
 from tiermesh.documents.plan import Lane, Plan, Replica
 from tiermesh.documents.problem import BatchTime, Problem, ProblemEdge, Serverless
 from tiermesh.documents.workflow import PERCENTILES

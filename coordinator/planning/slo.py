@@ -22,15 +22,15 @@ from coordinator.planning.candidates import Choosing
 from coordinator.planning.delay import bound_delay
 from coordinator.planning.draft import Draft
 from coordinator.planning.exact import Found, read_off
+from coordinator.planning.failover import solve_surviving, with_standby
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
 from coordinator.planning.lanes import Spot
 from coordinator.planning.margin import Margin
 from coordinator.planning.options import Objective, Options
+from coordinator.planning.search_progress import Watch
 from coordinator.planning.simulate import Load, Served, simulate
 from coordinator.planning.solver import Effort, Termination
-from coordinator.planning.survive import solve_surviving, with_standby
-from coordinator.planning.watching import Watch
 from tiermesh.documents.problem import Problem
 
 LEVELS: Final = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)

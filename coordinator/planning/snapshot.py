@@ -33,7 +33,7 @@ from coordinator.fleet.file import FleetFile, Functions
 from coordinator.fleet.state import Catalogue, Device, Fleet, Inputs
 from coordinator.planning.margin import CONFIDENCE
 from coordinator.planning.options import LEAST_CONFIDENCE
-from coordinator.planning.spread import deviation
+from coordinator.planning.service_times import deviation
 from tiermesh import ids
 from tiermesh.documents.problem import (
     Accuracy,

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pulp
 
-from coordinator.planning.watching import UNWATCHED, Standing, Watch
+from coordinator.planning.search_progress import UNWATCHED, Standing, Watch
 
 Terms = Sequence[tuple[int, float]]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from coordinator.drift import Ratio
 from coordinator.replanning.load import Load
 from coordinator.replanning.slo import Burn
+from coordinator.telemetry.drift import Ratio
 
 HOT_C: Final = 80.0
 """Most processors slow themselves down from here to 100 degrees Celsius."""

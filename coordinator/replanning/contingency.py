@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from coordinator.replanning.search import Finding
-from coordinator.replanning.worth import overloads, shortfalls
+from coordinator.replanning.switching import overloads, shortfalls
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem, RunningReplica

@@ -8,7 +8,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from coordinator.drift import (
+from coordinator.replanning.current_problem import asked_rate
+from coordinator.telemetry.drift import (
     Drift,
     Key,
     Ratio,
@@ -17,7 +18,6 @@ from coordinator.drift import (
     key_of,
     means_of,
 )
-from coordinator.replanning.situation import asked_rate
 from tiermesh.documents.plan import Plan, Predicted
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.workflow import Percentile

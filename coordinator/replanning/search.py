@@ -8,9 +8,9 @@ from typing import Final
 
 from coordinator.planning import Objective, Options, solve
 from coordinator.planning.margin import most_confident
+from coordinator.replanning.current_problem import asked_rate
 from coordinator.replanning.reasons import Policy
-from coordinator.replanning.situation import asked_rate
-from coordinator.replanning.worth import Verdict, worth
+from coordinator.replanning.switching import Verdict, worth
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.errors import Infeasible

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from coordinator.drift import Ratio
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
 from coordinator.replanning.load import Load
 from coordinator.replanning.reasons import DEFAULT, Policy, Reason
 from coordinator.replanning.slo import Burn
+from coordinator.telemetry.drift import Ratio
 
 
 @dataclass(frozen=True, slots=True)

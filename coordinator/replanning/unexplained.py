@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from coordinator.replanning.situation import slower
-from coordinator.replanning.worth import shortfalls
+from coordinator.replanning.current_problem import slower
+from coordinator.replanning.switching import shortfalls
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 

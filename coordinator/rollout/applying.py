@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from coordinator.channels import Channels
+from coordinator.artifacts.transfer import PathOf
 from coordinator.fleet import events
 from coordinator.fleet.lifecycle import Outcome, Phase
 from coordinator.fleet.state import Device, Purpose, Running
 from coordinator.planning.snapshot import changes, inputs_of
 from coordinator.progress import Report, silent
-from coordinator.pushing import PathOf
 from coordinator.rollout.assignment import check, refuse_functions
 from coordinator.rollout.rollouts import Applied, Keeper, Rollouts, Target
+from coordinator.sessions.channels import Channels
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import DigestMismatch, TiermeshError

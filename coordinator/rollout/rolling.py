@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from coordinator.control import Sessions
-from coordinator.distributing import Brought, Distribution
+from coordinator.artifacts.distribution import Brought, Distribution
+from coordinator.artifacts.transfer import PathOf
 from coordinator.fleet import events
 from coordinator.fleet.instructions import (
     Abort,
@@ -19,8 +19,8 @@ from coordinator.fleet.instructions import (
 )
 from coordinator.fleet.state import Device
 from coordinator.progress import Progress, Report, Transfer
-from coordinator.pushing import PathOf
 from coordinator.rollout.steps import Steps
+from coordinator.sessions.session import Sessions
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import StaleGeneration, TiermeshError
 

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from coordinator.control import Sessions
-from coordinator.distributing import Distribution
-from coordinator.files import parse_workflow
+from coordinator.artifacts.distribution import Distribution
+from coordinator.artifacts.transfer import PathOf
 from coordinator.fleet import Desired, Fleet, events
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.lifecycle import EXIT_CODES, Outcome, Phase
 from coordinator.fleet.state import Catalogue, Purpose, Rollout, Running
+from coordinator.journal.reconcile import Pursuit, Recording
 from coordinator.progress import Report, silent
-from coordinator.pursuit import Pursuit, Recording
-from coordinator.pushing import PathOf
 from coordinator.rollout.assignment import assignments
 from coordinator.rollout.rolling import RollingOut
+from coordinator.sessions.session import Sessions
+from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.workflow import Workflow

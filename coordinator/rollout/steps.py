@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from coordinator.control import Progress, Sessions
+from coordinator.sessions.session import Progress, Sessions
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import encode_json
 from tiermesh.v1 import control_pb2 as pb
@@ -15,7 +15,7 @@ ANSWER_S: Final = 45.0
 PATIENCE_S: Final = 15.0
 """A device that is lost for so long does not prepare or switch any more; its agent can start again within it.
 
-One that the coordinator knows to have failed is not waited for (`coordinator.control.FAILED_S`).
+One that the coordinator knows to have failed is not waited for (`coordinator.sessions.session.FAILED_S`).
 """
 GIVING_UP_S: Final = 3.0
 """The same when the device is to forget something: it loses what it only prepared when it is gone."""

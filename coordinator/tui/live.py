@@ -10,15 +10,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from coordinator.keeping import Keeping
 from coordinator.progress import Progress
 from coordinator.tui import messages as m
-from coordinator.tui.acting import AskedActions, NoActions, OwnActions
+from coordinator.tui.actions import AskedActions, NoActions, OwnActions
 from tiermesh.errors import TiermeshError
 
 if TYPE_CHECKING:
-    from coordinator.runner import Mesh
-    from coordinator.telemetry import Observed
-    from coordinator.tui.acting import Actions, Asked
+    from coordinator.mesh import Mesh
+    from coordinator.telemetry.watching import Observed
+    from coordinator.tui.actions import Actions, Asked
     from coordinator.tui.model.candidate import Asking
     from coordinator.tui.session import Post
     from coordinator.tui.solving import Solving
@@ -89,7 +90,7 @@ class LiveSession:
         """Open the mesh and tell what happens, until this is cancelled."""
         self._post = post
         # A third of a second of imports, while the first picture is painted.
-        await asyncio.to_thread(importlib.import_module, "coordinator.runner")
+        await asyncio.to_thread(importlib.import_module, "coordinator.mesh")
         try:
             async with self._opening() as opened:
                 await self._follow(opened)
@@ -131,7 +132,9 @@ class LiveSession:
             )
         async with self.doing("end what was left open"):
             await mesh.settle(report=self.report)
-        keeping = mesh.keep([], source_bytes=source_bytes, told=self.observe, report=self.report)
+        keeping = Keeping(
+            mesh, [], source_bytes=source_bytes, told=self.observe, report=self.report
+        )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(mesh.look_out(browse=self._browse))
             tasks.create_task(keeping.run())

@@ -10,10 +10,10 @@ from textual.message import Message
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
-    from coordinator.journal import Entry
+    from coordinator.journal.store import Entry
     from coordinator.planning.explain import Explanation
     from coordinator.progress import Progress
-    from coordinator.telemetry import Observed
+    from coordinator.telemetry.watching import Observed
     from coordinator.tui.model.candidate import Candidate
     from tiermesh.errors import TiermeshError
 

@@ -11,16 +11,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from coordinator.planning.options import Options, Strategy
-from coordinator.planning.watching import Standing, Watch
+from coordinator.planning.search_progress import Standing, Watch
 from coordinator.tui import messages as m
-from coordinator.tui.model.asks import changed_text, parsed
 from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search, Step
+from coordinator.tui.model.slo_fields import changed_text, parsed
 from tiermesh.errors import Infeasible, TiermeshError
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
+    from coordinator.mesh import Mesh
     from coordinator.planning.explain import Explanation
-    from coordinator.runner import Mesh
     from coordinator.tui.session import Post
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.problem import Problem

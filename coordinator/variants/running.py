@@ -24,7 +24,7 @@ _PACKAGES = itertools.count()
 
 
 class StageCode(Protocol):
-    """What stage code of a model offers; see `agent.serving.compute.stagecode` for the whole contract."""
+    """What stage code of a model offers; see `agent.model_host.stage_code` for the whole contract."""
 
     def items(self, payload: Payload) -> Sequence[Arrays]:
         """The model's inputs, one dict per item, without the batch axis."""

@@ -23,7 +23,7 @@ from typing import Final
 
 from coordinator.fleet import events
 from coordinator.fleet.liveness import TIMING
-from coordinator.journal import Journal
+from coordinator.journal.store import Journal
 from tests.mesh import wallclock
 from tests.mesh.faults import Chaos, Fault
 from tests.mesh.judging import Ending, Rollout, disorder, most_rollouts, undue

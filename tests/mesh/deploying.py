@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from coordinator.fleet.lifecycle import Outcome
-from coordinator.runner import Mesh
+from coordinator.mesh import Mesh
 from coordinator.variants import Ladders
 from tiermesh.documents.plan import Lane, Plan, Replica
 

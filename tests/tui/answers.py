@@ -46,14 +46,14 @@ class RecordedMesh:
         self._ladders = Ladders.open(Path("variants"), config.home())
 
     async def keep_workflow(self, text: str, _folder: str) -> Any:
-        from coordinator.tui.model.asks import parsed
+        from coordinator.tui.model.slo_fields import parsed
 
         return parsed(text)
 
     async def problem(self, workflow: Any, *, source_bytes: Any, adjust: Any) -> Any:
-        from coordinator.catalogue import accuracy_of
         from coordinator.fleet.file import FleetFile
         from coordinator.planning.snapshot import snapshot
+        from coordinator.workflows.catalogue import accuracy_of
 
         made = snapshot(
             self.fleet,

@@ -18,7 +18,7 @@ from coordinator import config
 from coordinator.cli.demo import agents
 from coordinator.cli.demo.holding import HeldDemo
 from coordinator.fleet.events import ProfileMeasured, WorkflowRecorded
-from coordinator.journal import Entry
+from coordinator.journal.store import Entry
 from coordinator.tui import messages as m
 from coordinator.tui.live import LiveSession
 from tests.tui.recording import Heard, Recording

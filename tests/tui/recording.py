@@ -18,9 +18,9 @@ import msgspec
 
 from coordinator.fleet import Fleet, replay
 from coordinator.fleet.events import Event
-from coordinator.journal import Entry
-from coordinator.link import Link
-from coordinator.telemetry import Observed
+from coordinator.journal.store import Entry
+from coordinator.sessions.link_quality import Link
+from coordinator.telemetry.watching import Observed
 from coordinator.tui import messages as m
 from tiermesh.errors import TiermeshError
 from tiermesh.v1 import telemetry_pb2

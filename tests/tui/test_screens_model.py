@@ -9,9 +9,8 @@ import msgspec
 import pytest
 
 from coordinator.fleet.state import Judged, Sighting
-from coordinator.link import Link
+from coordinator.sessions.link_quality import Link
 from coordinator.tui.model import text as t
-from coordinator.tui.model.asks import changed_text, checked, fields, parsed
 from coordinator.tui.model.banner import banner
 from coordinator.tui.model.candidate import Asking, Candidate
 from coordinator.tui.model.device import detail, unreached
@@ -21,8 +20,9 @@ from coordinator.tui.model.journal import Log, chain, entry_lines
 from coordinator.tui.model.plan import Form, Kind, against_running, candidate_lines
 from coordinator.tui.model.profiles import HeatMap, cell_lines
 from coordinator.tui.model.rollout import rollout_lines
-from coordinator.tui.model.story import story
+from coordinator.tui.model.slo_fields import changed_text, checked, fields, parsed
 from coordinator.tui.model.strip import strip, tab_at
+from coordinator.tui.model.timeline import story
 from tiermesh.errors import InvalidDocument
 from tiermesh.v1 import telemetry_pb2 as pb
 

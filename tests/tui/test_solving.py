@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from coordinator.planning.watching import Standing, Stopped
+from coordinator.planning.search_progress import Standing, Stopped
 from coordinator.tui import solving
 from coordinator.tui.model.candidate import Asking, Candidate, Search, Step
 from coordinator.tui.model.plan import candidate_lines

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from agent.model_host import runtimes
 from agent.profiling.fingerprint import (
     accelerators,
     cpu,
@@ -26,7 +27,6 @@ from agent.profiling.fingerprint import (
     power,
     quota,
 )
-from agent.serving.compute import runtimes
 from tiermesh import __version__
 from tiermesh.documents.fingerprint import Cpu, Emulation, Fingerprint
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from agent.errors import StageCodeFailed
+from agent.model_host import stage_code
 from agent.serving.aggregates.snapshot import Given, Held, Snapshot
 from agent.serving.batcher import Work
-from agent.serving.compute import stagecode
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Packed, pack
 
@@ -68,7 +68,7 @@ class Aggregate:
         self._code = code
         self.name = name
         self._field = field
-        self._keeper = keeper if stagecode.can_be_kept(code) else None
+        self._keeper = keeper if stage_code.can_be_kept(code) else None
         self._held = Held(kept=False) if self._keeper is None else self._keeper.held()
         self._change = Snapshot()
         self._states: dict[str, Any] = {}
@@ -82,7 +82,7 @@ class Aggregate:
 
     def _loaded(self, kept: Snapshot) -> dict[str, Any]:
         load, states = self._code.load, kept.states
-        return {key: load(stagecode.arrays(state.unpack())) for key, state in states.items()}
+        return {key: load(stage_code.arrays(state.unpack())) for key, state in states.items()}
 
     def _go_on(self, kept: Snapshot, states: dict[str, Any]) -> None:
         self._states = states
@@ -116,7 +116,7 @@ class Aggregate:
         if frame.index < self._settled.get(frame.series, 0):
             raise TiermeshError("the request has ended before")
         try:
-            output = self._fold(stagecode.arrays(frame.payload.unpack()))
+            output = self._fold(stage_code.arrays(frame.payload.unpack()))
             self._outputs[place] = self._change.outputs[place] = output
         finally:
             after = max(frame.index + 1, self.positions.get(frame.series, 0))

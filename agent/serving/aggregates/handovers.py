@@ -21,8 +21,8 @@ import msgspec
 
 from agent.serving.aggregates.snapshot import Given, Held
 from agent.serving.instructions import Adopt, Dump, Give, Notice, Own
+from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
-from agent.serving.routing.post import Generations, Post
 from tiermesh import limits
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, pack

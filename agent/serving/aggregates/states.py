@@ -11,7 +11,7 @@ from agent.serving.aggregates.snapshot import Held, Snapshot
 from agent.serving.aggregates.statefile import StateFile
 from agent.serving.compute.lane import ComputeLane
 from agent.serving.compute.replicas import Replicas
-from agent.serving.ends.files import Driver
+from agent.serving.endpoints.files import Driver
 from agent.serving.flow import Flow
 from agent.serving.instructions import Adopt, Dump, Give, Own, StateInstruction
 from tiermesh.errors import TiermeshError

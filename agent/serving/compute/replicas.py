@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
-from agent.profiling.process import resident_bytes
+from agent.model_host.inference import Artifacts
+from agent.model_host.process import resident_bytes
 from agent.serving.aggregates import statefile
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.compute import runners
-from agent.serving.compute.inference import Artifacts
 from agent.serving.compute.runners import AggregateRunner, Runner
 from agent.serving.tuning.entries import Entry, ReplicaLoaded
 from tiermesh import ids

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from agent.errors import StageCodeFailed
-from agent.profiling.emulation import Dilation
+from agent.model_host import stage_code
+from agent.model_host.emulation import Dilation
+from agent.model_host.inference import Artifacts, Inference
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.statefile import StateFile
 from agent.serving.batcher import Item, Job, Step, Work
-from agent.serving.compute import stagecode, warming
-from agent.serving.compute.inference import Artifacts, Inference
+from agent.serving.compute import warming
 from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared
 from tiermesh.documents.assignment import ReplicaSpec, StageSpec
 from tiermesh.errors import TiermeshError
@@ -74,9 +75,9 @@ def load(
         return None
     folder: Path = artifacts.unpack(spec.bundle.artifact.digest)
     dilation = Dilation(slowdown)
-    code = stagecode.load(spec.bundle, folder, {}, spec.options, stage.kind)
+    code = stage_code.load(spec.bundle, folder, {}, spec.options, stage.kind)
     if stage.kind == "aggregate":
-        keeper = StateFile(states) if stagecode.can_be_kept(code) else None
+        keeper = StateFile(states) if stage_code.can_be_kept(code) else None
         return AggregateRunner(Aggregate(code, stage.name, stage.key or "", keeper), dilation)
     return CodeRunner(code, stage, dilation)
 
@@ -237,4 +238,4 @@ class AggregateRunner:
 
 
 def _values(payload: Packed) -> dict[str, Any]:
-    return stagecode.arrays(payload.unpack())
+    return stage_code.arrays(payload.unpack())

@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from statistics import median
 from typing import Final
 
-from agent.serving.compute.inference import Inference, Item, by_shape
+from agent.model_host.inference import Inference, Item, by_shape
 from tiermesh.frames import Payload
 
 REST_S: Final = 0.1

@@ -8,8 +8,8 @@ from typing import Final, Literal, Protocol
 
 from agent.serving.batcher import Batcher, Job, Step, Work
 from agent.serving.instructions import Failed, Filtered, Outcome, Prepared
+from agent.serving.routing.joins import Gathering, Join
 from agent.serving.routing.links import Links
-from agent.serving.routing.meetings import Gathering, Join
 from agent.serving.routing.router import Router
 from agent.serving.tuning.entries import BatchServed, ReplicaEnded, RequestServed
 from agent.serving.tuning.percentiles import Measurements

@@ -14,8 +14,8 @@ import yaml
 from coordinator.cli.demo import agents, photos
 from coordinator.cli.demo.agents import DEVICES
 from coordinator.cli.demo.run import PLAN, PROFILE
+from coordinator.mesh import Mesh
 from coordinator.progress import Progress
-from coordinator.runner import Mesh
 from coordinator.variants import Fetcher, Ladders
 from coordinator.variants import Progress as Fetching
 from tiermesh.errors import TiermeshError

@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 
-from coordinator.cli.attained import verdict_line
+from coordinator.cli.attainment import verdict_line
 from coordinator.cli.demo import agents, photos, tables
 from coordinator.cli.demo.agents import DEVICES, AgentProcess
 from coordinator.cli.demo.serving import Served, victim_of
@@ -23,11 +23,11 @@ from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
 from coordinator.cli.replicas import ledger_line, replica_table
 from coordinator.cli.text import clean
+from coordinator.mesh import Mesh
 from coordinator.planning import Options, solve
-from coordinator.profiling import ProfileOptions
+from coordinator.profiling.profiler import ProfileOptions
 from coordinator.progress import Progress, Report, silent
-from coordinator.runner import Mesh
-from coordinator.status import WorkflowStatus
+from coordinator.telemetry.status import WorkflowStatus
 from coordinator.variants import Fetcher, Ladders
 from coordinator.variants import Progress as Fetching
 from tiermesh.documents.plan import Plan

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coordinator.cli.demo.agents import BUSIEST
-from coordinator.runner import Mesh
-from coordinator.status import WorkflowStatus, status_of
+from coordinator.mesh import Mesh
+from coordinator.telemetry.status import WorkflowStatus, status_of
 from tiermesh.documents.plan import Plan
 from tiermesh.errors import TiermeshError
 from tiermesh.v1 import telemetry_pb2 as pb

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from coordinator.planning.watching import Standing
+from coordinator.planning.search_progress import Standing
 
 if TYPE_CHECKING:
     from coordinator.planning.explain import Explanation

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.fleet.lifecycle import REMEDIES, Reach
 from coordinator.fleet.state import Device, Sighting
-from coordinator.link import Link
+from coordinator.sessions.link_quality import Link
 from coordinator.tui.model import text as t
 from coordinator.tui.model.fleet import STATES
 from coordinator.tui.model.telemetry import Pulse
@@ -15,7 +15,7 @@ from coordinator.tui.model.view import View
 from tiermesh.documents.fingerprint import Interface
 
 if TYPE_CHECKING:
-    from coordinator.status import Battery
+    from coordinator.telemetry.status import Battery
 
 
 def detail(view: View, device: Device, cells: int) -> list[Line]:

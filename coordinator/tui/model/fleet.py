@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device
-from coordinator.link import Grade
+from coordinator.sessions.link_quality import Grade
 from coordinator.tui.model import text as t
 from coordinator.tui.model.telemetry import Pulse
 from coordinator.tui.model.text import Line, Run

@@ -11,7 +11,7 @@ from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 
 if TYPE_CHECKING:
-    from coordinator.status import WorkflowStatus
+    from coordinator.telemetry.status import WorkflowStatus
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.workflow import Slo
 
@@ -70,7 +70,7 @@ def slo_of(view: View, digest: str | None) -> Slo | None:
     source = view.fleet.workflows.get(digest or "")
     if source is None:
         return None
-    from coordinator.tui.model.asks import parsed
+    from coordinator.tui.model.slo_fields import parsed
 
     return parsed(source.text).slo
 

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from coordinator.fleet import events
-from coordinator.fleet.telling import summary
+from coordinator.fleet.event_text import summary
 from coordinator.tui.model import text as t
-from coordinator.tui.model.story import Served, served, story
 from coordinator.tui.model.text import Line, Run
+from coordinator.tui.model.timeline import Served, served, story
 from coordinator.tui.model.view import View
 
 if TYPE_CHECKING:
-    from coordinator.journal import Entry
+    from coordinator.journal.store import Entry
 
 _BAD: Final = frozenset(
     {

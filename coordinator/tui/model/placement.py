@@ -9,13 +9,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from coordinator.fleet.lifecycle import DeviceState
-from coordinator.tui.model.asks import parsed
+from coordinator.tui.model.slo_fields import parsed
 from coordinator.tui.model.view import View
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
     from coordinator.fleet.state import Catalogue, Running
-    from coordinator.status import ReplicaStatus, WorkflowStatus
+    from coordinator.telemetry.status import ReplicaStatus, WorkflowStatus
     from tiermesh.documents.plan import Plan, Replica
     from tiermesh.documents.variant import Variant
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.model import text as t
-from coordinator.tui.model.asks import fields
 from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search
 from coordinator.tui.model.gauges import Gauge, gauge_lines, gauges_of
 from coordinator.tui.model.grid import Grid
+from coordinator.tui.model.slo_fields import fields
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 
 if TYPE_CHECKING:
     from coordinator.planning.diff import Difference
     from coordinator.planning.explain import Explanation
-    from coordinator.planning.watching import Standing
+    from coordinator.planning.search_progress import Standing
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.workflow import Slo
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from coordinator.link import Link
-    from coordinator.status import Battery
-    from coordinator.telemetry import Observed
+    from coordinator.sessions.link_quality import Link
+    from coordinator.telemetry.status import Battery
+    from coordinator.telemetry.watching import Observed
     from tiermesh.v1 import telemetry_pb2 as pb
 
 RATE_SAMPLES: Final = 20
@@ -38,7 +38,7 @@ class Pulse:
         """Its battery; None where it has none, or does not tell."""
         if self.newest is None:
             return None
-        from coordinator.status import battery_of
+        from coordinator.telemetry.status import battery_of
 
         return battery_of(self.newest)
 

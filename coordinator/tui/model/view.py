@@ -12,8 +12,8 @@ from coordinator.progress import Progress
 from coordinator.tui.model.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from coordinator.journal import Entry
-    from coordinator.status import WorkflowStatus
+    from coordinator.journal.store import Entry
+    from coordinator.telemetry.status import WorkflowStatus
 
 TIERS: Final = ("edge", "hub", "datacenter", "cloud")
 
@@ -87,7 +87,7 @@ class View:
         running = self.fleet.running.get(name)
         if running is None or running.plan not in self.fleet.plans:
             return None
-        from coordinator.status import status_of
+        from coordinator.telemetry.status import status_of
 
         devices = running.devices
         ends, silent = self.telemetry.ends(devices), self.telemetry.silent(devices)

@@ -17,10 +17,10 @@ from coordinator.tui.model.drawing import Drawing, draw
 from coordinator.tui.model.gauges import gauge_lines, gauges
 from coordinator.tui.model.journal import chain
 from coordinator.tui.model.placement import Board, Card, board
+from coordinator.tui.model.progress_bars import work_lines
 from coordinator.tui.model.replica import replica_lines
 from coordinator.tui.model.text import Line, Lines, Run
 from coordinator.tui.model.view import View
-from coordinator.tui.model.work import work_lines
 from coordinator.tui.screens.base import Command, MeshScreen
 
 if TYPE_CHECKING:

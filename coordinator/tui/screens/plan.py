@@ -14,7 +14,6 @@ from textual.containers import Horizontal
 
 from coordinator.tui.canvas import Table
 from coordinator.tui.model import text as t
-from coordinator.tui.model.asks import FIELDS, checked, parsed
 from coordinator.tui.model.candidate import Asking
 from coordinator.tui.model.plan import (
     Form,
@@ -28,6 +27,7 @@ from coordinator.tui.model.plan import (
     replica_lines,
     running_lines,
 )
+from coordinator.tui.model.slo_fields import FIELDS, checked, parsed
 from coordinator.tui.model.text import Line, Lines, Run
 from coordinator.tui.model.view import View
 from coordinator.tui.screens.base import Command, MeshScreen
@@ -153,7 +153,7 @@ class PlanScreen(MeshScreen):
 
     def _changed_slo(self, view: View, slo: Slo) -> Slo | None:
         """The asks with their changes, for the gauges."""
-        from coordinator.tui.model.asks import changed_text
+        from coordinator.tui.model.slo_fields import changed_text
 
         name = view.workflow
         source = view.fleet.workflows.get(workflow_digest(view.fleet, name) or "") if name else None

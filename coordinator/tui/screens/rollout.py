@@ -12,8 +12,8 @@ from coordinator.tui.canvas import Canvas, Table
 from coordinator.tui.model import text as t
 from coordinator.tui.model.journal import event_line
 from coordinator.tui.model.rollout import rollout_lines
-from coordinator.tui.model.story import served
 from coordinator.tui.model.text import Line, Lines, Run
+from coordinator.tui.model.timeline import served
 from coordinator.tui.model.view import View
 from coordinator.tui.screens.base import Command, MeshScreen
 from coordinator.tui.screens.confirm import Confirm

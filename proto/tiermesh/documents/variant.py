@@ -22,7 +22,7 @@ class Bundle(Document, frozen=True, kw_only=True):
     """Stage code: a zip whose `entry` is ``module:Class``; it needs `requires`, importable Python modules.
 
     The class is made with `Class(files, options)`: files maps file names to paths, options are the
-    workflow's. What it must offer depends on the kind of its stage; see `agent.serving.compute.stagecode`.
+    workflow's. What it must offer depends on the kind of its stage; see `agent.model_host.stage_code`.
     """
 
     artifact: Artifact

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.runner import Mesh
+from coordinator.mesh import Mesh
 from coordinator.variants import Ladders
 from tests.commands import Command, Commands
 from tests.fetched import VARIANTS

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from coordinator.fleet.lifecycle import Outcome
+from coordinator.mesh import Mesh
 from coordinator.rollout.steps import Steps
-from coordinator.runner import Mesh
 from tests.commands import needs_proc, until
 from tiermesh.errors import TakenOver
 from tiermesh.session import SILENCE_S

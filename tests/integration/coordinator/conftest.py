@@ -21,7 +21,7 @@ from agent.control import ControlService
 from agent.rollout.commands import Commands
 from agent.telemetry import EventLog
 from coordinator.fleet import validate
-from coordinator.runner import Mesh
+from coordinator.mesh import Mesh
 from tests.integration.coordinator.ladders import FakeLadders
 from tiermesh import PROTOCOL_VERSION, ids, wire
 from tiermesh.documents.fingerprint import Cpu, Emulation, Fingerprint, Runtime
@@ -567,8 +567,8 @@ async def two(serve, fake_agent):
 @pytest.fixture
 async def planned(two, folder):
     """The two, discovered and profiled, and a plan in plan.json."""
-    from coordinator.profiling import ProfileOptions
-    from coordinator.runner import Mesh
+    from coordinator.mesh import Mesh
+    from coordinator.profiling.profiler import ProfileOptions
     from coordinator.variants import Ladders
     from tiermesh.documents.reading import encode_json
 

@@ -11,7 +11,7 @@ import sys
 
 from coordinator.cli import main
 from coordinator.fleet.events import RolloutStarted
-from coordinator.journal import Journal
+from coordinator.journal.store import Journal
 
 
 def die_after(number: int) -> None:

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from coordinator.cli.replicas import ledger_line
 from coordinator.fleet.lifecycle import Outcome
-from coordinator.runner import Mesh
-from coordinator.status import latency_ms, ledger_of
+from coordinator.mesh import Mesh
+from coordinator.telemetry.status import latency_ms, ledger_of
 from coordinator.variants import Ladders
 from tests.agents import AgentProcess, put_words, write_workflow
 

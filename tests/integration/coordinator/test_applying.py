@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from coordinator.fleet.lifecycle import Outcome
-from coordinator.profiling import ProfileOptions
+from coordinator.profiling.profiler import ProfileOptions
 from tiermesh.errors import (
     DigestMismatch,
     InvalidDocument,

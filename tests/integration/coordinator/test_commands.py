@@ -284,7 +284,7 @@ async def test_waiting_fails_where_the_slo_was_missed_or_a_request_failed(coordi
 
 
 async def test_two_coordinators_on_one_folder_are_told_apart(coordinator, two, folder):
-    from coordinator.journal import Journal
+    from coordinator.journal.store import Journal
 
     journal = await asyncio.to_thread(Journal.open, folder / "home" / "coordinator")
     try:

@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from coordinator.fleet.lifecycle import Outcome
-from coordinator.profiling import ProfileOptions
+from coordinator.mesh import Mesh
+from coordinator.profiling.profiler import ProfileOptions
 from coordinator.rollout import steps as steps_module
 from coordinator.rollout.steps import Steps
-from coordinator.runner import Mesh
 from tiermesh import PROTOCOL_VERSION, limits, wire
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import LimitExceeded, TakenOver, TiermeshError, Unreachable

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from coordinator.channels import Channels
-from coordinator.describing import NoAnswer, describe
+from coordinator.discovery.describe import NoAnswer, describe
 from coordinator.fleet.lifecycle import DeviceState, Reach
+from coordinator.sessions.channels import Channels
 from tiermesh import PROTOCOL_VERSION, wire
 from tiermesh.errors import TiermeshError, Unsupported
 

@@ -12,7 +12,8 @@ import pytest
 
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
 from coordinator.fleet.liveness import Timing
-from coordinator.keeping import workflow as kept_workflow
+from coordinator.keeping import Keeping
+from coordinator.keeping import keeper as kept_workflow
 from coordinator.replanning import Policy
 from coordinator.replanning.search import search
 from tiermesh import wire
@@ -108,7 +109,9 @@ async def keep(open_mesh, serve, agents, tmp_path):
             workflow = await mesh.read_workflow(path)
             if measured:
                 await mesh.profile(workflow)
-            keeping = mesh.keep([workflow], policy=QUICK, timing=BRISK, interval_s=0.1, **options)
+            keeping = Keeping(
+                mesh, [workflow], policy=QUICK, timing=BRISK, interval_s=0.1, **options
+            )
             task = asyncio.create_task(keeping.run())
             try:
                 yield Kept(mesh, keeping)
@@ -147,7 +150,7 @@ async def test_a_workflow_whose_file_has_changed_is_rolled_out_as_it_is_now(keep
         path = tmp_path / "read.yaml"
         path.write_text(WORKFLOW.replace("signs/", "others/"))
         changed = await on.mesh.read_workflow(path)
-        keeping = on.mesh.keep([changed], policy=QUICK, timing=BRISK, interval_s=0.1)
+        keeping = Keeping(on.mesh, [changed], policy=QUICK, timing=BRISK, interval_s=0.1)
         task = asyncio.create_task(keeping.run())
         try:
             await on.until(

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from coordinator.profiling import ProfileOptions
+from coordinator.profiling.profiler import ProfileOptions
 from tiermesh.errors import Unsupported
 
 QUICK = ProfileOptions(batch_sizes=(1, 2), time_limit_s=5.0)

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from coordinator import distributing as distributing_module
-from coordinator import pushing as push_module
-from coordinator.channels import Channels
-from coordinator.distributing import Distribution
+from coordinator.artifacts import distribution as distributing_module
+from coordinator.artifacts import transfer as push_module
+from coordinator.artifacts.distribution import Distribution
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Description, Device, Fleet
+from coordinator.sessions.channels import Channels
 from tiermesh import limits
 from tiermesh.errors import DigestMismatch, StorageFull, Unreachable
 

@@ -9,9 +9,9 @@ import pytest
 
 from coordinator.fleet import validate
 from coordinator.fleet.lifecycle import Outcome
-from coordinator.runner import Mesh
-from coordinator.status import ledger_of
-from coordinator.waiting import wait
+from coordinator.keeping.waiting import wait
+from coordinator.mesh import Mesh
+from coordinator.telemetry.status import ledger_of
 from tests.agents import AgentProcess, put_words, write_workflow
 
 WORKFLOW = """

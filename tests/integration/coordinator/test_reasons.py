@@ -10,6 +10,7 @@ import pytest
 
 from coordinator.fleet.lifecycle import ReplanOutcome
 from coordinator.fleet.liveness import Timing
+from coordinator.keeping import Keeping
 from coordinator.replanning import Policy
 from coordinator.replanning.causes import Kind
 from tests.integration.coordinator.test_keeping import Kept, ended
@@ -113,7 +114,7 @@ async def keep(open_mesh, serve, agents, tmp_path):
             await mesh.profile(workflow)
             for agent in agents:
                 agent.mesh = mesh
-            keeping = mesh.keep([workflow], policy=QUICK, timing=PATIENT, interval_s=0.05)
+            keeping = Keeping(mesh, [workflow], policy=QUICK, timing=PATIENT, interval_s=0.05)
             task = asyncio.create_task(keeping.run())
             try:
                 yield Kept(mesh, keeping)

@@ -12,9 +12,10 @@ import pytest
 from coordinator.fleet import validate
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
 from coordinator.fleet.liveness import Timing
+from coordinator.keeping import Keeping
+from coordinator.mesh import Mesh
 from coordinator.replanning import Policy
-from coordinator.runner import Mesh
-from coordinator.status import ledger_of
+from coordinator.telemetry.status import ledger_of
 from coordinator.variants import Ladders
 from tests.agents import AgentProcess, put_words, write_workflow
 
@@ -105,7 +106,7 @@ async def on(ladder_folder, agents):
     async with Mesh.open(ladder_folder / "state", ladders=ladders, home=home) as mesh:
         await mesh.discover([a.address for a in agents], expect=3, browse=False, timeout_s=30.0)
         workflow = await mesh.read_workflow(path)
-        keeping = mesh.keep([workflow], policy=POLICY, timing=TIMING)
+        keeping = Keeping(mesh, [workflow], policy=POLICY, timing=TIMING)
         task = asyncio.create_task(keeping.run())
         kept = Kept(mesh, keeping)
         await kept.until(lambda: "shout" in mesh.fleet.running, "it runs")

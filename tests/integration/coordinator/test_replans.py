@@ -10,9 +10,10 @@ import signal
 import pytest
 
 from coordinator.fleet.lifecycle import ReplanOutcome
-from coordinator.profiling import ProfileOptions
+from coordinator.keeping import Keeping
+from coordinator.mesh import Mesh
+from coordinator.profiling.profiler import ProfileOptions
 from coordinator.replanning import Policy
-from coordinator.runner import Mesh
 from tests.agents import AgentProcess, put_words
 from tests.doubler import linear_model, zipped
 from tests.integration.coordinator.ladders import FakeLadders
@@ -140,7 +141,7 @@ def keep(tmp_path, agents, ladders):
             await mesh.discover([a.address for a in agents], expect=3, browse=False, timeout_s=30.0)
             workflow = await mesh.read_workflow(path)
             await mesh.profile(workflow, options=QUICK)
-            keeping = mesh.keep([workflow], policy=POLICY, **options)
+            keeping = Keeping(mesh, [workflow], policy=POLICY, **options)
             task = asyncio.create_task(keeping.run())
             try:
                 yield Kept(mesh, keeping)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.draining import Draining, undo
 from coordinator.fleet import validate
 from coordinator.fleet.lifecycle import Outcome, Phase
-from coordinator.profiling import ProfileOptions
+from coordinator.keeping.draining import Draining, undo
+from coordinator.profiling.profiler import ProfileOptions
 from tiermesh.errors import (
     DigestMismatch,
     Infeasible,

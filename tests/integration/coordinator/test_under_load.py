@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from coordinator.commands.asking import ask
 from coordinator.commands.messages import VERSION, Ask
-from coordinator.draining import Draining
 from coordinator.fleet.lifecycle import Outcome
-from coordinator.journal import Journal
-from coordinator.runner import Mesh
-from coordinator.status import ledger_of
+from coordinator.journal.store import Journal
+from coordinator.keeping.draining import Draining
+from coordinator.mesh import Mesh
+from coordinator.telemetry.status import ledger_of
 from coordinator.variants import Ladders
 from tests.agents import CHECKOUT, AgentProcess, put_words, write_workflow
 from tiermesh.errors import TiermeshError

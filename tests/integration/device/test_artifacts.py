@@ -12,9 +12,9 @@ import pytest
 
 from agent.errors import Superseded
 from agent.rollout.artifacts import ArtifactsService
-from agent.rollout.collecting import Collector
+from agent.rollout.garbage import Collector
 from agent.rollout.store import Store
-from coordinator.pushing import Pushing, Sendable
+from coordinator.artifacts.transfer import Pushing, Sendable
 from tests.doubler import put
 from tiermesh import ids, limits, wire
 from tiermesh.chunks import Hashing

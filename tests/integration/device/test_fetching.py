@@ -12,7 +12,7 @@ import pytest
 from agent.rollout import artifacts as artifacts_module
 from agent.rollout import fetching as fetching_module
 from agent.rollout.artifacts import ArtifactsService
-from agent.rollout.collecting import Collector
+from agent.rollout.garbage import Collector
 from agent.rollout.store import Store
 from tests.doubler import put
 from tiermesh import ids, limits, wire

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.rollout.activate import AssignmentFolder
-from agent.rollout.collecting import Collector
+from agent.rollout.garbage import Collector
 from agent.rollout.store import Store
 from tests.doubler import put
 from tiermesh import ids, limits

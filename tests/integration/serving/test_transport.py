@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc.aio
 import pytest
 
-from agent.serving.ends.sink import Sink
+from agent.serving.endpoints.sink import Sink
 from agent.serving.flow import Flow
 from agent.serving.instructions import Instruction, Notice
 from agent.serving.routing.generation import Generation

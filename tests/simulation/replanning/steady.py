@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from coordinator.keeping.measuring import Measuring
+from coordinator.keeping.load_monitor import Measuring
 from coordinator.planning.batching.arrivals import Map
 from coordinator.replanning.bursts import spread
 from coordinator.replanning.load import CHANGES, LoadTest

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from coordinator.keeping.measuring import Measuring
+from coordinator.keeping.load_monitor import Measuring
 from coordinator.replanning import Reason, State, decide, observe
 from coordinator.replanning.load import LoadTest
 from coordinator.replanning.state import Applied, Measured

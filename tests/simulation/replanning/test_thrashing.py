@@ -15,11 +15,11 @@ from coordinator.fleet.lifecycle import ReplanOutcome
 from coordinator.fleet.liveness import Timing, Vigil, added, heard, passed
 from coordinator.planning import Options
 from coordinator.replanning import Policy, Reason, State, decide, observe
+from coordinator.replanning.current_problem import asked_rate, with_rate, with_running
 from coordinator.replanning.load import LoadTest
 from coordinator.replanning.search import search
-from coordinator.replanning.situation import asked_rate, with_rate, with_running
 from coordinator.replanning.state import Asked, Began, DeviceMoved, Ended, Measured
-from coordinator.replanning.worth import worth
+from coordinator.replanning.switching import worth
 from tiermesh.documents.problem import (
     BatchTime,
     Problem,

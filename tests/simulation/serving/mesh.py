@@ -20,12 +20,12 @@ from typing import Any
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, encode
 from agent.serving.batcher import Job, Step, Work
-from agent.serving.ends.arrivals import Arrivals
-from agent.serving.ends.attainment import Ended
-from agent.serving.ends.ledger import Counts, Former, Ledger, Request, Stray
-from agent.serving.ends.sink import Sink
-from agent.serving.ends.source import Source
-from agent.serving.ends.sources import count_for, locate_sinks
+from agent.serving.endpoints.arrivals import Arrivals
+from agent.serving.endpoints.attainment import Ended
+from agent.serving.endpoints.ledger import Counts, Former, Ledger, Request, Stray
+from agent.serving.endpoints.sink import Sink
+from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,

@@ -10,7 +10,7 @@ import pytest
 from coordinator.cli import main
 from coordinator.cli.demo import photos
 from coordinator.cli.demo.agents import DEVICES, mesh_of
-from coordinator.journal import Journal
+from coordinator.journal.store import Journal
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.cli import main
 from coordinator.cli.waiting import check_ends
-from coordinator.files import parse_workflow
+from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.errors import InvalidDocument
 
 LADDERS = Path(__file__).parents[3] / "variants"
@@ -72,7 +72,7 @@ def test_fewer_devices_than_expected(capsys):
 
 
 def test_a_workflow_that_is_not_there_or_not_text(capsys, home):
-    from coordinator.files import read_workflow
+    from coordinator.workflows.yaml_files import read_workflow
     from tiermesh.errors import InvalidDocument
 
     with pytest.raises(InvalidDocument, match="No such file") as caught:
@@ -84,7 +84,7 @@ def test_a_workflow_that_is_not_there_or_not_text(capsys, home):
 
 
 def test_a_choice_names_what_is_allowed():
-    from coordinator.files import parse_workflow
+    from coordinator.workflows.yaml_files import parse_workflow
     from tiermesh.errors import InvalidDocument
 
     text = "workflow: w\nslo: {rate: 1/s}\nstages: {a: {source: camera, rate: 1/s}}"

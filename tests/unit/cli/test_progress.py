@@ -9,7 +9,7 @@ from rich.console import Console
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars, searching
 from coordinator.planning.options import Objective, Options
-from coordinator.planning.watching import Standing
+from coordinator.planning.search_progress import Standing
 from coordinator.progress import Progress as Step
 from coordinator.progress import Tally
 

@@ -7,10 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
-from coordinator.attainment import Accuracy, Attainment, Spending, Verdict, Word
 from coordinator.cli.replicas import ledger_line, replica_table
 from coordinator.cli.text import device_label
-from coordinator.status import DeviceStatus, Ledger, ReplicaStatus, WorkflowStatus
+from coordinator.telemetry.attainment import Accuracy, Attainment, Spending, Verdict, Word
+from coordinator.telemetry.status import DeviceStatus, Ledger, ReplicaStatus, WorkflowStatus
 from tiermesh.documents.plan import Predicted
 
 

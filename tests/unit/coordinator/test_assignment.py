@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from coordinator.files import parse_workflow
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Catalogue
 from coordinator.rollout.assignment import assignments, check
+from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.plan import Function, Lane
 from tiermesh.errors import InvalidDocument, Unsupported
 

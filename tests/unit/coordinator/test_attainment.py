@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.attainment import (
+from coordinator.telemetry.attainment import (
     FEWEST,
     Accuracy,
     Announcing,

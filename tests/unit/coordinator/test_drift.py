@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.drift import (
+from coordinator.telemetry.drift import (
     Drift,
     Ratio,
     Window,

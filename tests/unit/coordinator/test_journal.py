@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from coordinator import journal as journal_module
 from coordinator.fleet.events import DeviceLost, OperatorNoted
-from coordinator.journal import FILE_NAME, Journal
+from coordinator.journal import store as journal_module
+from coordinator.journal.store import FILE_NAME, Journal
 from tiermesh.errors import StorageFull, TiermeshError
 
 
@@ -124,7 +124,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path, journal):
 
 def test_the_lock_ends_with_its_process(tmp_path):
     script = (
-        "import os, sys, pathlib; from coordinator.journal import Journal\n"
+        "import os, sys, pathlib; from coordinator.journal.store import Journal\n"
         "Journal.open(pathlib.Path(sys.argv[1])); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.link import FAIR_MS, GOOD_MS, HOUR_S, PINGS, Grade, Link, Pinging
+from coordinator.sessions.link_quality import FAIR_MS, GOOD_MS, HOUR_S, PINGS, Grade, Link, Pinging
 
 
 def measured(seconds: list[float], pinging: Pinging) -> Link | None:

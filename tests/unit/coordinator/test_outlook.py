@@ -6,8 +6,8 @@ from msgspec.structs import replace
 from coordinator.fleet import Desired, decide
 from coordinator.fleet.events import ProfileMeasured
 from coordinator.fleet.instructions import Measure
-from coordinator.outlook import Outlook, in_order, rivals, to_beat
-from coordinator.profiled import disturbance, disturbed_share, summary
+from coordinator.fleet.profile_text import disturbance, disturbed_share, summary
+from coordinator.profiling.schedule import Outlook, in_order, rivals, to_beat
 from coordinator.progress import Tally
 
 TABLE = [

@@ -16,7 +16,7 @@ from coordinator.fleet.events import (
 from coordinator.fleet.instructions import Abort, Push
 from coordinator.fleet.lifecycle import Outcome
 from coordinator.fleet.state import Catalogue
-from coordinator.pursuit import Pursuit
+from coordinator.journal.reconcile import Pursuit
 
 
 class Keeper:

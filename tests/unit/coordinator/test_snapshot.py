@@ -2,7 +2,6 @@
 
 import pytest
 
-from coordinator.files import parse_workflow
 from coordinator.fleet.events import DeviceLost, ProfileMeasured
 from coordinator.fleet.file import FleetFile, FunctionProfile, Functions
 from coordinator.fleet.state import Catalogue
@@ -16,6 +15,7 @@ from coordinator.planning.snapshot import (
     snapshot,
     without_devices,
 )
+from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh import ids
 from tiermesh.documents.problem import BatchTime, ProblemLink, Uncertainty
 from tiermesh.documents.profile import Point, Seconds

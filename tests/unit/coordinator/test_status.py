@@ -14,7 +14,7 @@ from coordinator.fleet.events import (
     RolloutStarted,
 )
 from coordinator.fleet.state import Catalogue
-from coordinator.status import SHORTEST_S, ledger_of, status_of
+from coordinator.telemetry.status import SHORTEST_S, ledger_of, status_of
 from tiermesh.v1 import telemetry_pb2 as pb
 
 REPLICA = "detect@hub-1/v"

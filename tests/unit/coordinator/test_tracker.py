@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from coordinator.tracker import Tracker
+from coordinator.artifacts.tracker import Tracker
 
 D = "sha256:" + "0" * 64
 

@@ -9,8 +9,8 @@ import pytest
 
 from coordinator.fleet import Fleet
 from coordinator.fleet.state import Catalogue, PlanRecord, Running, WorkflowSource
-from coordinator.telemetry import Observed
-from coordinator.waiting import Waiting, wait
+from coordinator.keeping.waiting import Waiting, wait
+from coordinator.telemetry.watching import Observed
 from tiermesh.v1 import telemetry_pb2 as pb
 
 WORKFLOW = """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.errors import StateDamaged
 from agent.rollout.activate import AssignmentFolder
-from agent.rollout.collecting import Collector, collectable, enough, rollout_of
+from agent.rollout.garbage import Collector, collectable, enough, rollout_of
 from agent.rollout.store import Held, Store
 from tests.doubler import put, zipped
 from tiermesh import ids, limits

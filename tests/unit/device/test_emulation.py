@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.profiling.emulation import CountedTime, Dilation, queued_s
-from agent.profiling.turns import LONGEST_S, Turns
+from agent.model_host.emulation import CountedTime, Dilation, queued_s
+from agent.model_host.turns import LONGEST_S, Turns
 
 
 class Time:

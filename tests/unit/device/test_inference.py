@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from agent.errors import StageCodeFailed
+from agent.model_host import runtimes
+from agent.model_host.inference import Inference, by_shape
 from agent.rollout.store import Store
-from agent.serving.compute import runtimes, warming
-from agent.serving.compute.inference import Inference, by_shape
+from agent.serving.compute import warming
 from tests.doubler import CODE, linear_model
 from tiermesh.documents.variant import Variant
 from tiermesh.errors import TiermeshError, Unsupported
@@ -110,7 +111,7 @@ def test_a_missing_artifact_is_named(store: Store, make_variant: MakeVariant) ->
 
 def test_describing_runtimes_imports_none() -> None:
     code = (
-        "import sys; from agent.serving.compute import runtimes, inference, stagecode;"
+        "import sys; from agent.model_host import runtimes, inference, stage_code;"
         "found = runtimes.describe(); assert found[0].version, found;"
         "print(sorted({'onnxruntime', 'numpy'} & set(sys.modules)))"
     )

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.model_host.inference import Item
 from agent.profiling.rotation import Rotation, starts
-from agent.serving.compute.inference import Item
 
 COUNTS = st.integers(1, 40)
 

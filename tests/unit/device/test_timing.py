@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from agent.model_host.emulation import CountedTime
 from agent.profiling.benchmark import item_shares
 from agent.profiling.disturbance import Watch
-from agent.profiling.emulation import CountedTime
 from agent.profiling.repeating import Rule, Samples
 from agent.profiling.rotation import Rotation
 from agent.profiling.timing import Batches, Pace, Stage, affordable, sustained

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.attainment import FEWEST
 from coordinator.fleet import Fleet, apply
 from coordinator.fleet.state import Catalogue, PlanRecord, Running, WorkflowSource
-from coordinator.keeping.judging import Judging
+from coordinator.keeping.verdicts import Judging
 from coordinator.replanning.causes import Cause, Kind
-from coordinator.telemetry import Observed
+from coordinator.telemetry.attainment import FEWEST
+from coordinator.telemetry.watching import Observed
 from tests.unit.coordinator.conftest import Made
 from tiermesh.v1 import telemetry_pb2 as pb
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from coordinator.keeping.measuring import Measuring
+from coordinator.keeping.load_monitor import Measuring
 from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Solver
 from tiermesh.documents.problem import (
     BatchTime,

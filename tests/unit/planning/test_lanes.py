@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coordinator.planning import solve
 from coordinator.planning.building import build
 from coordinator.planning.lanes import Piece, deal
-from coordinator.planning.strands import closing_stages
+from coordinator.planning.variant_combinations import closing_stages
 from coordinator.planning.verify import violations
 from tiermesh.documents import problem as doc
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.planning.spread import at, curve
+from coordinator.planning.service_times import at, curve
 from tiermesh.documents.problem import BatchTime
 from tiermesh.documents.workflow import PERCENTILES
 

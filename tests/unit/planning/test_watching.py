@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from coordinator.planning import Objective, Options, Strategy, solve
 from coordinator.planning.explain import explain
-from coordinator.planning.watching import Standing, Stopped, Watch
+from coordinator.planning.search_progress import Standing, Stopped, Watch
 from tests.unit.planning.overflowing import batches, overflowing
 from tests.unit.planning.test_properties import problems
 from tiermesh.errors import Infeasible

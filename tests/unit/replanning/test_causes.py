@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.drift import Ratio
 from coordinator.replanning.causes import (
     Condition,
     Evidence,
@@ -15,6 +14,7 @@ from coordinator.replanning.causes import (
 )
 from coordinator.replanning.load import Load, Rate
 from coordinator.replanning.slo import Burn
+from coordinator.telemetry.drift import Ratio
 
 SLOW, SAME = Ratio(1.5, 1.3, 1.7, 60), Ratio(1.4, 0.9, 1.9, 12)
 

@@ -20,8 +20,8 @@ from coordinator.replanning.contingency import (
     standing_by,
     with_loaded,
 )
+from coordinator.replanning.current_problem import with_rate, with_running
 from coordinator.replanning.search import search
-from coordinator.replanning.situation import with_rate, with_running
 from tests.unit.replanning.test_worth import problem_of
 from tiermesh.documents.assignment import Assignment, Peer, ReplicaSpec, StageSpec
 from tiermesh.documents.plan import Plan

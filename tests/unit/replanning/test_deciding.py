@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.drift import Ratio
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
 from coordinator.replanning import Band, Policy, Reason, State, decide, next_due, observe, overtaken
 from coordinator.replanning.load import Load, Rate
@@ -25,6 +24,7 @@ from coordinator.replanning.state import (
     Measured,
     VariantAdded,
 )
+from coordinator.telemetry.drift import Ratio
 from tiermesh.errors import InvalidDocument
 
 POLICY = Policy()

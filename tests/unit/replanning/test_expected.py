@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.drift import Window, drift
 from coordinator.planning import Options, solve
 from coordinator.replanning import Policy
+from coordinator.replanning.current_problem import slower, with_running
 from coordinator.replanning.expected import (
     before_serving,
     corrections_of,
@@ -17,8 +17,8 @@ from coordinator.replanning.expected import (
     worth_correcting,
 )
 from coordinator.replanning.search import search
-from coordinator.replanning.situation import slower, with_running
 from coordinator.replanning.unexplained import devices_of, inflation
+from coordinator.telemetry.drift import Window, drift
 from tests.unit.replanning.test_worth import problem_of
 
 CHEAP = {"hub-1": (0.10, 0.1)}

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from coordinator.planning import Options, solve
 from coordinator.replanning import Policy
+from coordinator.replanning.current_problem import asked_rate, with_rate, with_running
 from coordinator.replanning.search import search
-from coordinator.replanning.situation import asked_rate, with_rate, with_running
-from coordinator.replanning.worth import shortfalls, worth
+from coordinator.replanning.switching import shortfalls, worth
 from tiermesh.documents.problem import (
     Asks,
     BatchTime,

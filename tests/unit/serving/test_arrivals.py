@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.ends.arrivals import Arrivals
+from agent.serving.endpoints.arrivals import Arrivals
 from tiermesh.documents.assignment import SourceSpec
 
 HALVES = ((0.0, 0.5), (0.5, 1.0))

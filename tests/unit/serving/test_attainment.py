@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.ends.arrivals import Arrivals
-from agent.serving.ends.attainment import BUCKETS, WINDOWS_S, Attainment, Ended, LaneCounts
-from agent.serving.ends.ledger import Ledger
-from agent.serving.ends.sinks import Sinks, how_it_ended
-from agent.serving.ends.source import Source
-from agent.serving.routing.post import Generations, Post
+from agent.serving.endpoints.arrivals import Arrivals
+from agent.serving.endpoints.attainment import BUCKETS, WINDOWS_S, Attainment, Ended, LaneCounts
+from agent.serving.endpoints.ledger import Ledger
+from agent.serving.endpoints.sinks import Sinks, how_it_ended
+from agent.serving.endpoints.source import Source
+from agent.serving.routing.forwarding import Generations, Post
 from tiermesh.documents.assignment import SourceSpec
 from tiermesh.frames import Frame, Kind, pack
 
@@ -160,7 +160,7 @@ def test_lanes_are_of_the_generation_that_is_current():
     ],
 )
 def test_a_confirmation_says_how_the_request_ended_and_so_does_one_that_is_repeated(kind, ended):
-    from agent.serving.ends.sink import Sink
+    from agent.serving.endpoints.sink import Sink
     from agent.serving.instructions import Write
 
     sent: list[Frame] = []

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from agent.serving.clock import Anchor
-from agent.serving.ends.attainment import Ended
-from agent.serving.ends.datafolder import DataFolder
-from agent.serving.ends.ledger import Former, Request, Stray
-from agent.serving.ends.results import Line, ResultFile, SinkWriter, line_of, read_endings
-from agent.serving.ends.sink import Arrival, Sink
-from agent.serving.ends.spool import Spool, remove_if_empty
+from agent.serving.endpoints.attainment import Ended
+from agent.serving.endpoints.data_folder import DataFolder
+from agent.serving.endpoints.ledger import Former, Request, Stray
+from agent.serving.endpoints.results import Line, ResultFile, SinkWriter, line_of, read_endings
+from agent.serving.endpoints.sink import Arrival, Sink
+from agent.serving.endpoints.spool import Spool, remove_if_empty
 from agent.serving.instructions import Write
 from tiermesh import limits
 from tiermesh.errors import InvalidDocument, LimitExceeded, StorageFull, TiermeshError
@@ -236,7 +236,7 @@ def test_a_full_disk_delays_results_and_loses_none(
         return real(data)
 
     monkeypatch.setattr(file, "_write", write)
-    monkeypatch.setattr("agent.serving.ends.results._RETRY_S", 0.01)
+    monkeypatch.setattr("agent.serving.endpoints.results._RETRY_S", 0.01)
     troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[list[Write]] = queue.SimpleQueue()
     writer = SinkWriter(

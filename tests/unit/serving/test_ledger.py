@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.ends.arrivals import Arrivals
-from agent.serving.ends.ledger import (
+from agent.serving.endpoints.arrivals import Arrivals
+from agent.serving.endpoints.ledger import (
     ASK_AGAIN_S,
     ASK_SHARE,
     GRACE_S,
@@ -25,7 +25,7 @@ from agent.serving.ends.ledger import (
     Pace,
     Request,
 )
-from agent.serving.ends.source import Source
+from agent.serving.endpoints.source import Source
 from agent.serving.instructions import Record
 from tiermesh import limits
 from tiermesh.documents.assignment import SourceSpec

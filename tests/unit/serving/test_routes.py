@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.serving.routing.graph import Graph
-from agent.serving.routing.meetings import Gathering, Join
+from agent.serving.routing.joins import Gathering, Join
 from agent.serving.routing.router import Router
 from agent.serving.tuning.percentiles import Measurements
 from tests.simulation.serving.test_mesh import CHAIN, FORK, ROUTES, assign

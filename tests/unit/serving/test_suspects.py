@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.serving.batcher import Batcher, Step, Work
-from agent.serving.compute.runningnote import RunningNote
+from agent.serving.compute.running_note import RunningNote
 from agent.serving.compute.suspects import Suspects
 from tiermesh import limits
 from tiermesh.frames import Frame, Kind

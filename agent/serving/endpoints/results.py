@@ -1,0 +1,319 @@
+"""The file of a sink: one JSON line for each request that ended there. It is the sink's memory, too.
+
+A line is on the disk, past all caches, before the request is confirmed; many share one sync.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from io import RawIOBase
+from pathlib import Path
+from typing import Any, Final, TypeAlias, cast
+
+import msgspec
+
+from agent.serving.endpoints.sink import Endings
+from agent.serving.instructions import Write
+from tiermesh.errors import StorageFull, TiermeshError
+from tiermesh.frames import Frame, Kind, Tensor
+
+log = logging.getLogger(__name__)
+
+OUTCOMES: Final = {Kind.DATA: "result", Kind.ERROR: "error", Kind.FILTERED: "filtered"}
+_KINDS: Final = {outcome: kind for kind, outcome in OUTCOMES.items()}
+_RETRY_S: Final = 1.0
+
+Done: TypeAlias = Callable[[Sequence[Write]], None]
+Trouble: TypeAlias = Callable[[str], None]
+
+
+class Line(msgspec.Struct, omit_defaults=True):
+    """One line. Times are Unix seconds: `accepted_at` by the source's clock, `finished_at` by the sink's."""
+
+    id: str
+    outcome: str
+    run: str = ""
+    name: str | None = None
+    payload: Any = None
+    error: str = ""
+    accepted_at: float = 0.0
+    finished_at: float = 0.0
+    attempts: int = 0
+    lane: int = 0
+    generation: int = 0
+
+
+class _Known(msgspec.Struct):
+    id: str
+    outcome: str
+    run: str = ""
+
+
+def line_of(frame: Frame, run: str, now: float, *, with_payload: bool = True) -> Line:
+    """The line of a request that ends with `frame`; tensors and bytes are summarised."""
+    try:
+        values = frame.payload.unpack()
+    except TiermeshError as error:
+        values = {"unreadable": str(error)}
+    name = values.get("name")
+    return Line(
+        id=frame.request_id,
+        outcome=OUTCOMES[frame.kind],
+        run=run,
+        name=name if isinstance(name, str) else None,
+        payload=summary(values) if with_payload and frame.kind is Kind.DATA else None,
+        error=frame.error,
+        accepted_at=round(frame.accepted_at, 6),
+        finished_at=round(now, 6),
+        attempts=frame.attempt,
+        lane=frame.lane,
+        generation=frame.generation,
+    )
+
+
+def summary(value: Any) -> Any:
+    """A value as JSON can say it: of tensors and bytes, their form and size."""
+    if isinstance(value, Tensor):
+        return {"tensor": value.dtype, "shape": value.shape}
+    if isinstance(value, bytes):
+        return {"bytes": len(value)}
+    if isinstance(value, dict):
+        return {str(key): summary(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [summary(inner) for inner in cast("list[Any]", value)]
+    return value
+
+
+class ResultFile:
+    """The file itself. Methods block; one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        try:
+            self._file = _opened(path)
+        except OSError as error:
+            raise TiermeshError(
+                f"a sink cannot write {path.name}", why=error.strerror or str(error)
+            ) from None
+        self._encoder = msgspec.json.Encoder()
+
+    def remembered(self, run: str) -> tuple[dict[str, Kind], Endings]:
+        """How each request ended, by id, oldest first, and those of a run in numbers. A cut line is removed."""
+        ids: dict[str, Kind] = {}
+        endings = Endings()
+        decoder = msgspec.json.Decoder(_Known)
+        whole = 0
+        self._file.seek(0)
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                try:
+                    known = decoder.decode(line)
+                    bytes.fromhex(known.id)
+                except (msgspec.MsgspecError, ValueError):
+                    log.warning("line %d of a sink's file is not a result", number)
+                    continue
+                ids[known.id] = _KINDS.get(known.outcome, Kind.DATA)
+                if known.run == run and known.outcome in _KINDS:
+                    endings.count(_KINDS[known.outcome])
+        self._end = whole
+        self._cut()
+        return ids, endings
+
+    def append(self, lines: Sequence[Line]) -> None:
+        """Add lines and bring them to the disk, all or none.
+
+        Raises:
+            StorageFull: they cannot be written.
+        """
+        data = b"".join(self._encoder.encode(line) + b"\n" for line in lines)
+        why = self._write(data)
+        if why is not None:
+            self._cut()
+            raise StorageFull(
+                "a sink cannot write its results",
+                why=why,
+                fix="Free disk space on the device; nothing is lost meanwhile",
+            )
+        self._end += len(data)
+
+    def _write(self, data: bytes) -> str | None:
+        """Write and sync; why it failed, or None."""
+        try:
+            if self._file.write(data) != len(data):
+                return "no space left on the disk"
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
+    def drop(self, ids: Collection[str], run: str) -> dict[str, Kind]:
+        """Take lines out: how the requests ended that are of this run. The file is another one afterwards.
+
+        Raises:
+            StorageFull: it cannot be written anew, and is as it was.
+        """
+        anew = self._path.with_name(self._path.name + ".part")
+        try:
+            kinds, self._end = self._write_without(anew, frozenset(ids), run)
+            anew.replace(self._path)
+            self._file.close()
+            self._file = _opened(self._path)
+        except OSError as error:
+            anew.unlink(missing_ok=True)
+            raise StorageFull(
+                "a sink cannot take out what was answered elsewhere",
+                why=error.strerror or str(error),
+                fix="Free disk space on the device",
+            ) from None
+        self._file.seek(self._end)
+        return kinds
+
+    def _write_without(
+        self, anew: Path, ids: frozenset[str], run: str
+    ) -> tuple[dict[str, Kind], int]:
+        """Write a file without some lines; how long it is."""
+        decoder, kinds = msgspec.json.Decoder(_Known), dict[str, Kind]()
+        with self._path.open("rb") as lines, anew.open("wb") as kept:
+            for line in lines:
+                known = _Known("", "")
+                with contextlib.suppress(msgspec.MsgspecError):
+                    known = decoder.decode(line)
+                if known.id not in ids:
+                    kept.write(line)
+                elif known.run == run and known.outcome in _KINDS:
+                    kinds[known.id] = _KINDS[known.outcome]
+            kept.flush()
+            os.fsync(kept.fileno())
+            return kinds, kept.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _cut(self) -> None:
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+
+def _opened(path: Path) -> RawIOBase:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return cast("RawIOBase", os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0))
+
+
+def read_endings(path: Path) -> dict[str, Kind]:
+    """How each request ended, by id, in the whole lines of a sink's file that somebody may still write; blocks."""
+    decoder = msgspec.json.Decoder(_Known)
+    ids: dict[str, Kind] = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            with contextlib.suppress(msgspec.MsgspecError, ValueError):
+                known = decoder.decode(line)
+                bytes.fromhex(known.id)
+                ids[known.id] = _KINDS.get(known.outcome, Kind.DATA)
+    return ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Dropping:
+    """Lines to take out."""
+
+    ids: Collection[str]
+    run: str
+    done: Callable[[Mapping[str, Kind]], None]
+
+
+class SinkWriter:
+    """Writes a sink's lines in a thread of its own; what waits when a sync ends goes with the next one.
+
+    `done` is called with what is on disk, `trouble` with why nothing can be written now; it is tried again.
+    """
+
+    def __init__(
+        self,
+        file: ResultFile,
+        *,
+        with_payload: bool,
+        clock: Callable[[], float],
+        done: Done,
+        trouble: Trouble,
+    ) -> None:
+        self._file = file
+        self._with_payload = with_payload
+        self._clock = clock
+        self._done = done
+        self._trouble = trouble
+        self._queue: queue.SimpleQueue[Write | _Dropping | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="sink", daemon=True)
+        self._thread.start()
+
+    def put(self, write: Write) -> None:
+        """Queue the end of a request."""
+        self._queue.put(write)
+
+    def drop(
+        self, ids: Collection[str], run: str, done: Callable[[Mapping[str, Kind]], None]
+    ) -> None:
+        """Take lines out of the file, then call `done` with how the requests of this run had ended."""
+        self._queue.put(_Dropping(ids, run, done))
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._closed.set()
+        self._queue.put(None)
+        self._thread.join()
+        self._file.close()
+
+    def _work(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, last = self._batch(first)
+            writes = [one for one in batch if isinstance(one, Write)]
+            lines = [self._line(write) for write in writes]
+            while lines and not self._append(lines):
+                if self._closed.wait(_RETRY_S):
+                    return
+            self._done(writes)
+            for one in batch:
+                if isinstance(one, _Dropping):
+                    self._take_out(one)
+            if last:
+                return
+
+    def _take_out(self, dropping: _Dropping) -> None:
+        try:
+            dropping.done(self._file.drop(dropping.ids, dropping.run))
+        except StorageFull as error:
+            # It is asked for again.
+            self._trouble(str(error))
+
+    def _batch(self, first: Write | _Dropping) -> tuple[list[Write | _Dropping], bool]:
+        batch = [first]
+        while True:
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+            if more is None:
+                return batch, True
+            batch.append(more)
+
+    def _line(self, write: Write) -> Line:
+        return line_of(write.frame, write.run, self._clock(), with_payload=self._with_payload)
+
+    def _append(self, lines: Sequence[Line]) -> bool:
+        try:
+            self._file.append(lines)
+        except StorageFull as error:
+            self._trouble(str(error))
+            return False
+        return True

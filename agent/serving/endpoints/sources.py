@@ -1,0 +1,300 @@
+"""The sources of a workflow on one device: they inject requests and hear what became of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import inf
+from typing import Final
+
+from msgspec.structs import replace
+
+from agent.serving.endpoints.attainment import Ended
+from agent.serving.endpoints.ledger import Ledger, Request, Stray
+from agent.serving.endpoints.sinks import how_it_ended
+from agent.serving.endpoints.source import Source, Steered
+from agent.serving.instructions import Forget, Settled
+from agent.serving.routing.forwarding import Generations, Post
+from agent.serving.routing.generation import Generation
+from agent.serving.steering.rule import LaneRule
+from agent.serving.steering.steering import Steering
+from agent.serving.streams.sender import Link
+from tiermesh.errors import TiermeshError
+from tiermesh.frames import Frame, Kind, Packed, pack
+
+_LANES_ASKED = 64
+_LANES_STEERED: Final = 64
+"""A source with more lanes than this has few requests on each: there is nothing to be seen of one of them."""
+DROP_AGAIN_S: Final = 1.0
+
+
+class Sources:
+    """All sources here, by key: a run and a stage."""
+
+    def __init__(self, post: Post, generations: Generations) -> None:
+        self.by_key: dict[str, Source] = {}
+        self._post = post
+        self._told_at: dict[str, float] = {}
+        self._generations = generations
+
+    def run(self, now: float) -> None:
+        """Accept what is due, and see to what is due of the accepted ones."""
+        generation = self._generations.running
+        for source in self.by_key.values():
+            if generation is not None and self._may_accept(generation, source):
+                self._post.do(*source.accept(now))
+            self._tell_slowed(generation, source, now)
+            steered = source.steered
+            if steered is not None and steered.steering is not None:
+                steered.steering.tick(now)
+            blocked = generation is not None and _is_blocked(generation, source, now)
+            self._drop_strays(source, now)
+            instructions, failed, unclear = source.due(now, blocked=blocked)
+            self._post.do(*instructions)
+            for request in unclear:
+                self._ask(source, request, now)
+            for request in failed:
+                self.fail(source, source.ledger.requests[request], now)
+
+    def _tell_slowed(self, generation: Generation | None, source: Source, now: float) -> None:
+        told = source.slowed(now) if generation is not None else None
+        if generation is not None and told is not None:
+            text = f"{generation.assignment.workflow}, {source.stage}: {told}"
+            self._post.notice("source-slowed", text, now)
+
+    def _ask(self, source: Source, request: Request, now: float) -> None:
+        """Ask the devices where a sink was before: a request must not end here and there."""
+        for former in source.ledger.unclear(request):
+            self._post.learn(former.device, source.ledger.addresses.get(former.device, ""))
+            name = self._generations.name(former.device)
+            request.why = f"{name}, where {former.sink} was, does not say whether it ended there"
+            ask = Frame(
+                Kind.ASK,
+                self._generations.current,
+                0,
+                request.id,
+                request.attempt,
+                source.stage,
+                former.sink,
+                (self._post.device,),
+            )
+            self._post.send_to(former.device, ask, now)
+
+    def switched(self, generation: Generation, now: float) -> None:
+        """A generation is current: tell the ledgers where their sinks are, and what is asked."""
+        for source in self.by_key.values():
+            locate_sinks(source.ledger, generation, source.stage)
+            count_for(source.ledger, generation, now)
+
+    def _drop_strays(self, source: Source, now: float) -> None:
+        """Tell the devices in reach what does not count there; it is told again until they have said that they know."""
+        ledger = source.ledger
+        if not ledger.strays or now < self._told_at.get(source.key, -inf) + DROP_AGAIN_S:
+            return
+        self._told_at[source.key] = now
+        for device in sorted({stray.device for stray in ledger.strays.values()}):
+            self._post.learn(device, ledger.addresses.get(device, ""))
+            self._post.wake(device)
+        for stray in list(ledger.strays.values()):
+            link = self._post.links.senders.get(stray.device)
+            if stray.device == self._post.device or (link is not None and link.link is Link.UP):
+                self._post.send_to(stray.device, self._drop(source, stray), now)
+
+    def _drop(self, source: Source, stray: Stray) -> Frame:
+        mine = (self._post.device,)
+        number = self._generations.current
+        return Frame(Kind.DROP, number, 0, stray.request, 0, source.stage, stray.sink, mine)
+
+    def _may_accept(self, generation: Generation, source: Source) -> bool:
+        """Whether the first stages take more: backpressure ends here, where it delays acceptance."""
+        stage = generation.assignment.stages.get(source.stage)
+        lanes = range(min(len(generation.assignment.lanes), _LANES_ASKED))
+        return stage is not None and any(
+            all(generation.has_room(lane, output, self._post) for output in stage.outputs)
+            for lane in lanes
+        )
+
+    def inject(self, key: str, request: Request, payload: Packed, now: float) -> None:
+        """Send an accepted request on its way, under the generation that is current now."""
+        source, generation = self.by_key[key], self._generations.running
+        if generation is None or request.id not in source.ledger.requests:
+            return
+        if source.ledger.unclear(request):
+            # A sink has moved while the file was read.
+            source.ledger.postponed(request, now)
+            return
+        links = self._post.links
+        lost = source.ledger.lost_devices(now) | {d for d in links.senders if links.is_lost(d)}
+        # A guess at a request that meets others goes where they go, too.
+        attempt = 1 if request.guessed and source.ledger.meets_others else request.attempt
+        lane = self._lane(source, request, generation, attempt, lost=lost, now=now)
+        source.ledger.injected(request, generation.router.devices_of(lane), now)
+        frame = self._frame(source, request, generation, lane)
+        for output in generation.assignment.stages[source.stage].outputs:
+            self._post.send(replace(frame, stage=output, payload=payload), now)
+
+    @staticmethod
+    def _lane(
+        source: Source,
+        request: Request,
+        generation: Generation,
+        attempt: int,
+        *,
+        lost: Collection[str],
+        now: float,
+    ) -> int:
+        """The lane that a request takes, and note that it does."""
+        router, steered = generation.router, source.steered
+        if steered is None or steered.generation != generation.number:
+            steered = source.steered = steer(generation, source)
+        steering = steered.steering
+        if steering is None:
+            return router.lane_of(request.id, source.replica, source.stage, attempt, lost)
+        lane = router.lane_of(
+            request.id, source.replica, source.stage, attempt, lost, shares=steering.shares
+        )
+        at = steered.lane(lane)
+        if attempt == 1 and not lost:
+            at = steering.allowed(at)
+        steering.sent(request.id, at, now)
+        return steered.lanes[at]
+
+    def fail(self, source: Source, request: Request, now: float, why: str = "") -> None:
+        """End a request in an error at the sinks that have not confirmed it yet."""
+        generation = self._generations.running
+        source.ledger.failed(request, now)
+        if generation is None:
+            return
+        if not why:
+            why = "not done by its deadline" + (f": {request.why}" if request.why else "")
+        lane = generation.router.lane_of(request.id, source.replica, source.stage, 1, ())
+        error = replace(
+            self._frame(source, request, generation, lane),
+            kind=Kind.ERROR,
+            payload=pack({"name": request.file}),
+            error=f"{source.stage}: {why}",
+        )
+        for sink in sorted(request.unconfirmed):
+            self._post.send(replace(error, stage=sink), now)
+
+    def _frame(self, source: Source, request: Request, generation: Generation, lane: int) -> Frame:
+        return Frame(
+            Kind.DATA,
+            generation.number,
+            lane,
+            request.id,
+            request.attempt,
+            source.stage,
+            "",
+            (self._post.device,),
+            request.accepted_at,
+            request.deadline,
+            series=f"{source.key}@{self._post.device}",
+            index=request.index,
+            settled=source.ledger.settled,
+            done=source.ledger.done(request),
+        )
+
+    def hear(self, frame: Frame, by: str, now: float) -> None:
+        """Device `by` speaks: a sink confirms a request, or a device has lost one, or all that it had."""
+        for source in self.by_key.values():
+            ledger = source.ledger
+            if frame.kind is Kind.CONFIRM:
+                self._confirm(source, frame, by, now)
+            elif frame.kind is Kind.DROPPED:
+                stray = ledger.dropped(frame.request_id, frame.stage, frame.origin, now)
+                if stray is not None:
+                    self._post.do(Settled(source.key, stray))
+            elif frame.kind is Kind.CLEAR:
+                ledger.cleared(frame.request_id, frame.stage, frame.origin, now)
+            elif frame.request_id:
+                ledger.lost(frame.request_id, frame.attempt, frame.origin, frame.error, now)
+            else:
+                epoch, gone = _told(frame)
+                ledger.device_lost(frame.origin, epoch, gone=gone, now=now)
+
+    def _confirm(self, source: Source, confirm: Frame, by: str, now: float) -> None:
+        ledger, how = source.ledger, how_it_ended(confirm)
+        ended = ledger.confirmed(
+            confirm.request_id, confirm.origin, now, confirm.attempt, by, ended=how
+        )
+        if ended is None:
+            return
+        if ended.ended is not Ended.ERROR:
+            ledger.lanes.note(confirm.generation, confirm.lane)
+        if source.steered is not None and source.steered.steering is not None:
+            source.steered.steering.ended(ended.id, now)
+        self._post.do(Forget(source.key, ended))
+
+
+def count_for(ledger: Ledger, generation: Generation, now: float) -> None:
+    """Have a ledger count against the SLO, and by the lanes, of the generation that is current."""
+    ledger.attainment.ask({**generation.assignment.latency_s}, now)
+    ledger.lanes.begin(generation.number)
+
+
+def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:
+    """Tell a ledger where the sinks of its source are in a generation."""
+    assignment = generation.assignment
+    ledger.repeats.are_bounded = "retry-budget" in assignment.rings
+    ledger.meets_others = generation.graph.meets_others(stage)
+    ledger.in_order = generation.graph.is_in_order(stage)
+    ledger.sinks_at(
+        generation.router.sink_devices(stage),
+        lost=assignment.lost,
+        addresses={device: peer.address for device, peer in assignment.peers.items()},
+    )
+
+
+def steer(generation: Generation, source: Source) -> Steered:
+    """What steers a source's requests under a generation.
+
+    Nothing does where requests meet those of another source, which must take the same lane; nor where an aggregate
+    makes all lanes as slow as the slowest, so that nobody could tell which one that is.
+    """
+    assignment, router = generation.assignment, generation.router
+    lanes = tuple(router.own_lanes(source.replica, source.stage))
+    most = assignment.shares_most
+    if (
+        "shares" not in assignment.rings
+        or len(most) != len(router.lanes)
+        or not 1 < len(lanes) <= _LANES_STEERED
+        or source.ledger.meets_others
+        or source.ledger.in_order
+    ):
+        return Steered(generation.number, lanes, None)
+    total = sum(router.lanes[i].share for i in lanes)
+    rules = [
+        LaneRule(
+            router.lanes[i].share / total,
+            max(most[i], router.lanes[i].share) / total,
+            router.lanes[i].accuracy,
+            router.ends(i),
+        )
+        for i in lanes
+    ]
+    steering = Steering(
+        rules,
+        slo_s=max(assignment.latency_s.values(), default=None),
+        planned_rps=source.planned_rps,
+        at_least=assignment.accuracy_at_least,
+        accuracy="accuracy" in assignment.rings,
+    )
+    return Steered(generation.number, lanes, steering)
+
+
+def _is_blocked(generation: Generation, source: Source, now: float) -> bool:
+    """Whether something is due, and each lane leads through a device that somebody has lost."""
+    if source.ledger.next_due > now:
+        return False
+    lost = source.ledger.lost_devices(now)
+    return bool(lost) and not generation.router.has_way(source.replica, source.stage, lost)
+
+
+def _told(frame: Frame) -> tuple[int, bool]:
+    """The epoch of a device that lost what it had, and whether the device is out of reach."""
+    try:
+        told = frame.payload.unpack()
+    except TiermeshError:
+        return 0, True
+    epoch = told.get("epoch")
+    return (epoch if isinstance(epoch, int) else 0), bool(told.get("gone"))

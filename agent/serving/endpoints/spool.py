@@ -1,0 +1,204 @@
+"""A source's spool on disk: what it has accepted and not yet seen confirmed, so that a killed worker goes on.
+
+The index of the next request is kept with the requests, in one transaction: after a power cut both are of one moment,
+and what is then accepted again gets the same ids as before, which the sinks know.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from agent.serving.clock import Anchor
+from agent.serving.endpoints.attainment import Ended
+from agent.serving.endpoints.ledger import Counts, Former, Request, Stray
+from tiermesh.errors import StorageFull
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS requests (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, file TEXT NOT NULL, accepted_at REAL NOT NULL, deadline REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS source (next INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS sinks (sink TEXT NOT NULL, device TEXT NOT NULL, below INTEGER);
+INSERT INTO source SELECT 0 WHERE NOT EXISTS (SELECT * FROM source);
+CREATE TABLE IF NOT EXISTS addresses (device TEXT PRIMARY KEY, address TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS strays (id TEXT NOT NULL, sink TEXT NOT NULL, device TEXT NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS clock (boot TEXT NOT NULL, zero REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS offered (number INTEGER PRIMARY KEY, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS began (at REAL NOT NULL);
+"""
+
+
+class Spool:
+    """One source's file. Files are kept by name, not by content. Methods block; one thread at a time.
+
+    Times are by the clock of the worker that wrote them. Where the machine's clock was set since, in the same boot,
+    they are moved to that of `anchor`: a deadline stays as far away as it was.
+    """
+
+    def __init__(self, path: Path, anchor: Anchor | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+        if anchor is not None:
+            self._move_to(anchor)
+
+    def _move_to(self, anchor: Anchor) -> None:
+        with self._transaction():
+            written = self._db.execute("SELECT boot, zero FROM clock").fetchone()
+            if written is not None and written[0] == anchor.boot != "":
+                moved = anchor.zero - written[1]
+                self._db.execute(
+                    "UPDATE requests SET accepted_at = accepted_at + ?, deadline = deadline + ?",
+                    (moved, moved),
+                )
+                self._db.execute("UPDATE strays SET until = until + ?", (moved,))
+                self._db.execute("UPDATE offered SET at = at + ?", (moved,))
+                self._db.execute("UPDATE began SET at = at + ?", (moved,))
+            self._db.execute("DELETE FROM clock")
+            self._db.execute("INSERT INTO clock VALUES (?, ?)", anchor)
+
+    def load(self) -> tuple[list[Request], Counts]:
+        """The requests in flight when the worker ended, and how many there were in all."""
+        rows = self._db.execute(
+            "SELECT number, id, file, accepted_at, deadline, at"
+            " FROM requests LEFT JOIN offered USING (number) ORDER BY number"
+        )
+        # Whether the first attempt was sent is not known, so the next one counts as a repetition.
+        requests = [
+            Request(
+                index, request, file, accepted_at, deadline, set(), attempt=1, offered_at=offered_at
+            )
+            for index, request, file, accepted_at, deadline, offered_at in rows
+        ]
+        (accepted,) = self._db.execute("SELECT next FROM source").fetchone()
+        totals = self._totals()
+        return requests, Counts(
+            accepted=accepted,
+            confirmed=accepted - len(requests),
+            errors=totals.get(Ended.ERROR, 0),
+            filtered=totals.get(Ended.FILTERED, 0),
+        )
+
+    def totals(self, now: float) -> tuple[dict[str, int], float]:
+        """What the requests that ended added, by name, and when this file was begun: `now` for a new one."""
+        self._db.execute(
+            "INSERT INTO began SELECT ? WHERE NOT EXISTS (SELECT * FROM began)", (now,)
+        )
+        (began,) = self._db.execute("SELECT at FROM began").fetchone()
+        return self._totals(), began
+
+    def _totals(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT name, count FROM totals").fetchall())
+
+    def accept(self, requests: Iterable[Request]) -> None:
+        """Keep requests, in order.
+
+        Raises:
+            StorageFull: they cannot be kept.
+        """
+        requests = list(requests)
+        rows = [(r.index, r.id, r.file, r.accepted_at, r.deadline) for r in requests]
+        offered = [(r.index, r.offered_at) for r in requests if r.offered_at is not None]
+        try:
+            with self._transaction():
+                self._db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)", rows)
+                self._db.executemany("INSERT OR REPLACE INTO offered VALUES (?, ?)", offered)
+                self._db.execute("UPDATE source SET next = ?", (rows[-1][0] + 1,))
+        except sqlite3.Error as error:
+            raise StorageFull(
+                "a source cannot keep what it accepts",
+                why=str(error),
+                fix="Free disk space on the device",
+            ) from None
+
+    def sinks(self) -> tuple[dict[str, str], list[Former]]:
+        """Where each sink was last, and where they had been before for requests that may be in flight."""
+        rows = self._db.execute("SELECT sink, device, below FROM sinks").fetchall()
+        current = {sink: device for sink, device, below in rows if below is None}
+        return current, [Former(*row) for row in rows if row[2] is not None]
+
+    def addresses(self) -> dict[str, str]:
+        """Where the devices on which sinks are or were take frames."""
+        return dict(self._db.execute("SELECT device, address FROM addresses").fetchall())
+
+    def strays(self) -> list[Stray]:
+        """Requests that have ended, and may have ended twice."""
+        rows = self._db.execute("SELECT id, sink, device, until FROM strays")
+        return [Stray(*row) for row in rows]
+
+    def settle(self, stray: Stray) -> None:
+        """A request counts once now."""
+        self._db.execute(
+            "DELETE FROM strays WHERE id = ? AND sink = ? AND device = ?",
+            (stray.request, stray.sink, stray.device),
+        )
+
+    def keep_sinks(
+        self,
+        current: Mapping[str, str],
+        formers: Iterable[Former],
+        addresses: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep where the sinks are and were, and where those devices take frames."""
+        rows = [(sink, device, None) for sink, device in current.items()]
+        with self._transaction():
+            self._db.execute("DELETE FROM sinks")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO addresses VALUES (?, ?)", (addresses or {}).items()
+            )
+            self._db.executemany(
+                "INSERT INTO sinks VALUES (?, ?, ?)",
+                [*rows, *((f.sink, f.device, f.below) for f in formers)],
+            )
+
+    def forget(self, requests: Iterable[Request]) -> None:
+        """Requests have ended. Failing to forget costs a repetition after a restart, no more."""
+        requests = list(requests)
+        numbers = [(r.index,) for r in requests]
+        totals = [(name,) for r in requests for name in (r.ended or Ended.RESULT, *r.counted)]
+        strays = [(s.request, s.sink, s.device, s.until) for r in requests for s in r.strays]
+        with self._transaction():
+            self._db.executemany("INSERT INTO strays VALUES (?, ?, ?, ?)", strays)
+            self._db.executemany("DELETE FROM requests WHERE number = ?", numbers)
+            self._db.executemany("DELETE FROM offered WHERE number = ?", numbers)
+            self._db.executemany(
+                "INSERT INTO totals VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET count = count + 1",
+                totals,
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._db.execute("ROLLBACK" if kind is not None else "COMMIT")
+
+
+def remove_if_empty(path: Path) -> bool:
+    """Remove a spool without requests in flight; whether it was one."""
+    spool = Spool(path)
+    requests, _ = spool.load()
+    strays = spool.strays()
+    spool.close()
+    if requests or strays:
+        return False
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        file.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,1 @@
+"""Finding devices and asking them for their description."""

@@ -1,0 +1,1 @@
+"""Having devices measured: what, in which order, and what came of it."""

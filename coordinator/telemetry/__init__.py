@@ -1,0 +1,1 @@
+"""What devices measure while they serve, and what follows from it."""

@@ -1,0 +1,167 @@
+"""Watching the devices: samples as they come, and what they report put into the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from coordinator.discovery.describe import NoAnswer, describe
+from coordinator.fleet import events
+from coordinator.fleet.lifecycle import DeviceState
+from coordinator.fleet.state import Device
+from coordinator.journal.reconcile import Recording
+from coordinator.sessions.channels import Channels
+from coordinator.sessions.link_quality import Link
+from coordinator.sessions.session import Lost, Sessions
+from tiermesh import limits
+from tiermesh.v1 import telemetry_pb2
+
+RETRY_S: Final = 0.5
+DESCRIBE_TIMEOUT_S: Final = 5.0
+RESTARTED: Final = "worker-restarted"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A sample of a device; without one, why the device is silent. `link` is None where it is not known."""
+
+    device: Device
+    sample: telemetry_pb2.Sample | None
+    why: str = ""
+    link: Link | None = None
+
+
+class Watching:
+    """Telemetry of some devices, side by side, each reconnected when it breaks.
+
+    A slow reader misses samples rather than letting them pile up: the newest of each device is kept.
+    """
+
+    def __init__(
+        self,
+        keeper: Recording,
+        channels: Channels,
+        sessions: Sessions,
+        devices: Iterable[Device],
+        *,
+        now: Callable[[], float],
+        interval_s: float,
+    ) -> None:
+        self._keeper = keeper
+        self._channels = channels
+        self._sessions = sessions
+        self._devices = list(devices)
+        self._now = now
+        self._interval_ms = max(int(interval_s * 1_000), limits.TELEMETRY_INTERVAL_MIN_MS)
+        self._newest: dict[str, Observed] = {}
+        self._arrived = asyncio.Event()
+
+    async def stream(self) -> AsyncGenerator[Observed]:
+        """What is observed, until the reader stops."""
+        tasks = [asyncio.ensure_future(self._follow(device)) for device in self._devices]
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                newest, self._newest = self._newest, {}
+                for observed in newest.values():
+                    yield observed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tell(self, observed: Observed) -> None:
+        self._newest[observed.device.id] = observed
+        self._arrived.set()
+
+    async def _follow(self, device: Device) -> None:
+        session = self._sessions.to(device.id)
+        with session.listening(self._interval_ms) as listener:
+            while True:
+                news = await listener.next()
+                if isinstance(news, Lost):
+                    self._tell(Observed(device, None, news.why))
+                    await self._lost(device, news.why)
+                    await session.connected()
+                    device = await self._found_again(device)
+                else:
+                    self._tell(Observed(device, news, link=session.link))
+
+    async def _lost(self, device: Device, why: str) -> None:
+        known = self._keeper.fleet.devices.get(device.id)
+        if known is not None and known.state is DeviceState.READY:
+            await self._keeper.record(
+                events.DeviceLost(at=self._now(), who="coordinator", device=device.id, why=why)
+            )
+
+    async def _found_again(self, device: Device) -> Device:
+        """Wait until the device answers; it may have another data address now."""
+        while True:
+            fleet = self._keeper.fleet
+            device = fleet.devices.get(device.id, device)
+            key = next((k for k, s in fleet.sightings.items() if s.device == device.id), None)
+            try:
+                answer = await describe(self._channels, device.address, DESCRIBE_TIMEOUT_S)
+            except NoAnswer:
+                answer = None
+            if answer is not None and answer.device == device.id:
+                described = events.DeviceDescribed(
+                    at=self._now(),
+                    who=device.id,
+                    sighting=key or device.address,
+                    address=answer.address,
+                    device=answer.device,
+                    name=answer.name,
+                    description=answer.description,
+                )
+                await self._keeper.record(described)
+                return self._keeper.fleet.devices[device.id]
+            await asyncio.sleep(RETRY_S)
+
+
+async def look(
+    sessions: Sessions, devices: Iterable[Device], timeout_s: float
+) -> dict[str, telemetry_pb2.Sample]:
+    """One sample of each device, by id; devices that give none in time are left out."""
+
+    async def one(device: Device) -> telemetry_pb2.Sample | Lost:
+        with sessions.to(device.id).listening(limits.TELEMETRY_INTERVAL_MIN_MS) as listener:
+            return await listener.next()
+
+    tasks = {device.id: asyncio.create_task(one(device)) for device in devices}
+    if not tasks:
+        return {}
+    done, late = await asyncio.wait(tasks.values(), timeout=timeout_s)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    said = {device: task.result() for device, task in tasks.items() if task in done}
+    return {device: sample for device, sample in said.items() if not isinstance(sample, Lost)}
+
+
+async def note(keeper: Recording, device: str, boot: str, said: telemetry_pb2.DeviceEvent) -> None:
+    """Put what a device reported into the journal, once. `boot` names the start of its agent."""
+    known = keeper.fleet.devices.get(device)
+    if known is None or boot != known.noted_boot or said.number > known.noted_number:
+        await keeper.record(noted(device, boot, said))
+
+
+def noted(device: str, boot: str, said: telemetry_pb2.DeviceEvent) -> events.Event:
+    """The event of what a device reported; its time is by the device's clock."""
+    text = " ".join(said.text.split())[:1_000]
+    if said.kind == RESTARTED:
+        return events.WorkerRestarted(
+            at=said.at, who=device, device=device, boot=boot, number=said.number, text=text
+        )
+    return events.DeviceNoted(
+        at=said.at,
+        who=device,
+        device=device,
+        boot=boot,
+        number=said.number,
+        note=said.kind[: limits.NAME_CHARS],
+        text=text,
+    )

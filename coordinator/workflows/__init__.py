@@ -1,0 +1,1 @@
+"""The workflows that a coordinator knows, and what can serve their stages."""
