@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ import msgspec
 
 from agent import config as configs
 from agent.readable import readable
-from tiermesh import PROTOCOL_VERSION, __version__, wire
+from tiermesh import PROTOCOL_VERSION, __version__, logs, wire
 from tiermesh.documents.reading import to_plain
 from tiermesh.errors import TiermeshError
 
@@ -67,6 +66,7 @@ def _add_run(commands: Any) -> None:
         commands, "run", _run, "announce this device, measure it, and serve what it is assigned"
     )
     run.epilog = _RUN_EXAMPLES
+    logs.add_arguments(run)
     run.add_argument("--config", type=Path, metavar="FILE", help="TOML with these settings as keys")
     settings = run.add_argument_group("settings")
     add = settings.add_argument
@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace) -> int:
     keys = configs.Config.__struct_fields__
     given = {k: v for k, v in vars(args).items() if k in keys and v is not None}
     config = configs.load(args.config, given)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(args.log_level, args.log_format, default="info")
     asyncio.run(runner.run(config, exit_with_stdin=args.exit_with_stdin))
     return 0
 

@@ -135,7 +135,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             if opening is not None:
                 await (self._observe if opening.open.observer else self._obey)(opening, context)
         except TiermeshError as error:
-            log.info("a control session ends: %s", error)
+            log.info("control session ended: %s", error)
             await wire.abort(context, error)
 
     async def _first(self, context: grpc.aio.ServicerContext[Any, Any]) -> pb.Down | None:
@@ -199,12 +199,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Whom to obey from now on; TakenOver where it is not who asks."""
         tenure = self._tenure.claim(asked.coordinator, asked.epoch, self._session.epoch)
         if tenure != self._tenure:
-            log.info("session %d, of coordinator %s", tenure.epoch, tenure.holder)
+            log.info("control session %d opened by coordinator %s", tenure.epoch, tenure.holder)
             try:
                 self._keep_tenure(tenure)
             except StorageFull as error:
                 # A full disk must not silence the device. Until it restarts, it is fenced all the same.
-                log.warning("it is not kept whom this device obeys: %s", error)
+                log.warning("cannot persist the coordinator lease: %s", error)
             self._tenure = tenure
         return tenure
 

@@ -87,7 +87,9 @@ class Advertisement:
                 )
             )
         except OSError as error:
-            log.warning("not announced, for want of multicast: %s; add it by its address", error)
+            log.warning(
+                "mDNS unavailable, not announced: %s; add this device by its address", error
+            )
             await self.stop()
 
     async def update(self, **changed: str) -> None:

@@ -193,7 +193,13 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         )
         await advertisement.start()
         stack.push_async_callback(advertisement.stop)
-    log.info("%s (%s) serves %s on %s", identity.name, identity.device_id, config.tier, address)
+    log.info(
+        "agent %s (tier %s, id %s) listening on %s",
+        identity.name,
+        config.tier,
+        identity.device_id,
+        address,
+    )
     return address
 
 

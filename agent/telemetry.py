@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Final
 from agent.profiling.fingerprint import power
 from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 DROPPED: Final = "events-dropped"
 
@@ -29,6 +32,7 @@ class EventLog:
         """Note something that people should see."""
         self._number += 1
         text = text[: limits.DEVICE_EVENT_CHARS]
+        log.info("%s: %s", kind, text)
         self._events.append(
             pb.DeviceEvent(number=self._number, at=self._clock(), kind=kind, text=text)
         )

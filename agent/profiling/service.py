@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from tiermesh.documents.variant import Variant
 from tiermesh.errors import LimitExceeded, TiermeshError
 from tiermesh.v1 import profiling_pb2 as pb
 from tiermesh.v1 import profiling_pb2_grpc
+
+log = logging.getLogger(__name__)
 
 _BATCH_SIZES: Final = (1, 2, 4, 8)
 _TIME_LIMIT_S: Final = 60.0
@@ -89,8 +92,12 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
             report(Progress(0.0, "waiting for another measurement on this device"))
         async with self._free:
             begun = time.perf_counter()
+            what = f"{ask.variant.model}/{ask.variant.name}"
+            log.info("profiling %s", what)
             result = await measure(ask, report)
-            return result, time.perf_counter() - begun
+            seconds = time.perf_counter() - begun
+            log.info("profiled %s in %.1f s", what, seconds)
+            return result, seconds
 
     def _ask(self, request: pb.ProfileRequest) -> Ask:
         variant = decode_json(request.variant, Variant, "the variant")

@@ -181,7 +181,7 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
         try:
             await asyncio.to_thread(self._collector.collect_unused)
         except (TiermeshError, OSError) as error:
-            log.warning("nothing is collected: %s", error)
+            log.warning("garbage collection skipped: %s", error)
 
 
 async def _read_out(coming: AsyncIterator[Any]) -> None:

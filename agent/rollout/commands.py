@@ -62,6 +62,7 @@ class Commands:
         except TiermeshError as error:
             reply(_outcome(command, error))
             return
+        log.info("%s", _described(command))
         task = asyncio.create_task(_answered(work, command, reply), name=f"call {command.call}")
         self._under_way[task] = prepares
         task.add_done_callback(lambda task: self._ended(task, command, reply))
@@ -110,6 +111,14 @@ class Commands:
             reply(_outcome(command, TiermeshError("it was given up before it was done")))
 
 
+def _described(command: pb.Command) -> str:
+    """A command in a few words, for the log. An assignment is a document, which is not read for that."""
+    step = command.WhichOneof("step") or "an unknown command"
+    generation = getattr(command, step, None) if step in ("commit", "abort", "stop") else None
+    of = f" {generation.workflow} generation {generation.generation}" if generation else ""
+    return f"call {command.call}: {step}{of}"
+
+
 def _step(step: Callable[[str, int], Awaitable[None]], of: pb.Generation) -> _Work:
     return lambda: step(of.workflow, of.generation)
 
@@ -118,9 +127,10 @@ async def _answered(work: _Work, command: pb.Command, reply: Reply) -> None:
     try:
         await work()
     except TiermeshError as error:
+        log.warning("%s failed: %s", _described(command), error)
         reply(_outcome(command, error))
     except Exception as error:
-        log.exception("a command cannot be carried out")
+        log.exception("%s failed", _described(command))
         reply(_outcome(command, TiermeshError("the agent failed", why=repr(error))))
     else:
         reply(_outcome(command))

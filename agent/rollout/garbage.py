@@ -143,7 +143,7 @@ class Collector:
         try:
             seen = self.look()
         except TiermeshError as error:
-            log.warning("nothing is collected: %s", error)
+            log.warning("garbage collection skipped: %s", error)
             return 0
         return sum(h.size_bytes for h in collectable(seen.held, seen.needed_for))
 
@@ -176,7 +176,7 @@ class Collector:
             self._store.remove(held.digest)
         freed = Collected(seen.held, seen.needed_for, going).freed_bytes
         if going:
-            log.info("freed %d bytes: %d artifacts that nothing needs", freed, len(going))
+            log.info("garbage collection freed %d bytes (%d unused artifacts)", freed, len(going))
         return freed
 
     def _drop_pins(self, kept: Sequence[tuple[str, Assignment]]) -> None:
@@ -203,5 +203,5 @@ def _read_pins(path: Path) -> dict[str, Pin]:
         return {}
     except (msgspec.MsgspecError, OSError) as error:
         # A rollout that is under way names them again.
-        log.warning("forgetting what was coming here: %s", error)
+        log.warning("discarding the record of incoming artifacts: %s", error)
         return {}

@@ -169,7 +169,7 @@ class _Process:
                 self._heard = True
                 self._take(message)
         except msgspec.MsgspecError as error:
-            log.error("the worker sent something that is no message: %s", error)
+            log.error("invalid message from the worker: %s", error)
             self.process.kill()
         finally:
             self._minding.cancel()
@@ -319,7 +319,7 @@ class WorkerSupervisor:
             call = next(self._calls)
             await process.ask(call, control.Commit(call, workflow, generation))
         except WorkerDied:
-            log.info("the worker died; its successor serves generation %d", generation)
+            log.info("worker restarted; generation %d is live again", generation)
             if assignment.formers:
                 await self._succeeded(process)
         except TiermeshError:
@@ -448,7 +448,7 @@ class WorkerSupervisor:
                 if assignment not in self._committed.values():
                     await self._serve_again(process, assignment, commit=False)
         except WorkerDied as error:
-            log.warning("the new worker died at once: %s", error)
+            log.warning("the new worker exited at once: %s", error)
             return
         self._process = process
         self._replaced.set()
@@ -462,7 +462,7 @@ class WorkerSupervisor:
             await self._load_standby(process, assignment)
         except TiermeshError as error:
             self._standby.pop(assignment.workflow, None)
-            log.warning("replicas of %s no longer stand by: %s", assignment.workflow, error)
+            log.warning("standby replicas of %s are gone: %s", assignment.workflow, error)
 
     async def _serve_again(
         self, process: _Process, assignment: Assignment, *, commit: bool

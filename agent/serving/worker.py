@@ -25,7 +25,7 @@ from agent.serving.flow import Flow
 from agent.serving.host import Computing, Host
 from agent.serving.tuning import retuning
 from agent.serving.tuning.logbook import Logbook
-from tiermesh import wire
+from tiermesh import logs, wire
 from tiermesh.errors import TiermeshError
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ def main() -> None:
     faulthandler.enable()
     # A worker ends when its agent does, not when somebody presses Ctrl-C in the agent's terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="worker %(levelname)s %(name)s: %(message)s")
+    logs.configure(None, None, default="info", process="worker")
     try:
         asyncio.run(run(socket.socket(fileno=int(sys.argv[1]))))
     finally:

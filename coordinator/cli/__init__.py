@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 from coordinator.cli.output import Output
 from coordinator.cli.standing import asked
 from coordinator.cli.tui import with_default
-from tiermesh import __version__
+from tiermesh import __version__, logs
 from tiermesh.errors import TiermeshError
 
 COMMAND_MODULES: Final = (
@@ -82,6 +82,7 @@ class Commands:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.add_argument("--json", action="store_true", help=json_help)
+        logs.add_arguments(parser)
         parser.set_defaults(run=run)
         return parser
 
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     words = with_default(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
+    logs.configure(args.log_level, args.log_format, default="warning")
     return finish(args, Output(json=args.json), words)
 
 

@@ -16,7 +16,7 @@ from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from coordinator.fleet import events
-from coordinator.fleet.event_text import summary
+from coordinator.fleet.event_text import described, name_of, summary
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def told(entry: Entry, fleet: Fleet) -> dict[str, Any]:
         "at": event.at,
         "who": event.who,
         "event": event.kind,
-        "about": _name(fleet, event.subject),
+        "about": name_of(fleet, event.subject),
         "text": summary(event),
     }
 
@@ -116,7 +116,7 @@ def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
 def line(entry: Entry, fleet: Fleet) -> str:
     """An event for people, as one line."""
     event = entry.event
-    who, text = clean(_name(fleet, event.who)), clean(_told(event, fleet))
+    who, text = clean(name_of(fleet, event.who)), clean(described(event, fleet))
     return f"{_when(event, '%H:%M:%S')} {who} [bold]{event.kind}[/] {text}".rstrip()
 
 
@@ -133,21 +133,8 @@ def _table(entries: list[Entry], fleet: Fleet) -> Table:
         table.add_row(
             f"[dim]{entry.number}[/]",
             _when(event, "%m-%d %H:%M:%S"),
-            clean(_name(fleet, event.who)),
+            clean(name_of(fleet, event.who)),
             f"[bold]{event.kind}[/]",
-            clean(_told(event, fleet)),
+            clean(described(event, fleet)),
         )
     return table
-
-
-def _told(event: events.Event, fleet: Fleet) -> str:
-    """What happened, after whom or what it is about, where that is not who did it."""
-    text = summary(event)
-    if event.subject in ("", event.who):
-        return text
-    return f"{_name(fleet, event.subject)}: {text}" if text else _name(fleet, event.subject)
-
-
-def _name(fleet: Fleet, subject: str) -> str:
-    device = fleet.devices.get(subject)
-    return device.name if device is not None else subject

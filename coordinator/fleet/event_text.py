@@ -6,6 +6,21 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from coordinator.fleet import events, profile_text
+from coordinator.fleet.state import Fleet
+
+FAILURES: Final = frozenset(
+    events.kind_of(kind)
+    for kind in (
+        events.DeviceUnreachable,
+        events.DeviceLost,
+        events.DeviceFailed,
+        events.DeviceHeld,
+        events.ProfileFailed,
+        events.RolloutFailed,
+        events.WorkerRestarted,
+    )
+)
+"""The kinds of events that say that something is wrong."""
 
 
 def short(digest: str) -> str:
@@ -16,6 +31,21 @@ def short(digest: str) -> str:
 def summary(event: events.Event) -> str:
     """An event in a few words."""
     return _SUMMARIES.get(type(event), _rest)(event)
+
+
+def described(event: events.Event, fleet: Fleet) -> str:
+    """An event in a few words, after the name of what it is about, where that is not who did it."""
+    text = summary(event)
+    if event.subject in ("", event.who):
+        return text
+    name = name_of(fleet, event.subject)
+    return f"{name}: {text}" if text else name
+
+
+def name_of(fleet: Fleet, subject: str) -> str:
+    """The name of the device with the id `subject`, else `subject` itself (a workflow or a person)."""
+    device = fleet.devices.get(subject)
+    return device.name if device is not None else subject
 
 
 def _profile(event: events.ProfileMeasured) -> str:

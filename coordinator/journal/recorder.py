@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from coordinator.fleet import Fleet, apply, events, is_news
+from coordinator.fleet.event_text import FAILURES, described
 from coordinator.journal.store import Entry, Journal
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +55,8 @@ class Recorder:
             if news:
                 await self._in_thread(self._journal.append, news)
             self.fleet = fleet
+            for event in news:
+                _log(event, fleet)
             changed, self.change = self.change, asyncio.Event()
             changed.set()
 
@@ -75,3 +81,10 @@ class Recorder:
     async def note(self, text: str) -> None:
         """Put a line into the audit."""
         await self.record(events.OperatorNoted(at=self.now(), who=self.who, text=text))
+
+
+def _log(event: events.Event, fleet: Fleet) -> None:
+    """Every step of the coordinator is an event, so this line is the log of them all."""
+    level = logging.WARNING if event.kind in FAILURES else logging.INFO
+    if log.isEnabledFor(level):
+        log.log(level, "%s %s", event.kind, described(event, fleet), extra={"event": event.kind})

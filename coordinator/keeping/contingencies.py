@@ -142,7 +142,7 @@ class Contingencies:
                 self._work.cancel()
                 (error,) = await asyncio.gather(self._work, return_exceptions=True)
                 if isinstance(error, Exception):
-                    log.warning("cannot plan ahead: %s", error)
+                    log.warning("contingency planning failed: %s", error)
 
     async def _rest(self) -> Situation:
         """Wait until the mesh has been at rest for a while."""
@@ -262,7 +262,7 @@ class Contingencies:
             try:
                 await self._tell(device, standby, of_device.values())
             except TiermeshError as error:
-                log.info("%s has nothing standing by: %s", device.name, error)
+                log.info("no standby replicas on %s: %s", device.name, error)
 
     async def _parts(
         self, now: Situation, plans: Iterable[Plan]

@@ -4,8 +4,8 @@ One compute lane per device, shared by its replicas. A replica's batch may start
 `batch_size` items wait or the oldest has waited `batch_timeout`; among replicas that may start, the one whose oldest
 item came first goes. Functions are never busy: there is a server for each batch, and some have to start. A request
 carries as many items to a stage as the edges' ratios say; none ends it there. Batch times and numbers of items are
-drawn from what was measured (`service_times`, `items_seen`), and lanes are dealt as request ids do it. Chance is seeded:
-the same plan, load and seed give the same figures.
+drawn from what was measured (`service_times`, `items_seen`), and lanes are dealt as request ids do it. Chance
+is seeded: the same plan, load and seed give the same figures.
 """
 
 from __future__ import annotations

@@ -325,7 +325,7 @@ class DeviceSession:
             try:
                 await self._take_event(self._device_id, boot, event)
             except TiermeshError as error:
-                log.warning("an event of %s cannot be kept yet: %s", self._device_id, error)
+                log.warning("cannot record an event of %s yet: %s", self._device_id, error)
                 await asyncio.sleep(AGAIN_S[-1])
             else:
                 break
@@ -462,7 +462,7 @@ class DeviceSession:
         )
 
     def _step_down(self, error: TakenOver) -> None:
-        log.warning("%s obeys another coordinator now: %s", self.device.name, error)
+        log.warning("%s now belongs to another coordinator: %s", self.device.name, error)
         self._observer, self._taken_over = True, error
         self._stepped_down.set()
         self.session.forget()

@@ -91,5 +91,5 @@ def _tried(what: str, probe: Callable[[], T], otherwise: T) -> T:
     try:
         return probe()
     except Exception as error:  # noqa: BLE001 - one probe is not the device
-        log.warning("cannot tell the %s of this device: %s: %s", what, type(error).__name__, error)
+        log.warning("cannot read the %s of this device: %s: %s", what, type(error).__name__, error)
         return otherwise

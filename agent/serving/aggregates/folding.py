@@ -153,7 +153,7 @@ class Aggregate:
         try:
             self._keeper.keep(change)
         except StorageFull as error:
-            log.error("%s goes on in memory: %s", self.name, error)
+            log.error("aggregate %s continues in memory: %s", self.name, error)
             self._keeper.discard()
             self._keeper = None
 

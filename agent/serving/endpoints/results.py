@@ -120,7 +120,7 @@ class ResultFile:
                     known = decoder.decode(line)
                     bytes.fromhex(known.id)
                 except (msgspec.MsgspecError, ValueError):
-                    log.warning("line %d of a sink's file is not a result", number)
+                    log.warning("ignoring line %d of a sink's file: not a result", number)
                     continue
                 ids[known.id] = _KINDS.get(known.outcome, Kind.DATA)
                 if known.run == run and known.outcome in _KINDS:

@@ -287,7 +287,7 @@ class Incoming:
         try:
             await self._serve(context)
         except TiermeshError as error:
-            log.debug("a stream is refused: %s", error)
+            log.debug("stream refused: %s", error)
             refusal = pb.Refusal(
                 again=not isinstance(error, Fenced),
                 why=str(error),

@@ -79,7 +79,7 @@ class Logbook:
         except OSError as error:
             self.dropped += len(entries)
             if not self._is_failing:
-                log.warning("the log of batches cannot be written: %s", error)
+                log.warning("cannot write the batch log: %s", error)
             self._is_failing = True
         else:
             self._is_failing = False
