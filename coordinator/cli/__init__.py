@@ -7,8 +7,6 @@ failed is also a run in which a request failed or the SLO was missed.
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -104,9 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    # msgspec 0.21.1 may crash when the garbage collector frees the types of structs as the interpreter ends (in
-    # TypeNode_Free), which would turn the exit code into that of a signal. What is frozen is not collected any more.
-    atexit.register(gc.freeze)
     words = with_default(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     logs.configure(args.log_level, args.log_format, default="warning")

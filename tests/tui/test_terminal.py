@@ -47,8 +47,9 @@ class Tmux:
     def start(self, command: list[str], **environment: str) -> None:
         """Run a command, then show how it ended: tmux itself misses the end of a pane now and then."""
         options = [word for k, v in environment.items() for word in ("-e", f"{k}={v}")]
-        shown = f"{shlex.join(command)}; echo {ENDED} $?; exec {SLEEP} {SERVE_S:g}"
-        self("new-session", "-d", "-x", "120", "-y", "40", *options, shown)
+        # LINES and COLUMNS of whoever runs the tests would be taken for the size of the pane.
+        shown = f"unset LINES COLUMNS; {shlex.join(command)}; echo {ENDED} $?; exec {SLEEP} {SERVE_S:g}"
+        self("new-session", "-d", "-x", "120", "-y", "60", *options, shown)
 
     @property
     def screen(self) -> str:
@@ -86,8 +87,8 @@ def test_the_demo_is_opened_watched_planned_and_left(terminal):
     terminal.until("2 Placement", START_S)
     terminal.until("● 4/4 devices", START_S)
     terminal.until("/s ✓", SERVE_S)
-    # How tall the picture is depends on the plan: the last stage may be below the pane.
     terminal.until("detect", ANSWER_S)
+    terminal.until("recognise", ANSWER_S)
     terminal.press("1")
     terminal.until("datacenter · 1/1 ready", ANSWER_S)
     terminal.press("3", "p")
