@@ -91,7 +91,7 @@ async def serving(process: asyncio.subprocess.Process) -> None:
     """Wait until the agent logs that it serves."""
     if process.stderr is not None:
         async for line in process.stderr:
-            if b" serves " in line:
+            if b" listening on " in line:
                 return
     raise RuntimeError("the agent ended before it served")
 

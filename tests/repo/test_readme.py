@@ -199,7 +199,7 @@ class Shell:
         """Start an agent, and wait until it serves; it ends with its standard input, should the test be killed."""
         process = self.start(f"{command} --exit-with-stdin")
         assert process.stderr is not None
-        assert any(" serves " in line for line in process.stderr), "the agent does not start"
+        assert any(" listening on " in line for line in process.stderr), "the agent does not start"
         return process
 
     def start(self, command: str) -> subprocess.Popen[str]:
