@@ -232,7 +232,7 @@ def _end_on_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     """State that failed half way through an event is not to be trusted: end, and be started again."""
     loop.default_exception_handler(context)
     if isinstance(context.get("exception"), Exception):
-        logging.shutdown()
+        logs.stop()
         os._exit(_FAILED)
 
 
@@ -278,7 +278,7 @@ def main() -> None:
         asyncio.run(run(socket.socket(fileno=int(sys.argv[1]))))
     finally:
         # A model that computes in the compute thread must not keep the process alive.
-        logging.shutdown()
+        logs.stop()
         os._exit(0)
 
 

@@ -16,7 +16,7 @@ from coordinator import config
 from coordinator.cli import arguments
 from coordinator.cli.mesh import VARIANTS, add_mesh_options, add_variants_option, mesh_of
 from coordinator.cli.output import Output
-from tiermesh import wire
+from tiermesh import logs, wire
 from tiermesh.errors import InvalidDocument, TiermeshError, Unreachable, Unsupported
 from tiermesh.ids import DEFAULT_MESH
 
@@ -87,6 +87,8 @@ def _tui(args: argparse.Namespace, output: Output) -> int:
         )
     from coordinator.tui.app import TiermeshApp
 
+    # A line on standard error would be painted into the interface.
+    logs.configure(args.log_level, args.log_format, default="info", file=_log_file(args))
     app = TiermeshApp(
         _demo_session(args) if args.demo else _session(args, output), light=args.light
     )
@@ -94,6 +96,11 @@ def _tui(args: argparse.Namespace, output: Output) -> int:
     if app.return_code:
         output.progress.print(f"[bold red]error:[/] {app.failure}", markup=True)
     return app.return_code or 0
+
+
+def _log_file(args: argparse.Namespace) -> Path:
+    state: Path = args.state or (config.home() / "demo" if args.demo else config.state_dir())
+    return state / "logs" / "tui.log"
 
 
 def _require_textual() -> None:

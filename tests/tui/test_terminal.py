@@ -48,7 +48,9 @@ class Tmux:
         """Run a command, then show how it ended: tmux itself misses the end of a pane now and then."""
         options = [word for k, v in environment.items() for word in ("-e", f"{k}={v}")]
         # LINES and COLUMNS of whoever runs the tests would be taken for the size of the pane.
-        shown = f"unset LINES COLUMNS; {shlex.join(command)}; echo {ENDED} $?; exec {SLEEP} {SERVE_S:g}"
+        shown = (
+            f"unset LINES COLUMNS; {shlex.join(command)}; echo {ENDED} $?; exec {SLEEP} {SERVE_S:g}"
+        )
         self("new-session", "-d", "-x", "120", "-y", "60", *options, shown)
 
     @property

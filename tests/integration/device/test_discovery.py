@@ -100,6 +100,6 @@ async def test_without_multicast_the_agent_goes_on_and_says_so(
     silent = advertisement(Device("silent"), 7003)
     with caplog.at_level(logging.WARNING):
         await silent.start()
-    assert "Network is unreachable; add it by its address" in caplog.text
+    assert "Network is unreachable; add this device by its address" in caplog.text
     await silent.update(tier="hub")
     await silent.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,20 @@ def test_a_process_that_is_started_logs_the_same_way():
         "two 2",
         "three\nlines",
     ]
+
+
+def test_a_file_takes_the_lines_of_a_process_that_draws_on_its_terminal(tmp_path: Path):
+    script = (
+        "import logging; from pathlib import Path; from tiermesh import logs\n"
+        f"logs.configure('info', None, default='error', file=Path({str(tmp_path)!r}) / 'a' / 'tui.log')\n"
+        "logging.getLogger('x').info('one')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert not done.stderr
+    assert (tmp_path / "a" / "tui.log").read_text().endswith("INFO    x: one\n")

@@ -166,7 +166,7 @@ def test_pins_that_cannot_be_read_are_forgotten_in_words(
     (device.store.root / "pins.json").write_text("{")
     device.restart()
     assert device.collector.look().needed_for == {}
-    assert "forgetting what was coming here" in caplog.text
+    assert "discarding the record of incoming artifacts" in caplog.text
 
 
 def test_a_kill_while_an_artifact_is_removed_leaves_nothing_that_looks_whole(

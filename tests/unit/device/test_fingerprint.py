@@ -246,7 +246,7 @@ def test_a_probe_that_fails_does_not_fail_the_rest(
     at = planted(tmp_path, {"proc/meminfo": "MemTotal: lots\n", "proc/cpuinfo": "\0\ufffd: :\n"})
     with caplog.at_level(logging.WARNING):
         found = fingerprint.take(roots=at)
-    assert "cannot tell the memory" in caplog.text
+    assert "cannot read the memory" in caplog.text
     assert (found.memory_bytes, found.cpu.model, found.accelerators) == (0, "unknown", [])
     assert found.disk_bytes > 0
 

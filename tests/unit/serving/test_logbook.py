@@ -99,7 +99,7 @@ def test_a_disk_that_cannot_be_written_loses_lines_and_nothing_else(
     book.add(entry(1))
     book.close()
     assert book.dropped == 1
-    assert "cannot be written" in caplog.text
+    assert "cannot write the batch log" in caplog.text
 
 
 def test_a_batch_counts_in_what_preparing_took() -> None:
