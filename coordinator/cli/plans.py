@@ -210,7 +210,7 @@ def show_difference(found: Difference, output: Output) -> None:
     for stage, variant, source, target in found.moved:
         say(f"[yellow]> {stage} {variant or ''}[/] from {source} to {target}")
     for replica in found.retuned:
-        (rate, rate_now), (batch, batch_now) = replica.rate_rps, replica.batch_size
+        (rate, rate_now), (batch, batch_now) = replica.items_per_second, replica.batch_size
         say(f"~ {clean(replica.id)}: {rate:.3g} to {rate_now:.3g}/s, batch {batch} to {batch_now}")
     say(
         f"{found.rerouted_share:.0%} of the requests take another way; "

@@ -18,11 +18,11 @@ def recorded():
 @pytest.fixture(scope="session")
 def view_at(recorded):
     """The view at a time of the recording, as the app would have it."""
-    from coordinator.tui.model.telemetry import Telemetry
+    from coordinator.telemetry.recent import RecentTelemetry
     from coordinator.tui.model.view import View
 
     def at(until, **more):
-        telemetry = Telemetry()
+        telemetry = RecentTelemetry()
         for observed, received_at in recorded.observed(until):
             telemetry.observe(observed, received_at)
         return View(
