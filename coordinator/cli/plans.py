@@ -211,7 +211,9 @@ def show_difference(found: Difference, output: Output) -> None:
         say(f"[yellow]> {stage} {variant or ''}[/] from {source} to {target}")
     for replica in found.retuned:
         (rate, rate_now), (batch, batch_now) = replica.items_per_second, replica.batch_size
-        say(f"~ {clean(replica.id)}: {rate:.3g} to {rate_now:.3g}/s, batch {batch} to {batch_now}")
+        say(
+            f"~ {clean(replica.id)}: {rate:.3g} to {rate_now:.3g} items/s, batch {batch} to {batch_now}"
+        )
     say(
         f"{found.rerouted_share:.0%} of the requests take another way; "
         f"{found.loads_mb:.0f} MB to load; {found.cost_per_hour:+.4f} USD/h"

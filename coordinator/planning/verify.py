@@ -188,7 +188,8 @@ class _Check:
                 totals[stage] += rate
         for replica in self.plan.replicas:
             if _differs(replica.items_per_second, brought[replica.id]):
-                yield f"{replica.id} says {replica.items_per_second}/s; its lanes bring {brought[replica.id]}/s"
+                said = replica.items_per_second
+                yield f"{replica.id} says {said} items/s; its lanes bring {brought[replica.id]}"
         for stage in self.problem.stages:
             for device, share in stage.pinned.items():
                 if _differs(entered[stage.name, device], share * totals[stage.name]):

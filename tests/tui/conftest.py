@@ -23,8 +23,8 @@ def view_at(recorded):
 
     def at(until, **more):
         telemetry = RecentTelemetry()
-        for observed, received_at in recorded.observed(until):
-            telemetry.observe(observed, received_at)
+        for observed in recorded.observed(until):
+            telemetry.observe(observed)
         return View(
             fleet=recorded.fleet(until),
             telemetry=telemetry,

@@ -359,7 +359,7 @@ def kept(view_at, serving):
     def view(ended, within):
         found = view_at(serving)
         run = found.fleet.running["read-signs"].run
-        for heard in found.telemetry.pulses.values():
+        for heard in found.telemetry.devices.values():
             for source in heard.newest.figures.sources if heard.newest is not None else ():
                 if source.run == run:
                     del source.windows[:]

@@ -245,6 +245,15 @@ def test_a_device_that_tells_nonsense_of_durations_is_told_of_for_the_rest(measu
     assert (found.items, found.device_time_p95_ms) == (7, None)
 
 
+def test_a_sample_from_before_figures_were_one_message_is_read_as_one_without_a_worker(measured):
+    """Its agent is refused by its protocol; what one would still send must not be misread."""
+    replica = pb.ReplicaSample(workflow="read", generation=1, replica=REPLICA, items=7)
+    inner = replica.SerializeToString()
+    old = pb.Sample(number=3, at=9.0).SerializeToString() + bytes([7 << 3 | 2, len(inner)]) + inner
+    found = measured(pb.Sample.FromString(old))
+    assert (found.items, found.items_per_second, found.device_time_p95_ms) == (None, None, None)
+
+
 # --- cost ----------------------------------------------------------------------------------------------------------
 
 
