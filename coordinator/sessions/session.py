@@ -82,6 +82,11 @@ class Listener:
             self._told.clear()
             await self._told.wait()
 
+    @property
+    def lost(self) -> Lost | None:
+        """Why the device cannot be heard, until that is taken."""
+        return self._lost
+
     def take(self) -> telemetry_pb2.Sample | Lost:
         """What is new now, after `told`; a sample carries the events that came since the one before."""
         lost, self._lost = self._lost, None

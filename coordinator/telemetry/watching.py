@@ -100,11 +100,13 @@ class Watching:
                 await listener.told()
                 taken = asyncio.get_running_loop().create_future()
                 self._ready.put_nowait(_Ready(device, session, listener, taken))
-                news = await taken
+                # A device that is lost is looked for at once, also where the reader is slow.
+                news = listener.lost or await taken
                 if isinstance(news, Lost):
                     await self._lost(device, news.why)
                     await session.connected()
                     device = await self._found_again(device)
+                    await taken
 
     async def _lost(self, device: Device, why: str) -> None:
         known = self._keeper.fleet.devices.get(device.id)

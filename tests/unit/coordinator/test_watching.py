@@ -18,12 +18,14 @@ class Session:
 
     def __init__(self):
         self.listener = Listener(1_000)
+        self.waited_for = False
 
     @contextlib.contextmanager
     def listening(self, interval_ms):
         yield self.listener
 
     async def connected(self):
+        self.waited_for = True
         await asyncio.Event().wait()
 
 
@@ -53,6 +55,17 @@ async def test_a_slow_reader_gets_the_newest_sample_with_all_events_since():
     assert observed.sample.number == 8
     assert [event.number for event in observed.sample.events] == list(range(2, 9))
     assert observed.received_at == 5.0
+    await stream.aclose()
+
+
+async def test_a_device_that_is_lost_is_looked_for_at_once_although_the_reader_is_slow():
+    session = Session()
+    stream = watching({"a": session}, lambda: 1.0).stream()
+    session.listener.tell(pb.Sample(number=1))
+    await anext(stream)
+    session.listener.tell_lost(Lost("gone"))
+    await settled()
+    assert session.waited_for
     await stream.aclose()
 
 
