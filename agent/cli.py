@@ -15,7 +15,7 @@ import msgspec
 
 from agent import config as configs
 from agent.readable import readable
-from tiermesh import PROTOCOL_VERSION, __version__, logs, wire
+from tiermesh import PROTOCOL_VERSION, __version__, histogram, logs, wire
 from tiermesh.documents.reading import to_plain
 from tiermesh.errors import TiermeshError
 
@@ -141,18 +141,32 @@ async def _print_status(address: str, *, insecure_lan: bool, json: bool) -> None
         except grpc.aio.AioRpcError as error:
             raise wire.raised_by(error, f"the agent at {address}") from None
     fields = MessageToDict(sample, preserving_proto_field_name=True)
+    figures = _with_percentiles(fields.get("figures", {}), sample.figures)
     status = {
         "device": described.device_id,
         "name": described.name,
         "tier": described.tier,
         "generations": dict(described.generations),
         "worker": {**fields.get("worker", {}), "state": _state(sample.worker)},
-        "replicas": fields.get("replicas", []),
-        "sources": fields.get("sources", []),
-        "sinks": fields.get("sinks", []),
+        "replicas": figures.get("replicas", []),
+        "sources": figures.get("sources", []),
+        "sinks": figures.get("sinks", []),
         "events": fields.get("events", []),
     }
     _print(status, json=json)
+
+
+def _with_percentiles(
+    plain: dict[str, Any], figures: telemetry_pb2.WorkerFigures
+) -> dict[str, Any]:
+    """The worker's figures with percentiles in place of histograms."""
+    for one, told in zip(plain.get("replicas", []), figures.replicas, strict=True):
+        one["device_time_ms"] = histogram.read(told.device_time).percentiles_ms()
+        one.pop("device_time", None)
+    for one, told in zip(plain.get("sources", []), figures.sources, strict=True):
+        one["latency_ms"] = histogram.read(told.latency).percentiles_ms()
+        one.pop("latency", None)
+    return plain
 
 
 def _state(worker: telemetry_pb2.WorkerState) -> str:

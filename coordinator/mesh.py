@@ -385,11 +385,7 @@ class Mesh(Recorder):
 
     async def _correct_prediction(self, plan: Plan, applied: Applied, workflow: Workflow) -> None:
         """Record what is expected of a plan by what its replicas took just before they served."""
-        from coordinator.replanning.expected import (
-            before_serving,
-            predicted,
-            told_before_serving,
-        )
+        from coordinator.replanning.corrected_prediction import before_serving
 
         if not applied.batch_seconds or applied.outcome is not Outcome.COMMITTED:
             return
@@ -399,17 +395,13 @@ class Mesh(Recorder):
         except TiermeshError:
             # The mesh has changed meanwhile: nothing can be said of the plan's profiles.
             return
-        measured = before_serving(problem, plan, applied.batch_seconds)
-        now = await asyncio.to_thread(predicted, problem, plan, measured)
+        found = await asyncio.to_thread(before_serving, problem, plan, applied.batch_seconds)
         await self.record(
-            events.PredictionCorrected(
+            found.event(
                 at=self.now(),
                 who=self.who,
                 workflow=plan.workflow,
                 generation=applied.generation,
-                latency_ms={**now.latency_ms},
-                latency_interval_ms={**now.latency_interval_ms},
-                text=told_before_serving(now, measured),
             )
         )
 

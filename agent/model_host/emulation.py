@@ -8,14 +8,14 @@ core, is taken off: a device that stands alone would not have waited.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from agent.model_host.turns import Turns
+from agent.run_delay import run_delay_s
 
 _SHORTEST_WAIT_S: Final = 0.0005
 _MOST_CREDIT_S: Final = 0.005
@@ -76,7 +76,7 @@ class Dilation:
         self._cpu_clock = cpu_clock
         self._clock = counted.now if counted is not None else clock
         self._is_counted = counted is not None
-        self._queued = queued or queued_s
+        self._queued = queued or (lambda: run_delay_s() or 0.0)
         self._turn = turn
         self._owed = 0.0
 
@@ -112,30 +112,3 @@ class Dilation:
         begun = self._clock()
         self._wait(self._owed)
         self._owed = max(self._owed - (self._clock() - begun), -_MOST_CREDIT_S)
-
-
-class _Queue(threading.local):
-    """The kernel's account of the calling thread (Linux: /proc/thread-self/schedstat); -1: there is none."""
-
-    def __init__(self) -> None:
-        self.file = -1
-        with suppress(OSError):
-            self.file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.file >= 0:
-            with suppress(OSError):
-                os.close(self.file)
-
-
-_QUEUE: Final = _Queue()
-
-
-def queued_s() -> float:
-    """Seconds for which the calling thread was ready to run and had no core; 0 where the kernel does not tell."""
-    if _QUEUE.file < 0:
-        return 0.0
-    try:
-        return int(os.pread(_QUEUE.file, 128, 0).split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0

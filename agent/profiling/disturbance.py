@@ -1,7 +1,7 @@
 """What others took of the machine while this measured: waits for a processor, stolen time, other load.
 
-Read where the kernel tells it: `/proc/thread-self/schedstat` (waits of this thread), `/proc/stat` (what the hypervisor
-took, and what all processes computed) and `/proc/pressure/cpu` (waits of any process).
+Read where the kernel tells it: this thread's run delay, `/proc/stat` (what the hypervisor took, and what all processes
+computed) and `/proc/pressure/cpu` (waits of any process).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.run_delay import PROC, run_delay_s
+
 TOLERATED: Final = 0.05
 """A batch that waited for a processor for more of its time is measured again."""
-_NANOSECONDS: Final = 1e9
 _MICROSECONDS: Final = 1e6
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _STAT_FIELDS: Final = 8
 """user nice system idle iowait irq softirq steal"""
-_WAIT_FIELDS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class Reading:
     wall_s: float
 
     @staticmethod
-    def take(proc: Path = Path("/proc")) -> Reading:
+    def take(proc: Path = PROC) -> Reading:
         """How it stands now."""
         busy, stolen = _machine(proc)
         return Reading(
             cpu_s=time.thread_time(),
-            waited_s=waited_s(proc),
+            waited_s=run_delay_s(proc),
             busy_s=busy,
             stolen_s=stolen,
             own_s=time.process_time(),
@@ -86,7 +86,7 @@ class Watch:
     """Tells of each batch whether this thread had to wait for a processor; `waited` gives the seconds so far."""
 
     def __init__(self, waited: Callable[[], float | None] | None = None) -> None:
-        self._waited = waited or waited_s
+        self._waited = waited or run_delay_s
         self._waits: float | None = 0.0
         self._cpu = 0.0
 
@@ -101,15 +101,6 @@ class Watch:
             return False
         waits, cpu = now - self._waits, time.thread_time() - self._cpu
         return waits > TOLERATED * (waits + cpu)
-
-
-def waited_s(proc: Path = Path("/proc")) -> float | None:
-    """Seconds that this thread waited for a processor since it began; None where the kernel does not count them."""
-    words = _text(proc / "thread-self/schedstat").split()
-    try:
-        return int(words[1]) / _NANOSECONDS if len(words) > _WAIT_FIELDS else None
-    except ValueError:
-        return None
 
 
 def _machine(proc: Path) -> tuple[float | None, float | None]:

@@ -10,8 +10,6 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from agent.serving.endpoints.attainment import SloWindow
-from agent.serving.tuning.percentiles import Percentiles
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
 
@@ -107,76 +105,17 @@ class Event(_Message, frozen=True):
     text: str
 
 
-class ReplicaStats(msgspec.Struct, frozen=True, kw_only=True):
-    """See `ReplicaSample` in telemetry.proto."""
+class WorkerStats(_Message, frozen=True):
+    """All that a worker does, as of now. Sent by itself, several times a second.
 
-    workflow: str
-    generation: int
-    replica: str
-    requests: int
-    items: int
-    batches: int
-    busy_seconds: float
-    errors: int
-    waiting: int
-    service: Percentiles
-    batch_sizes: dict[int, int] = {}
-    batch_seconds: dict[int, float] = {}
-    mean_batch: float = 0.0
-    batch_size: int = 0
-    batch_timeout_ms: float = 0.0
-    ended_early: int = 0
+    `figures` is a `WorkerFigures` of telemetry.proto: the agent passes it on as it is.
+    """
 
-
-class SourceStats(msgspec.Struct, frozen=True, kw_only=True):
-    """See `SourceSample` in telemetry.proto."""
-
-    workflow: str
-    stage: str
-    accepted: int
-    confirmed: int
-    in_flight: int
-    retried: int
-    finished: bool
-    latency: Percentiles
-    rate: float
-    run: str = ""
-    waiting: int = 0
-    windows: list[SloWindow] = []
-    lanes: dict[int, int] = {}
-    generation: int = 0
-    errors: int = 0
-    filtered: int = 0
-    shares: dict[int, float] = {}
-    retries_withheld: int = 0
-
-
-class SinkStats(msgspec.Struct, frozen=True, kw_only=True):
-    """See `SinkSample` in telemetry.proto."""
-
-    workflow: str
-    stage: str
-    results: int
-    errors: int
-    filtered: int
-    duplicates: int
-    run: str = ""
-
-
-class Stats(_Message, frozen=True):
-    """All that a worker does, as of now. Sent by itself, several times a second."""
-
-    replicas: list[ReplicaStats] = []
-    sources: list[SourceStats] = []
-    sinks: list[SinkStats] = []
-    dropped_entries: int = 0
-    at: float = 0.0
-    """When all this was read, by the worker's clock; and when that worker began."""
-    began_at: float = 0.0
+    figures: bytes
 
 
 ToWorker: TypeAlias = Start | Prepare | Commit | Abort | Stop | Standby
-ToAgent: TypeAlias = Ready | Stepped | Done | Refused | Event | Stats
+ToAgent: TypeAlias = Ready | Stepped | Done | Refused | Event | WorkerStats
 
 LINE_BYTES: Final = limits.DOCUMENT_BYTES
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=float)

@@ -14,9 +14,10 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from agent.serving import control
 from tiermesh import limits, wire
@@ -63,7 +64,7 @@ class WorkerDied(TiermeshError):
 
 
 class _Process:
-    """One worker process, from its start to its end. `stats` are the last it sent."""
+    """One worker process, from its start to its end. `figures` are the last it sent."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class _Process:
         on_event: Callable[[str, str], None],
     ) -> None:
         self.process = process
-        self.stats = control.Stats()
+        self.figures = pb.WorkerFigures()
         self._reader = reader
         self._writer = writer
         self._on_event = on_event
@@ -168,7 +169,7 @@ class _Process:
             while (message := await control.read_to_agent(self._reader)) is not None:
                 self._heard = True
                 self._take(message)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, DecodeError) as error:
             log.error("invalid message from the worker: %s", error)
             self.process.kill()
         finally:
@@ -184,8 +185,8 @@ class _Process:
         match message:
             case control.Ready():
                 self._ready.set_result(None)
-            case control.Stats():
-                self.stats = message
+            case control.WorkerStats(figures):
+                self.figures = pb.WorkerFigures.FromString(figures)
             case control.Event(kind, text):
                 self._on_event(kind, text)
             case control.Refused(0, error):
@@ -240,9 +241,9 @@ class WorkerSupervisor:
         return self._process.process.pid if self._process is not None else None
 
     @property
-    def stats(self) -> control.Stats:
-        """What the worker last said of itself."""
-        return self._process.stats if self._process is not None else control.Stats()
+    def figures(self) -> pb.WorkerFigures:
+        """What the worker last said of itself; empty where there is none."""
+        return self._process.figures if self._process is not None else pb.WorkerFigures()
 
     async def prepare(self, assignment: Assignment, report: Report) -> None:
         """Load, warm and self-test all replicas beside what runs; starts the worker where there is none.
@@ -348,13 +349,7 @@ class WorkerSupervisor:
         sample.worker.state = self._state
         sample.worker.restarts = self.restarts
         sample.worker.pid = self.pid or 0
-        stats = self.stats
-        sample.worker.dropped_log_entries = stats.dropped_entries
-        sample.worker.counted_at = stats.at
-        sample.worker.counts_began_at = stats.began_at
-        sample.replicas.extend(pb.ReplicaSample(**_plain(one)) for one in stats.replicas)
-        sample.sources.extend(pb.SourceSample(**_plain(one)) for one in stats.sources)
-        sample.sinks.extend(pb.SinkSample(**_plain(one)) for one in stats.sinks)
+        sample.figures.CopyFrom(self.figures)
 
     async def close(self) -> None:
         """End the worker; what is in flight goes on after the next start."""
@@ -511,7 +506,3 @@ class WorkerSupervisor:
             self._held.close()
             self._held = None
         self._state = pb.WorkerState.STATE_STOPPED
-
-
-def _plain(stats: msgspec.Struct) -> dict[str, Any]:
-    return msgspec.to_builtins(stats)

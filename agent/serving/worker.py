@@ -20,11 +20,10 @@ import grpc.aio
 
 from agent.serving import control
 from agent.serving.endpoints.data_folder import DataFolder
-from agent.serving.endpoints.sink import Endings
-from agent.serving.flow import Flow
 from agent.serving.host import Computing, Host
 from agent.serving.tuning import retuning
 from agent.serving.tuning.logbook import Logbook
+from agent.serving.worker_figures import worker_figures
 from tiermesh import logs, wire
 from tiermesh.errors import TiermeshError
 
@@ -102,9 +101,11 @@ class Worker:
             self.tell(self._stats())
             self.tell(control.Done(call))
 
-    def _stats(self) -> control.Stats:
+    def _stats(self) -> control.WorkerStats:
         host = self._host
-        return stats_of(host.flows, host.now(), host.dropped_entries, host.began_at)
+        found = worker_figures(host.flows, host.now())
+        found.began_at, found.dropped_log_entries = host.began_at, host.dropped_entries
+        return control.WorkerStats(found.SerializeToString())
 
     async def _send_stats(self) -> None:
         while True:
@@ -127,81 +128,6 @@ class Worker:
                 self.tell(control.Event("batch-hangs", f"{text}; the worker is started again"))
                 await self._writer.drain()
                 os._exit(_HANGS)
-
-
-def stats_of(
-    flows: dict[str, Flow], now: float, dropped_entries: int = 0, began_at: float = 0.0
-) -> control.Stats:
-    """What the flows have done and have to do: all of one moment."""
-    stats = control.Stats(dropped_entries=dropped_entries, at=now, began_at=began_at)
-    for name, flow in flows.items():
-        for number, generation in flow.generations.items():
-            for replica, queue in generation.queues.items():
-                if queue.stage.kind in ("source", "sink") and not queue.computes:
-                    continue
-                stats.replicas.append(
-                    control.ReplicaStats(
-                        workflow=name,
-                        generation=number,
-                        replica=replica,
-                        requests=queue.requests,
-                        items=queue.items,
-                        batches=queue.batches,
-                        busy_seconds=queue.busy(now),
-                        errors=queue.errors,
-                        waiting=queue.batcher.waiting,
-                        service=queue.service.percentiles(now),
-                        batch_sizes=queue.batch_sizes,
-                        batch_seconds=queue.batch_seconds,
-                        mean_batch=queue.mean_batch,
-                        batch_size=queue.batcher.setting.batch_size,
-                        batch_timeout_ms=1000 * queue.batcher.setting.timeout_s,
-                        ended_early=queue.ended_early,
-                    )
-                )
-        for source in flow.sources.by_key.values():
-            if source.retired and source.is_finished and not flow.is_of_run(source.key):
-                continue
-            ledger = source.ledger
-            stats.sources.append(
-                control.SourceStats(
-                    workflow=name,
-                    stage=source.stage,
-                    accepted=ledger.counts.accepted,
-                    confirmed=ledger.counts.confirmed,
-                    in_flight=ledger.in_flight,
-                    retried=ledger.counts.retried,
-                    finished=source.is_finished,
-                    latency=ledger.latency.percentiles(now),
-                    rate=ledger.latency.rate(now),
-                    run=source.key.removesuffix(f".{source.stage}"),
-                    waiting=source.waiting(now),
-                    windows=list(ledger.attainment.windows(now)),
-                    lanes=dict(ledger.lanes.by_lane),
-                    generation=ledger.lanes.generation,
-                    errors=ledger.counts.errors,
-                    filtered=ledger.counts.filtered,
-                    shares=source.shares,
-                    retries_withheld=ledger.repeats.withheld,
-                )
-            )
-        for stage, sink in flow.sinks.items():
-            ends = sink.endings
-            if not flow.has_stage(stage) and ends == Endings():
-                # It only remembers what ended here when it was here.
-                continue
-            stats.sinks.append(
-                control.SinkStats(
-                    workflow=name,
-                    stage=stage,
-                    results=ends.results,
-                    errors=ends.errors,
-                    filtered=ends.filtered,
-                    duplicates=ends.duplicates,
-                    run=sink.run,
-                )
-            )
-    return stats
 
 
 async def run(control_socket: socket.socket) -> None:

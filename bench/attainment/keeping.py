@@ -1,25 +1,23 @@
-"""The coordinator of a simulated mesh: the product's `Kept`, told by samples and heartbeats of simulated machines."""
+"""The coordinator of a simulated mesh: the product's `WorkflowController`, told by samples of simulated machines."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any, Final
 
-import msgspec
-
-from agent.serving.worker import stats_of
+from agent.serving.worker_figures import worker_figures
 from bench.attainment.machine import Machine
 from bench.attainment.world import WHO, World
 from coordinator.fleet import events
 from coordinator.fleet.liveness import Moved, Standing, Timing, Vigil, added, heard, passed
-from coordinator.keeping.keeper import Kept
+from coordinator.keeping.workflow_controller import WorkflowController
 from coordinator.progress import silent
 from coordinator.replanning import Policy
 from coordinator.replanning.search import search
 from tiermesh.v1 import telemetry_pb2 as pb
 
 LOOK_S: Final = 0.25
-CALL_S: Final = {"shortfalls": 0.2, "expected": 0.2, "inflation": 0.5}
+CALL_S: Final = {"shortfalls": 0.2, "while_serving": 0.2, "inflation": 0.5}
 """What the coordinator does in a thread besides, in seconds."""
 
 
@@ -41,7 +39,7 @@ class Keeper:
         for name in world.machines:
             self._vigil = added(self._vigil, name)
         self._numbers = dict.fromkeys(world.machines, 0)
-        self.kept = Kept(
+        self.kept = WorkflowController(
             world,
             world.workflow,
             unmeasured=_AllMeasured(),
@@ -81,11 +79,8 @@ class Keeper:
         sample = pb.Sample(number=self._numbers[machine.name], at=self._world.now())
         if flow is None:
             return sample
-        stats = stats_of({flow.workflow: flow}, machine.now)
         sample.worker.state = pb.WorkerState.STATE_SERVING
-        sample.replicas.extend(pb.ReplicaSample(**_plain(one)) for one in stats.replicas)
-        sample.sources.extend(pb.SourceSample(**_plain(one)) for one in stats.sources)
-        sample.sinks.extend(pb.SinkSample(**_plain(one)) for one in stats.sinks)
+        sample.figures.CopyFrom(worker_figures({flow.workflow: flow}, machine.now))
         if flow.current:
             sample.generations[flow.workflow] = flow.current
         return sample
@@ -113,10 +108,6 @@ class Keeper:
                 return events.DeviceLost(**said)
             case Standing.READY:
                 return events.DeviceReturned(**said)
-
-
-def _plain(stats: msgspec.Struct) -> dict[str, Any]:
-    return msgspec.to_builtins(stats)
 
 
 def seconds_of(world: World, function: Any, *_: object) -> float:

@@ -253,7 +253,7 @@ def _id_of(mesh: Mesh, name: str) -> str:
 
 def _retried(keeping: Keeping, run: str) -> int:
     samples = [o.sample for o in keeping.newest.values() if o.sample is not None]
-    return sum(s.retried for sample in samples for s in sample.sources if s.run == run)
+    return sum(s.retried for sample in samples for s in sample.figures.sources if s.run == run)
 
 
 def main(args: argparse.Namespace) -> None:

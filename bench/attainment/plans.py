@@ -77,7 +77,7 @@ def completed(problem: Problem, plan: Plan) -> Plan:
 
 
 def _end(stage: str, device: str, rate_rps: float) -> Replica:
-    return Replica(id=f"{stage}@{device}", stage=stage, device=device, rate_rps=rate_rps)
+    return Replica(id=f"{stage}@{device}", stage=stage, device=device, items_per_second=rate_rps)
 
 
 def busiest(plan: Plan, count: int, but: Collection[str] = ()) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """A mesh as the coordinator's keeping sees it: a fleet, problems, rollouts; with simulated machines behind it.
 
-`World` takes the place of `coordinator.mesh.Mesh` for `coordinator.keeping.keeper.Kept`, which is the product's.
+`World` takes the place of `coordinator.mesh.Mesh` for the `WorkflowController`, which is the product's.
 """
 
 from __future__ import annotations

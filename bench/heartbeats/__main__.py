@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import sys
 import time
 
 from coordinator.sessions.session import Listener
 from tiermesh.conversation import Conversation, first_of
+from tiermesh.histogram import fill, histogram
 from tiermesh.session import Session
 from tiermesh.v1 import control_pb2 as pb
 from tiermesh.v1 import telemetry_pb2
@@ -77,7 +79,8 @@ class Device:
 
 def heartbeat() -> bytes:
     """A sample as an agent sends it."""
-    percentiles = telemetry_pb2.Percentiles(p50=0.1, p75=0.1, p90=0.2, p95=0.2, p99=0.3, samples=99)
+    device_time, chance = telemetry_pb2.Histogram(), random.Random(1)
+    fill(device_time, histogram(chance.lognormvariate(-2.0, 0.5) for _ in range(99)))
     replicas = [
         telemetry_pb2.ReplicaSample(
             workflow="read-signs",
@@ -87,12 +90,13 @@ def heartbeat() -> bytes:
             items=40_000,
             batches=9_000,
             busy_seconds=1e4,
-            service=percentiles,
+            device_time=device_time,
             batch_sizes={1: 5_000, 4: 4_000},
         )
         for i in range(4)
     ]
-    sample = telemetry_pb2.Sample(number=1, at=time.time(), cpu_percent=40, replicas=replicas)
+    figures = telemetry_pb2.WorkerFigures(at=time.time(), began_at=1.0, replicas=replicas)
+    sample = telemetry_pb2.Sample(number=1, at=time.time(), cpu_percent=40, figures=figures)
     return pb.Up(wanted=1, sample=sample).SerializeToString()
 
 

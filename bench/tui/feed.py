@@ -81,7 +81,7 @@ class Feed(LiveSession):
         while not self._still:
             number += 1
             for i in range(number % TICKS_PER_SECOND, len(devices), TICKS_PER_SECOND):
-                self.observe(Observed(devices[i], _sample(i, number)))
+                self.observe(Observed(devices[i], _sample(i, number), received_at=time.time()))
             await asyncio.sleep(1 / TICKS_PER_SECOND)
 
 

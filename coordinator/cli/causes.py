@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from coordinator.keeping.load_monitor import Measuring
     from coordinator.mesh import Mesh
     from coordinator.replanning.causes import Cause
-    from coordinator.replanning.expected import Expected
+    from coordinator.replanning.corrected_prediction import CorrectedPrediction
     from coordinator.telemetry.watching import Observed
 
 SAMPLES_S: Final = 0.5
@@ -128,14 +128,14 @@ async def _listened(
 def _one(fleet: Fleet, measuring: Measuring, newest: Mapping[str, Observed]) -> dict[str, Any]:
     from coordinator.keeping.evidence import evidence_of
     from coordinator.replanning.causes import causes
-    from coordinator.replanning.expected import expected
+    from coordinator.replanning.corrected_prediction import while_serving
 
     drifts = measuring.drifts()
     found = causes(evidence_of(fleet, measuring, drifts, newest))
-    return _document(measuring, found, expected(measuring.problem, measuring.plan, drifts))
+    return _document(measuring, found, while_serving(measuring.problem, measuring.plan, drifts))
 
 
-def _document(measuring: Measuring, found: list[Cause], now: Expected) -> dict[str, Any]:
+def _document(measuring: Measuring, found: list[Cause], now: CorrectedPrediction) -> dict[str, Any]:
     load = measuring.load()
     return {
         "workflow": measuring.problem.name,

@@ -215,7 +215,7 @@ def _replica_table(plan: Plan) -> Table:
             replica.stage,
             replica.variant or "",
             replica.device,
-            f"{replica.rate_rps:.3f}",
+            f"{replica.items_per_second:.3f}",
             str(replica.batch_size),
             f"{replica.batch_timeout_ms:.0f} ms" if replica.batch_timeout_ms else "",
             _busy(replica),

@@ -210,8 +210,10 @@ def show_difference(found: Difference, output: Output) -> None:
     for stage, variant, source, target in found.moved:
         say(f"[yellow]> {stage} {variant or ''}[/] from {source} to {target}")
     for replica in found.retuned:
-        (rate, rate_now), (batch, batch_now) = replica.rate_rps, replica.batch_size
-        say(f"~ {clean(replica.id)}: {rate:.3g} to {rate_now:.3g}/s, batch {batch} to {batch_now}")
+        (rate, rate_now), (batch, batch_now) = replica.items_per_second, replica.batch_size
+        say(
+            f"~ {clean(replica.id)}: {rate:.3g} to {rate_now:.3g} items/s, batch {batch} to {batch_now}"
+        )
     say(
         f"{found.rerouted_share:.0%} of the requests take another way; "
         f"{found.loads_mb:.0f} MB to load; {found.cost_per_hour:+.4f} USD/h"

@@ -30,16 +30,16 @@ def replica_table(status: WorkflowStatus) -> Table:
 
 
 def _row(replica: ReplicaStatus, emulated: Mapping[str, float | None]) -> list[str]:
-    measured = _or_dash(replica.rate_rps, ".2f")
+    measured = _or_dash(replica.items_per_second, ".2f")
     busy = _or_dash(None if replica.busy is None else 100 * replica.busy, ".0f")
     return [
         clean(replica.stage),
         clean(replica.variant or ""),
         device_label(replica.device, emulated.get(replica.device)),
-        f"{measured}/{replica.predicted_rate_rps:.2f}",
+        f"{measured}/{replica.predicted_items_per_second:.2f}",
         f"{busy}/{replica.predicted_busy:.0%}",
         _or_dash(replica.waiting, "d"),
-        _or_dash(replica.service_p95_ms, ".0f"),
+        _or_dash(replica.device_time_p95_ms, ".0f"),
     ]
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.fleet.liveness import TIMING, Timing
 from coordinator.keeping.heartbeats import Listening
-from coordinator.keeping.keeper import MEASURE_S, Kept
 from coordinator.keeping.missing_profiles import Unmeasured
+from coordinator.keeping.plan_monitor import MEASURE_S
 from coordinator.keeping.verdicts import Judging
+from coordinator.keeping.workflow_controller import WorkflowController
 from coordinator.planning import Options
 from coordinator.progress import Report, silent
 from coordinator.replanning import DEFAULT, Policy
@@ -65,11 +66,11 @@ class Keeping:
         self._interval_s = interval_s
         self._timing = timing
         self._stopping: dict[str, asyncio.Task[None]] = {}
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, WorkflowController] = {}
         self._unmeasured = Unmeasured(mesh, report)
         self._judging = Judging(mesh, self.newest, self.causes)
         self._keep = partial(
-            Kept,
+            WorkflowController,
             mesh,
             unmeasured=self._unmeasured,
             may_replan=lambda: self.auto_replan,

@@ -109,11 +109,11 @@ class Measuring:
     def take(self, device: str, sample: pb.Sample) -> None:
         """Take in a sample of a device (by name)."""
         serves = sample.generations.get(self.problem.name, 0) == self.generation
-        for source in sample.sources:
+        for source in sample.figures.sources:
             if (source.workflow, source.run) == (self.problem.name, self.run):
                 self._take_source(device, sample.at, source)
                 self._attained.take(device, sample.at, source, serves=serves)
-        for replica in sample.replicas:
+        for replica in sample.figures.replicas:
             if (replica.workflow, replica.generation) == (self.problem.name, self.generation):
                 _keep(self._replicas[replica.replica], sample.at, replica)
 
@@ -139,7 +139,7 @@ class Measuring:
 
     def _share(self, device: str, stage: str) -> float:
         """The share of a source's requests that a device makes."""
-        rates = {r.device: r.rate_rps for r in self.plan.replicas if r.stage == stage}
+        rates = {r.device: r.items_per_second for r in self.plan.replicas if r.stage == stage}
         total = sum(rates.values())
         if device in rates and total > 0:
             return rates[device] / total

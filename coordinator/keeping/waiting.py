@@ -20,7 +20,7 @@ from coordinator.telemetry.attainment import (
     counted,
     judge_finally,
 )
-from coordinator.telemetry.status import Ledger, latency_ms, ledger_of
+from coordinator.telemetry.status import Ledger, latency_of, ledger_of
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
@@ -75,7 +75,10 @@ class Waiting:
     def _sources(self) -> list[pb.SourceSample]:
         of = (self.workflow, self.run)
         return [
-            s for one in self._newest.values() for s in one.sources if (s.workflow, s.run) == of
+            s
+            for one in self._newest.values()
+            for s in one.figures.sources
+            if (s.workflow, s.run) == of
         ]
 
     @property
@@ -91,7 +94,7 @@ class Waiting:
     @property
     def latency_ms(self) -> dict[str, float]:
         """End to end, from accepted to confirmed, over the last minute."""
-        return latency_ms(self._sources)
+        return latency_of(self._sources).percentiles_ms()
 
     def attainment(self, fleet: Fleet) -> Attainment:
         """How the SLO is kept just now."""

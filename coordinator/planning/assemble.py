@@ -65,7 +65,7 @@ def _replica(draft: Draft, stage: str, spot: Spot, rate: float, figures: Figures
         stage=stage,
         variant=c.variant,
         device=spot.device,
-        rate_rps=rate,
+        items_per_second=rate,
         batch_size=size,
         batch_timeout_ms=timeout_s * 1e3,
         utilization=0.0 if serverless else rate * seconds,

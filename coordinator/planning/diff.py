@@ -14,7 +14,7 @@ class Retuned:
     """A replica that stays and changes."""
 
     id: str
-    rate_rps: tuple[float, float]
+    items_per_second: tuple[float, float]
     batch_size: tuple[int, int]
     batch_timeout_ms: tuple[float, float]
 
@@ -87,7 +87,9 @@ RATE_CHANGE = 0.01
 
 
 def _changed(old: Replica, new: Replica) -> bool:
-    rate = abs(new.rate_rps - old.rate_rps) > RATE_CHANGE * max(old.rate_rps, new.rate_rps)
+    rate = abs(new.items_per_second - old.items_per_second) > RATE_CHANGE * max(
+        old.items_per_second, new.items_per_second
+    )
     batch = (old.batch_size, old.batch_timeout_ms) != (new.batch_size, new.batch_timeout_ms)
     return rate or batch
 
@@ -95,7 +97,7 @@ def _changed(old: Replica, new: Replica) -> bool:
 def _retuned(old: Replica, new: Replica) -> Retuned:
     return Retuned(
         id=new.id,
-        rate_rps=(old.rate_rps, new.rate_rps),
+        items_per_second=(old.items_per_second, new.items_per_second),
         batch_size=(old.batch_size, new.batch_size),
         batch_timeout_ms=(old.batch_timeout_ms, new.batch_timeout_ms),
     )

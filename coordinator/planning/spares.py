@@ -84,7 +84,7 @@ class _Finder:
 
     def stand_in(self, replica: Replica) -> Replica | None:
         """The spare replica that could take most of a replica's work away; None: there is none."""
-        if replica.variant is None or replica.function is not None or replica.rate_rps <= 0:
+        if replica.variant is None or replica.function is not None or replica.items_per_second <= 0:
             return None
         best = max(self._choices(replica), key=lambda choice: choice.relief, default=None)
         if best is None:
@@ -97,7 +97,7 @@ class _Finder:
             stage=replica.stage,
             variant=profile.variant,
             device=replica.device,
-            rate_rps=0.0,
+            items_per_second=0.0,
             batch_size=batch.batch_size,
             batch_timeout_ms=replica.batch_timeout_ms,
             memory_mb=profile.memory_mb or None,

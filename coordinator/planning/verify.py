@@ -187,8 +187,9 @@ class _Check:
                 entered[stage, self.entry[self.replica[name].device].name] += rate
                 totals[stage] += rate
         for replica in self.plan.replicas:
-            if _differs(replica.rate_rps, brought[replica.id]):
-                yield f"{replica.id} says {replica.rate_rps}/s; its lanes bring {brought[replica.id]}/s"
+            if _differs(replica.items_per_second, brought[replica.id]):
+                said = replica.items_per_second
+                yield f"{replica.id} says {said} items/s; its lanes bring {brought[replica.id]}"
         for stage in self.problem.stages:
             for device, share in stage.pinned.items():
                 if _differs(entered[stage.name, device], share * totals[stage.name]):
@@ -199,7 +200,7 @@ class _Check:
         busy: defaultdict[str, float] = defaultdict(float)
         memory: defaultdict[str, float] = defaultdict(float)
         for replica in self.plan.replicas:
-            least, most = (replica.rate_rps * seconds for seconds in self.seconds(replica))
+            least, most = (replica.items_per_second * seconds for seconds in self.seconds(replica))
             if _more(least, replica.utilization) or _more(replica.utilization, most):
                 yield f"{replica.id} says it is busy {replica.utilization}, and is {least} to {most}"
             busy[replica.device] += least
@@ -218,7 +219,7 @@ class _Check:
             return
         busy: defaultdict[str, float] = defaultdict(float)
         for replica in self.plan.replicas:
-            busy[replica.device] += replica.rate_rps * self.seconds(replica)[0]
+            busy[replica.device] += replica.items_per_second * self.seconds(replica)[0]
         for name, factor in self.plan.margin.device_time_factor.items():
             if _more(busy[name] * factor, MOST_BUSY):
                 yield f"{name} is busy {busy[name] * factor} when it is {factor} times as slow"
@@ -366,7 +367,11 @@ class _Check:
     @staticmethod
     def function_cost(replica: Replica) -> float:
         """US dollars per hour of a replica as a function."""
-        return replica.function.usd_per_item * replica.rate_rps * 3600 if replica.function else 0.0
+        return (
+            replica.function.usd_per_item * replica.items_per_second * 3600
+            if replica.function
+            else 0.0
+        )
 
     def watts(self) -> float:
         """The power of the devices used."""

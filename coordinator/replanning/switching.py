@@ -94,7 +94,9 @@ def _busy(problem: Problem, plan: Plan) -> Iterator[str]:
         if profile is None and replica.variant is not None:
             yield f"{replica.id} has no profile any more"
         elif profile is not None:
-            busy[replica.device] += replica.rate_rps * factor * _item_s(profile, replica.batch_size)
+            busy[replica.device] += (
+                replica.items_per_second * factor * _item_s(profile, replica.batch_size)
+            )
     for device, share in sorted(busy.items()):
         if share > allowed[device] * (1 + SLACK):
             yield f"{device} would be busy {share:.0%} of its time, and may be {allowed[device]:.0%}"

@@ -145,7 +145,7 @@ def refuse_functions(plan: Plan) -> None:
     if not functions:
         return
     places = ", ".join(dict.fromkeys(f"`{r.device}`" for r in functions))
-    work = ", ".join(f"{r.id} ({r.rate_rps:.3g} items/s)" for r in functions[:8])
+    work = ", ".join(f"{r.id} ({r.items_per_second:.3g} items/s)" for r in functions[:8])
     raise Unsupported(
         f"this plan uses serverless functions, and no agent runs on {places}",
         why=f"it counts on them for {work}",

@@ -20,7 +20,7 @@ def least_seconds(plan: Plan) -> dict[str, float]:
     found: dict[str, float] = {}
     for stage in dict.fromkeys(r.stage for r in plan.replicas):
         replicas = [r for r in plan.replicas if r.stage == stage]
-        rate = sum(r.rate_rps for r in replicas)
+        rate = sum(r.items_per_second for r in replicas)
         asked = plan.predicted.throughput_rps
         times = [r.room.batches if r.room is not None else [] for r in replicas]
         if abs(rate - asked) <= _ALIKE * asked and all(times):

@@ -76,7 +76,7 @@ def _device_time(plan: Plan) -> Callable[[str], float | None]:
         for replica in lane.path.values():
             shares[replica] += lane.share
     for replica in plan.replicas:
-        rates[replica.stage] += replica.rate_rps
+        rates[replica.stage] += replica.items_per_second
     computing = {r.stage for r in plan.replicas if r.utilization > 0 or r.variant is not None}
 
     def time(name: str) -> float | None:
@@ -94,8 +94,8 @@ def _device_time(plan: Plan) -> Callable[[str], float | None]:
 
 def _seconds_per_item(replica: Replica) -> float | None:
     """Device time of an item in batches of the planned size; None: not measured."""
-    if replica.rate_rps > 0 and replica.utilization > 0:
-        return replica.utilization / replica.rate_rps
+    if replica.items_per_second > 0 and replica.utilization > 0:
+        return replica.utilization / replica.items_per_second
     batches = replica.room.batches if replica.room is not None else []
     fits = [b for b in batches if b.batch_size <= replica.batch_size]
     return min((b.mean / b.batch_size for b in fits), default=None)

@@ -72,15 +72,29 @@ class Listener:
         self._told = asyncio.Event()
 
     async def next(self) -> telemetry_pb2.Sample | Lost:
-        """What is new; a sample carries the events that came since the one before."""
-        while True:
-            await self._told.wait()
-            if self._lost is not None:
-                lost, self._lost = self._lost, None
-                return lost
+        """What is new, once there is something; see `take`."""
+        await self.told()
+        return self.take()
+
+    async def told(self) -> None:
+        """Wait until something is there to be taken."""
+        while self._lost is None and self._sample is None:
             self._told.clear()
-            if self._sample is not None:
-                return self._taken(self._sample)
+            await self._told.wait()
+
+    @property
+    def lost(self) -> Lost | None:
+        """Why the device cannot be heard, until that is taken."""
+        return self._lost
+
+    def take(self) -> telemetry_pb2.Sample | Lost:
+        """What is new now, after `told`; a sample carries the events that came since the one before."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            return lost
+        if self._sample is None:
+            raise RuntimeError("nothing is there to be taken")
+        return self._taken(self._sample)
 
     def _taken(self, sample: telemetry_pb2.Sample) -> telemetry_pb2.Sample:
         self._sample = None

@@ -186,7 +186,7 @@ def attainment_of(
     sources = [
         source
         for sample in samples
-        for source in sample.sources
+        for source in sample.figures.sources
         if (source.workflow, source.run) == (workflow, running.run)
     ]
     slo, windows = slo_of(fleet, running), counted(sources)

@@ -9,33 +9,37 @@ import msgspec
 
 from coordinator.fleet.state import Fleet, Replan, Running
 from coordinator.telemetry.attainment import Attainment, attainment_of
+from tiermesh import histogram
 from tiermesh.documents.plan import Plan, Predicted, Replica
+from tiermesh.errors import InvalidDocument
+from tiermesh.histogram import EMPTY, Histogram, merged
 from tiermesh.v1 import telemetry_pb2 as pb
 
-PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
 SHORTEST_S: Final = 0.5
 """Rates over less than this say nothing: a worker tells its counts four times a second."""
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A replica. Rates in items per second; `busy` is its share of the device's time, 0 to 1; None is not known.
+    """A replica. `busy` is its share of the device's time, 0 to 1; None is not known.
 
     `batch_sizes` counts batches by size in items; `batch_size` and `batch_timeout_ms` are the setting in use.
+    `device_time` are the batches of the last minute; of several replicas, merge them.
     """
 
     id: str
     stage: str
     device: str
     variant: str | None
-    predicted_rate_rps: float
-    rate_rps: float | None = None
+    predicted_items_per_second: float
+    items_per_second: float | None = None
     predicted_busy: float = 0.0
     busy: float | None = None
     requests: int | None = None
     items: int | None = None
     errors: int | None = None
     waiting: int | None = None
-    service_p95_ms: float | None = None
+    device_time: Histogram = EMPTY
+    device_time_p95_ms: float | None = None
     mean_batch: float | None = None
     batch_sizes: dict[int, int] | None = None
     batch_size: int | None = None
@@ -117,6 +121,8 @@ class WorkflowStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Latency that is expected by what batches are measured to take; empty where nothing was measured."""
     throughput_rps: float | None
     latency_ms: dict[str, float]
+    """By percentile, over all sources and the last minute; of the durations in `latency`."""
+    latency: Histogram = EMPTY
     ledger: Ledger
     devices: list[DeviceStatus]
     replicas: list[ReplicaStatus]
@@ -141,6 +147,7 @@ def status_of(
     plan = fleet.plans[running.plan].plan
     newest = [of[-1] for of in samples.values() if of]
     sources = _sources(newest, workflow, running.run)
+    latency = latency_of(sources)
     return WorkflowStatus(
         workflow=workflow,
         generation=running.generation,
@@ -149,8 +156,9 @@ def status_of(
         since=running.since,
         predicted=plan.predicted,
         expected_ms=_expected_ms(fleet, workflow, running),
-        throughput_rps=sum(s.rate for s in sources) if sources else None,
-        latency_ms=latency_ms(sources),
+        throughput_rps=sum(s.confirmed_rps for s in sources) if sources else None,
+        latency_ms=latency.percentiles_ms(),
+        latency=latency,
         ledger=ledger_of(newest, workflow, running.run),
         devices=[
             _device(fleet, d, samples.get(d, ()), silent.get(d, ""), workflow)
@@ -182,7 +190,7 @@ def battery_of(sample: pb.Sample) -> Battery | None:
 
 def _sources(samples: Iterable[pb.Sample], workflow: str, run: str) -> list[pb.SourceSample]:
     of = (workflow, run)
-    return [s for sample in samples for s in sample.sources if (s.workflow, s.run) == of]
+    return [s for sample in samples for s in sample.figures.sources if (s.workflow, s.run) == of]
 
 
 def ledger_of(samples: Iterable[pb.Sample], workflow: str, run: str) -> Ledger:
@@ -192,9 +200,8 @@ def ledger_of(samples: Iterable[pb.Sample], workflow: str, run: str) -> Ledger:
     """
     samples = list(samples)
     sources = _sources(samples, workflow, run)
-    sinks = [
-        s for sample in samples for s in sample.sinks if (s.workflow, s.run) == (workflow, run)
-    ]
+    of = (workflow, run)
+    sinks = [s for one in samples for s in one.figures.sinks if (s.workflow, s.run) == of]
     return Ledger(
         waiting=sum(s.waiting for s in sources),
         accepted=sum(s.accepted for s in sources),
@@ -214,15 +221,17 @@ def ledger_of(samples: Iterable[pb.Sample], workflow: str, run: str) -> Ledger:
     )
 
 
-def latency_ms(sources: Iterable[pb.SourceSample]) -> dict[str, float]:
-    """End-to-end latency; over several sources the mean of their percentiles, by samples."""
-    measured = [s.latency for s in sources if s.latency.samples]
-    total = sum(m.samples for m in measured)
-    return {
-        name: 1_000 * sum(getattr(m, name) * m.samples for m in measured) / total
-        for name in PERCENTILES
-        if total
-    }
+def latency_of(sources: Iterable[pb.SourceSample]) -> Histogram:
+    """End-to-end latency, from accepted to confirmed, of the requests of all sources together."""
+    return merged(_known(source.latency) for source in sources)
+
+
+def _known(told: pb.Histogram) -> Histogram:
+    """What a device tells of durations; nothing where it is no histogram, since the rest may be right."""
+    try:
+        return histogram.read(told)
+    except InvalidDocument:
+        return EMPTY
 
 
 def _device(
@@ -263,8 +272,8 @@ def _replicas(
 
 
 def counted_at(sample: pb.Sample) -> float:
-    """When the counts of a sample were read, by a clock of its device; agents before this one do not tell."""
-    return sample.worker.counted_at or sample.at
+    """When the counts of a sample were read, by a clock of its device; without a worker, when it was taken."""
+    return sample.figures.at or sample.at
 
 
 def _replica(
@@ -273,7 +282,7 @@ def _replica(
     seen = [
         (sample, of)
         for sample in samples
-        for of in sample.replicas
+        for of in sample.figures.replicas
         if (of.workflow, of.generation, of.replica) == (workflow, running.generation, replica.id)
     ]
     told = {**_told(seen[-1][1]), **_rates(seen)} if seen else {}
@@ -282,20 +291,22 @@ def _replica(
         stage=replica.stage,
         device=replica.device,
         variant=replica.variant,
-        predicted_rate_rps=replica.rate_rps,
+        predicted_items_per_second=replica.items_per_second,
         predicted_busy=replica.utilization,
         **told,
     )
 
 
 def _told(last: pb.ReplicaSample) -> dict[str, Any]:
+    device_time = _known(last.device_time)
     return {
         "requests": last.requests,
         "items": last.items,
         "errors": last.errors,
         "waiting": last.waiting,
-        "service_p95_ms": 1_000 * last.service.p95 if last.service.samples else None,
-        "mean_batch": last.mean_batch if last.batches else None,
+        "device_time": device_time,
+        "device_time_p95_ms": device_time.percentiles_ms().get("p95"),
+        "mean_batch": last.items / last.batches if last.batches else None,
         "batch_size": last.batch_size,
         "batch_timeout_ms": last.batch_timeout_ms,
         "batch_sizes": dict(sorted(last.batch_sizes.items())),
@@ -316,7 +327,7 @@ def _rates(seen: Sequence[tuple[pb.Sample, pb.ReplicaSample]]) -> dict[str, Any]
         return {}
     busy = (last.busy_seconds - first.busy_seconds) / seconds
     return {
-        "rate_rps": (last.items - first.items) / seconds,
+        "items_per_second": (last.items - first.items) / seconds,
         "busy": min(max(busy, 0.0), 1.0),
     }
 
@@ -325,5 +336,5 @@ def _is_continued(
     before: tuple[pb.Sample, pb.ReplicaSample], after: tuple[pb.Sample, pb.ReplicaSample]
 ) -> bool:
     """Whether two samples are of one worker, whose counts only grow."""
-    began = before[0].worker.counts_began_at, after[0].worker.counts_began_at
+    began = before[0].figures.began_at, after[0].figures.began_at
     return began[0] == began[1] and before[1].items <= after[1].items

@@ -14,7 +14,7 @@ from coordinator.fleet.state import Device
 from coordinator.journal.reconcile import Recording
 from coordinator.sessions.channels import Channels
 from coordinator.sessions.link_quality import Link
-from coordinator.sessions.session import Lost, Sessions
+from coordinator.sessions.session import DeviceSession, Listener, Lost, Sessions
 from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2
 
@@ -25,18 +25,33 @@ RESTARTED: Final = "worker-restarted"
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A sample of a device; without one, why the device is silent. `link` is None where it is not known."""
+    """A sample of a device; without one, why the device is silent. `link` is None where it is not known.
+
+    `received_at` is in Unix seconds by the coordinator's clock.
+    """
 
     device: Device
     sample: telemetry_pb2.Sample | None
     why: str = ""
     link: Link | None = None
+    received_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Something is there to be taken of a device; `taken` is what it was."""
+
+    device: Device
+    session: DeviceSession
+    listener: Listener
+    taken: asyncio.Future[telemetry_pb2.Sample | Lost]
 
 
 class Watching:
     """Telemetry of some devices, side by side, each reconnected when it breaks.
 
-    A slow reader misses samples rather than letting them pile up: the newest of each device is kept.
+    A slow reader misses samples rather than letting them pile up: they wait in the `Listener` of their device, which
+    keeps the newest, until the reader takes them.
     """
 
     def __init__(
@@ -55,40 +70,43 @@ class Watching:
         self._devices = list(devices)
         self._now = now
         self._interval_ms = max(int(interval_s * 1_000), limits.TELEMETRY_INTERVAL_MIN_MS)
-        self._newest: dict[str, Observed] = {}
-        self._arrived = asyncio.Event()
+        self._ready: asyncio.Queue[_Ready] = asyncio.Queue()
+        """Each device is there once at most."""
 
     async def stream(self) -> AsyncGenerator[Observed]:
         """What is observed, until the reader stops."""
         tasks = [asyncio.ensure_future(self._follow(device)) for device in self._devices]
         try:
             while True:
-                await self._arrived.wait()
-                self._arrived.clear()
-                newest, self._newest = self._newest, {}
-                for observed in newest.values():
-                    yield observed
+                ready = await self._ready.get()
+                news = ready.listener.take()
+                ready.taken.set_result(news)
+                yield self._observed(ready, news)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _tell(self, observed: Observed) -> None:
-        self._newest[observed.device.id] = observed
-        self._arrived.set()
+    def _observed(self, ready: _Ready, news: telemetry_pb2.Sample | Lost) -> Observed:
+        at = self._now()
+        if isinstance(news, Lost):
+            return Observed(ready.device, None, news.why, received_at=at)
+        return Observed(ready.device, news, link=ready.session.link, received_at=at)
 
     async def _follow(self, device: Device) -> None:
         session = self._sessions.to(device.id)
         with session.listening(self._interval_ms) as listener:
             while True:
-                news = await listener.next()
+                await listener.told()
+                taken = asyncio.get_running_loop().create_future()
+                self._ready.put_nowait(_Ready(device, session, listener, taken))
+                # A device that is lost is looked for at once, also where the reader is slow.
+                news = listener.lost or await taken
                 if isinstance(news, Lost):
-                    self._tell(Observed(device, None, news.why))
                     await self._lost(device, news.why)
                     await session.connected()
                     device = await self._found_again(device)
-                else:
-                    self._tell(Observed(device, news, link=session.link))
+                    await taken
 
     async def _lost(self, device: Device, why: str) -> None:
         known = self._keeper.fleet.devices.get(device.id)

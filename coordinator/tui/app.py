@@ -147,8 +147,8 @@ class TiermeshApp(App[None]):
 
     @on(m.Sampled)
     def _sampled(self, message: m.Sampled) -> None:
-        for observed, received_at in message.observed:
-            self.view.telemetry.observe(observed, received_at)
+        for observed in message.observed:
+            self.view.telemetry.observe(observed)
         self.dirty()
 
     @on(m.Progressed)

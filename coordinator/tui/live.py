@@ -75,7 +75,7 @@ class LiveSession:
         self._timeout_s = timeout_s
         self._begin = begin
         self._post: Post = lambda _message: None
-        self._observed: list[tuple[Observed, float]] = []
+        self._observed: list[Observed] = []
         self._steps: dict[tuple[str, str], Progress] = {}
         self._solving: Solving | None = None
         self._actions: Actions | NoActions = NoActions("the mesh is not open yet")
@@ -203,7 +203,7 @@ class LiveSession:
 
     def observe(self, observed: Observed) -> None:
         """Take a sample; it is told with the others of its moment."""
-        self._observed.append((observed, self.now()))
+        self._observed.append(observed)
 
     def report(self, step: Progress) -> None:
         """Take a step of progress; of each piece of work, the newest is told."""

@@ -49,7 +49,7 @@ class Journalled(Message, bubble=False):
 class Sampled(Message, bubble=False):
     """What devices said since the last of these: a batch, so that a thousand devices are four messages a second."""
 
-    observed: Sequence[tuple[Observed, float]]
+    observed: Sequence[Observed]
 
 
 @dataclass

@@ -18,13 +18,13 @@ def recorded():
 @pytest.fixture(scope="session")
 def view_at(recorded):
     """The view at a time of the recording, as the app would have it."""
-    from coordinator.tui.model.telemetry import Telemetry
+    from coordinator.telemetry.recent import RecentTelemetry
     from coordinator.tui.model.view import View
 
     def at(until, **more):
-        telemetry = Telemetry()
-        for observed, received_at in recorded.observed(until):
-            telemetry.observe(observed, received_at)
+        telemetry = RecentTelemetry()
+        for observed in recorded.observed(until):
+            telemetry.observe(observed)
         return View(
             fleet=recorded.fleet(until),
             telemetry=telemetry,

@@ -44,7 +44,8 @@ class Recorder:
             for entry in message.entries:
                 self._entry(entry, entry.event.at - began)
         elif isinstance(message, m.Sampled):
-            for observed, at in message.observed:
+            for observed in message.observed:
+                at = observed.received_at
                 if (
                     observed.sample is not None
                     and at - self._last.get(observed.device.id, 0.0) < 0.9

@@ -80,18 +80,18 @@ class Recording:
         """The state at a time."""
         return replay(entry.event for entry in self.entries(until))
 
-    def observed(self, until: float, since: float = 0.0) -> list[tuple[Observed, float]]:
-        """The samples between two times, each with the moment of its receipt."""
+    def observed(self, until: float, since: float = 0.0) -> list[Observed]:
+        """The samples between two times."""
         devices = self.fleet(until).devices
-        found: list[tuple[Observed, float]] = []
+        found: list[Observed] = []
         for t, what in self.moments:
             if isinstance(what, Entry) or not since <= t <= until or what.device not in devices:
                 continue
             sample = None
             if what.sample is not None:
                 sample = telemetry_pb2.Sample.FromString(what.sample)
-            observed = Observed(devices[what.device], sample, what.why, what.link)
-            found.append((observed, self.began_at + t))
+            device, received_at = devices[what.device], self.began_at + t
+            found.append(Observed(device, sample, what.why, what.link, received_at))
         return found
 
 

@@ -32,7 +32,7 @@ def text_of(app, selector):
 @pytest.fixture
 async def pilot(app):
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: app.view.fleet.running and app.view.telemetry.pulses)
+        await until(pilot, lambda: app.view.fleet.running and app.view.telemetry.devices)
         await pilot.pause(0.1)
         yield pilot
 
@@ -248,7 +248,7 @@ async def test_nothing_is_painted_while_nothing_changes(app, pilot):
 async def test_a_thousand_messages_are_a_few_paintings(recorded, serving, player):
     app = TiermeshApp(player, repaint_s=0.2)
     async with app.run_test(size=SIZE) as pilot:
-        await until(pilot, lambda: app.view.telemetry.pulses)
+        await until(pilot, lambda: app.view.telemetry.devices)
         before = app.paintings
         samples = recorded.observed(serving)[-20:]
         for _ in range(1_000):

@@ -34,9 +34,11 @@ def test_every_replica_of_the_plan_has_a_card_with_live_figures(live, view_at, s
     plan = view.fleet.plans[view.fleet.running["read-signs"].plan].plan
     assert {card.id for card in live.cards} == {r.id for r in plan.replicas}
     models = [card for card in live.cards if card.variant]
-    assert all(card.rate_rps is not None and card.busy is not None for card in models)
+    assert all(card.items_per_second is not None and card.busy is not None for card in models)
     assert all(card.precision in ("fp32", "int8") for card in models)
-    assert sum(c.rate_rps for c in live.cards if c.stage == "detect") == pytest.approx(4, rel=0.5)
+    assert sum(c.items_per_second for c in live.cards if c.stage == "detect") == pytest.approx(
+        4, rel=0.5
+    )
 
 
 def test_links_are_the_lanes_summed(live):
@@ -142,7 +144,7 @@ def test_of_many_devices_the_busiest_have_a_column_and_the_others_share_one(view
             variant="v3",
             device=f"cam-{i:03}",
             utilization=i / 200,
-            rate_rps=1.0,
+            items_per_second=1.0,
         )
         for i in range(100)
     ]
@@ -153,4 +155,4 @@ def test_of_many_devices_the_busiest_have_a_column_and_the_others_share_one(view
     found = planned_board(replace(view, fleet=fleet), wide)
     assert len(found.columns) == MOST_COLUMNS
     assert sum(card.replicas for card in found.cards) == 100
-    assert sum(card.predicted_rate_rps for card in found.cards) == pytest.approx(100)
+    assert sum(card.predicted_items_per_second for card in found.cards) == pytest.approx(100)

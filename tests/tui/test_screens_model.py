@@ -143,7 +143,7 @@ def test_the_level_of_a_battery_is_shown(view_at, serving, said, cell, fact):
     view = view_at(serving)
     device = view.fleet.named("cam-1")
     battery = pb.Battery(level_percent=said[0], state=said[1])
-    view.telemetry.pulse(device.id).samples.append(pb.Sample(at=1.0, battery=battery))
+    view.telemetry.of(device.id).samples.append(pb.Sample(at=1.0, battery=battery))
     assert cell in shown(FleetTable(view, 130))
     assert fact in " ".join(told(detail(view, device, 80)).split("\n"))
 
@@ -151,7 +151,7 @@ def test_the_level_of_a_battery_is_shown(view_at, serving, said, cell, fact):
 def test_a_link_is_shown_with_its_time_and_its_word(view_at, serving):
     view = view_at(serving)
     device = view.fleet.named("cam-1")
-    view.telemetry.pulse(device.id).link = Link(0.41, 0.3, 30, 2)
+    view.telemetry.of(device.id).link = Link(0.41, 0.3, 30, 2)
     assert "0.4 ms fair" in shown(FleetTable(view, 120))
     text = " ".join(told(detail(view, device, 80)).split())
     assert "fair: 0.4 ms there and back, 0.3 ms at best; 2 reconnects in the last hour" in text
@@ -359,8 +359,8 @@ def kept(view_at, serving):
     def view(ended, within):
         found = view_at(serving)
         run = found.fleet.running["read-signs"].run
-        for pulse in found.telemetry.pulses.values():
-            for source in pulse.newest.sources if pulse.newest is not None else ():
+        for heard in found.telemetry.devices.values():
+            for source in heard.newest.figures.sources if heard.newest is not None else ():
                 if source.run == run:
                     del source.windows[:]
                     for seconds in (60, 600, 0):

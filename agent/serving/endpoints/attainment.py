@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-import msgspec
+from tiermesh.v1 import telemetry_pb2 as pb
 
 WINDOWS_S: Final = (10.0, 60.0, 600.0, 3_600.0)
 BUCKETS: Final = 30
@@ -30,16 +30,6 @@ class Ended(StrEnum):
     def with_another(self, other: Ended) -> Ended:
         """How a request ended that ended so at one sink, and like `other` at another."""
         return next(e for e in (Ended.ERROR, Ended.RESULT, Ended.FILTERED) if e in (self, other))
-
-
-class SloWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """See `SloWindow` in telemetry.proto."""
-
-    seconds: float
-    ended: int
-    failed: int
-    within: dict[str, int]
-    covered_seconds: float
 
 
 @dataclass(slots=True)
@@ -81,7 +71,7 @@ class _Ring:
             self._buckets.append((at, Tally()))
         return self._buckets[-1][1]
 
-    def window(self, began: float, now: float, limits: Mapping[str, float]) -> SloWindow:
+    def window(self, began: float, now: float, limits: Mapping[str, float]) -> pb.SloWindow:
         """What the buckets add up to."""
         at = int(now // self._width)
         self._drop(at)
@@ -95,12 +85,12 @@ class _Ring:
             self._buckets.popleft()
 
 
-def _window(seconds: float, total: Tally, covered_s: float) -> SloWindow:
-    return SloWindow(
+def _window(seconds: float, total: Tally, covered_s: float) -> pb.SloWindow:
+    return pb.SloWindow(
         seconds=seconds,
         ended=total.ended,
         failed=total.failed,
-        within=dict(total.within),
+        within=total.within,
         covered_seconds=max(covered_s, 0.0),
     )
 
@@ -152,7 +142,7 @@ class Attainment:
         names = ("ended", *(("failed",) if is_error else ()), *met)
         return tuple(f"{self._asked or ''}/{name}" for name in names)
 
-    def windows(self, now: float) -> Iterator[SloWindow]:
+    def windows(self, now: float) -> Iterator[pb.SloWindow]:
         """All windows, the shortest first, and the run (`seconds` 0) last."""
         for ring in self._rings:
             yield ring.window(self._began, now, self._limits)

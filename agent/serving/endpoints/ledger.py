@@ -17,7 +17,7 @@ from typing import Final
 
 from agent.serving.endpoints.attainment import Attainment, Ended, LaneCounts
 from agent.serving.endpoints.budget import Budget
-from agent.serving.tuning.percentiles import Measurements
+from agent.serving.tuning.durations import DurationWindow
 from tiermesh import limits
 
 RETRY_FIRST_S: Final = 0.1
@@ -253,7 +253,7 @@ class Ledger:
         """Its requests meet those of another source: parts of one may be on different lanes, and miss each other."""
         self.in_order = False
         """An aggregate takes its requests in order, so that each waits for all before it."""
-        self.latency = Measurements()
+        self.latency = DurationWindow()
         self.attainment = Attainment()
         self.lanes = LaneCounts()
         self._lost: dict[str, float] = {}

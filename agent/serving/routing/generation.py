@@ -11,8 +11,8 @@ from agent.serving.instructions import Failed, Filtered, Outcome, Prepared
 from agent.serving.routing.joins import Gathering, Join
 from agent.serving.routing.links import Links
 from agent.serving.routing.router import Router
+from agent.serving.tuning.durations import DurationWindow
 from agent.serving.tuning.entries import BatchServed, ReplicaEnded, RequestServed
-from agent.serving.tuning.percentiles import Measurements
 from agent.serving.tuning.tuner import Tuner
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 
@@ -71,7 +71,7 @@ class ReplicaQueue:
         self.tuner = Tuner.of(spec)
         self.join = Join(stage.inputs) if stage.kind == "join" else None
         self.gathering = Gathering()
-        self.service = Measurements()
+        self.device_time = DurationWindow()
         self.requests = self.items = self.batches = self.errors = 0
         self.busy_seconds = 0.0
         self._running_since: float | None = None
@@ -97,11 +97,6 @@ class ReplicaQueue:
     def left(self, work: Work) -> None:
         """A request has been done here."""
         self._spent.append(work.spent_s)
-
-    @property
-    def mean_batch(self) -> float:
-        """Items in a batch, on the average; 0 before the first."""
-        return self.items / self.batches if self.batches else 0.0
 
     def began(self, now: float) -> None:
         """A job is handed to the compute lane."""
@@ -150,7 +145,7 @@ class ReplicaQueue:
         self.items += size
         self.batch_sizes[size] = self.batch_sizes.get(size, 0) + 1
         self.batch_seconds[size] = self.batch_seconds.get(size, 0.0) + seconds
-        self.service.add(seconds, end)
+        self.device_time.add(seconds, end)
         if self.tuner is not None:
             self.tuner.ran(size, seconds)
         return BatchServed(

@@ -33,7 +33,7 @@ def plan_table(plan: Plan, emulated: Mapping[str, float]) -> Table:
             clean(replica.stage),
             clean(replica.variant or ""),
             device_label(replica.device, emulated.get(replica.device)),
-            f"{replica.rate_rps:.2f}",
+            f"{replica.items_per_second:.2f}",
             str(replica.batch_size),
             f"{replica.utilization:.0%}",
         )

@@ -34,13 +34,13 @@ def _titled(card: Card, cells: int) -> Line:
 
 
 def _rated(card: Card, cells: int) -> Line:
-    told = f"{t.number(card.rate_rps)} of {t.number(card.predicted_rate_rps)}/s"
-    if card.rate_rps is None:
-        told = f"plan {t.number(card.predicted_rate_rps)}/s"
+    told = f"{t.number(card.items_per_second)} of {t.number(card.predicted_items_per_second)}/s"
+    if card.items_per_second is None:
+        told = f"plan {t.number(card.predicted_items_per_second)}/s"
     right = Run(
         f"batch {card.batch_size}" if cells >= len(told) + 9 else f"b{card.batch_size}", "dim"
     )
-    return _halves(Run(told, "data" if card.rate_rps is not None else "dim"), right, cells)
+    return _halves(Run(told, "data" if card.items_per_second is not None else "dim"), right, cells)
 
 
 def _loaded(card: Card, cells: int) -> Line:
@@ -76,9 +76,9 @@ def _trouble(card: Card, room: int) -> Run:
 
 
 def _rate(card: Card) -> Run:
-    if card.rate_rps is None:
-        return Run(f"{t.number(card.predicted_rate_rps)}/s", "dim")
-    return Run(f"{t.number(card.rate_rps)}/s", "data")
+    if card.items_per_second is None:
+        return Run(f"{t.number(card.predicted_items_per_second)}/s", "dim")
+    return Run(f"{t.number(card.items_per_second)}/s", "data")
 
 
 def _busy_role(card: Card) -> str:

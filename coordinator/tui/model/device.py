@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from coordinator.fleet.lifecycle import REMEDIES, Reach
 from coordinator.fleet.state import Device, Sighting
 from coordinator.sessions.link_quality import Link
+from coordinator.telemetry.recent import DeviceTelemetry
 from coordinator.tui.model import text as t
 from coordinator.tui.model.fleet import STATES
-from coordinator.tui.model.telemetry import Pulse
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 from tiermesh.documents.fingerprint import Interface
@@ -32,7 +32,7 @@ def detail(view: View, device: Device, cells: int) -> list[Line]:
 
 
 def _why(view: View, device: Device, cells: int) -> list[Line]:
-    why = device.why or view.telemetry.pulse(device.id).why_silent
+    why = device.why or view.telemetry.of(device.id).why_silent
     if not why:
         return []
     lines: list[Line] = [
@@ -56,7 +56,7 @@ def _fact(title: str, value: str, cells: int) -> list[Line]:
 
 def _facts(view: View, device: Device) -> list[tuple[str, str]]:
     said, print_ = device.description, device.description.fingerprint
-    pulse = view.telemetry.pulse(device.id)
+    heard = view.telemetry.of(device.id)
     runtimes = [
         f"{r.name} {r.version}" if r.unavailable is None else f"{r.name}: {r.unavailable}"
         for r in print_.runtimes
@@ -65,15 +65,15 @@ def _facts(view: View, device: Device) -> list[tuple[str, str]]:
         ("tier", said.tier),
         ("price", f"{said.price_per_hour:g} USD/h"),
         ("cpu", f"{print_.cpu.model}, {t.count(print_.threads, 'thread')} used"),
-        ("memory", _memory_used(print_.memory_bytes, pulse)),
+        ("memory", _memory_used(print_.memory_bytes, heard)),
         *(("accelerator", f"{a.name} ({a.kind})") for a in print_.accelerators),
         ("runtimes", ", ".join(runtimes) or "none"),
-        ("power", _power_in_full(print_.power, pulse.battery)),
+        ("power", _power_in_full(print_.power, heard.battery)),
         ("usable", f"{said.usable_share:.0%} of its time"),
         ("address", device.address),
         ("data", said.data_address),
         *(("network", _interface(i)) for i in print_.interfaces if not i.loopback),
-        ("seen", f"{t.age(view.now - (pulse.received_at or device.seen_at))} ago"),
+        ("seen", f"{t.age(view.now - (heard.received_at or device.seen_at))} ago"),
         ("agent", f"{said.agent_version}, protocol {said.protocol_version}"),
         ("system", f"{print_.os}, Python {print_.python}"),
         ("class", device.device_class.removeprefix("sha256:")[:12]),
@@ -81,15 +81,17 @@ def _facts(view: View, device: Device) -> list[tuple[str, str]]:
     ]
     if print_.emulated:
         facts.insert(3, ("emulated", f"{print_.emulated.slowdown:g} × slower than this machine"))
-    sample = pulse.newest
+    sample = heard.newest
     if sample is not None:
         if sample.temperature_celsius:
             facts.insert(2, ("temperature", f"{sample.temperature_celsius:.0f} °C"))
-        if pulse.link is not None:
-            facts.insert(2, ("link", _link_in_full(pulse.link)))
+        if heard.link is not None:
+            facts.insert(2, ("link", _link_in_full(heard.link)))
         restarts = f", restarted {sample.worker.restarts} ×" if sample.worker.restarts else ""
         facts.insert(2, ("worker", f"{t.size(sample.worker.memory_bytes)}{restarts}"))
-        facts.insert(2, ("serves", ", ".join(r.replica for r in sample.replicas) or "nothing"))
+        facts.insert(
+            2, ("serves", ", ".join(r.replica for r in sample.figures.replicas) or "nothing")
+        )
     return facts
 
 
@@ -108,10 +110,10 @@ def _link_in_full(link: Link) -> str:
     return f"{link.grade}: {times}; {broke} in the last hour"
 
 
-def _memory_used(total: int, pulse: Pulse) -> str:
-    if pulse.newest is None:
+def _memory_used(total: int, heard: DeviceTelemetry) -> str:
+    if heard.newest is None:
         return t.size(total)
-    return f"{t.size(pulse.newest.memory_used_bytes)} of {t.size(total)} used"
+    return f"{t.size(heard.newest.memory_used_bytes)} of {t.size(total)} used"
 
 
 def _interface(interface: Interface) -> str:

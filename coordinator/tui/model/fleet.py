@@ -10,8 +10,8 @@ from typing import Any, Final
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device
 from coordinator.sessions.link_quality import Grade
+from coordinator.telemetry.recent import DeviceTelemetry
 from coordinator.tui.model import text as t
-from coordinator.tui.model.telemetry import Pulse
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 
@@ -49,7 +49,7 @@ class Column:
     title: str
     cells: int
     from_width: int
-    show: Callable[[View, Device, Pulse], Run]
+    show: Callable[[View, Device, DeviceTelemetry], Run]
     align: t.Align = "<"
     optional: bool = False
 
@@ -59,40 +59,40 @@ class Column:
             return False
         if not self.optional:
             return True
-        shown = (self.show(view, d, view.telemetry.pulse(d.id)) for d in devices)
+        shown = (self.show(view, d, view.telemetry.of(d.id)) for d in devices)
         return any(run.text != t.UNKNOWN for run in shown)
 
 
-def _name(_view: View, device: Device, _pulse: Pulse) -> Run:
+def _name(_view: View, device: Device, _heard: DeviceTelemetry) -> Run:
     return Run(t.safe(device.name), "name")
 
 
-def _state(_view: View, device: Device, _pulse: Pulse) -> Run:
+def _state(_view: View, device: Device, _heard: DeviceTelemetry) -> Run:
     sign, role = STATES[device.state]
     return Run(f"{sign} {device.state}", role)
 
 
-def _machine(_view: View, device: Device, _pulse: Pulse) -> Run:
+def _machine(_view: View, device: Device, _heard: DeviceTelemetry) -> Run:
     print_ = device.description.fingerprint
     slow = f" ÷{print_.emulated.slowdown:g} emulated" if print_.emulated else ""
     return Run(t.safe(f"{print_.threads} × {print_.cpu.architecture}{slow}"), "dim")
 
 
-def _price(_view: View, device: Device, _pulse: Pulse) -> Run:
+def _price(_view: View, device: Device, _heard: DeviceTelemetry) -> Run:
     return Run(t.usd(device.description.price_per_hour))
 
 
-def _load(_view: View, _device: Device, pulse: Pulse) -> Run:
-    if not pulse.load:
+def _load(_view: View, _device: Device, heard: DeviceTelemetry) -> Run:
+    if not heard.load:
         return Run(t.UNKNOWN, "dim")
-    now = pulse.load[-1]
-    role = "dim" if pulse.why_silent else "warn" if now >= BUSY else "data"
-    return Run(f"{t.spark(list(pulse.load), 8)}{now:>5.0%}", role)
+    now = heard.load[-1]
+    role = "dim" if heard.why_silent else "warn" if now >= BUSY else "data"
+    return Run(f"{t.spark(list(heard.load), 8)}{now:>5.0%}", role)
 
 
-def _memory(_view: View, device: Device, pulse: Pulse) -> Run:
+def _memory(_view: View, device: Device, heard: DeviceTelemetry) -> Run:
     total = device.description.fingerprint.memory_bytes
-    sample = pulse.newest
+    sample = heard.newest
     if sample is None or total <= 0:
         return Run(t.size(total), "dim")
     share = sample.memory_used_bytes / total
@@ -101,17 +101,17 @@ def _memory(_view: View, device: Device, pulse: Pulse) -> Run:
     )
 
 
-def _temperature(_view: View, _device: Device, pulse: Pulse) -> Run:
-    sample = pulse.newest
+def _temperature(_view: View, _device: Device, heard: DeviceTelemetry) -> Run:
+    sample = heard.newest
     if sample is None or not sample.temperature_celsius:
         return Run(t.UNKNOWN, "dim")
     celsius = sample.temperature_celsius
     return Run(f"{celsius:.0f} °C", "warn" if celsius >= HOT_CELSIUS else "")
 
 
-def _power(_view: View, device: Device, pulse: Pulse) -> Run:
+def _power(_view: View, device: Device, heard: DeviceTelemetry) -> Run:
     """The level of its battery, and which way it goes; of a device without one, what feeds it, where that is known."""
-    battery = pulse.battery
+    battery = heard.battery
     if battery is None:
         power = device.description.fingerprint.power
         return Run(t.UNKNOWN if power == "unknown" else power, "" if power == "battery" else "dim")
@@ -122,24 +122,24 @@ def _power(_view: View, device: Device, pulse: Pulse) -> Run:
 _WAYS: Final = {"charging": "▲", "discharging": "▼", "resting": "="}
 
 
-def _link(_view: View, _device: Device, pulse: Pulse) -> Run:
-    if pulse.why_silent:
+def _link(_view: View, _device: Device, heard: DeviceTelemetry) -> Run:
+    if heard.why_silent:
         return Run("✗ silent", "bad")
-    if pulse.link is None:
+    if heard.link is None:
         return Run(t.UNKNOWN, "dim")
-    trip, grade = t.milliseconds(pulse.link.rtt_ms), pulse.link.grade
+    trip, grade = t.milliseconds(heard.link.rtt_ms), heard.link.grade
     return Run(f"{trip:>7} {grade}", _GRADES[grade])
 
 
 _GRADES: Final = {Grade.GOOD: "good", Grade.FAIR: "", Grade.POOR: "warn"}
 
 
-def _serves(view: View, device: Device, pulse: Pulse) -> Run:
-    if device.why or pulse.why_silent:
-        return Run(t.safe(device.why or pulse.why_silent), STATES[device.state][1] or "warn")
-    sample = pulse.newest
+def _serves(view: View, device: Device, heard: DeviceTelemetry) -> Run:
+    if device.why or heard.why_silent:
+        return Run(t.safe(device.why or heard.why_silent), STATES[device.state][1] or "warn")
+    sample = heard.newest
     generations = dict(sample.generations if sample else device.description.generations)
-    stages = [r.replica.partition("@")[0] for r in sample.replicas] if sample else []
+    stages = [r.replica.partition("@")[0] for r in sample.figures.replicas] if sample else []
     shown = ", ".join(dict.fromkeys(stages)) or ", ".join(
         f"{w} g{g}" for w, g in sorted(generations.items()) if g
     )
@@ -192,10 +192,10 @@ class FleetTable:
         row = self.rows[y]
         if isinstance(row, str):
             return (Run(f"{row} ".ljust(self.width, "─"), "tier"),)
-        pulse = self.view.telemetry.pulse(row.id)
+        heard = self.view.telemetry.of(row.id)
         runs: list[Run] = []
         for column in self.columns:
-            shown, role = column.show(self.view, row, pulse)
+            shown, role = column.show(self.view, row, heard)
             runs.append(Run(t.fit(shown, self._cells(column), column.align) + "  ", role))
         return tuple(runs)
 
@@ -235,11 +235,11 @@ def _grouped(devices: Sequence[Device]) -> list[Device | str]:
 
 def _sorted(view: View, devices: list[Device], sort: Sort) -> list[Device]:
     def load(device: Device) -> float:
-        pulse = view.telemetry.pulse(device.id)
-        return -pulse.load[-1] if pulse.load else 1.0
+        heard = view.telemetry.of(device.id)
+        return -heard.load[-1] if heard.load else 1.0
 
     def memory(device: Device) -> float:
-        sample = view.telemetry.pulse(device.id).newest
+        sample = view.telemetry.of(device.id).newest
         return -(sample.memory_used_bytes if sample else 0)
 
     keys: dict[Sort, Callable[[Device], Any]] = {

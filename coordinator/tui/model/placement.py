@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.model.slo_fields import parsed
 from coordinator.tui.model.view import View
+from tiermesh.histogram import EMPTY, Histogram, merged
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
@@ -25,7 +26,7 @@ MOST_COLUMNS: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A replica, or several of one stage that share a card (`devices` > 1). Rates count items per second."""
+    """A replica, or several of one stage that share a card (`replicas` > 1). `device_time` is of batches."""
 
     id: str
     stage: str
@@ -33,16 +34,21 @@ class Card:
     variant: str = ""
     precision: str = ""
     batch_size: int = 1
-    rate_rps: float | None = None
-    predicted_rate_rps: float = 0.0
+    items_per_second: float | None = None
+    predicted_items_per_second: float = 0.0
     busy: float | None = None
     predicted_busy: float = 0.0
-    p95_ms: float | None = None
+    device_time: Histogram = EMPTY
     predicted_p95_ms: float | None = None
     waiting: int = 0
     errors: int = 0
     replicas: int = 1
     lost: str = ""
+
+    @property
+    def p95_ms(self) -> float | None:
+        """What 95 % of the batches took at most, in milliseconds; None where none has run."""
+        return self.device_time.percentiles_ms().get("p95")
 
     @property
     def slim(self) -> bool:
@@ -180,7 +186,7 @@ def _column(view: View, name: str, tier: str) -> Column:
     device = view.fleet.named(name)
     if device is None:
         return Column(name, tier, name, DeviceState.FAILED, "it is not part of the mesh")
-    why = device.why or view.telemetry.pulse(device.id).why_silent
+    why = device.why or view.telemetry.of(device.id).why_silent
     emulated = device.description.fingerprint.emulated
     note = f"÷{emulated.slowdown:g}" if emulated else ""
     return Column(name, tier, name, device.state, why, note)
@@ -226,11 +232,11 @@ def _card(
         variant=replica.variant or "",
         precision=variant.precision if variant is not None else "",
         batch_size=(live.batch_size if live is not None else None) or replica.batch_size,
-        rate_rps=live.rate_rps if live is not None else None,
-        predicted_rate_rps=replica.rate_rps,
+        items_per_second=live.items_per_second if live is not None else None,
+        predicted_items_per_second=replica.items_per_second,
         busy=live.busy if live is not None else None,
         predicted_busy=replica.utilization,
-        p95_ms=live.service_p95_ms if live is not None else None,
+        device_time=live.device_time if live is not None else EMPTY,
         predicted_p95_ms=_profiled_p95_ms(view, replica, variant),
         waiting=(live.waiting if live is not None else None) or 0,
         errors=(live.errors if live is not None else None) or 0,
@@ -263,7 +269,7 @@ def _add(cell: list[Card], card: Card, card_of: dict[str, str]) -> None:
 
 def _joined(a: Card, b: Card) -> Card:
     count = a.replicas + 1
-    known = a.rate_rps is not None or b.rate_rps is not None
+    known = a.items_per_second is not None or b.items_per_second is not None
     return Card(
         id=a.id,
         stage=a.stage,
@@ -271,11 +277,11 @@ def _joined(a: Card, b: Card) -> Card:
         variant=a.variant,
         precision=a.precision,
         batch_size=max(a.batch_size, b.batch_size),
-        rate_rps=(a.rate_rps or 0) + (b.rate_rps or 0) if known else None,
-        predicted_rate_rps=a.predicted_rate_rps + b.predicted_rate_rps,
+        items_per_second=(a.items_per_second or 0) + (b.items_per_second or 0) if known else None,
+        predicted_items_per_second=a.predicted_items_per_second + b.predicted_items_per_second,
         busy=_mean(a.busy, b.busy, count),
         predicted_busy=_mean(a.predicted_busy, b.predicted_busy, count) or 0.0,
-        p95_ms=max((p for p in (a.p95_ms, b.p95_ms) if p is not None), default=None),
+        device_time=merged((a.device_time, b.device_time)),
         predicted_p95_ms=max(
             (p for p in (a.predicted_p95_ms, b.predicted_p95_ms) if p is not None), default=None
         ),

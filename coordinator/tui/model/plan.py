@@ -266,7 +266,7 @@ def difference_lines(found: Difference | None, plan: Plan | None, cells: int) ->
         moved = f"{stage} {variant or ''} from {source} to {target}"
         lines.append((Run("> moves   ", "warn bold"), Run(t.safe(moved))))
     for r in found.retuned:
-        told = f"{r.rate_rps[0]:.3g} → {r.rate_rps[1]:.3g}/s"
+        told = f"{r.items_per_second[0]:.3g} → {r.items_per_second[1]:.3g} items/s"
         if r.batch_size[0] != r.batch_size[1]:
             told += f", batch {r.batch_size[0]} → {r.batch_size[1]}"
         lines.append((Run("~ changes ", "accent"), Run(f"{t.safe(r.id)}: {told}")))
@@ -294,7 +294,7 @@ def replica_lines(plan: Plan, cells: int) -> list[Line]:
     """The replicas of a plan."""
     lines: list[Line] = []
     for r in plan.replicas:
-        told = f" {t.number(r.rate_rps)}/s, batch {r.batch_size}, {r.utilization:.0%} busy"
+        told = f" {t.number(r.items_per_second)} items/s, batch {r.batch_size}, {r.utilization:.0%} busy"
         line = (Run("▏ ", "accent"), Run(t.fit(t.safe(r.id), 34), "name"), Run(told, "dim"))
         lines.append(t.clip(line, cells))
     return lines

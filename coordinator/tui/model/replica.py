@@ -21,8 +21,8 @@ def replica_lines(view: View, board: Board, card: Card, cells: int) -> list[Line
     )
     figures: Line = (
         Run("rate ", "dim"),
-        Run(f"{t.number(card.rate_rps)}/s"),
-        Run(f" (plan {t.number(card.predicted_rate_rps)})  ", "dim"),
+        Run(f"{t.number(card.items_per_second)} items/s"),
+        Run(f" (plan {t.number(card.predicted_items_per_second)})  ", "dim"),
         Run("busy ", "dim"),
         Run(t.percent(card.busy)),
         Run(f" (plan {t.percent(card.predicted_busy)})  ", "dim"),

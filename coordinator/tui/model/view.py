@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from coordinator.fleet import Fleet
 from coordinator.fleet.state import Device
 from coordinator.progress import Progress
-from coordinator.tui.model.telemetry import Telemetry
+from coordinator.telemetry.recent import RecentTelemetry
 
 if TYPE_CHECKING:
     from coordinator.journal.store import Entry
@@ -27,7 +27,7 @@ class View:
     """
 
     fleet: Fleet = field(default_factory=Fleet)
-    telemetry: Telemetry = field(default_factory=Telemetry)
+    telemetry: RecentTelemetry = field(default_factory=RecentTelemetry)
     journal: Sequence[Entry] = ()
     progress: Mapping[tuple[str, str], Progress] = field(
         default_factory=dict[tuple[str, str], Progress]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType, field, structs
 
 from tiermesh import ids, limits
 from tiermesh.documents.problem import BatchTime
@@ -100,7 +101,7 @@ class Function(Document, frozen=True, kw_only=True):
 
 
 class Replica(Document, frozen=True, kw_only=True):
-    """A stage's variant on a device. `id` is ``stage@device`` or ``stage@device/variant``; `rate_rps` counts items.
+    """A stage's variant on a device. `id` is ``stage@device`` or ``stage@device/variant``.
 
     `utilization` is the share of the device's time that its batches take, at the size that they come to. Without
     `room` its batches stay as planned. A `function` is no device of the mesh, and keeps none busy.
@@ -110,13 +111,27 @@ class Replica(Document, frozen=True, kw_only=True):
     stage: Name
     variant: str | None = None
     device: Name
-    rate_rps: float
+    items_per_second: float = field(default_factory=lambda: nan)
+    rate_rps: Annotated[float, Meta(extra_json_schema={"deprecated": True})] | UnsetType = UNSET
+    """What `items_per_second` was called: read in plans that were kept, and never written."""
     batch_size: Annotated[int, Meta(ge=1)] = 1
     batch_timeout_ms: Annotated[float, Meta(ge=0)] = 0.0
     utilization: float = 0.0
     memory_mb: float | None = None
     room: Room | None = None
     function: Function | None = None
+
+    def __post_init__(self) -> None:
+        """Take the rate from where older plans have it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.rate_rps is not UNSET:
+            structs.force_setattr(self, "items_per_second", self.rate_rps)
+            structs.force_setattr(self, "rate_rps", UNSET)
+        if isnan(self.items_per_second):
+            raise ValueError("`items_per_second` is missing")
 
 
 class Lane(Document, frozen=True, kw_only=True):
@@ -175,4 +190,7 @@ class Plan(Document, frozen=True, kw_only=True):
             plain["predicted"].pop("latency_interval_ms")
         if not self.spares:
             plain.pop("spares")
+        for replica in plain["replicas"]:
+            # A plan keeps the digest that journals and devices know it by from before the field had this name.
+            replica["rate_rps"] = replica.pop("items_per_second")
         return ids.digest_value(plain)

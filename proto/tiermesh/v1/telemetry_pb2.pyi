@@ -51,13 +51,11 @@ class Sample(_message.Message):
     MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
-    REPLICAS_FIELD_NUMBER: _builtins.int
-    SOURCES_FIELD_NUMBER: _builtins.int
-    SINKS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     GENERATIONS_FIELD_NUMBER: _builtins.int
     AGENT_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     BATTERY_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Grows by one per sample since the agent's start."""
     at: _builtins.float
@@ -69,12 +67,6 @@ class Sample(_message.Message):
     @_builtins.property
     def worker(self) -> Global___WorkerState: ...
     @_builtins.property
-    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaSample]: ...
-    @_builtins.property
-    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceSample]: ...
-    @_builtins.property
-    def sinks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SinkSample]: ...
-    @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceEvent]:
         """The newest, for an observer; to its coordinator a device reports each event by itself."""
 
@@ -83,6 +75,10 @@ class Sample(_message.Message):
     @_builtins.property
     def battery(self) -> Global___Battery:
         """Absent where the device has none, and from agents that do not tell."""
+
+    @_builtins.property
+    def figures(self) -> Global___WorkerFigures:
+        """As the worker made them; empty where none serves."""
 
     def __init__(
         self,
@@ -93,17 +89,15 @@ class Sample(_message.Message):
         memory_used_bytes: _builtins.int = ...,
         temperature_celsius: _builtins.float = ...,
         worker: Global___WorkerState | None = ...,
-        replicas: _abc.Iterable[Global___ReplicaSample] | None = ...,
-        sources: _abc.Iterable[Global___SourceSample] | None = ...,
-        sinks: _abc.Iterable[Global___SinkSample] | None = ...,
         events: _abc.Iterable[Global___DeviceEvent] | None = ...,
         generations: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         agent_memory_bytes: _builtins.int = ...,
         battery: Global___Battery | None = ...,
+        figures: Global___WorkerFigures | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["battery", b"battery", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["battery", b"battery", "figures", b"figures", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_memory_bytes", b"agent_memory_bytes", "at", b"at", "battery", b"battery", "cpu_percent", b"cpu_percent", "events", b"events", "generations", b"generations", "memory_used_bytes", b"memory_used_bytes", "number", b"number", "replicas", b"replicas", "sinks", b"sinks", "sources", b"sources", "temperature_celsius", b"temperature_celsius", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_memory_bytes", b"agent_memory_bytes", "at", b"at", "battery", b"battery", "cpu_percent", b"cpu_percent", "events", b"events", "figures", b"figures", "generations", b"generations", "memory_used_bytes", b"memory_used_bytes", "number", b"number", "temperature_celsius", b"temperature_celsius", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,6 +149,8 @@ Global___Battery: _TypeAlias = Battery  # noqa: Y015
 
 @_typing.final
 class WorkerState(_message.Message):
+    """What the agent knows of the worker's process."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _State:
@@ -180,21 +176,10 @@ class WorkerState(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
-    DROPPED_LOG_ENTRIES_FIELD_NUMBER: _builtins.int
-    COUNTED_AT_FIELD_NUMBER: _builtins.int
-    COUNTS_BEGAN_AT_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.State.ValueType
     restarts: _builtins.int
     memory_bytes: _builtins.int
     pid: _builtins.int
-    dropped_log_entries: _builtins.int
-    """What the log of batches has lost because it was too much or the disk too full."""
-    counted_at: _builtins.float
-    """When the counts of replicas, sources and sinks were read, by the worker's clock: all at one moment, which is up to
-    a second before the sample's `at`. Rates are differences of counts over differences of this. 0: not told.
-    """
-    counts_began_at: _builtins.float
-    """When that worker began, by its clock. Where it is another one, its replicas count from zero again."""
     def __init__(
         self,
         *,
@@ -202,17 +187,58 @@ class WorkerState(_message.Message):
         restarts: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
         pid: _builtins.int = ...,
-        dropped_log_entries: _builtins.int = ...,
-        counted_at: _builtins.float = ...,
-        counts_began_at: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted_at", b"counted_at", "counts_began_at", b"counts_began_at", "dropped_log_entries", b"dropped_log_entries", "memory_bytes", b"memory_bytes", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "pid", b"pid", "restarts", b"restarts", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
+
+@_typing.final
+class WorkerFigures(_message.Message):
+    """What a worker does: made in the worker, several times a second, and passed on as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    DROPPED_LOG_ENTRIES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    SINKS_FIELD_NUMBER: _builtins.int
+    at: _builtins.float
+    """When all of this was read, by the worker's clock, up to a second before the sample's `at`. Rates are differences of
+    counts over differences of this.
+    """
+    began_at: _builtins.float
+    """When that worker began, by its clock. Where it is another one, its replicas count from zero again."""
+    dropped_log_entries: _builtins.int
+    """What the log of batches has lost because it was too much or the disk too full."""
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaSample]: ...
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceSample]: ...
+    @_builtins.property
+    def sinks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SinkSample]: ...
+    def __init__(
+        self,
+        *,
+        at: _builtins.float = ...,
+        began_at: _builtins.float = ...,
+        dropped_log_entries: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___ReplicaSample] | None = ...,
+        sources: _abc.Iterable[Global___SourceSample] | None = ...,
+        sinks: _abc.Iterable[Global___SinkSample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "began_at", b"began_at", "dropped_log_entries", b"dropped_log_entries", "replicas", b"replicas", "sinks", b"sinks", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerFigures: _TypeAlias = WorkerFigures  # noqa: Y015
 
 @_typing.final
 class ReplicaSample(_message.Message):
@@ -269,12 +295,11 @@ class ReplicaSample(_message.Message):
     BUSY_SECONDS_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
-    SERVICE_FIELD_NUMBER: _builtins.int
     BATCH_SIZES_FIELD_NUMBER: _builtins.int
-    MEAN_BATCH_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     BATCH_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     BATCH_SECONDS_FIELD_NUMBER: _builtins.int
+    DEVICE_TIME_FIELD_NUMBER: _builtins.int
     ENDED_EARLY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     generation: _builtins.int
@@ -286,14 +311,11 @@ class ReplicaSample(_message.Message):
     """The part of a job under way that has passed counts, too."""
     errors: _builtins.int
     waiting: _builtins.int
-    mean_batch: _builtins.float
     batch_size: _builtins.int
     """The setting in use; another than planned once it was tuned."""
     batch_timeout_ms: _builtins.float
     ended_early: _builtins.int
     """Requests that ended here in an error before their deadline, since what was left to do would have taken longer."""
-    @_builtins.property
-    def service(self) -> Global___Percentiles: ...
     @_builtins.property
     def batch_sizes(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """How many batches there were of each size, in items."""
@@ -301,6 +323,10 @@ class ReplicaSample(_message.Message):
     @_builtins.property
     def batch_seconds(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Device time of the batches of each size."""
+
+    @_builtins.property
+    def device_time(self) -> Global___Histogram:
+        """Device times of batches, over the last minute."""
 
     def __init__(
         self,
@@ -314,17 +340,16 @@ class ReplicaSample(_message.Message):
         busy_seconds: _builtins.float = ...,
         errors: _builtins.int = ...,
         waiting: _builtins.int = ...,
-        service: Global___Percentiles | None = ...,
         batch_sizes: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
-        mean_batch: _builtins.float = ...,
         batch_size: _builtins.int = ...,
         batch_timeout_ms: _builtins.float = ...,
         batch_seconds: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
+        device_time: Global___Histogram | None = ...,
         ended_early: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_time", b"device_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_seconds", b"batch_seconds", "batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "ended_early", b"ended_early", "errors", b"errors", "generation", b"generation", "items", b"items", "mean_batch", b"mean_batch", "replica", b"replica", "requests", b"requests", "service", b"service", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_seconds", b"batch_seconds", "batch_size", b"batch_size", "batch_sizes", b"batch_sizes", "batch_timeout_ms", b"batch_timeout_ms", "batches", b"batches", "busy_seconds", b"busy_seconds", "device_time", b"device_time", "ended_early", b"ended_early", "errors", b"errors", "generation", b"generation", "items", b"items", "replica", b"replica", "requests", b"requests", "waiting", b"waiting", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,8 +406,7 @@ class SourceSample(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     RETRIED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
-    LATENCY_FIELD_NUMBER: _builtins.int
-    RATE_FIELD_NUMBER: _builtins.int
+    CONFIRMED_RPS_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
@@ -392,6 +416,7 @@ class SourceSample(_message.Message):
     FILTERED_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
     RETRIES_WITHHELD_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     stage: _builtins.str
     accepted: _builtins.int
@@ -399,8 +424,8 @@ class SourceSample(_message.Message):
     in_flight: _builtins.int
     retried: _builtins.int
     finished: _builtins.bool
-    rate: _builtins.float
-    """Requests confirmed a second, over the last window."""
+    confirmed_rps: _builtins.float
+    """Requests confirmed a second, over the last ten seconds."""
     run: _builtins.str
     """The run that these counts are of; a run before it is sampled until its last request has ended."""
     waiting: _builtins.int
@@ -414,10 +439,6 @@ class SourceSample(_message.Message):
     filtered: _builtins.int
     retries_withheld: _builtins.int
     """Repetitions that were held back, since nobody said that the request is lost and the retry budget was used up."""
-    @_builtins.property
-    def latency(self) -> Global___Percentiles:
-        """From accepted to confirmed, over the last window."""
-
     @_builtins.property
     def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___SloWindow]:
         """What ended lately, for several lengths of time, the shortest first, and what ended since the run began
@@ -436,6 +457,10 @@ class SourceSample(_message.Message):
         shares stay as planned.
         """
 
+    @_builtins.property
+    def latency(self) -> Global___Histogram:
+        """From accepted to confirmed, over the last minute."""
+
     def __init__(
         self,
         *,
@@ -446,8 +471,7 @@ class SourceSample(_message.Message):
         in_flight: _builtins.int = ...,
         retried: _builtins.int = ...,
         finished: _builtins.bool = ...,
-        latency: Global___Percentiles | None = ...,
-        rate: _builtins.float = ...,
+        confirmed_rps: _builtins.float = ...,
         run: _builtins.str = ...,
         waiting: _builtins.int = ...,
         windows: _abc.Iterable[Global___SloWindow] | None = ...,
@@ -457,10 +481,11 @@ class SourceSample(_message.Message):
         filtered: _builtins.int = ...,
         shares: _abc.Mapping[_builtins.int, _builtins.float] | None = ...,
         retries_withheld: _builtins.int = ...,
+        latency: Global___Histogram | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "errors", b"errors", "filtered", b"filtered", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "rate", b"rate", "retried", b"retried", "retries_withheld", b"retries_withheld", "run", b"run", "shares", b"shares", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "confirmed", b"confirmed", "confirmed_rps", b"confirmed_rps", "errors", b"errors", "filtered", b"filtered", "finished", b"finished", "generation", b"generation", "in_flight", b"in_flight", "lanes", b"lanes", "latency", b"latency", "retried", b"retried", "retries_withheld", b"retries_withheld", "run", b"run", "shares", b"shares", "stage", b"stage", "waiting", b"waiting", "windows", b"windows", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,38 +592,39 @@ class SinkSample(_message.Message):
 Global___SinkSample: _TypeAlias = SinkSample  # noqa: Y015
 
 @_typing.final
-class Percentiles(_message.Message):
+class Histogram(_message.Message):
+    """Durations by bucket, base 2: bucket i holds those in (b^i, b^(i+1)] seconds, where b = 2^(2^-scale). See
+    `tiermesh.histogram` for what is allowed, and for merging.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    P50_FIELD_NUMBER: _builtins.int
-    P75_FIELD_NUMBER: _builtins.int
-    P90_FIELD_NUMBER: _builtins.int
-    P95_FIELD_NUMBER: _builtins.int
-    P99_FIELD_NUMBER: _builtins.int
-    SAMPLES_FIELD_NUMBER: _builtins.int
-    p50: _builtins.float
-    p75: _builtins.float
-    p90: _builtins.float
-    p95: _builtins.float
-    p99: _builtins.float
-    samples: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    ZERO_COUNT_FIELD_NUMBER: _builtins.int
+    scale: _builtins.int
+    offset: _builtins.int
+    """The bucket that the first count is of; the others follow."""
+    zero_count: _builtins.int
+    """Durations of a microsecond at most."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
-        p50: _builtins.float = ...,
-        p75: _builtins.float = ...,
-        p90: _builtins.float = ...,
-        p95: _builtins.float = ...,
-        p99: _builtins.float = ...,
-        samples: _builtins.int = ...,
+        scale: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+        zero_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p75", b"p75", "p90", b"p90", "p95", b"p95", "p99", b"p99", "samples", b"samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "offset", b"offset", "scale", b"scale", "zero_count", b"zero_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Percentiles: _TypeAlias = Percentiles  # noqa: Y015
+Global___Histogram: _TypeAlias = Histogram  # noqa: Y015
 
 @_typing.final
 class DeviceEvent(_message.Message):

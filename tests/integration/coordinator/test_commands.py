@@ -183,8 +183,8 @@ async def test_status_tells_measured_against_predicted(coordinator, planned):
     assert told.code == 0, told.err
     (status,) = told.document["workflows"]
     detect = [r for r in status["replicas"] if r["stage"] == "detect"]
-    assert all(r["rate_rps"] == 10.0 and r["busy"] == 0.5 for r in detect)
-    assert all(r["predicted_rate_rps"] > 0 for r in detect)
+    assert all(r["items_per_second"] == 10.0 and r["busy"] == 0.5 for r in detect)
+    assert all(r["predicted_items_per_second"] > 0 for r in detect)
     assert status["ledger"]["accepted"] > 0
     planned[0].samples[-1].generations["read"] = 7
     assert (await coordinator("status")).code == 1, "a device serves another generation"
@@ -194,7 +194,7 @@ def sample(agent, replicas, run, number):
     made = pb.Sample(number=number, at=float(number), generations=agent.generations)
     for replica in replicas:
         if replica["device"] == agent.name:
-            made.replicas.append(
+            made.figures.replicas.append(
                 pb.ReplicaSample(
                     workflow="read",
                     generation=1,
@@ -204,9 +204,9 @@ def sample(agent, replicas, run, number):
                 )
             )
     if agent.name == "cam-1":
-        made.sources.append(
+        made.figures.sources.append(
             pb.SourceSample(
-                workflow="read", stage="photos", run=run, accepted=10 * number, rate=4.0
+                workflow="read", stage="photos", run=run, accepted=10 * number, confirmed_rps=4.0
             )
         )
     return made
@@ -233,14 +233,18 @@ async def test_what_runs_is_explained_by_what_is_measured(coordinator, planned):
 def slow_sample(agent, plan, run, number):
     """Of a device whose batches take half as long again as those of the fake profiles, at the planned load."""
     made = sample(agent, plan["replicas"], run, number)
-    for source in made.sources:
+    for source in made.figures.sources:
         source.accepted = 4 * number
-    for replica in made.replicas:
+    for replica in made.figures.replicas:
         if "/" in replica.replica:
             replica.batches = 10 * number
             replica.batch_sizes[1] = 10 * number
             replica.batch_seconds[1] = 10 * number * 1.5 * agent.mean_s
     return made
+
+
+def sample_of(sources, sinks=()):
+    return pb.Sample(number=1, at=1.0, figures=pb.WorkerFigures(sources=sources, sinks=sinks))
 
 
 async def test_waiting_ends_when_the_ledger_balances(coordinator, planned):
@@ -249,7 +253,7 @@ async def test_waiting_ends_when_the_ledger_balances(coordinator, planned):
     )
     source.windows.add(ended=9, within={"p95": 9})
     sink = pb.SinkSample(workflow="read", stage="text", run="run-1", results=8, errors=1)
-    planned[0].samples = [pb.Sample(number=1, at=1.0, sources=[source], sinks=[sink])]
+    planned[0].samples = [sample_of([source], [sink])]
     waited = await coordinator("apply", "plan.json", "--wait", "--no-browse", "--json")
     assert waited.code == 0, waited.err
     assert waited.document["ledger"]["accepted"] == 9
@@ -266,7 +270,7 @@ async def test_waiting_fails_where_the_slo_was_missed_or_a_request_failed(coordi
         finished=True,
     )
     source.windows.add(ended=9, failed=1, within={"p95": 8})
-    planned[0].samples = [pb.Sample(number=1, at=1.0, sources=[source])]
+    planned[0].samples = [sample_of([source])]
     missing = await coordinator("wait", "--json")
     assert missing.code == 2
     assert missing.document["error"]["what"] == "nothing runs"

@@ -12,8 +12,7 @@ import pytest
 
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
 from coordinator.fleet.liveness import Timing
-from coordinator.keeping import Keeping
-from coordinator.keeping import keeper as kept_workflow
+from coordinator.keeping import Keeping, workflow_controller
 from coordinator.replanning import Policy
 from coordinator.replanning.search import search
 from tiermesh import wire
@@ -202,7 +201,7 @@ async def test_the_plan_for_a_lost_device_is_there_before_and_what_it_needs_stan
         def no_search(*_args, **_more):
             raise AssertionError("a plan is there")
 
-        monkeypatch.setattr(kept_workflow, "search", no_search)
+        monkeypatch.setattr(workflow_controller, "search", no_search)
         await serve.stop(hub)
         await on.served_by("hub-2")
         lost = (await on.told("replan-ended"))[-1]
@@ -372,7 +371,7 @@ async def test_a_search_for_a_plan_ends_when_a_device_of_the_running_one_fails(
 
     async with keep() as on:
         await on.served_by("hub-1")
-        monkeypatch.setattr(kept_workflow, "search", endless)
+        monkeypatch.setattr(workflow_controller, "search", endless)
         on.keeping.replan("read", "ada asked")
         await asyncio.to_thread(sought.wait, 10.0)
         await serve.stop(agents[1])
@@ -396,7 +395,7 @@ async def test_a_first_plan_does_not_wait_for_all_measurements_and_is_made_anew_
     keep, agents, monkeypatch
 ):
     """The cheaper hub measures slowly; until it has, the other one serves."""
-    monkeypatch.setattr(kept_workflow, "FIRST_PLAN_S", 0.2)
+    monkeypatch.setattr(workflow_controller, "FIRST_PLAN_S", 0.2)
     slow = agents[2]
     slow.price, slow.threads, slow.hold["measure"] = 0.05, 3, asyncio.Event()
     async with keep(measured=False) as kept:
@@ -413,7 +412,7 @@ async def test_a_first_plan_does_not_wait_for_all_measurements_and_is_made_anew_
 
 async def test_without_any_plan_all_is_measured_and_then_planned(keep, agents, monkeypatch):
     """What is measured first cannot do it; the device that can comes later."""
-    monkeypatch.setattr(kept_workflow, "FIRST_PLAN_S", 0.0)
+    monkeypatch.setattr(workflow_controller, "FIRST_PLAN_S", 0.0)
     for agent in agents[:2]:
         agent.mean_s = 1.0
     agents[2].threads, agents[2].hold["measure"] = 3, asyncio.Event()

@@ -57,8 +57,8 @@ def serving(fake_agent):
             if running is not None:
                 plan = self.mesh.fleet.plans[running.plan].plan
                 done = int(RATE * at)
-                made.sources.extend(self.sources(plan, running.run, done))
-                made.replicas.extend(self.replicas(plan, running.generation, done))
+                made.figures.sources.extend(self.sources(plan, running.run, done))
+                made.figures.replicas.extend(self.replicas(plan, running.generation, done))
             return made
 
         def sources(self, plan, run, done):

@@ -196,7 +196,7 @@ async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh,
         beside = TiermeshApp(LiveSession(reading, title="beside"), repaint_s=0.05)
         async with beside.run_test(size=(120, 40)) as second:
             await until(second, lambda: serving(beside) == {"cam-1", "hub-1"})
-            await until(second, lambda: len(beside.view.telemetry.pulses) == 3)
+            await until(second, lambda: len(beside.view.telemetry.devices) == 3)
             assert beside.view.refusal
             await app.session._actions._mesh.note("hello from the first")
             await until(second, lambda: beside.view.journal[-1].event.kind == "operator-noted")

@@ -185,14 +185,14 @@ class Mesh:
 
     def is_finished(self, name: str) -> bool:
         """Whether all that a device's sources offer has ended."""
-        sources = self[name].supervisor.stats.sources
+        sources = self[name].supervisor.figures.sources
         return bool(sources) and all(source.finished for source in sources)
 
     def describe(self) -> str:
         """What every device says of itself, for whoever wonders why a test failed."""
         return "\n".join(
             f"{d.name}: pid {d.supervisor.pid}, {d.supervisor.restarts} restarts, {d.events}, "
-            f"{d.supervisor.stats}"
+            f"{d.supervisor.figures}"
             for d in self.devices.values()
         )
 

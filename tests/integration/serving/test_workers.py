@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.integration.serving.meshes import CHAIN, Device, Mesh, check_ledger, until
-from tiermesh import limits
+from tiermesh import histogram, limits
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -43,7 +43,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
 def source_of(mesh: Mesh, device: str) -> pb.SourceSample:
     sample = pb.Sample()
     mesh[device].supervisor.fill(sample)
-    (source,) = sample.sources
+    (source,) = sample.figures.sources
     return source
 
 
@@ -64,15 +64,18 @@ async def test_a_chain_over_two_devices(mesh: Mesh) -> None:
     mesh["a"].supervisor.fill(sample)
     assert sample.worker.state == pb.WorkerState.STATE_SERVING
     assert sample.worker.pid == mesh["a"].supervisor.pid
-    (source,), (sink,) = sample.sources, sample.sinks
+    (source,), (sink,) = sample.figures.sources, sample.figures.sinks
     assert (source.accepted, source.confirmed, source.in_flight) == (60, 60, 0)
     assert source.finished
-    assert source.latency.samples == 60
-    assert 0 < source.latency.p50 <= source.latency.p99
+    latency = histogram.read(source.latency)
+    assert latency.count == 60
+    assert 0 < latency.percentile_s(0.5) <= latency.percentile_s(0.99)
     assert (sink.results, sink.errors, sink.duplicates) == (60, 0, 0)
     other = mesh["b"].supervisor
-    await until(lambda: other.stats.replicas[0].requests == 60, "the other worker tells its counts")
-    (replica,) = other.stats.replicas
+    await until(
+        lambda: other.figures.replicas[0].requests == 60, "the other worker tells its counts"
+    )
+    (replica,) = other.figures.replicas
     assert (replica.replica, replica.waiting) == ("upper@b", 0)
 
 
@@ -155,7 +158,7 @@ async def test_a_new_generation_takes_over_between_two_requests(mesh: Mesh) -> N
     assert set(generations) == {1, 2}
     assert all(line["attempts"] == 1 for line in mesh["a"].results())
     await until(
-        lambda: {r.generation for r in mesh["b"].supervisor.stats.replicas} == set(),
+        lambda: {r.generation for r in mesh["b"].supervisor.figures.replicas} == set(),
         "the old generation goes once it has drained",
     )
 
@@ -550,9 +553,9 @@ async def test_what_a_lost_sink_had_not_confirmed_is_answered_elsewhere_and_coun
     await until(
         lambda: any(kind == "results-dropped" for kind, _ in mesh["c"].events), "it is told"
     )
-    sinks = [s.results for s in mesh["c"].supervisor.stats.sinks]
+    sinks = [s.results for s in mesh["c"].supervisor.figures.sinks]
     await until(
-        lambda: [s.results for s in mesh["c"].supervisor.stats.sinks] == [len(ids())],
+        lambda: [s.results for s in mesh["c"].supervisor.figures.sinks] == [len(ids())],
         f"its counts follow: {sinks}",
     )
 
@@ -563,7 +566,7 @@ async def test_a_worker_writes_down_what_it_serves(mesh: Mesh) -> None:
     await until(lambda: mesh.is_finished("a"), "all requests have ended")
 
     def sizes() -> list[dict[int, int]]:
-        return [replica.batch_sizes for replica in mesh["b"].supervisor.stats.replicas]
+        return [dict(replica.batch_sizes) for replica in mesh["b"].supervisor.figures.replicas]
 
     await until(lambda: sizes() == [{1: 12}], "the agent knows the sizes of the batches")
     await mesh["b"].supervisor.close()

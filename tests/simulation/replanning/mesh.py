@@ -57,10 +57,12 @@ PLAN = Plan(
     predicted=Predicted(throughput_rps=RATE, latency_ms={"p95": 900.0}),
     replicas=[
         *(
-            Replica(id=f"photos@{name}", stage="photos", device=name, rate_rps=share * RATE)
+            Replica(id=f"photos@{name}", stage="photos", device=name, items_per_second=share * RATE)
             for name, share in CAMERAS.items()
         ),
-        Replica(id="detect@hub-1/v", stage="detect", variant="v", device="hub-1", rate_rps=RATE),
+        Replica(
+            id="detect@hub-1/v", stage="detect", variant="v", device="hub-1", items_per_second=RATE
+        ),
     ],
     lanes=[Lane(share=1.0, path={"photos": "photos@cam-1", "detect": "detect@hub-1/v"})],
 )
@@ -91,8 +93,8 @@ class Mesh:
             self._accepted[name] += n
             self._serve(n, at)
             self._end(name, n, at)
-            yield name, pb.Sample(at=at, generations={"read": 1}, sources=[self._source(name)])
-        yield "hub-1", pb.Sample(at=at, generations={"read": 1}, replicas=[self._replica()])
+            yield name, _sample(at, sources=[self._source(name)])
+        yield "hub-1", _sample(at, replicas=[self._replica()])
 
     def _serve(self, n, at):
         if self._draw.random() < 0.1:
@@ -137,3 +139,7 @@ class Mesh:
             batch_sizes={1: self._batches},
             batch_seconds={1: self._batch_s},
         )
+
+
+def _sample(at, **figures):
+    return pb.Sample(at=at, generations={"read": 1}, figures=pb.WorkerFigures(**figures))

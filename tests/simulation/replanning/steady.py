@@ -102,7 +102,8 @@ def day_of_ratios(rate, seed, look_s, spread=0.33, spell_s=30.0):
             batch_sizes={1: batches},
             batch_seconds={1: seconds},
         )
-        on.take("hub-1", pb.Sample(at=n * step_s, replicas=[said]))
+        figures = pb.WorkerFigures(replicas=[said])
+        on.take("hub-1", pb.Sample(at=n * step_s, figures=figures))
         if n * step_s % look_s < step_s:
             yield from on.ratios().values()
 

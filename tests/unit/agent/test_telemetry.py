@@ -29,12 +29,12 @@ def test_gauges_read_what_the_kernel_says(proc: Path) -> None:
 
 async def test_a_sample_says_what_serves_and_counts() -> None:
     def fill(sample: pb.Sample) -> None:
-        sample.replicas.add(replica="s@d", items=7)
+        sample.figures.replicas.add(replica="s@d", items=7)
 
     sampler = Sampler(clock=lambda: 12.5, generations=lambda: {"w": 3}, fill=fill)
     first, second = await sampler.sample(), await sampler.sample()
     assert (first.number, second.number) == (1, 2)
-    assert (first.at, first.generations["w"], first.replicas[0].items) == (12.5, 3, 7)
+    assert (first.at, first.generations["w"], first.figures.replicas[0].items) == (12.5, 3, 7)
 
 
 async def test_a_sample_has_a_battery_where_the_device_has_one(tmp_path: Path) -> None:

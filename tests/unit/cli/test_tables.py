@@ -23,7 +23,11 @@ def printed(what: object, width: int = 80) -> str:
 @pytest.fixture
 def status():
     def replica(device: str, **changed: object) -> ReplicaStatus:
-        usual = {"variant": "v6s-static8", "predicted_rate_rps": 24.02, "predicted_busy": 0.5}
+        usual = {
+            "variant": "v6s-static8",
+            "predicted_items_per_second": 24.02,
+            "predicted_busy": 0.5,
+        }
         return ReplicaStatus(
             id=f"recognise@{device}/v6s", stage="recognise", device=device, **usual | changed
         )
@@ -43,7 +47,9 @@ def status():
             DeviceStatus(name="server", tier="hub", state="ready"),
         ],
         replicas=[
-            replica("cam-1", rate_rps=19.5, busy=0.999, waiting=32, service_p95_ms=1_234.5),
+            replica(
+                "cam-1", items_per_second=19.5, busy=0.999, waiting=32, device_time_p95_ms=1_234.5
+            ),
             replica("server"),
         ],
         attainment=Attainment(

@@ -124,7 +124,7 @@ class Made:
                 stage=stage,
                 variant=variant,
                 device=device,
-                rate_rps=1.0,
+                items_per_second=1.0,
                 batch_size=2,
                 batch_timeout_ms=5.0,
             )

@@ -33,7 +33,8 @@ def plan(made):
     made_plan = made.plan(replicas=REPLICAS, lanes=lanes)
     busy = {"detect@cam/v3": 0.5, "detect@hub/v3": 0.5, "read@hub/v1": 0.2}
     replicas = [
-        replace(r, utilization=busy.get(r.id, 0.0), rate_rps=1.0) for r in made_plan.replicas
+        replace(r, utilization=busy.get(r.id, 0.0), items_per_second=1.0)
+        for r in made_plan.replicas
     ]
     return replace(made_plan, replicas=replicas)
 
@@ -62,7 +63,7 @@ def test_backups_make_spare_lanes_that_are_none_of_the_plan(plan):
 def test_a_spare_lane_has_room_where_it_is_known_what_it_takes(plan):
     only = replace(plan, lanes=[replace(plan.lanes[0], share=1.0)])
     idle = [
-        replace(r, utilization=0.0, rate_rps=0.0) if r.id == "detect@hub/v3" else r
+        replace(r, utilization=0.0, items_per_second=0.0) if r.id == "detect@hub/v3" else r
         for r in only.replicas
     ]
     only = replace(only, replicas=idle)
@@ -86,5 +87,7 @@ def test_a_stage_takes_at_least_half_of_its_quickest_batch_where_each_request_ne
     room = Room(batch_size_max=4, batches=[BatchTime(batch_size=1, mean=0.2)])
     replicas = [replace(r, room=room if r.variant else None) for r in plan.replicas]
     rate = plan.predicted.throughput_rps
-    replicas = [replace(r, rate_rps=rate if r.stage == "read" else 3 * rate) for r in replicas]
+    replicas = [
+        replace(r, items_per_second=rate if r.stage == "read" else 3 * rate) for r in replicas
+    ]
     assert least_seconds(replace(plan, replicas=replicas)) == {"read": 0.1}

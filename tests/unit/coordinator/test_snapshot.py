@@ -6,15 +6,8 @@ from coordinator.fleet.events import DeviceLost, ProfileMeasured
 from coordinator.fleet.file import FleetFile, FunctionProfile, Functions
 from coordinator.fleet.state import Catalogue
 from coordinator.planning.checking import check
-from coordinator.planning.snapshot import (
-    CONTENTION,
-    UNKNOWN_ERROR,
-    changes,
-    inputs_of,
-    relative_error,
-    snapshot,
-    without_devices,
-)
+from coordinator.planning.problem_profiles import CONTENTION, UNKNOWN_ERROR, relative_error
+from coordinator.planning.snapshot import changes, inputs_of, snapshot, without_devices
 from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh import ids
 from tiermesh.documents.problem import BatchTime, ProblemLink, Uncertainty

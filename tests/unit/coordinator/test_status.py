@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from coordinator.fleet.events import (
 )
 from coordinator.fleet.state import Catalogue
 from coordinator.telemetry.status import SHORTEST_S, ledger_of, status_of
+from tiermesh.histogram import fill, histogram
 from tiermesh.v1 import telemetry_pb2 as pb
 
 REPLICA = "detect@hub-1/v"
@@ -42,7 +44,7 @@ class Device:
             filtered=self.filtered,
         )
         sink = pb.SinkSample(workflow="w", run="r", results=self.on_disk)
-        return pb.Sample(sources=[source], sinks=[sink])
+        return pb.Sample(figures=pb.WorkerFigures(sources=[source], sinks=[sink]))
 
 
 EVENTS = st.tuples(
@@ -77,14 +79,18 @@ def test_the_ledger_adds_up_however_samples_and_events_interleave(happened):
         assert min(ledger.results, ledger.errors, ledger.filtered, ledger.in_flight) >= 0
 
 
+def sample_of(sources, sinks=()):
+    return pb.Sample(figures=pb.WorkerFigures(sources=sources, sinks=sinks))
+
+
 def test_the_sinks_are_compared_only_when_nothing_is_in_flight():
     source = pb.SourceSample(workflow="w", run="r", accepted=88, confirmed=85)
     sink = pb.SinkSample(workflow="w", run="r", results=87, duplicates=2)
-    ledger = ledger_of([pb.Sample(sources=[source], sinks=[sink])], "w", "r")
+    ledger = ledger_of([sample_of([source], [sink])], "w", "r")
     assert (ledger.results, ledger.in_flight, ledger.sinks.results) == (85, 3, 87)
     assert not ledger.balanced
     source.confirmed, sink.results = 88, 88
-    assert ledger_of([pb.Sample(sources=[source], sinks=[sink])], "w", "r").balanced
+    assert ledger_of([sample_of([source], [sink])], "w", "r").balanced
 
 
 # --- shares --------------------------------------------------------------------------------------------------------
@@ -118,8 +124,9 @@ def heard(at, *, items=0, busy=0.0, began=1.0, counted=None, workflow="read", ge
     said = pb.ReplicaSample(
         workflow=workflow, generation=generation, replica=REPLICA, items=items, busy_seconds=busy
     )
-    worker = pb.WorkerState(counted_at=at if counted is None else counted, counts_began_at=began)
-    return pb.Sample(at=at, worker=worker, replicas=[said])
+    counted = at if counted is None else counted
+    figures = pb.WorkerFigures(at=counted, began_at=began, replicas=[said])
+    return pb.Sample(at=at, figures=figures)
 
 
 @pytest.fixture
@@ -140,13 +147,13 @@ def test_busy_is_between_the_moments_at_which_the_worker_read_its_counts(measure
         heard(10.0, counted=9.0, busy=1.0), heard(10.1, counted=10.0, busy=1.9, items=9)
     )
     assert found.busy == pytest.approx(0.9)
-    assert found.rate_rps == pytest.approx(9.0)
+    assert found.items_per_second == pytest.approx(9.0)
 
 
 def test_samples_that_are_too_close_say_nothing(measured):
     close = SHORTEST_S * 0.9
     found = measured(heard(10.0, busy=1.0), heard(10.0 + close, busy=9.0, items=9))
-    assert (found.busy, found.rate_rps) == (None, None)
+    assert (found.busy, found.items_per_second) == (None, None)
     assert found.items == 9
     same = measured(heard(10.0, counted=9.0), heard(12.0, counted=9.0))
     assert same.busy is None, "the worker has not said anything new"
@@ -172,7 +179,7 @@ def test_another_workflow_with_a_replica_of_that_name_is_another(measured):
         heard(12.0, items=12, busy=2.0),
     )
     assert found.busy == pytest.approx(0.5)
-    assert found.rate_rps == pytest.approx(1.0)
+    assert found.items_per_second == pytest.approx(1.0)
 
 
 @given(
@@ -195,7 +202,56 @@ def test_whatever_is_heard_a_share_is_a_share(happened):
         samples.append(heard(at, items=items, busy=busy, began=began))
         (found,) = status_of("read", running, {"hub-1": samples}, {}).replicas
         assert found.busy is None or 0.0 <= found.busy <= 1.0
-        assert found.rate_rps is None or found.rate_rps >= 0.0
+        assert found.items_per_second is None or found.items_per_second >= 0.0
+
+
+# --- durations ---------------------------------------------------------------------------------------------------
+
+
+def told(durations_s):
+    message = pb.Histogram()
+    fill(message, histogram(durations_s))
+    return message
+
+
+def test_latency_is_of_all_requests_of_two_sources_and_no_mean_of_their_percentiles(fleet, made):
+    quick = pb.SourceSample(workflow="read", run="r", latency=told([0.1] * 900))
+    slow = pb.SourceSample(workflow="read", run="r", latency=told([2.0] * 100))
+    samples = {"hub-1": [sample_of([quick])], "hub-2": [sample_of([slow])]}
+    found = status_of("read", applied(fleet, made), samples, {})
+    # The mean of both p95, by requests, is 290 ms: the time of no request at all.
+    assert found.latency_ms["p95"] == pytest.approx(2_000, rel=0.011)
+    assert found.latency_ms["p90"] == pytest.approx(100, rel=0.011)
+    assert found.latency.count == 1_000
+    shown = msgspec.json.decode(msgspec.json.encode(found))
+    assert sum(shown["latency"]["counts"]) == 1_000, "others may merge it further"
+
+
+def test_device_time_and_mean_batch_are_of_what_the_replica_says(measured):
+    sample = heard(10.0, items=30)
+    said = sample.figures.replicas[0]
+    said.batches = 10
+    said.device_time.CopyFrom(told([0.05] * 19 + [0.4]))
+    found = measured(sample)
+    assert found.device_time_p95_ms == pytest.approx(50, rel=0.011)
+    assert found.mean_batch == 3.0
+    assert measured(heard(10.0)).device_time_p95_ms is None
+
+
+def test_a_device_that_tells_nonsense_of_durations_is_told_of_for_the_rest(measured):
+    sample = heard(10.0, items=7)
+    sample.figures.replicas[0].device_time.counts.extend([2**64 - 1] * 3)
+    found = measured(sample)
+    assert (found.items, found.device_time_p95_ms) == (7, None)
+
+
+def test_a_sample_from_before_figures_were_one_message_is_read_as_one_without_a_worker(measured):
+    """Its agent is refused by its protocol; what one would still send must not be misread."""
+    replica = pb.ReplicaSample(workflow="read", generation=1, replica=REPLICA, items=7)
+    inner = replica.SerializeToString()
+    old = pb.Sample(number=3, at=9.0).SerializeToString() + bytes([7 << 3 | 2, len(inner)]) + inner
+    found = measured(pb.Sample.FromString(old))
+    assert (found.items, found.items_per_second, found.device_time_p95_ms) == (None, None, None)
 
 
 # --- cost ----------------------------------------------------------------------------------------------------------

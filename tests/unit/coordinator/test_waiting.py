@@ -59,7 +59,7 @@ def sample(ended=10, within=10, *, accepted=None, finished=True, errors=0):
         finished=finished,
     )
     source.windows.add(ended=ended, failed=errors, within={"p95": within})
-    return pb.Sample(sources=[source])
+    return pb.Sample(figures=pb.WorkerFigures(sources=[source]))
 
 
 @dataclass

@@ -30,7 +30,7 @@ def replica(stage: str, device: str, busy: float, variant: str | None = None) ->
         stage=stage,
         variant=variant,
         device=device,
-        rate_rps=4.0,
+        items_per_second=4.0,
         utilization=busy,
     )
 

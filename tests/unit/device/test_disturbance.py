@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.profiling.disturbance import Disturbance, Reading, waited_s
+from agent.profiling.disturbance import Disturbance, Reading
+from agent.run_delay import run_delay_s
 
 
 def reading(**changed: float | None) -> Reading:
@@ -66,4 +67,4 @@ def test_files_that_say_nothing(tmp_path: Path, text: str) -> None:
     proc = planted(tmp_path, {"stat": text, "pressure/cpu": text, "thread-self/schedstat": text})
     found = Reading.take(proc)
     assert (found.waited_s, found.busy_s, found.pressure_s) == (None, None, None)
-    assert waited_s(tmp_path / "nowhere") is None
+    assert run_delay_s(tmp_path / "nowhere") is None

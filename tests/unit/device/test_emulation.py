@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.model_host.emulation import CountedTime, Dilation, queued_s
+from agent.model_host.emulation import CountedTime, Dilation
 from agent.model_host.turns import LONGEST_S, Turns
+from agent.run_delay import run_delay_s
 
 
 class Time:
@@ -143,7 +144,10 @@ def test_a_measurement_counts_what_the_device_takes_and_nothing_that_others_take
 
 
 def test_the_kernel_tells_how_long_a_thread_was_without_a_core() -> None:
-    assert 0.0 <= queued_s() <= queued_s()
+    first, second = run_delay_s(), run_delay_s()
+    if first is None or second is None:
+        pytest.skip("this kernel does not count it")
+    assert 0.0 <= first <= second
 
 
 def test_devices_of_one_host_take_turns_and_a_holder_that_is_stopped_is_not_waited_for(

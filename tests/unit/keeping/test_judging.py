@@ -52,6 +52,11 @@ class Mesh:
         self.told.append((event.before, event.verdict, event.generation))
 
 
+def said(mesh, source):
+    sample = pb.Sample(figures=pb.WorkerFigures(sources=[source]))
+    return Observed(mesh.fleet.devices["cam-1"], sample)
+
+
 @pytest.fixture
 def heard():
     """Takes what the source counts, and says what has been told by then."""
@@ -62,7 +67,7 @@ def heard():
         source = pb.SourceSample(workflow="read", run="r")
         for seconds in (60, 600, 0):
             source.windows.add(seconds=seconds, ended=ended, within={"p95": within})
-        newest["cam-1"] = Observed(mesh.fleet.devices["cam-1"], pb.Sample(sources=[source]))
+        newest["cam-1"] = said(mesh, source)
         await judging.look()
         return mesh.told
 
@@ -97,6 +102,6 @@ async def test_a_missed_slo_is_told_with_what_is_measured_to_be_otherwise_and_a_
         source = pb.SourceSample(workflow="read", run="r")
         for seconds in (60, 600, 0):
             source.windows.add(seconds=seconds, ended=ended, within={"p95": within})
-        newest["cam-1"] = Observed(mesh.fleet.devices["cam-1"], pb.Sample(sources=[source]))
+        newest["cam-1"] = said(mesh, source)
         await judging.look()
     assert told == [("missed", ["cause 0", "cause 1", "cause 2"]), ("met", [])]

@@ -50,7 +50,9 @@ PLAN = Plan(
     cost=Cost(compute_per_hour=0.0, network_per_hour=0.0, total_per_hour=0.0),
     predicted=Predicted(throughput_rps=10.0, latency_ms={"p95": 100.0}),
     replicas=[
-        Replica(id="detect@hub-1/v", stage="detect", variant="v", device="hub-1", rate_rps=10.0)
+        Replica(
+            id="detect@hub-1/v", stage="detect", variant="v", device="hub-1", items_per_second=10.0
+        )
     ],
     lanes=[Lane(share=1.0, path={"detect": "detect@hub-1/v"})],
 )
@@ -69,7 +71,7 @@ def source(at, accepted, *, run="run-1", stage="photos", in_flight=1, finished=F
         in_flight=in_flight,
         finished=finished,
     )
-    return pb.Sample(at=at, sources=[said])
+    return pb.Sample(at=at, figures=pb.WorkerFigures(sources=[said]))
 
 
 def served(at, batches, mean, *, generation=3):
@@ -81,7 +83,7 @@ def served(at, batches, mean, *, generation=3):
         batch_sizes={1: batches},
         batch_seconds={1: batches * mean},
     )
-    return pb.Sample(at=at, replicas=[said])
+    return pb.Sample(at=at, figures=pb.WorkerFigures(replicas=[said]))
 
 
 def offer(on, rate, seconds=10, device="cam-1", **more):
@@ -93,7 +95,7 @@ def offer(on, rate, seconds=10, device="cam-1", **more):
 def at_cameras(**rates):
     """The plan with the source on some devices, each with a rate."""
     replicas = [
-        Replica(id=f"photos@{device}", stage="photos", device=device, rate_rps=rate)
+        Replica(id=f"photos@{device}", stage="photos", device=device, items_per_second=rate)
         for device, rate in rates.items()
     ]
     return replace(PLAN, replicas=[*PLAN.replicas, *replicas])
@@ -157,7 +159,7 @@ def test_what_waits_to_be_accepted_is_offered_too():
     on = measuring()
     for at in range(11):
         one = source(float(at), 4 * at)
-        one.sources[0].waiting = 6 * at
+        one.figures.sources[0].waiting = 6 * at
         on.take("cam-1", one)
     assert on.load().ratio == pytest.approx(1.0)
 
@@ -224,7 +226,7 @@ def test_what_has_changed_of_late_is_not_mixed_with_what_was_before():
             batch_sizes={1: at},
             batch_seconds={1: seconds},
         )
-        on.take("hub-1", pb.Sample(at=float(at), replicas=[said]))
+        on.take("hub-1", pb.Sample(at=float(at), figures=pb.WorkerFigures(replicas=[said])))
     assert on.drifts()[KEY].overall.ratio == pytest.approx(2.0, rel=0.05)
     assert on.ratios()["detect@hub-1/v"].sure == pytest.approx(2.0, rel=0.1)
 

@@ -76,7 +76,7 @@ def overflow():
 def test_bursts_overflow_where_a_second_device_costs_more(overflow):
     problem, plan = overflow
     devices = {r.device for r in plan.replicas if r.function is None}
-    taken = sum(r.rate_rps for r in plan.replicas if r.function is not None)
+    taken = sum(r.items_per_second for r in plan.replicas if r.function is not None)
 
     assert len(devices) == 1
     assert 0 < taken < 25

@@ -196,7 +196,7 @@ def demanded(problem, plan):
     busy = dict.fromkeys((r.device for r in plan.replicas), 0.0)
     for r in plan.replicas:
         batch = times[r.stage, r.device, r.batch_size]
-        busy[r.device] += r.rate_rps * batch.mean / batch.batch_size
+        busy[r.device] += r.items_per_second * batch.mean / batch.batch_size
     return busy
 
 

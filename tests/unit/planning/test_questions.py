@@ -226,7 +226,7 @@ def test_a_plan_that_survives_says_who_takes_over_and_keeps_its_rate(problem):
         asks=change(problem.asks, any_device_lost=doc.Degraded()),
     )
     plan = solve(pair)
-    hub = next(r.device for r in plan.replicas if r.stage == "out" and r.rate_rps > 0)
+    hub = next(r.device for r in plan.replicas if r.stage == "out" and r.items_per_second > 0)
     outcome = simulate(pair, plan, Load(fail=hub, fail_at=0.3))
 
     assert violations(pair, plan) == []
@@ -365,5 +365,5 @@ def test_latency_and_survival_hold_together(problem):
 
     assert violations(asked, plan) == []
     assert plan.predicted.latency_ms["p95"] <= 250
-    lost = next(r.device for r in plan.replicas if r.stage == "read" and r.rate_rps > 0)
+    lost = next(r.device for r in plan.replicas if r.stage == "read" and r.items_per_second > 0)
     assert simulate(asked, plan, Load(fail=lost, fail_at=0.3)).lost < 0.02 * 4000

@@ -27,7 +27,7 @@ def test_where_the_floor_leaves_slack_quicker_variants_are_loaded_on_devices_in_
     added = [r for r in plan.replicas if r not in accurate.replicas]
     assert added
     assert {r.device for r in added} <= {r.device for r in accurate.replicas}
-    assert all(r.rate_rps == 0.0 and r.utilization == 0.0 for r in added)
+    assert all(r.items_per_second == 0.0 and r.utilization == 0.0 for r in added)
     assert plan.lanes == accurate.lanes
     assert plan.cost == accurate.cost
     assert violations(problem, plan) == []

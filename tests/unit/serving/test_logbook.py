@@ -115,7 +115,7 @@ def test_a_batch_counts_in_what_preparing_took() -> None:
     assert batch.service_s == pytest.approx(0.7)
     assert replica.batch_sizes == {4: 1}
     assert replica.batch_seconds == {4: batch.service_s}
-    assert replica.mean_batch == 4.0
+    assert (replica.batches, replica.items) == (1, 4)
 
 
 def test_a_request_says_how_long_it_took_and_in_which_batch() -> None:

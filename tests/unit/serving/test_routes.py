@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from agent.serving.routing.graph import Graph
 from agent.serving.routing.joins import Gathering, Join
 from agent.serving.routing.router import Router
-from agent.serving.tuning.percentiles import Measurements
 from tests.simulation.serving.test_mesh import CHAIN, FORK, ROUTES, assign
 from tiermesh import ids
 from tiermesh.documents.assignment import StageSpec
@@ -176,15 +175,3 @@ def test_a_union_ends_a_request_when_all_its_inputs_have() -> None:
     assert ended is not None
     error = replace(easy, kind=Kind.ERROR)
     assert gathering.end(error, expected) is error
-
-
-def test_percentiles_are_of_the_window_and_by_nearest_rank() -> None:
-    measured = Measurements()
-    measured.add(1e6, 0.0)
-    for index in range(100):
-        measured.add(float(index + 1), 50.0 + index / 10)
-    seen = measured.percentiles(61.0)
-    assert (seen.p50, seen.p75, seen.p90, seen.p95, seen.p99) == (50, 75, 90, 95, 99)
-    assert seen.samples == 100
-    assert measured.rate(60.0) == pytest.approx(10.0, rel=0.05)
-    assert Measurements().percentiles(1.0).samples == 0

@@ -6,16 +6,16 @@ import pytest
 
 from coordinator.planning import Options, solve
 from coordinator.replanning import Policy
-from coordinator.replanning.current_problem import slower, with_running
-from coordinator.replanning.expected import (
+from coordinator.replanning.corrected_prediction import (
     before_serving,
     corrections_of,
-    expected,
+    drifts_before_serving,
     is_alike,
     is_close,
-    predicted,
+    while_serving,
     worth_correcting,
 )
+from coordinator.replanning.current_problem import slower, with_running
 from coordinator.replanning.search import search
 from coordinator.replanning.unexplained import devices_of, inflation
 from coordinator.telemetry.drift import Window, drift
@@ -37,17 +37,19 @@ def drifts(mean):
 
 def test_the_prediction_follows_what_batches_take():
     plan = solve(PROBLEM)
-    as_planned = expected(PROBLEM, plan, {})
+    as_planned = while_serving(PROBLEM, plan, {})
     assert as_planned.corrections == {}
-    now = expected(PROBLEM, plan, drifts(0.15))
+    now = while_serving(PROBLEM, plan, drifts(0.15))
     assert now.corrections["detect@hub-1/v"].ratio == pytest.approx(1.5)
     assert now.latency_ms["p50"] > 1.4 * as_planned.latency_ms["p50"]
-    assert "detect@hub-1/v 1.50 (" in str(now)
+    assert "detect@hub-1/v 1.50 (" in now.text
 
 
 def test_what_is_within_a_tenth_corrects_nothing():
     assert worth_correcting(drifts(0.105)) == {}
-    assert expected(PROBLEM, solve(PROBLEM), drifts(0.105)) == expected(PROBLEM, solve(PROBLEM), {})
+    assert while_serving(PROBLEM, solve(PROBLEM), drifts(0.105)) == while_serving(
+        PROBLEM, solve(PROBLEM), {}
+    )
 
 
 def test_corrections_are_close_when_nobody_would_notice():
@@ -88,11 +90,15 @@ def test_what_replicas_take_just_before_they_serve_corrects_the_prediction() -> 
     (replica,) = [r for r in plan.replicas if r.variant is not None]
     profile = next(p for p in PROBLEM.profiles if p.device == replica.device)
     seconds = next(b.mean for b in profile.batches if b.batch_size == replica.batch_size)
-    measured = before_serving(PROBLEM, plan, {replica.id: 1.4 * seconds, "unknown": 9.0})
+    took = {replica.id: 1.4 * seconds, "unknown": 9.0}
+    measured = drifts_before_serving(PROBLEM, plan, took)
     assert [d.overall.ratio for d in measured.values() if d.overall] == [pytest.approx(1.4)]
-    before, after = predicted(PROBLEM, plan, {}), predicted(PROBLEM, plan, measured)
+    before, after = before_serving(PROBLEM, plan, {}), before_serving(PROBLEM, plan, took)
     assert after.latency_ms["p50"] >= 1.3 * before.latency_ms["p50"]
-    assert after.throughput_rps == plan.predicted.throughput_rps
+    assert after.rate_rps == plan.predicted.throughput_rps
+    told = after.event(at=7.0, who="t", workflow="w", generation=3)
+    assert (told.latency_ms, told.generation) == (dict(after.latency_ms), 3)
+    assert "detect@hub-1 1.40" in told.text
 
 
 def test_predictions_that_hardly_differ_are_told_once():

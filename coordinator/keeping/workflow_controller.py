@@ -1,9 +1,8 @@
-"""One workflow that is kept served: told what happens, it plans again when there is a reason to."""
+"""The controller of one workflow: told what happens, it plans again when there is a reason to."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,9 +13,8 @@ from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
 from coordinator.fleet.state import Device, Running
 from coordinator.keeping.contingencies import Contingencies, Situation, what_serves
-from coordinator.keeping.evidence import evidence_of
-from coordinator.keeping.load_monitor import Measuring
 from coordinator.keeping.missing_profiles import FIRST_PLAN_S, Unmeasured
+from coordinator.keeping.plan_monitor import MEASURE_S, PlanMonitor
 from coordinator.planning import Options, solve
 from coordinator.planning.search_progress import Watch
 from coordinator.progress import Report
@@ -30,16 +28,8 @@ from coordinator.replanning import (
     observe,
     overtaken,
 )
-from coordinator.replanning.causes import Cause, causes
-from coordinator.replanning.current_problem import asked_rate, slower, with_rate, with_running
-from coordinator.replanning.expected import (
-    Expected,
-    corrections_of,
-    expected,
-    is_alike,
-    is_close,
-    worth_correcting,
-)
+from coordinator.replanning.causes import Cause
+from coordinator.replanning.current_problem import with_rate, with_running
 from coordinator.replanning.search import Finding, search
 from coordinator.replanning.state import (
     Applied,
@@ -47,13 +37,11 @@ from coordinator.replanning.state import (
     Began,
     DeviceMoved,
     Ended,
-    Measured,
     Observation,
     VariantAdded,
 )
-from coordinator.replanning.switching import Verdict, shortfalls
-from coordinator.replanning.unexplained import devices_of, inflation
-from coordinator.telemetry.drift import Drift, Key, Ratio, corrected_problem
+from coordinator.replanning.switching import Verdict
+from coordinator.telemetry.drift import Drift, Key, corrected_problem
 from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
@@ -67,19 +55,14 @@ if TYPE_CHECKING:
     from coordinator.telemetry.watching import Observed
 
 WHO: Final = "coordinator"
-MEASURE_S: Final = 1.0
-"""Between two comparisons of what is measured with what was planned for."""
 MEASURE_BEFORE_S: Final = 1.0
 """How long each replica is run on its samples before it serves, unless a lost device is waited for."""
-PREDICT_S: Final = 20.0
-"""Between two corrections of the prediction, but for the first."""
-AS_PLANNED: Final = Ratio(1.0, 1.0, 1.0, 0)
 PLANNABLE_S: Final = 2.0
 """For a look whether there is any plan; the best one is sought afterwards."""
 
 
-class Kept:
-    """A workflow that is kept served. Its state changes in `observe` only; `run` acts upon it."""
+class WorkflowController:
+    """Keeps one workflow served. Its state changes in `observe` only; `run` acts upon it."""
 
     def __init__(
         self,
@@ -111,15 +94,7 @@ class Kept:
         self._seen: Running | None = None
         self._profiles: Mapping[str, Mapping[str, Profile]] = {}
         self._considered: frozenset[str] = frozenset()
-        self._measuring: Measuring | None = None
-        self._counted: Mapping[str, list[tuple[float, float]]] = {}
-        self._judged: tuple[Mapping[str, Ratio], bool] = ({}, False)
-        self._slower: tuple[frozenset[str], float, float] = (frozenset(), 1.0, -math.inf)
-        self._predicted_at = -math.inf
-        self.expected: Expected | None = None
-        """The prediction, corrected by what is measured; None while there is nothing to correct it by."""
-        self._drifts: Mapping[Key, Drift] = {}
-        self._corrections: Mapping[Key, Drift] = {}
+        self._monitor = PlanMonitor(mesh, self.name, policy=policy, source_bytes=source_bytes)
         self._state = State(policy=policy)
         self._contingencies = Contingencies(
             mesh, self._at_rest, options=options, policy=policy, source_bytes=source_bytes
@@ -187,19 +162,13 @@ class Kept:
         if running is self._seen:
             return
         self._seen, self._stale = running, set()
-        self._forget()
+        self._monitor.forget()
         if running is not None and running.workflow_digest != self.workflow.digest:
             source = self._mesh.fleet.workflows[running.workflow_digest]
             self.workflow = parse_workflow(source.text)
         if self._state.under_way is None:
             self._considered = frozenset()
             self._observe(Applied(self._clock(), self._used(), self._places()))
-
-    def _forget(self) -> None:
-        """Measure anew, but for how the sources' requests come."""
-        if self._measuring is not None:
-            self._counted = self._measuring.counted()
-        self._measuring, self.expected, self._judged = None, None, ({}, False)
 
     def _used(self) -> frozenset[str]:
         return frozenset[str]().union(*self._places())
@@ -236,8 +205,7 @@ class Kept:
 
     def take(self, device: Device, sample: pb.Sample) -> None:
         """Take in a sample: what it measures, and which generation the device serves."""
-        if self._measuring is not None:
-            self._measuring.take(device.name, sample)
+        self._monitor.take(device.name, sample)
         running = self._running
         if running is None or device.id not in running.devices or self._is_rolling_out:
             return
@@ -264,81 +232,18 @@ class Kept:
 
     async def measure(self) -> None:
         """Compare what is measured with what was planned for."""
-        plan, running = self._plan, self._running
-        if plan is None or running is None or self._state.under_way is not None:
+        if self._running is None or self._state.under_way is not None:
             return
-        if self._measuring is None:
-            await self._judge(None, self._corrections)
-        measuring = self._measuring
-        if measuring is None:
-            return
-        # The first comparison imports SciPy, and each one takes milliseconds.
-        drifts, ratios = await asyncio.to_thread(lambda: (measuring.drifts(), measuring.ratios()))
-        matters = await self._mattering(measuring, drifts, ratios)
-        if self._measuring is not measuring or self._state.under_way is not None:
-            # It was measured against a plan that has been judged anew since.
-            return
-        self._drifts = drifts
-        load = measuring.load(self._least_rps())
-        self._observe(Measured(self._clock(), load, matters, measuring.burn()))
-        await self._predict(measuring, drifts)
-
-    async def _mattering(
-        self, measuring: Measuring, drifts: Mapping[Key, Drift], ratios: Mapping[str, Ratio]
-    ) -> dict[str, Ratio]:
-        """Where batches take longer, and what runs still does what is asked, nothing has drifted that matters."""
-        low, high = self._policy.drift.leave
-        off = {r: ratio for r, ratio in ratios.items() if not low <= ratio.sure <= high}
-        if not any(ratio.sure > high for ratio in off.values()):
-            return dict(ratios)
-        if not is_close(self._judged[0], off):
-            corrected = corrected_problem(measuring.problem, worth_correcting(drifts))
-            falls_short = await asyncio.to_thread(shortfalls, corrected, measuring.plan)
-            self._judged = off, bool(falls_short)
-        if self._judged[1]:
-            return dict(ratios)
-        return {r: AS_PLANNED if ratio.sure > high else ratio for r, ratio in ratios.items()}
-
-    async def _predict(self, measuring: Measuring, drifts: Mapping[Key, Drift]) -> None:
-        """Correct the prediction by what is measured, where that makes a difference, and record it."""
-        known = self.expected.corrections if self.expected is not None else None
-        made_with = corrections_of(measuring.plan, measuring.corrections)
-        found = corrections_of(measuring.plan, drifts)
-        is_first, now = known is None, self._clock()
-        if is_close(made_with if known is None else known, found):
-            return
-        if not is_first and now < self._predicted_at + PREDICT_S:
-            return
-        made = await asyncio.to_thread(expected, measuring.problem, measuring.plan, drifts)
-        if self._measuring is not measuring:
-            return
-        self.expected, self._predicted_at = made, now
-        said = self._mesh.fleet.expected.get(self.name)
-        is_told = said is not None and said.generation == measuring.generation
-        if said is not None and is_told and is_alike(said.latency_ms, made.latency_ms):
-            # A journal is no record of how device times waver.
-            return
-        await self._mesh.record(
-            events.PredictionCorrected(
-                at=self._mesh.now(),
-                who=WHO,
-                workflow=self.name,
-                generation=measuring.generation,
-                latency_ms=dict(made.latency_ms),
-                text=str(made),
-            )
+        measured = await self._monitor.measure(
+            self.workflow, is_wanted=lambda: self._state.under_way is None
         )
+        if measured is not None:
+            self._observe(measured)
+            await self._monitor.correct_prediction()
 
     def causes(self, newest: Mapping[str, Observed]) -> list[Cause]:
         """What is otherwise than planned for the worse, by measurement; `newest` is what devices (by id) said last."""
-        if self._measuring is None or self._running is None:
-            return []
-        evidence = evidence_of(self._mesh.fleet, self._measuring, self._drifts, newest)
-        return causes(evidence)
-
-    def _least_rps(self) -> float:
-        """The rate that is promised is planned for also while less is asked."""
-        return float(self.workflow.slo.rate or 0.0)
+        return self._monitor.causes(newest) if self._running is not None else []
 
     def _at_rest(self) -> Situation | None:
         """The mesh as it is while nothing is to be done, so that there is time to plan ahead."""
@@ -349,7 +254,7 @@ class Kept:
         if self._unmeasured.at_work or decide(self._state, self._clock()) is not None:
             return None
         plan = fleet.plans[serves.plan].plan
-        corrections = worth_correcting(self._drifts)
+        corrections = self._monitor.corrections
         adjust = self._adjustment(self._rate(Reason.DEVICE_FAILED), corrections, plan)
         return Situation.of(fleet, serves, self.workflow, adjust)
 
@@ -443,9 +348,9 @@ class Kept:
     async def _found_and_applied(self, reason: Reason) -> tuple[ReplanOutcome, str, str]:
         """How it ended, why so, and the digest of the plan that was found."""
         running, rate = self._running, self._rate(reason)
-        corrections = worth_correcting(self._drifts)
+        corrections = self._monitor.corrections
         if reason is Reason.SLO_MISSED:
-            await self._explain_miss(rate, corrections)
+            await self._monitor.explain_miss(rate, corrections)
         adjust = self._adjustment(rate, corrections, self._plan)
         found = await self._found(adjust)
         if found.plan is None and (needed := self._on_probation()):
@@ -456,7 +361,7 @@ class Kept:
             return ReplanOutcome.KEPT, "an operator has rolled a plan out meanwhile", ""
         digest, was_changed = found.plan.digest, self._is_changed
         if not found.verdict.replace and not was_changed:
-            await self._judge(rate, corrections)
+            await self._monitor.judge(self.workflow, rate, corrections)
             return ReplanOutcome.KEPT, found.verdict.why, digest
         await self._mesh.plan_made(found.plan)
         applied = await self._mesh.apply(
@@ -468,7 +373,7 @@ class Kept:
         if applied.outcome is not Outcome.COMMITTED:
             failures = "; ".join(f"{device}: {why}" for device, why in applied.failures.items())
             return ReplanOutcome.FAILED, f"the rollout was {applied.outcome}: {failures}", digest
-        await self._judge(rate, corrections)
+        await self._monitor.judge(self.workflow, rate, corrections)
         return (*_ended_well(found, due_to_file=was_changed), digest)
 
     @property
@@ -484,7 +389,7 @@ class Kept:
 
         def adjust(problem: Problem) -> Problem:
             at_rate = with_rate(problem, rate) if rate is not None else problem
-            corrected = self._as_slow(corrected_problem(at_rate, corrections))
+            corrected = self._monitor.as_slow(corrected_problem(at_rate, corrections))
             return with_running(corrected, running, self._policy)
 
         return adjust
@@ -532,66 +437,7 @@ class Kept:
         return found
 
     def _rate(self, reason: Reason) -> float | None:
-        """What to plan for where the load has changed, in requests a second; None for what the workflow says."""
-        measuring, load = self._measuring, self._state.load
-        if measuring is None:
-            return None
-        rate = asked = asked_rate(measuring.problem)
-        if load is not None and load.changed:
-            more = load.planning_rps(self._policy.headroom) / load.planned_rps
-            rate = max(asked * more, self._least_rps())
-        if reason is Reason.SLO_MISSED:
-            rate = max(rate, asked * load.ratio if load is not None else 0.0)
-            rate += min(measuring.backlog / self._policy.drain_backlog_s, asked / 2)
-        return rate
-
-    async def _explain_miss(self, rate: float | None, corrections: Mapping[Key, Drift]) -> None:
-        """Where nothing that is measured explains why the SLO is missed, the devices must be slower than they look."""
-        measuring = self._measuring
-        if measuring is None:
-            return
-        at_rate = with_rate(measuring.problem, rate) if rate is not None else measuring.problem
-        problem = self._as_slow(corrected_problem(at_rate, corrections))
-        factor = await asyncio.to_thread(inflation, problem, measuring.plan)
-        if factor > 1:
-            known = self._slower[1] if self._is_slower else 1.0
-            until = self._clock() + self._policy.unexplained_s
-            self._slower = devices_of(measuring.plan), factor * known, until
-
-    @property
-    def _is_slower(self) -> bool:
-        return self._clock() < self._slower[2]
-
-    def _as_slow(self, problem: Problem) -> Problem:
-        """With the devices that missed the SLO without an explanation as slow as would explain it."""
-        return slower(problem, *self._slower[:2]) if self._is_slower else problem
-
-    async def _judge(self, rate: float | None, corrections: Mapping[Key, Drift]) -> None:
-        """From now on, what is measured is compared with what this plan was judged for."""
-
-        def at_rate(problem: Problem) -> Problem:
-            return with_rate(problem, rate) if rate is not None else problem
-
-        plan, running = self._plan, self._running
-        self._corrections = corrections
-        try:
-            problem = await self._mesh.problem(
-                self.workflow, source_bytes=self._source_bytes, adjust=at_rate
-            )
-        except TiermeshError:
-            # A mesh that could not be planned for just now cannot be measured against a plan either.
-            return
-        if plan is not None and running is not None:
-            self._forget()
-            self._measuring = Measuring(
-                problem,
-                corrections,
-                plan,
-                running.run,
-                running.generation,
-                self._policy,
-                self._counted,
-            )
+        return self._monitor.rate_to_plan(self.workflow, reason, self._state.load)
 
 
 def _ended_well(found: Finding, *, due_to_file: bool) -> tuple[ReplanOutcome, str]:

@@ -1,4 +1,4 @@
-"""The newest samples of each device: enough of the past for rates and a sparkline; and what its link is like."""
+"""The newest samples of each device: enough of the past for rates and a sparkline; and what its link is like. Pure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LOAD_SAMPLES: Final = 96
 
 
 @dataclass(slots=True)
-class Pulse:
-    """What one device said, and how good the way to it is."""
+class DeviceTelemetry:
+    """What one device said, and how good the link to it is. `load` is of its processor, 0 to 1, oldest first."""
 
     samples: deque[pb.Sample] = field(default_factory=lambda: deque(maxlen=RATE_SAMPLES))
     load: deque[float] = field(default_factory=lambda: deque(maxlen=LOAD_SAMPLES))
@@ -43,42 +43,42 @@ class Pulse:
         return battery_of(self.newest)
 
 
-class Telemetry:
-    """The pulses of all devices, by id. Changed by `observe` only."""
+class RecentTelemetry:
+    """The telemetry of all devices, by id. Changed by `observe` only."""
 
     def __init__(self) -> None:
-        self.pulses: dict[str, Pulse] = {}
+        self.devices: dict[str, DeviceTelemetry] = {}
 
-    def observe(self, observed: Observed, received_at: float) -> None:
+    def observe(self, observed: Observed) -> None:
         """Take a sample in, or that a device is silent."""
-        pulse = self.pulses.get(observed.device.id)
-        if pulse is None:
-            pulse = self.pulses[observed.device.id] = Pulse()
+        known = self.devices.get(observed.device.id)
+        if known is None:
+            known = self.devices[observed.device.id] = DeviceTelemetry()
         sample = observed.sample
         if sample is None:
-            pulse.why_silent = observed.why
-            pulse.samples.clear()
+            known.why_silent = observed.why
+            known.samples.clear()
             return
-        if pulse.samples and sample.at < pulse.samples[-1].at:
-            pulse.samples.clear()
-        pulse.why_silent = ""
-        pulse.received_at = received_at
-        pulse.samples.append(sample)
-        pulse.load.append(sample.cpu_percent / 100)
-        pulse.link = observed.link
+        if known.samples and sample.at < known.samples[-1].at:
+            known.samples.clear()
+        known.why_silent = ""
+        known.received_at = observed.received_at
+        known.samples.append(sample)
+        known.load.append(sample.cpu_percent / 100)
+        known.link = observed.link
 
-    def pulse(self, device: str) -> Pulse:
-        """The pulse of a device; an empty one where nothing was heard."""
-        return self.pulses.get(device) or _NEVER_HEARD
+    def of(self, device: str) -> DeviceTelemetry:
+        """The telemetry of a device; empty where nothing was heard."""
+        return self.devices.get(device) or _NEVER_HEARD
 
     def ends(self, devices: list[str]) -> Mapping[str, list[pb.Sample]]:
         """The oldest and the newest sample of some devices, as `status_of` takes them."""
-        found = ((d, self.pulse(d).samples) for d in devices)
+        found = ((d, self.of(d).samples) for d in devices)
         return {d: [of[0], of[-1]] if len(of) > 1 else list(of) for d, of in found if of}
 
     def silent(self, devices: list[str]) -> Mapping[str, str]:
         """Why some devices are silent."""
-        return {d: why for d in devices if (why := self.pulse(d).why_silent)}
+        return {d: why for d in devices if (why := self.of(d).why_silent)}
 
 
-_NEVER_HEARD: Final = Pulse()
+_NEVER_HEARD: Final = DeviceTelemetry()
