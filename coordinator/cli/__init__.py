@@ -106,9 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # msgspec 0.21.1 may crash when the garbage collector frees the types of structs as the interpreter ends (in
     # TypeNode_Free), which would turn the exit code into that of a signal. What is frozen is not collected any more.
     atexit.register(gc.freeze)
-    words = with_default(sys.argv[1:] if argv is None else argv)
+    words = _with_action(with_default(sys.argv[1:] if argv is None else argv))
     args = build_parser().parse_args(words)
     return finish(args, Output(json=args.json), words)
+
+
+def _with_action(words: Sequence[str]) -> list[str]:
+    """`profiles` without an action lists."""
+    actions = ("list", "export", "import", "-h", "--help")
+    if words and words[0] == "profiles" and (len(words) == 1 or words[1] not in actions):
+        return ["profiles", "list", *words[1:]]
+    return list(words)
 
 
 def finish(args: argparse.Namespace, output: Output, words: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ What the workflow leaves open is settled here:
 * A provider's functions (of the fleet file) are there only where they are asked for, with the variants of
   models that a ready device was measured with: items and bytes out are known from there.
 * What a source sends is not measured: `source_bytes` says it (bytes per request), else it counts 0.
+* Where a device has not measured a variant, a published profile of its class of hardware stands in, as a prior.
 * Device times are as uncertain as profiles say and `Uncertainty` by default; plans are asked for with 95 % confidence.
 """
 
@@ -30,6 +31,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import structs
 
 from coordinator.fleet.file import FleetFile, Functions
+from coordinator.fleet.priors import BETWEEN_DEVICES, Priors
 from coordinator.fleet.state import Catalogue, Device, Fleet, Inputs
 from coordinator.planning.margin import CONFIDENCE
 from coordinator.planning.options import LEAST_CONFIDENCE
@@ -85,7 +87,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What all parts of a snapshot look at. `measured` are usable profiles by stage, variant and device."""
+    """What all parts of a snapshot look at. `measured` are usable profiles by stage, variant and device.
+
+    Where nothing was measured, a prior stands there; `priors` has the label of its class, by the same.
+    """
 
     workflow: Workflow
     catalogue: Catalogue
@@ -93,6 +98,7 @@ class _View:
     devices: list[Device]
     measured: dict[tuple[str, str], dict[str, Profile]]
     refused: dict[str, list[str]]
+    priors: dict[tuple[str, str, str], str]
 
 
 def snapshot(
@@ -205,11 +211,17 @@ def _view(fleet: Fleet, workflow: Workflow, catalogue: Catalogue, network: Fleet
         _check_tier(device, network)
     measured: dict[tuple[str, str], dict[str, Profile]] = {}
     refused: dict[str, list[str]] = {}
+    labels: dict[tuple[str, str, str], str] = {}
+    known = Priors(fleet)
     for stage, variant in _offered(workflow, catalogue):
         by_device = measured.setdefault((stage, variant.name), {})
         digest = variant.digest
         for device in devices:
             profile = fleet.profile(device, digest)
+            prior = known.of(device, digest) if profile is None else None
+            if prior is not None:
+                profile = prior.profile
+                labels[stage, variant.name, device.name] = prior.hardware.label
             if profile is None:
                 continue
             if profile.cannot_run is not None or not _batches(profile, device):
@@ -218,7 +230,7 @@ def _view(fleet: Fleet, workflow: Workflow, catalogue: Catalogue, network: Fleet
             else:
                 by_device[device.name] = profile
     there = _narrowed(workflow, fleet)
-    return _View(there, catalogue, network, devices, measured, refused)
+    return _View(there, catalogue, network, devices, measured, refused, labels)
 
 
 def _narrowed(workflow: Workflow, fleet: Fleet) -> Workflow:
@@ -522,10 +534,15 @@ def _profiles(view: _View) -> list[ProblemProfile]:
             device=name,
             batches=_batches(profile, devices[name]),
             memory_mb=(profile.peak_memory_bytes or 0) / MEGABYTE,
-            relative_errors=[relative_error(p) for p in _points(profile, devices[name])],
+            relative_errors=[
+                prior_error(p) if label is not None else relative_error(p)
+                for p in _points(profile, devices[name])
+            ],
+            prior=label,
         )
         for (stage, variant), by_device in view.measured.items()
         for name, profile in by_device.items()
+        for label in (view.priors.get((stage, variant, name)),)
     ]
 
 
@@ -561,6 +578,11 @@ def relative_error(point: Point) -> float:
     batch = BatchTime(batch_size=point.batch_size, mean=point.seconds.mean, percentiles=seen)  # pyright: ignore[reportArgumentType]
     error = deviation(batch) / batch.mean / math.sqrt(point.samples - 1)
     return min(error, UNKNOWN_ERROR)
+
+
+def prior_error(point: Point) -> float:
+    """The same of a point of a prior, for a device that did not measure it: how devices differ comes on top."""
+    return math.hypot(relative_error(point), BETWEEN_DEVICES)
 
 
 def _accuracy(view: _View, table: AccuracyTable) -> Accuracy | None:
