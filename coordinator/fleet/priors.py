@@ -60,8 +60,8 @@ def exported(
 ) -> list[PublishedProfile]:
     """What the fleet measured, ready to be published: of a model, a variant or a device's class, where these are given.
 
-    Left out are emulated devices, measurements that other processes disturbed, and what devices cannot run. Of several devices of a class that measured a variant,
-    the least disturbed counts, and then the newest.
+    Left out are emulated devices, measurements that other processes disturbed, and what devices cannot run. Of several
+    devices of a class that measured a variant, the least disturbed counts, and then the newest.
     """
     found: dict[tuple[str, str], PublishedProfile] = {}
     for profile, hardware in _measured(fleet):
