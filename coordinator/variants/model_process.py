@@ -95,11 +95,14 @@ class ModelProcess:
             self.close()
             raise
         if event is None:
-            why = self._running.why()
+            why, hangs = self._running.why(), self._running.is_out_of_time
             self.close()
-            doing = _DOING[expected]
             raise VariantFailed(
-                f"{name} failed while {doing}", why=why, model=variant.model, variant=variant.name
+                f"{name} failed while {_DOING[expected]}",
+                why=why,
+                fix="Give more time: coordinator variants measure --time-limit" if hangs else "",
+                model=variant.model,
+                variant=variant.name,
             )
         if event.WhichOneof("event") == "error":
             raise _named(error_of(msgspec.json.decode(event.error)), variant)
@@ -170,6 +173,11 @@ class _Process:
             evaluation.write(_piped(self._popen.stdin), request)
             return evaluation.read(_piped(self._popen.stdout), pb.EvaluateEvent)
         return None
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether it was ended because a step took too long."""
+        return self._out_of_time > 0
 
     def why(self) -> str:
         """Why the process is gone."""
