@@ -55,6 +55,7 @@ class ModelProcess:
         self._threads = threads
         self._step_seconds = step_seconds
         self._running: _Process | None = None
+        self._loaded: Variant | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +67,7 @@ class ModelProcess:
         """End the process."""
         if self._running is not None:
             self._running.end()
-        self._running = None
+        self._running = self._loaded = None
 
     def load(self, variant: Variant) -> EvaluatedVariant:
         """Load a variant in place of the one before.
@@ -75,7 +76,7 @@ class ModelProcess:
             VariantFailed: it crashed, or took longer than a step may.
             TiermeshError: why it cannot be loaded on this machine, such as a runtime that is not installed.
         """
-        whose = EvaluatedVariant(self, variant)
+        whose, self._loaded = EvaluatedVariant(self, variant), variant
         request = pb.EvaluateLoad(variant=encode_json(variant), threads=self._threads)
         loaded = self.ask(variant, pb.EvaluateRequest(load=request), "loaded").loaded
         whose.library, whose.library_version = loaded.library, loaded.version
@@ -85,6 +86,8 @@ class ModelProcess:
         self, variant: Variant, request: pb.EvaluateRequest, expected: _Kind
     ) -> pb.EvaluateEvent:
         """Have a request answered; see `load` for the errors."""
+        if variant is not self._loaded:
+            raise TiermeshError(f"{variant.model}/{variant.name} is not loaded any more")
         name = f"{variant.model}/{variant.name}"
         if self._running is None:
             self._running = _Process(self._folders, self._threads)

@@ -74,6 +74,9 @@ def test_a_request_goes_through_with_its_arrays(cache: Cache, make: Make) -> Non
 def test_variants_follow_one_another_in_one_process(cache: Cache, make: Make) -> None:
     with ModelProcess([cache.artifacts]) as process:
         pids = {process.load(make(name=name)).process(REQUEST)["pid"] for name in ("v1", "v2")}
+        before, _ = process.load(make(name="v1")), process.load(make(name="v2"))
+        with pytest.raises(TiermeshError, match="m/v1 is not loaded any more"):
+            before.process(REQUEST)
     assert len(pids) == 1
 
 
