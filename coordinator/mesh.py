@@ -30,6 +30,7 @@ from coordinator.discovery.browser import Describing, look_out, sighted, watchin
 from coordinator.fleet import Desired, Fleet, events
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.priors import is_fresh
 from coordinator.fleet.state import Catalogue, Device, Rollout
 from coordinator.journal.reconcile import Pursuit
 from coordinator.journal.recorder import Recorder
@@ -47,6 +48,7 @@ from coordinator.workflows.catalogue import Ladders
 from coordinator.workflows.registry import Workflows
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
+from tiermesh.documents.published import PublishedProfile
 from tiermesh.documents.variant import Variant
 from tiermesh.documents.workflow import Workflow
 from tiermesh.errors import InvalidDocument, TiermeshError
@@ -260,6 +262,14 @@ class Mesh(Recorder):
         # What is measured side by side on one host measures the others, too.
         async with self._profiling:
             await Pursuit(self, desired, work).run()
+
+    async def import_priors(self, published: Iterable[PublishedProfile]) -> int:
+        """Take published profiles in as priors, but for those of which as new ones are known; how many were taken."""
+        fresh = [one for one in published if is_fresh(self.fleet, one)]
+        await self.record(
+            *(events.PriorImported(at=self.now(), who=self.who, published=one) for one in fresh)
+        )
+        return len(fresh)
 
     async def _wanted(
         self, wanted: Workflow | Iterable[Variant]

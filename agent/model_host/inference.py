@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agent.errors import StageCodeFailed
 from agent.model_host import runtimes, stage_code
 from agent.model_host.emulation import CountedTime, Dilation
-from agent.model_host.runtimes import Session
+from agent.model_host.runtimes import ModelToLoad, Session
 from agent.model_host.stage_code import ModelCode
+from tiermesh.arrays import arrays
 from tiermesh.documents.variant import Variant
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Payload
@@ -85,23 +86,28 @@ class Inference:
             StageCodeFailed: the stage code does not load.
             TiermeshError: an artifact is not in the store.
         """
-        files = {name: store.path(artifact.digest) for name, artifact in variant.files.items()}
-        if variant.model_file not in files:
-            raise TiermeshError(
-                f"the variant {variant.name} is incomplete",
-                why=f"its model file {variant.model_file} is not among its files",
-            )
         runtime = runtimes.runtime(variant.runtime)
+        files = {name: store.path(artifact.digest) for name, artifact in variant.files.items()}
+        model = _model_file(variant, files, needed=runtime.needs_model_file)
         folder = store.unpack(variant.bundle.artifact.digest)
         code = stage_code.load(variant.bundle, folder, files, variant.options, "model")
         _limit_threads(threads)
-        session = runtime.load(files[variant.model_file], files, threads=threads)
+        session = runtime.load(
+            ModelToLoad(
+                variant=f"{variant.model}/{variant.name}",
+                model=model,
+                files=files,
+                settings=variant.settings or {},
+                threads=threads,
+                code=code,
+            )
+        )
         return cls(code, session, dilation or Dilation(slowdown))
 
     def prepare(self, payload: Payload) -> list[Item]:
         """Split a request into the items that the model shall see."""
         with self._dilation.slowed():
-            return [_item(inputs) for inputs in self._code.items(stage_code.arrays(payload))]
+            return [_item(inputs) for inputs in self._code.items(arrays(payload))]
 
     def infer(self, items: Sequence[Item]) -> list[dict[str, Any]]:
         """Run one batch of items of equal shapes; the outputs, one dict per item, in order."""
@@ -117,7 +123,7 @@ class Inference:
     def finish(self, payload: Payload, outputs: Sequence[Mapping[str, Any]]) -> Payload:
         """Put a request together again: the payload for the next stages."""
         with self._dilation.slowed():
-            return self._code.result(stage_code.arrays(payload), [dict(one) for one in outputs])
+            return self._code.result(arrays(payload), [dict(one) for one in outputs])
 
     def now(self) -> float:
         """Seconds of a clock that goes on while this device computes, or would still be computing."""
@@ -142,11 +148,11 @@ class Inference:
         """One request on its own, in as few batches as its items' shapes allow."""
         return self.trial(payload).result
 
-    def trial(self, payload: Payload) -> Trial:
-        """One request on its own, with all that becomes of it."""
+    def trial(self, payload: Payload, *, batched: bool = True) -> Trial:
+        """One request on its own, with all that becomes of it; unless `batched`, each of its items by itself."""
         items = self.prepare(payload)
         outputs: dict[int, dict[str, Any]] = {}
-        for group in by_shape(items):
+        for group in by_shape(items) if batched else [[i] for i in range(len(items))]:
             outputs.update(zip(group, self.infer([items[i] for i in group]), strict=True))
         in_order = [outputs[i] for i in range(len(items))]
         return Trial(payload, items, in_order, self.finish(payload, in_order))
@@ -173,6 +179,19 @@ class Inference:
     def close(self) -> None:
         """Give the model's memory back."""
         self._session.close()
+
+
+def _model_file(variant: Variant, files: Mapping[str, Path], *, needed: bool) -> Path | None:
+    name = variant.model_file
+    if name is None and not needed:
+        return None
+    if name is None or name not in files:
+        why = "its runtime needs a model file, and it names none"
+        raise TiermeshError(
+            f"the variant {variant.name} is incomplete",
+            why=why if name is None else f"its model file {name} is not among its files",
+        )
+    return files[name]
 
 
 def by_shape(items: Sequence[Item]) -> Iterable[list[int]]:

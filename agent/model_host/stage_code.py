@@ -22,12 +22,12 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.errors import StageCodeFailed
 from tiermesh.documents.variant import Bundle
 from tiermesh.errors import Unsupported
-from tiermesh.frames import Payload, Tensor
+from tiermesh.frames import Payload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,27 +165,6 @@ def check_requires(bundle: Bundle) -> None:
             fix="Install what is missing there and restart the agent",
             missing=missing,
         )
-
-
-def arrays(value: Any) -> Any:
-    """`value` with each Tensor, at any depth, as a NumPy array over the same memory.
-
-    Without NumPy on this device, tensors stay as they are.
-    """
-    return _converted(value) if _is_installed("numpy") else value
-
-
-def _converted(value: Any) -> Any:
-    match value:
-        case Tensor():
-            return value.numpy()
-        case Mapping():
-            pairs = cast("Mapping[str, Any]", value).items()
-            return {key: _converted(inner) for key, inner in pairs}
-        case list() | tuple():
-            return [_converted(inner) for inner in cast("list[Any]", value)]
-        case _:
-            return value
 
 
 def _package(bundle: Bundle, folder: Path) -> str:

@@ -102,10 +102,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = with_default(sys.argv[1:] if argv is None else argv)
+    words = _with_action(with_default(sys.argv[1:] if argv is None else argv))
     args = build_parser().parse_args(words)
     logs.configure(args.log_level, args.log_format, default="warning")
     return finish(args, Output(json=args.json), words)
+
+
+def _with_action(words: Sequence[str]) -> list[str]:
+    """`profiles` without an action lists."""
+    actions = ("list", "export", "import", "-h", "--help")
+    if words and words[0] == "profiles" and (len(words) == 1 or words[1] not in actions):
+        return ["profiles", "list", *words[1:]]
+    return list(words)
 
 
 def finish(args: argparse.Namespace, output: Output, words: Sequence[str] | None = None) -> int:

@@ -145,7 +145,7 @@ def _plain(device: Device, sample: telemetry_pb2.Sample | None) -> dict[str, Any
         "cpu_quota_cores": print_.cpu_quota_cores,
         "cpu": print_.cpu.model,
         "memory_bytes": print_.memory_bytes,
-        "runtimes": {r.name: r.version or r.unavailable for r in print_.runtimes},
+        "runtimes": {r.name: r.unavailable or r.version or "built in" for r in print_.runtimes},
         "emulated_slowdown": print_.emulated.slowdown if print_.emulated else None,
         "agent_version": said.agent_version,
         "generations": said.generations,
@@ -165,7 +165,8 @@ def _table(devices: list[Device]) -> Table:
         said, print_ = device.description, device.description.fingerprint
         style = _STYLES.get(device.state.value, "")
         state = f"[{style}]{device.state}[/]" if style else device.state.value
-        usable = [r.name for r in print_.runtimes if r.unavailable is None]
+        # Those that come with the agent, without a version, are on every device.
+        usable = [r.name for r in print_.runtimes if r.version and r.unavailable is None]
         table.add_row(
             device_label(device.name, print_.emulated.slowdown if print_.emulated else None),
             state,

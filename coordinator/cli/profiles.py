@@ -1,60 +1,152 @@
-"""`coordinator profiles`: what was measured, from the journal; one of them as a document."""
+"""`coordinator profiles list|export|import`: what was measured, and what is taken for it where nothing was."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
 from coordinator import config
-from coordinator.cli.mesh import add_state_option
+from coordinator.cli import Commands
+from coordinator.cli.mesh import (
+    STANDING,
+    add_mesh_options,
+    add_state_option,
+    add_variants_option,
+    mesh_of,
+)
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, megabytes
 from coordinator.fleet.profile_text import is_disturbed
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
-    from coordinator.cli import Commands
     from coordinator.fleet import Fleet
+    from coordinator.fleet.state import Device
+    from coordinator.mesh import Mesh
     from tiermesh.documents.profile import Profile
+    from tiermesh.documents.published import PublishedProfile
+
+PROFILES: Final = Path("profiles")
+"""The folder of published profiles in a checkout."""
 
 
 def register(commands: Commands) -> None:
-    """Add `profiles`."""
+    """Add `profiles` and its actions."""
     parser = commands.add(
         "profiles",
-        _profiles,
-        help="Show what was measured on which device, or write one profile to a file",
+        _no_action,
+        help="List, export and import profiles: what was measured on which device",
         examples=(
-            "  coordinator profiles\n"
-            "  coordinator profiles ocr-recognise --on hub-1\n"
-            "  coordinator profiles ocr-recognise/v6s --on hub-1 -o profile.json"
+            "  coordinator profiles                                  # as: coordinator profiles list\n"
+            "  coordinator profiles ocr-recognise/v6s --on hub-1 -o profile.json\n"
+            "  coordinator profiles export\n"
+            "  coordinator profiles import"
         ),
     )
-    parser.add_argument(
-        "variant", nargs="?", metavar="MODEL[/VARIANT]", help="only of this model or variant"
+    actions = Commands(parser)
+    _add_list(actions)
+    _add_export(actions)
+    _add_import(actions)
+
+
+def _add_list(actions: Commands) -> None:
+    parser = actions.add(
+        "list",
+        _list,
+        help="list what was measured on which device, or write one profile to a file",
+        examples=(
+            "  coordinator profiles list\n"
+            "  coordinator profiles list ocr-recognise --on hub-1\n"
+            "  coordinator profiles list ocr-recognise/v6s --on hub-1 -o profile.json"
+        ),
     )
-    parser.add_argument("--on", metavar="DEVICE", help="only what holds for this device")
+    _add_filters(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write the one profile that is left here"
     )
     add_state_option(parser)
 
 
-def _profiles(args: argparse.Namespace, output: Output) -> int:
-    found = _found(_fleet(args.state), args.variant, args.on)
+def _add_export(actions: Commands) -> None:
+    parser = actions.add(
+        "export",
+        _export,
+        help="write measured profiles to files by class of hardware, without names of devices",
+        examples=(
+            "  coordinator profiles export\n"
+            "  coordinator profiles export ocr-recognise --on server --to published/"
+        ),
+    )
+    _add_filters(parser)
+    parser.add_argument(
+        "--to", type=Path, default=PROFILES, metavar="DIR", help="default: %(default)s"
+    )
+    add_state_option(parser)
+
+
+def _add_import(actions: Commands) -> None:
+    parser = actions.add(
+        "import",
+        _import,
+        help="use published profiles as priors, for devices of their class that have not measured",
+        examples=(
+            "  coordinator profiles import\n"
+            "  coordinator profiles import profiles/amd-epyc-2-threads-onnx-1.31.1-5b0ce0c6"
+        ),
+    )
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        type=Path,
+        default=[PROFILES],
+        metavar="FILE|DIR",
+        help=f"files, or folders with files (default: {PROFILES})",
+    )
+    add_variants_option(parser)
+    add_mesh_options(parser)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "variant", nargs="?", metavar="MODEL[/VARIANT]", help="only of this model or variant"
+    )
+    parser.add_argument("--on", metavar="DEVICE", help="only what holds for this device")
+
+
+def _no_action(args: argparse.Namespace, output: Output) -> int:
+    del args, output
+    raise AssertionError("the parser requires an action")
+
+
+# --- list --------------------------------------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace, output: Output) -> int:
+    fleet = _fleet(args.state)
+    found = _found(fleet, args.variant, args.on)
     if args.output is not None:
         _write(_only(found), args.output)
-    for part in _tables(found):
+    priors = _priors(fleet, args.variant, args.on)
+    for part in [*_tables(found), *_prior_tables(priors)]:
         output.console.print(part)
-    if not found:
+    if not found and not priors:
         output.console.print("nothing was measured")
-    output.document({"profiles": [profile for _, profile in found]})
+    output.document(
+        {
+            "profiles": [profile for _, profile in found],
+            "priors": [
+                {"used_for": devices, "hardware": one.hardware, "profile": one.profile}
+                for devices, one in priors
+            ],
+        }
+    )
     return 0
 
 
@@ -68,12 +160,17 @@ def _fleet(state: Path | None) -> Fleet:
         journal.close()
 
 
-def _found(fleet: Fleet, variant: str | None, on: str | None) -> list[tuple[str, Profile]]:
-    """Profiles with the names of the devices that they hold for."""
+def _device(fleet: Fleet, on: str | None) -> Device | None:
     device = fleet.named(on) if on is not None else None
     if on is not None and device is None:
         known = ", ".join(sorted(d.name for d in fleet.devices.values())) or "none"
         raise InvalidDocument(f"there is no device `{on}`", fix=f"Known: {known}")
+    return device
+
+
+def _found(fleet: Fleet, variant: str | None, on: str | None) -> list[tuple[str, Profile]]:
+    """Profiles with the names of the devices that they hold for."""
+    device = _device(fleet, on)
     model, _, name = (variant or "").partition("/")
     found: list[tuple[str, Profile]] = []
     for device_class, profiles in fleet.profiles.items():
@@ -86,6 +183,29 @@ def _found(fleet: Fleet, variant: str | None, on: str | None) -> list[tuple[str,
             if (not model or profile.model == model) and (not name or profile.variant == name)
         ]
     return sorted(found, key=lambda one: (one[0], one[1].model, one[1].variant))
+
+
+def _priors(
+    fleet: Fleet, variant: str | None, on: str | None
+) -> list[tuple[list[str], PublishedProfile]]:
+    """Priors with the names of the devices that have not measured the variant, and so use them."""
+    from coordinator.fleet.priors import Priors
+
+    device, known = _device(fleet, on), Priors(fleet)
+    devices = [device] if device is not None else list(fleet.devices.values())
+    model, _, name = (variant or "").partition("/")
+    found: list[tuple[list[str], PublishedProfile]] = []
+    for of_class in fleet.priors.values():
+        for digest, one in of_class.items():
+            used = sorted(d.name for d in devices if known.of(d, digest) is one)
+            is_wanted = (not model or one.profile.model == model) and (
+                not name or one.profile.variant == name
+            )
+            if is_wanted and (used or device is None):
+                found.append((used, one))
+    return sorted(
+        found, key=lambda o: (o[1].hardware.label, o[0], o[1].profile.model, o[1].profile.variant)
+    )
 
 
 def _only(found: list[tuple[str, Profile]]) -> Profile:
@@ -118,7 +238,16 @@ def _tables(found: list[tuple[str, Profile]]) -> Iterator[str | Table]:
         yield _table(profiles)
 
 
-def _table(profiles: list[Profile]) -> Table:
+def _prior_tables(priors: list[tuple[list[str], PublishedProfile]]) -> Iterator[str | Table]:
+    """A heading and a table for each class of hardware, and the devices that use it."""
+    for (label, *devices), group in groupby(priors, key=lambda o: (o[1].hardware.label, *o[0])):
+        profiles = [one.profile for _, one in group]
+        used = f"not measured on {', '.join(devices)}" if devices else "no device uses it"
+        yield f"[yellow]prior from class {clean(label)}[/]: {clean(used)}  [dim]{_when(profiles)}[/]"
+        yield _table(profiles, priors=True)
+
+
+def _table(profiles: list[Profile], *, priors: bool = False) -> Table:
     table = Table(box=None, header_style="bold")
     for column in ("variant", "batch", "threads", "mean", "p95", "memory"):
         table.add_column(column, no_wrap=column == "variant")
@@ -127,18 +256,22 @@ def _table(profiles: list[Profile]) -> Table:
         if not profile.points:
             why = f"cannot run: {clean(profile.cannot_run or 'nothing was measured')}"
             table.add_row(whose, "", "", why)
-        for row in _rows(profile):
+        for row in _rows(profile, priors):
             table.add_row(whose, *row)
             whose = ""
     return table
 
 
-def _rows(profile: Profile) -> list[list[str]]:
+def _rows(profile: Profile, priors: bool) -> list[list[str]]:
+    """A prior's interval is as wide as it counts in a plan: between devices of the class."""
+    from coordinator.planning.problem_profiles import NORMAL_95, prior_error
+
     return [
         [
             str(point.batch_size),
             str(point.threads),
-            f"{1e3 * point.seconds.mean:.1f} ms ± {point.interval:.0%}",
+            f"{1e3 * point.seconds.mean:.1f} ms ±"
+            f" {NORMAL_95 * prior_error(point) if priors else point.interval:.0%}",
             f"{1e3 * point.seconds.p95:.1f} ms",
             megabytes(point.peak_memory_bytes or profile.peak_memory_bytes),
         ]
@@ -158,3 +291,80 @@ def _when(profiles: list[Profile]) -> str:
         + (f", with rests of {', '.join(rests)}" if rests else "")
         + (others if any(map(is_disturbed, profiles)) else "")
     )
+
+
+# --- export ------------------------------------------------------------------------------------------------------
+
+
+def _export(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.fleet.priors import exported
+
+    fleet = _fleet(args.state)
+    model, _, variant = (args.variant or "").partition("/")
+    published = exported(fleet, model, variant, _device(fleet, args.on))
+    if not published:
+        raise InvalidDocument(
+            "there is nothing to export",
+            why="emulated devices and disturbed measurements are left out, and nothing else was measured",
+            fix="Run on an idle machine: coordinator profile --again; see: coordinator profiles",
+        )
+    written = [_write_published(one, args.to) for one in published]
+    for path in written:
+        output.console.print(clean(path))
+    output.document({"written": [str(path) for path in written]})
+    return 0
+
+
+def _write_published(published: PublishedProfile, folder: Path) -> Path:
+    from coordinator.cli.planning import write_file
+    from tiermesh.documents.published import file_name
+    from tiermesh.documents.reading import encode_json
+
+    path = folder / published.hardware.folder / file_name(published.profile)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, encode_json(published))
+    return path
+
+
+# --- import ------------------------------------------------------------------------------------------------------
+
+
+def _import(args: argparse.Namespace, output: Output) -> int:
+    from coordinator.workflows.published_files import read_published_files
+
+    published = read_published_files(args.sources)
+
+    async def work(mesh: Mesh) -> dict[str, Any]:
+        return await _take(mesh, published)
+
+    async def alone() -> dict[str, Any]:
+        async with mesh_of(args, output) as mesh:
+            return await work(mesh)
+
+    standing = STANDING.get()
+    if standing is None:
+        document = asyncio.run(alone())
+    else:
+        standing.check(args)
+        document = standing.run(lambda: work(standing.mesh))
+    used = ", ".join(document["used_for"]) or "no known device, until one of their class comes"
+    output.console.print(
+        f"{document['imported']} of {document['read']} published profiles are new; used for {clean(used)}"
+    )
+    output.document(document)
+    return 0
+
+
+async def _take(mesh: Mesh, published: list[PublishedProfile]) -> dict[str, Any]:
+    """Take them in; what came of it, with the names of the devices that use some of them."""
+    from coordinator.fleet.priors import Priors
+
+    imported = await mesh.import_priors(published)
+    known = Priors(mesh.fleet)
+    digests = {one.profile.variant_digest for one in published}
+    used = [
+        device.name
+        for device in mesh.fleet.devices.values()
+        if any(known.of(device, digest) is not None for digest in digests)
+    ]
+    return {"read": len(published), "imported": imported, "used_for": sorted(used)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from coordinator import config
-from coordinator.cli import Commands
+from coordinator.cli import Commands, arguments
 from coordinator.cli.mesh import VARIANTS, add_variants_option
 from coordinator.cli.output import Output
 from coordinator.cli.progress import bars
@@ -64,6 +64,12 @@ def _add_measure(actions: Commands) -> None:
         "--dataset", action="append", metavar="NAME", help="only these (repeat); implies --dry-run"
     )
     measure.add_argument("--count", type=int, metavar="N", help="cases of each data set")
+    measure.add_argument(
+        "--time-limit",
+        type=arguments.seconds,
+        metavar="S",
+        help="for each request of a variant; one that takes longer hangs (default: 120)",
+    )
     measure.add_argument("--dry-run", action="store_true", help="store nothing")
     _add_places(measure)
 
@@ -127,6 +133,7 @@ def _measure(args: argparse.Namespace, output: Output) -> int:
     from coordinator.variants import building
     from coordinator.variants.accuracy import Measured
     from coordinator.variants.measuring import Measuring, chain, load_datasets
+    from coordinator.variants.model_process import STEP_SECONDS
     from coordinator.workflows.yaml_files import read_workflow
 
     ladders = _open(args)
@@ -136,7 +143,14 @@ def _measure(args: argparse.Namespace, output: Output) -> int:
     today = datetime.now(UTC).date().isoformat()  # noqa: TID251 - a date for people
     measured = Measured(date=today, versions=building.tool_versions())
     with _watched(output, "measure") as watch:
-        run = Measuring(ladders, workflow, measured, count=args.count, watch=watch)
+        run = Measuring(
+            ladders,
+            workflow,
+            measured,
+            count=args.count,
+            watch=watch,
+            step_seconds=args.time_limit or STEP_SECONDS,
+        )
         found = run.run(datasets)
     stored = [] if args.dry_run or args.dataset else found.store(ladders)
     for model in found.models:

@@ -10,6 +10,7 @@ from coordinator.cli.mesh import run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.progress import searching
 from coordinator.cli.text import clean
+from coordinator.fleet.priors import Priors
 from tiermesh.errors import Unsupported
 from tiermesh.units import Size
 
@@ -60,10 +61,19 @@ def plan_workflow(
 
 
 async def _warn_unmeasured(mesh: Mesh, workflow: Workflow, path: Path, output: Output) -> None:
-    fleet, missing = mesh.fleet, 0
-    for variant in await mesh.variants(workflow):
-        digest = variant.digest
-        missing += sum(fleet.profile(device, digest) is None for device in fleet.ready)
+    fleet, known = mesh.fleet, Priors(mesh.fleet)
+    unmeasured = [
+        known.of(device, variant.digest)
+        for variant in await mesh.variants(workflow)
+        for device in fleet.ready
+        if fleet.profile(device, variant.digest) is None
+    ]
+    missing = unmeasured.count(None)
+    if priors := len(unmeasured) - missing:
+        output.progress.print(
+            f"[yellow]{priors} profiles are priors of other devices of a class, not measured here[/]; "
+            f"measure them with: coordinator profile {clean(path)}"
+        )
     if missing:
         output.progress.print(
             f"[yellow]{missing} profiles are missing[/] and left out of the plan; "

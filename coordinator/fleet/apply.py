@@ -22,6 +22,7 @@ from coordinator.fleet.lifecycle import (
     unanswered,
 )
 from coordinator.fleet.naming import unique
+from coordinator.fleet.priors import is_fresh
 from coordinator.fleet.spending import spent_usd
 from coordinator.fleet.state import (
     WAY_BACK,
@@ -263,6 +264,16 @@ def _profile_dropped(event: events.ProfileDropped, fleet: Fleet) -> Fleet:
     return replace(fleet, profiles=_with(fleet.profiles, event.device_class, kept))
 
 
+def _prior_imported(event: events.PriorImported, fleet: Fleet) -> Fleet:
+    """The newer one of two counts, whichever was imported last."""
+    hardware, profile = event.published.hardware.digest, event.published.profile
+    of_class = fleet.priors.get(hardware, {})
+    if not is_fresh(fleet, event.published):
+        return fleet
+    updated = _with(of_class, profile.variant_digest, event.published)
+    return replace(fleet, priors=_with(fleet.priors, hardware, updated))
+
+
 def _workflow_recorded(event: events.WorkflowRecorded, fleet: Fleet) -> Fleet:
     source = WorkflowSource(name=event.workflow, text=event.text, folder=event.folder)
     return replace(fleet, workflows=_with(fleet.workflows, event.digest, source))
@@ -468,6 +479,7 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.ProfileMeasured: _profile_measured,
     events.ProfileFailed: _profile_failed,
     events.ProfileDropped: _profile_dropped,
+    events.PriorImported: _prior_imported,
     events.WorkflowRecorded: _workflow_recorded,
     events.PlanMade: _plan_made,
     events.ReplanStarted: _replan_started,

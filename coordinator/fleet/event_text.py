@@ -56,6 +56,11 @@ def _profile(event: events.ProfileMeasured) -> str:
     return f"{what}: {profile.cannot_run}" if profile.cannot_run else what
 
 
+def _prior(event: events.PriorImported) -> str:
+    profile = event.published.profile
+    return f"{profile.model}/{profile.variant}: prior of class {event.published.hardware.label}"
+
+
 def _described(event: events.DeviceDescribed) -> str:
     said = event.description
     return f"{event.name} at {event.address}, tier {said.tier}, agent {said.agent_version}"
@@ -89,6 +94,7 @@ _SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
     ),
     events.DeviceDescribed: _described,
     events.ProfileMeasured: _profile,
+    events.PriorImported: _prior,
     events.ProfileFailed: lambda e: f"{e.model}/{e.variant}: {e.why}",
     events.WorkflowRecorded: lambda e: short(e.digest),
     events.PlanMade: lambda e: f"{short(e.plan.digest)}, {e.plan.cost.total_per_hour:.4g} USD/h",

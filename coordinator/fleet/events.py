@@ -14,6 +14,7 @@ from coordinator.fleet.lifecycle import Reach, ReplanOutcome
 from coordinator.fleet.state import Catalogue, Description, Inputs, Purpose
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.profile import Profile
+from tiermesh.documents.published import PublishedProfile
 
 
 def kind_of(event: type) -> str:
@@ -158,6 +159,12 @@ class ProfileDropped(Happening, frozen=True, kw_only=True):
 
     device_class: str
     variant_digest: str
+
+
+class PriorImported(Happening, frozen=True, kw_only=True):
+    """A published profile was brought in, for devices of its class that measure nothing themselves."""
+
+    published: PublishedProfile
 
 
 class WorkflowRecorded(Happening, frozen=True, kw_only=True):
@@ -337,6 +344,7 @@ Event: TypeAlias = (
     | DeviceDraining
     | DrainUndone
     | ProfileMeasured
+    | PriorImported
     | ProfileFailed
     | ProfileDropped
     | WorkflowRecorded

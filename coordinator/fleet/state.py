@@ -10,6 +10,7 @@ from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, ReplanOutco
 from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.profile import Profile
+from tiermesh.documents.published import PublishedProfile
 from tiermesh.documents.variant import Artifact, Bundle, Variant
 
 Inputs: TypeAlias = dict[str, dict[str, str | float | int | None]]
@@ -191,13 +192,15 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """All of it.
 
-    `profiles` are by device class and variant digest; `profile_failures` by device and digest. `way_back` is what
-    served each workflow before what runs, oldest first: a rollback goes one back, and what it left is off the way.
+    `profiles` are by device class and variant digest; `profile_failures` by device and digest. `priors` are published
+    profiles by class of hardware and variant digest, and never count as measured. `way_back` is what served each
+    workflow before what runs, oldest first: a rollback goes one back, and what it left is off the way.
     """
 
     sightings: dict[str, Sighting] = {}
     devices: dict[str, Device] = {}
     profiles: dict[str, dict[str, Profile]] = {}
+    priors: dict[str, dict[str, PublishedProfile]] = {}
     profile_failures: dict[str, dict[str, str]] = {}
     workflows: dict[str, WorkflowSource] = {}
     plans: dict[str, PlanRecord] = {}

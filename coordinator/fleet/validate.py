@@ -43,6 +43,11 @@ def _profiles(fleet: Fleet) -> Iterator[str]:
             if (profile.device_class, profile.variant_digest) != (device_class, digest):
                 yield f"the profile of {profile.model}/{profile.variant} is filed wrongly"
 
+    for hardware, priors in fleet.priors.items():
+        for digest, prior in priors.items():
+            if (prior.hardware.digest, prior.profile.variant_digest) != (hardware, digest):
+                yield f"the prior of {prior.profile.model}/{prior.profile.variant} is filed wrongly"
+
 
 def _plans(fleet: Fleet) -> Iterator[str]:
     for digest, record in fleet.plans.items():

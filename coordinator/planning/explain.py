@@ -144,7 +144,7 @@ class _Asking:
             replica=replica.id,
             without_device=device,
             without_variant=variant,
-            reason=self._reason(replica, device, variant),
+            reason=self._reason(replica, device, variant) + self._prior(replica),
         )
 
     def _is_pinned(self, replica: Replica) -> bool:
@@ -187,6 +187,14 @@ class _Asking:
             for s in self.problem.stages
         ]
         return msgspec.structs.replace(self.problem, stages=stages)
+
+    def _prior(self, replica: Replica) -> str:
+        """Where its speed was taken from, if its device has not measured it."""
+        key = (replica.stage, replica.variant, self._entry(replica))
+        for p in self.problem.profiles:
+            if (p.stage, p.variant, p.device) == key and p.prior is not None:
+                return f"; prior from class {p.prior}, not measured here"
+        return ""
 
     def _reason(self, replica: Replica, device: float | None, variant: float | None) -> str:
         entry = self._entry(replica)

@@ -1,6 +1,7 @@
 """The ready devices and the profiles that a workflow can be planned with. Pure.
 
-Named devices that are known and not ready are left out while another named one is ready.
+Named devices that are known and not ready are left out while another named one is ready. Where a device has not
+measured a variant, a published profile of its class of hardware stands in, as a prior.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from coordinator.fleet.file import FleetFile
+from coordinator.fleet.priors import Priors
 from coordinator.fleet.state import Catalogue, Device, Fleet
 from tiermesh.documents.profile import Point, Profile
 from tiermesh.documents.variant import Variant
@@ -23,6 +25,7 @@ class MeasuredFleet:
     """The ready devices, and what is known of serving a workflow on them.
 
     `measured` are the usable profiles by (stage, variant) and device; `refused` says by stage why others are not.
+    Where nothing was measured, a prior stands there; `priors` has the label of its class by (stage, variant, device).
     `workflow` names none of the devices that are lost, where it names others.
     """
 
@@ -32,6 +35,7 @@ class MeasuredFleet:
     devices: list[Device]
     measured: dict[tuple[str, str], dict[str, Profile]]
     refused: dict[str, list[str]]
+    priors: dict[tuple[str, str, str], str]
 
     def of_stage(self, name: str) -> dict[str, list[Profile]]:
         """The profiles of a stage, by variant; variants that were measured nowhere are left out."""
@@ -60,11 +64,17 @@ def measured_fleet(
         _check_tier(device, network)
     measured: dict[tuple[str, str], dict[str, Profile]] = {}
     refused: dict[str, list[str]] = {}
+    labels: dict[tuple[str, str, str], str] = {}
+    known = Priors(fleet)
     for stage, variant in _offered(workflow, catalogue):
         by_device = measured.setdefault((stage, variant.name), {})
         digest = variant.digest
         for device in devices:
             profile = fleet.profile(device, digest)
+            prior = known.of(device, digest) if profile is None else None
+            if prior is not None:
+                profile = prior.profile
+                labels[stage, variant.name, device.name] = prior.hardware.label
             if profile is None:
                 continue
             if profile.cannot_run is not None or not points_of(profile, device):
@@ -73,7 +83,7 @@ def measured_fleet(
             else:
                 by_device[device.name] = profile
     there = _narrowed(workflow, fleet)
-    return MeasuredFleet(there, catalogue, network, devices, measured, refused)
+    return MeasuredFleet(there, catalogue, network, devices, measured, refused, labels)
 
 
 def _narrowed(workflow: Workflow, fleet: Fleet) -> Workflow:

@@ -106,7 +106,7 @@ def _plan(found: Found, latency_s: Mapping[str, float], options: Options, second
         predicted=_predicted(draft, latency_s, options),
         replicas=replicas,
         lanes=assemble.lanes(draft),
-        warnings=_warnings(draft),
+        warnings=_warnings(draft, problem, replicas),
         margin=_margin(draft.instance.margin, replicas),
     )
 
@@ -170,9 +170,28 @@ def _proof(found: Found, options: Options, seconds: float) -> Solver:
     )
 
 
-def _warnings(draft: assemble.Draft) -> list[str]:
+def _warnings(draft: assemble.Draft, problem: Problem, replicas: Sequence[Replica]) -> list[str]:
+    warnings = prior_warnings(problem, replicas)
     full = assemble.saturated(draft, SATURATED)
-    if not full:
-        return []
-    shown = ", ".join(full[:SHOWN_DEVICES]) + (" ..." if len(full) > SHOWN_DEVICES else "")
-    return [f"busy all of their time, so that queues grow without bound: {shown}"]
+    if full:
+        shown = _shown(full)
+        warnings.append(f"busy all of their time, so that queues grow without bound: {shown}")
+    return warnings
+
+
+def prior_warnings(problem: Problem, replicas: Sequence[Replica]) -> list[str]:
+    """A line for each class of hardware whose published profiles replicas are planned with, instead of their own."""
+    priors = {(p.stage, p.variant, p.device): p.prior for p in problem.profiles if p.prior}
+    by_class: dict[str, list[str]] = {}
+    for replica in replicas:
+        label = priors.get((replica.stage, replica.variant, replica.device))
+        if label is not None:
+            by_class.setdefault(label, []).append(replica.id)
+    return [
+        f"prior from class {label}, not measured here: {_shown(names)}"
+        for label, names in sorted(by_class.items())
+    ]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_DEVICES]) + (" ..." if len(names) > SHOWN_DEVICES else "")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from coordinator.fleet.file import Functions
+from coordinator.fleet.priors import BETWEEN_DEVICES
 from coordinator.fleet.state import Device
 from coordinator.planning.measured_fleet import MeasuredFleet, points_of
 from coordinator.planning.service_times import deviation
@@ -87,10 +88,15 @@ def device_profiles(fleet: MeasuredFleet) -> list[ProblemProfile]:
             device=name,
             batches=_batches(profile, devices[name]),
             memory_mb=(profile.peak_memory_bytes or 0) / MEGABYTE,
-            relative_errors=[relative_error(p) for p in points_of(profile, devices[name])],
+            relative_errors=[
+                prior_error(p) if label is not None else relative_error(p)
+                for p in points_of(profile, devices[name])
+            ],
+            prior=label,
         )
         for (stage, variant), by_device in fleet.measured.items()
         for name, profile in by_device.items()
+        for label in (fleet.priors.get((stage, variant, name)),)
     ]
 
 
@@ -119,3 +125,8 @@ def relative_error(point: Point) -> float:
     batch = BatchTime(batch_size=point.batch_size, mean=point.seconds.mean, percentiles=seen)  # pyright: ignore[reportArgumentType]
     error = deviation(batch) / batch.mean / math.sqrt(point.samples - 1)
     return min(error, UNKNOWN_ERROR)
+
+
+def prior_error(point: Point) -> float:
+    """The same of a point of a prior, for a device that did not measure it: how devices differ comes on top."""
+    return math.hypot(relative_error(point), BETWEEN_DEVICES)

@@ -170,6 +170,7 @@ def corrected_problem(problem: Problem, found: Mapping[Key, Drift]) -> Problem:
             batches=[scaled(b, drifted.factor(b.batch_size)) for b in profile.batches],
             relative_errors=[drifted.error(b.batch_size) for b in profile.batches],
             served=True,
+            prior=None,
         )
 
     return replace(problem, profiles=[right(profile) for profile in problem.profiles])

@@ -39,9 +39,9 @@ class DatasetUsed(Document, frozen=True, kw_only=True):
 
 
 class VariantAccuracy(Document, frozen=True, kw_only=True):
-    """A variant's accuracy by data set. `model_file` is the digest of the weights that were measured."""
+    """A variant's accuracy by data set. `model_file` is the digest of the weights that were measured, if it has any."""
 
-    model_file: str
+    model_file: str | None
     accuracy: dict[Name, Fraction]
     dropped: str | None = None
 

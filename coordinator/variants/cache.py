@@ -34,12 +34,12 @@ class Cache:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self._artifacts = home / "artifacts" / "sha256"
+        self.artifacts = home / "artifacts" / "sha256"
         self._builds = home / "builds"
 
     def path_of(self, digest: str) -> Path:
         """Where the artifact lies, or would lie."""
-        return self._artifacts / digest.removeprefix("sha256:")
+        return self.artifacts / digest.removeprefix("sha256:")
 
     def has(self, artifact: Artifact) -> bool:
         """Whether it is here, in its full size."""
@@ -60,7 +60,7 @@ class Cache:
             artifact = _copied(content, temporary)
             if expected is not None and artifact != expected:
                 raise _mismatch(what, artifact, expected)
-            self._artifacts.mkdir(parents=True, exist_ok=True)
+            self.artifacts.mkdir(parents=True, exist_ok=True)
             temporary.replace(self.path_of(artifact.digest))
         return artifact
 

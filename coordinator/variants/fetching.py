@@ -192,9 +192,7 @@ class Fetcher:
         if digest == self._built(wanted).artifact.digest:
             return ""
         tools = ", ".join(f"{name} {version}" for name, version in building.tool_versions().items())
-        wrong = self._ladders.running(
-            wanted.ladder.model, wanted.variant, instead={wanted.file: output}
-        ).self_test()
+        wrong = self._self_test(wanted, output, digest)
         if wrong is not None and wanted.variant not in self._ladders.dropped(wanted.ladder.model):
             raise DigestMismatch(
                 f"{wanted} was built to other bytes than the ladder records, and is wrong",
@@ -203,6 +201,17 @@ class Fetcher:
             )
         verdict = "accepted by its self-test" if wrong is None else f"its self-test fails: {wrong}"
         return f"other bytes than recorded ({digest}), as built with {tools}; {verdict}"
+
+    def _self_test(self, wanted: _Wanted, output: Path, digest: str) -> str | None:
+        """What is wrong with the variant that has `output` as its file."""
+        artifact = Artifact(digest=digest, size_bytes=output.stat().st_size)
+        with self._ladders.cache.scratch() as folder:
+            (folder / digest.removeprefix("sha256:")).symlink_to(output.resolve())
+            with self._ladders.model_process(folder) as process:
+                variant = self._ladders.variant(
+                    wanted.ladder.model, wanted.variant, instead={wanted.file: artifact}
+                )
+                return process.load(variant).self_test()
 
     def _built(self, wanted: _Wanted) -> Built:
         source = wanted.ladder.file(wanted.reference)

@@ -80,13 +80,18 @@ class Built(Document, frozen=True, kw_only=True):
 
 
 class Rung(NamedTuple):
-    """One variant of the ladder, and the licence of its weights."""
+    """One variant of the ladder, and the licence of its weights. `settings` are for its runtime.
+
+    Which runtimes there are, and which settings they take, is known where they run: any name is accepted here.
+    """
 
     runtime: str
     precision: str
     licence: str
     options: Options
+    settings: Options
     note: str
+    model_file: str | None
     files: dict[str, Packaged | Built]
 
 
@@ -95,7 +100,6 @@ class Ladder(NamedTuple):
 
     model: str
     stage: Path
-    model_file: str
     rungs: dict[str, Rung]
 
     def file(self, reference: str) -> Packaged | Built:
@@ -109,14 +113,17 @@ class _RungFile(Document, frozen=True, kw_only=True):
     precision: str
     licence: str
     options: Options = {}
+    settings: Options = {}
     note: str = ""
-    files: Annotated[dict[FileName, dict[str, Any]], Meta(min_length=1)]
+    files: dict[FileName, dict[str, Any]] = {}
 
 
 class _LadderFile(Document, frozen=True, kw_only=True):
+    """`model_file` is what the runtime of each variant loads; a variant without files has none."""
+
     model: Name
     stage: str
-    model_file: FileName
+    model_file: FileName | None = None
     variants: Annotated[dict[Name, _RungFile], Meta(max_length=limits.VARIANTS_PER_STAGE)]
 
 
@@ -135,16 +142,25 @@ def read_ladder(folder: Path) -> Ladder:
         raise InvalidDocument(f"{what} cannot be read", why=str(error), path="$") from None
     outline = convert(plain, _LadderFile, what)
     rungs = {
-        name: _rung(rung, what, f"$.variants.{name}") for name, rung in outline.variants.items()
+        name: _rung(rung, outline.model_file, what, f"$.variants.{name}")
+        for name, rung in outline.variants.items()
     }
-    ladder = Ladder(outline.model, folder / outline.stage, outline.model_file, rungs)
+    ladder = Ladder(outline.model, folder / outline.stage, rungs)
     _check(ladder, what)
     return ladder
 
 
-def _rung(given: _RungFile, what: str, at: str) -> Rung:
-    files = {name: _file(body, what, f"{at}.files.{name}") for name, body in given.files.items()}
-    return Rung(given.runtime, given.precision, given.licence, given.options, given.note, files)
+def _rung(given: _RungFile, model_file: str | None, what: str, at: str) -> Rung:
+    return Rung(
+        runtime=given.runtime,
+        precision=given.precision,
+        licence=given.licence,
+        options=given.options,
+        settings=given.settings,
+        note=given.note,
+        model_file=model_file if given.files else None,
+        files={name: _file(body, what, f"{at}.files.{name}") for name, body in given.files.items()},
+    )
 
 
 def _file(body: dict[str, Any], what: str, at: str) -> Packaged | Built:
@@ -156,8 +172,8 @@ def _file(body: dict[str, Any], what: str, at: str) -> Packaged | Built:
 def _check(ladder: Ladder, what: str) -> None:
     for name, rung in ladder.rungs.items():
         at = f"$.variants.{name}.files"
-        if ladder.model_file not in rung.files:
-            why = f"there is no `{ladder.model_file}`, which the ladder names as `model_file`"
+        if rung.model_file is not None and rung.model_file not in rung.files:
+            why = f"there is no `{rung.model_file}`, which the ladder names as `model_file`"
             raise InvalidDocument(f"{what} is wrong at `{at}`", why=why, path=at)
         for file in rung.files:
             _follow(ladder, f"{name}/{file}", (), what)

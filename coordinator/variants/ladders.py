@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from msgspec import UNSET
 
 from coordinator.variants import building
 from coordinator.variants.accuracy import (
@@ -14,7 +17,7 @@ from coordinator.variants.accuracy import (
 from coordinator.variants.bundles import bundle
 from coordinator.variants.cache import Cache
 from coordinator.variants.ladder import LADDER_FILE, Built, Ladder, Packaged, read_ladder
-from coordinator.variants.running import Running
+from coordinator.variants.model_process import STEP_SECONDS, EvaluatedVariant, ModelProcess
 from tiermesh.documents.variant import Artifact, Bundle, Variant
 from tiermesh.errors import InvalidDocument
 
@@ -68,11 +71,15 @@ class Ladders:
             if name not in dropped and self.is_fetched(model, name)
         ]
 
-    def variant(self, model: str, name: str) -> Variant:
-        """One variant, dropped or not; all of its files must be fetched."""
-        ladder = self.ladder(model)
-        rung = ladder.rungs[name]
-        files = {file: self.artifact(model, f"{name}/{file}") for file in rung.files}
+    def variant(
+        self, model: str, name: str, *, instead: Mapping[str, Artifact] | None = None
+    ) -> Variant:
+        """One variant, dropped or not; all of its files must be fetched, but for those that are given `instead`."""
+        rung = self.ladder(model).rungs[name]
+        given = instead or {}
+        files = {
+            file: given.get(file) or self.artifact(model, f"{name}/{file}") for file in rung.files
+        }
         lacking = [file for file, artifact in files.items() if artifact is None]
         if lacking:
             raise _not_fetched(model, name, lacking)
@@ -81,26 +88,22 @@ class Ladders:
             name=name,
             runtime=rung.runtime,
             precision=rung.precision,
-            model_file=ladder.model_file,
+            model_file=rung.model_file,
             files={file: artifact for file, artifact in files.items() if artifact is not None},
             bundle=self.stage_code(model),
             options=rung.options,
+            settings=rung.settings or UNSET,
         )
 
-    def running(
-        self, model: str, name: str, *, threads: int = 1, instead: Mapping[str, Path] | None = None
-    ) -> Running:
-        """A variant loaded in this process; `instead` gives files to use in place of the cache's."""
-        files = self.ladder(model).rungs[name].files
-        paths = dict(instead or {})
-        paths |= {f: self._path(model, name, f) for f in files if f not in paths}
-        return Running(self.ladder(model), name, paths, threads=threads)
+    def model_process(self, *more: Path, step_seconds: float = STEP_SECONDS) -> ModelProcess:
+        """A process that runs variants of the cache; `more` are folders with other files by digest."""
+        return ModelProcess([self.cache.artifacts, *more], step_seconds=step_seconds)
 
-    def _path(self, model: str, name: str, file: str) -> Path:
-        artifact = self.artifact(model, f"{name}/{file}")
-        if artifact is None:
-            raise _not_fetched(model, name, [file])
-        return self.path_of(artifact.digest)
+    @contextmanager
+    def running(self, model: str, name: str) -> Generator[EvaluatedVariant]:
+        """A variant loaded in a process of its own; see `ModelProcess.load` for the errors."""
+        with self.model_process() as process:
+            yield process.load(self.variant(model, name))
 
     def dropped(self, model: str) -> dict[str, str]:
         """The variants that measuring dropped from the ladder, and why."""
@@ -117,12 +120,12 @@ class Ladders:
 
     def is_stale(self, model: str, name: str) -> bool:
         """Whether the variant was measured with other weights or other stage code than it has now."""
-        measured, ladder = self.measured(model), self.ladder(model)
+        measured, rung = self.measured(model), self.ladder(model).rungs[name]
         if measured is None or name not in measured.variants:
             return False
-        weights = ladder.rungs[name].files[ladder.model_file].artifact
+        weights = rung.files[rung.model_file].artifact.digest if rung.model_file else None
         then = (measured.variants[name].model_file, measured.stage_code)
-        return then != (weights.digest, self.stage_code(model).artifact.digest)
+        return then != (weights, self.stage_code(model).artifact.digest)
 
     def stage_code(self, model: str) -> Bundle:
         """The stage code that all variants of the model share."""

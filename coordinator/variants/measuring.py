@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, cast
 
+from msgspec import structs
+
 from coordinator.variants.accuracy import (
     ACCURACY_FILE,
     Combined,
@@ -25,6 +27,7 @@ from coordinator.variants.accuracy import (
 )
 from coordinator.variants.fetching import Progress, Watch
 from coordinator.variants.ladders import Ladders
+from coordinator.variants.model_process import STEP_SECONDS
 from tiermesh.documents.reading import encode_json
 from tiermesh.documents.workflow import Model, Sink, Source, Workflow
 from tiermesh.errors import InvalidDocument
@@ -130,10 +133,13 @@ class Measuring:
         *,
         count: int | None = None,
         watch: Watch = lambda _: None,
+        step_seconds: float = STEP_SECONDS,
     ) -> None:
         self._ladders = ladders
         self._workflow = workflow
         self._models = chain(workflow)
+        self._process = ladders.model_process(step_seconds=step_seconds)
+        self._libraries: dict[str, str] = {}
         self._measured = measured
         self._count = count
         self._watch = watch
@@ -143,7 +149,15 @@ class Measuring:
 
         All variants must be fetched, those that were dropped before too. A model that no data set is for keeps the
         variants that were dropped of it before.
+
+        Raises:
+            VariantFailed: a variant crashes, or takes longer than `step_seconds` for a request.
+            TiermeshError: a variant cannot be run on this machine, and why.
         """
+        with self._process:
+            return self._run(datasets)
+
+    def _run(self, datasets: Sequence[Dataset]) -> Measurements:
         measured = [
             self._model(model, of_model)
             for model in dict.fromkeys(self._models)
@@ -167,7 +181,7 @@ class Measuring:
         dropped = collapsed(scores)
         return ModelAccuracy(
             model=model,
-            measured=self._measured,
+            measured=self._with_libraries(),
             stage_code=self._stage_code(model),
             datasets={d.name: self._used(d) for d in datasets},
             variants={
@@ -198,7 +212,7 @@ class Measuring:
             workflow=self._workflow.workflow,
             dataset=dataset.name,
             used=self._used(dataset),
-            measured=self._measured,
+            measured=self._with_libraries(),
             stage_code={model: self._stage_code(model) for model in self._models},
             combinations=found,
         )
@@ -225,7 +239,8 @@ class Measuring:
     def _apply(
         self, model: str, variant: str, payloads: Sequence[dict[str, Any]], task: str
     ) -> list[dict[str, Any]]:
-        running = self._ladders.running(model, variant)
+        running = self._process.load(self._ladders.variant(model, variant))
+        self._libraries[running.library] = running.library_version
         results: list[dict[str, Any]] = []
         for payload in payloads:
             results.append(running.process(payload))
@@ -236,12 +251,17 @@ class Measuring:
         count = self._count or dataset.count
         return DatasetUsed(metric=dataset.metric, count=count, seed=dataset.seed)
 
+    def _with_libraries(self) -> Measured:
+        """With the versions of the libraries that ran the variants, whatever their runtimes."""
+        versions = {**self._measured.versions, **self._libraries}
+        return structs.replace(self._measured, versions=versions)
+
     def _stage_code(self, model: str) -> str:
         return self._ladders.stage_code(model).artifact.digest
 
-    def _model_file(self, model: str, variant: str) -> str:
+    def _model_file(self, model: str, variant: str) -> str | None:
         found = self._ladders.variant(model, variant)
-        return found.files[found.model_file].digest
+        return found.files[found.model_file].digest if found.model_file else None
 
 
 def chain(workflow: Workflow) -> list[str]:

@@ -58,6 +58,9 @@ AGGREGATE_PART_BYTES: Final = 2**20
 
 PROFILE_SECONDS: Final = 600
 PROFILE_BATCH_SIZES: Final = 32
+PROFILE_POINTS: Final = 1_024
+PUBLISHED_FILES: Final = 10_000
+"""Files of published profiles that are imported at once."""
 BATCH_SIZE: Final = 1_024
 WORKER_RESTARTS_PER_MINUTE: Final = 10
 BATCH_LOG_BYTES: Final = 16 * 2**20

@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from tiermesh.documents import assignment, fingerprint, plan, problem, profile, variant, workflow
+from tiermesh.documents import (
+    assignment,
+    fingerprint,
+    plan,
+    problem,
+    profile,
+    published,
+    variant,
+    workflow,
+)
 from tiermesh.documents.reading import schema_of
 
 FOLDER: Final = Path(__file__).with_name("json_schemas")
@@ -16,6 +25,7 @@ _DOCUMENTS: Final[dict[str, type]] = {
     "fingerprint": fingerprint.Fingerprint,
     "variant": variant.Variant,
     "profile": profile.Profile,
+    "published-profile": published.PublishedProfile,
     "problem": problem.Problem,
     "plan": plan.Plan,
     "assignment": assignment.Assignment,

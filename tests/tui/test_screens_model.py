@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from coordinator.fleet.priors import exported
 from coordinator.fleet.state import Judged, Sighting
 from coordinator.sessions.link_quality import Link
 from coordinator.tui.model import text as t
@@ -289,6 +290,27 @@ def test_a_variant_that_cannot_run_says_why(view_at, serving):
     assert "✗ cannot" in shown(heat)
     rung = next(r for r in heat.rungs if r.digest == digest)
     assert "no litert here" in told(cell_lines(view, rung, device, 48))
+
+
+def test_a_prior_is_shown_as_one_where_nothing_was_measured(view_at, serving):
+    view = view_at(serving)
+    server = view.fleet.named("server")
+    prior, *_ = exported(view.fleet, only=server)
+    digest = prior.profile.variant_digest
+    profiles = view.fleet.profiles[server.device_class]
+    left = {key: profile for key, profile in profiles.items() if key != digest}
+    fleet = msgspec.structs.replace(
+        view.fleet,
+        profiles={**view.fleet.profiles, server.device_class: left},
+        priors={prior.hardware.digest: {digest: prior}},
+    )
+    view = replace(view, fleet=fleet)
+    heat = HeatMap(view, 120)
+    assert shown(heat).count("~ ") == 1
+    rung = next(r for r in heat.rungs if r.digest == digest)
+    text = told(cell_lines(view, rung, server, 48))
+    assert "it was not measured here" in text
+    assert "planned with a prior from class" in text
 
 
 def test_the_log_tells_the_chain_from_a_failure_to_the_plan_that_answers(view_at, recorded):

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the processor.
+"""ONNX Runtime, on the processor or with the provider that a variant's settings name.
 
 Threads do not spin while they wait: on a device that is shared, or emulated, spinning burns the
 time of others.
@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agent.model_host.runtimes import Runtime, Session
+from agent.model_host.runtimes import ModelToLoad, Runtime, Session, settings_of
 from tiermesh.documents import fingerprint
+from tiermesh.documents.reading import Document
 from tiermesh.errors import TiermeshError, Unsupported
 
 _DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
@@ -26,8 +27,18 @@ _PROVIDER_LIBRARIES: Final = {
 _LOG_ERRORS_ONLY: Final = 3
 
 
+class OnnxSettings(Document, frozen=True, kw_only=True):
+    """What a variant may set. `provider` is as ONNX Runtime names it; what it cannot compute falls to the processor."""
+
+    provider: str = _CPU
+
+
 class OnnxRuntime:
     """The library as a whole: what there is of it, and how a model is loaded."""
+
+    library = "onnxruntime"
+    install = "pip install 'tiermesh[onnx]'"
+    needs_model_file = True
 
     def describe(self) -> fingerprint.Runtime:
         """Version and providers as the installed files tell them; importing would cost 44 MB."""
@@ -47,19 +58,26 @@ class OnnxRuntime:
         except Exception as error:
             raise Unsupported("onnxruntime does not import", why=_first_line(error)) from error
 
-    def load(self, model: Path, files: Mapping[str, Path], *, threads: int) -> Session:
+    def load(self, model: ModelToLoad) -> Session:
         """Load one self-contained ``.onnx`` or ``.ort`` file; Unsupported carries the reason."""
+        provider = settings_of(model, OnnxSettings).provider
         self.start()
-        import onnxruntime as ort
+        # Its stubs leave most of it untyped.
+        import onnxruntime
 
+        ort: Any = onnxruntime
+        _check_provider(provider, ort.get_available_providers())
+        providers = list(dict.fromkeys((provider, _CPU)))
         try:
             session = ort.InferenceSession(
-                str(model), sess_options=_options(threads), providers=[_CPU]
+                str(model.model), sess_options=_options(model.threads), providers=providers
             )
         except Exception as error:
             raise Unsupported(
                 "ONNX Runtime cannot load the model", why=_first_line(error), runtime="onnx"
             ) from error
+        # A provider whose own libraries are missing is left out in silence: what is measured would be another.
+        _check_provider(provider, session.get_providers())
         return OnnxSession(session)
 
 
@@ -73,13 +91,7 @@ class OnnxSession:
     def __init__(self, session: Any) -> None:
         self._session: Any = session
         self._outputs = tuple(output.name for output in session.get_outputs())
-        self._inputs = tuple(one.name for one in session.get_inputs())
         self._fixed_batch = _fixed_batch([one.shape for one in session.get_inputs()])
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the model's inputs."""
-        return self._inputs
 
     def run(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """One batch: arrays by input name in, by output name out, the first axis the item.
@@ -123,6 +135,16 @@ class OnnxSession:
                     why=f"its first axis should be the {size} items of the batch",
                 )
         return outputs
+
+
+def _check_provider(wanted: str, there: Sequence[str]) -> None:
+    if wanted not in there:
+        raise Unsupported(
+            f"ONNX Runtime has no provider {wanted} on this device",
+            why=f"there are: {', '.join(there)}",
+            fix="Install the build of onnxruntime that has it, or name another provider",
+            runtime="onnx",
+        )
 
 
 def _options(threads: int) -> Any:

@@ -15,6 +15,7 @@ from agent.errors import StageCodeFailed
 from agent.model_host import stage_code
 from agent.serving.aggregates.snapshot import Given, Held, Snapshot
 from agent.serving.batcher import Work
+from tiermesh.arrays import arrays
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Packed, pack
 
@@ -82,7 +83,7 @@ class Aggregate:
 
     def _loaded(self, kept: Snapshot) -> dict[str, Any]:
         load, states = self._code.load, kept.states
-        return {key: load(stage_code.arrays(state.unpack())) for key, state in states.items()}
+        return {key: load(arrays(state.unpack())) for key, state in states.items()}
 
     def _go_on(self, kept: Snapshot, states: dict[str, Any]) -> None:
         self._states = states
@@ -116,7 +117,7 @@ class Aggregate:
         if frame.index < self._settled.get(frame.series, 0):
             raise TiermeshError("the request has ended before")
         try:
-            output = self._fold(stage_code.arrays(frame.payload.unpack()))
+            output = self._fold(arrays(frame.payload.unpack()))
             self._outputs[place] = self._change.outputs[place] = output
         finally:
             after = max(frame.index + 1, self.positions.get(frame.series, 0))

@@ -19,6 +19,7 @@ from agent.serving.aggregates.statefile import StateFile
 from agent.serving.batcher import Item, Job, Step, Work
 from agent.serving.compute import warming
 from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared
+from tiermesh.arrays import arrays
 from tiermesh.documents.assignment import ReplicaSpec, StageSpec
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Packed, pack
@@ -238,4 +239,4 @@ class AggregateRunner:
 
 
 def _values(payload: Packed) -> dict[str, Any]:
-    return stage_code.arrays(payload.unpack())
+    return arrays(payload.unpack())

@@ -58,7 +58,9 @@ def _facts(view: View, device: Device) -> list[tuple[str, str]]:
     said, print_ = device.description, device.description.fingerprint
     heard = view.telemetry.of(device.id)
     runtimes = [
-        f"{r.name} {r.version}" if r.unavailable is None else f"{r.name}: {r.unavailable}"
+        f"{r.name} {r.version or ''}".rstrip()
+        if r.unavailable is None
+        else f"{r.name}: {r.unavailable}"
         for r in print_.runtimes
     ]
     facts = [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from coordinator.fleet.priors import Priors
 from coordinator.tui.model import text as t
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
@@ -77,6 +78,10 @@ class HeatMap:
         found = self.view.fleet.profile(device, rung.digest)
         if found is None:
             failed = self.view.fleet.profile_failures.get(device.id, {}).get(rung.digest)
+            prior = Priors(self.view.fleet).of(device, rung.digest)
+            if prior is not None:
+                ms = t.milliseconds(median_ms(prior.profile) or 0.0)
+                return Run(t.fit(f"~ {ms}", CELL_CELLS), "dim")
             return Run(
                 t.fit("✗ failed" if failed else "· missing", CELL_CELLS),
                 "warn" if failed else "dim",
@@ -151,6 +156,10 @@ def cell_lines(view: View, rung: Rung, device: Device, cells: int) -> list[Line]
         why = view.fleet.profile_failures.get(device.id, {}).get(rung.digest)
         said = f"the measurement failed: {why}" if why else "it was not measured here"
         lines += [(Run(p, "warn"),) for p in t.wrap(t.safe(said), cells)]
+        prior = Priors(view.fleet).of(device, rung.digest)
+        if prior is not None:
+            planned = f"planned with a prior from class {prior.hardware.label}"
+            lines += [(Run(p),) for p in t.wrap(t.safe(planned), cells)]
         return [*lines, (), (Run("r", "key"), Run(" measures it", "dim"))]
     if profile.cannot_run is not None:
         lines += [(Run("✗ it cannot run here", "bad bold"),)]

@@ -31,7 +31,7 @@ class Accelerator(Document, frozen=True, kw_only=True):
 
 
 class Runtime(Document, frozen=True, kw_only=True):
-    """An inference runtime, or why it cannot be used here."""
+    """An inference runtime, or why it cannot be used here. One that comes with the agent has no version."""
 
     name: str
     version: str | None = None
@@ -84,12 +84,16 @@ class Fingerprint(Document, frozen=True, kw_only=True):
 
     @property
     def device_class(self) -> str:
-        """The digest of all that decides speed; a profile holds while this stays equal."""
+        """The digest of all that decides speed; a profile holds while this stays equal.
+
+        Runtimes count by their versions: one that comes with the agent, or is not installed, tells no devices apart,
+        so an agent that knows one more runtime keeps the profiles of the others.
+        """
         deciding = (
             self.cpu,
             self.memory_bytes,
             self.accelerators,
-            self.runtimes,
+            [runtime for runtime in self.runtimes if runtime.version is not None],
             self.threads,
             self.emulated,
         )

@@ -171,6 +171,7 @@ class ProblemProfile(Document, frozen=True, kw_only=True):
     On a serverless device `memory_mb` is the size of the function that was measured; each size has its own profile.
     `relative_errors` are the standard errors of the means over the means, one for each of `batches`; none: exact.
     A profile that was corrected by what serving measured (`served`) has its device's contention in it already.
+    `prior` names the class of hardware that it was taken from, where this device has not measured it.
     """
 
     stage: Name
@@ -180,6 +181,7 @@ class ProblemProfile(Document, frozen=True, kw_only=True):
     memory_mb: NonNegative = 0.0
     relative_errors: list[NonNegative] = []
     served: bool = False
+    prior: str | None = None
 
 
 class Uncertainty(Document, frozen=True, kw_only=True):
@@ -302,6 +304,7 @@ class Problem(Document, frozen=True, kw_only=True):
         for profile in plain["profiles"]:
             _drop(profile, "relative_errors", [])
             _drop(profile, "served", False)
+            _drop(profile, "prior", None)
         return ids.digest_value(plain)
 
 

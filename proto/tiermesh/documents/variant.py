@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from tiermesh import ids, limits
 from tiermesh.documents.reading import Document, to_plain
@@ -31,16 +31,22 @@ class Bundle(Document, frozen=True, kw_only=True):
 
 
 class Variant(Document, frozen=True, kw_only=True):
-    """One artifact of a model stage. `files` are its artifacts by file name; `model_file` is the one to load."""
+    """One artifact of a model stage. `files` are its artifacts by file name; `model_file` is the one to load.
+
+    A runtime that needs no file has none to load. `options` are for the stage code, `settings` for the runtime, which
+    has its own schema for them (a provider, a limit of memory).
+    """
 
     model: Name
     name: Name
     runtime: Name
     precision: str
-    model_file: str
+    model_file: str | None = None
     files: dict[str, Artifact]
     bundle: Bundle
     options: Options = {}
+    # Not written where there are none, so that variants without any keep their digests, and so their profiles.
+    settings: Options | UnsetType = UNSET
 
     @property
     def digest(self) -> str:

@@ -256,6 +256,7 @@ class FakeAgent(
             variant=variant.name,
             variant_digest=variant.digest,
             runtime=variant.runtime,
+            runtime_version="1.20",
             agent_version="0.1.0",
             measured_at="2025-01-01T00:00:00Z",
             cannot_run=None if runs else f"the runtime {variant.runtime} is not installed",

@@ -365,3 +365,60 @@ async def test_a_disturbed_measurement_is_told(coordinator, two):
         two[0].name: 0.234,
         two[1].name: None,
     }
+
+
+async def test_published_profiles_are_priors_until_a_device_measures(coordinator, two, folder):
+    """What one mesh exports, another one plans with, says so, and replaces by what it measures."""
+    await coordinator("profile", "read.yaml", *named(two), "--no-browse", "--on", "hub-1")
+    exported = await coordinator("profiles", "export", "ocr-detect/v3", "--to", "out", "--json")
+    assert exported.code == 0, exported.err
+    (path,) = exported.document["written"]
+    assert path.startswith("out/cpu-2-threads-onnx-1.20-")
+    assert path.endswith("/ocr-detect-v3.json")
+    assert "hub-1" not in (folder / path).read_text()
+
+    here = ("--state", "other")
+    await coordinator("devices", *named(two), "--no-browse", "--expect", 2, *here)
+    for expected in (1, 0):
+        taken = await coordinator("profiles", "import", "out", "--no-browse", *here, "--json")
+        assert taken.code == 0, taken.err
+        assert taken.document == {"read": 1, "imported": expected, "used_for": ["hub-1"]}
+    listed = await coordinator("profiles", *here)
+    assert "prior from class cpu, 2 threads, onnx 1.20: not measured on hub-1" in listed.out
+    assert "20.0 ms ± 49%" in listed.out
+    document = (await coordinator("profiles", *here, "--json")).document
+    assert document["profiles"] == []
+    assert [p["used_for"] for p in document["priors"]] == [["hub-1"]]
+
+    plan = ("plan", "read.yaml", "-o", "plan.json", "--no-browse", *here)
+    planned = await coordinator(*plan)
+    assert planned.code == 0, planned.err
+    label = "prior from class cpu, 2 threads, onnx 1.20, not measured here"
+    assert f"{label}: detect@hub-1/v3" in planned.out
+    assert "1 profiles are priors of other devices of a class" in planned.err
+    assert "3 profiles are missing" in planned.err
+    explained = await coordinator("explain", "plan.json")
+    assert f"; {label}" in explained.out
+
+    await coordinator("profile", "read.yaml", "--no-browse", *here)
+    again = await coordinator(*plan)
+    assert "prior" not in again.out + again.err
+    assert (await coordinator("profiles", *here, "--on", "hub-1")).out.count("prior") == 0
+
+
+async def test_a_bad_published_profile_is_named_and_nothing_is_imported(coordinator, two, folder):
+    await coordinator("profile", "read.yaml", *named(two), "--no-browse")
+    await coordinator("profiles", "export", "--to", "out")
+    (bad,) = [p for p in sorted((folder / "out").rglob("*v3.json")) if "2-threads" in str(p)]
+    plain = json.loads(bad.read_text())
+    plain["profile"]["points"][0]["interval"] = "small"
+    bad.write_text(json.dumps(plain))
+    failed = await coordinator("profiles", "import", "out", "--no-browse", "--state", "other")
+    assert failed.code == 2
+    assert bad.name in failed.err
+    assert "$.profile.points[0].interval" in failed.err
+    listed = await coordinator("profiles", "--state", "other", "--json")
+    assert listed.code != 0 or listed.document == {"profiles": [], "priors": []}
+    nothing = await coordinator("profiles", "import", "nowhere", "--no-browse", "--state", "other")
+    assert nothing.code == 2
+    assert "nowhere" in nothing.err

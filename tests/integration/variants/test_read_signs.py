@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def workflow() -> Workflow:
 def test_every_variant_passes_its_self_test(ladders: Ladders, model: str) -> None:
     variants = ladders.variants(model)
     assert ladders.missing(model) == []
-    wrong = {v.name: ladders.running(model, v.name).self_test() for v in variants}
+    with ladders.model_process() as process:
+        wrong = {v.name: process.load(v).self_test() for v in variants}
     assert set(wrong.values()) == {None}
 
 
@@ -45,13 +47,17 @@ def test_the_best_combination_reads_signs(ladders: Ladders, workflow: Workflow) 
     (stored,) = read_workflow_accuracies(VARIANTS)
     best = max(stored.combinations, key=lambda c: c.accuracy)
     (dataset,) = (d for d in load_datasets(VARIANTS, "read-signs") if d.name == stored.dataset)
-    stages = [ladders.running(model, best.variants[model]) for model in chain(workflow)]
     scores: list[float] = []
-    for case in dataset.cases(12):
-        payload = case.payload
-        for stage in stages:
-            payload = stage.process(payload)
-        scores.append(case.score(payload))
+    with ExitStack() as open_processes:
+        stages = [
+            open_processes.enter_context(ladders.running(model, best.variants[model]))
+            for model in chain(workflow)
+        ]
+        for case in dataset.cases(12):
+            payload = case.payload
+            for stage in stages:
+                payload = stage.process(payload)
+            scores.append(case.score(payload))
     spread = best.interval * math.sqrt(stored.used.count / len(scores))
     assert statistics.fmean(scores) >= best.accuracy - 2 * spread
 

@@ -107,6 +107,7 @@ class Made:
             variant=variant.name,
             variant_digest=variant.digest,
             runtime=variant.runtime,
+            runtime_version="1.20",
             agent_version="0.1.0",
             measured_at="2025-01-01T00:00:00Z",
             cannot_run=cannot_run,

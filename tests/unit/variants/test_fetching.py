@@ -34,7 +34,8 @@ def test_a_fetched_variant_can_be_offered(folder: VariantsFolder, home: Path) ->
     (variant,) = ladders.variants("scale")
     assert ladders.path_of(variant.files["model.onnx"].digest).read_bytes() == TWO
     assert ladders.path_of(variant.bundle.artifact.digest).is_file()
-    assert ladders.running("scale", "v1").self_test() is None
+    with ladders.running("scale", "v1") as running:
+        assert running.self_test() is None
 
 
 def test_a_package_is_downloaded_once(folder: VariantsFolder, home: Path) -> None:
@@ -110,8 +111,8 @@ def test_what_is_built_of_what_is_built(folder: VariantsFolder, home: Path) -> N
         },
     )
     fetch(folder, home)
-    running = Ladders.open(folder.path, home).running("scale", "v2")
-    assert running.process({"values": [3.0]}) == {"values": [12.0]}
+    with Ladders.open(folder.path, home).running("scale", "v2") as running:
+        assert running.process({"values": [3.0]}) == {"values": [12.0]}
 
 
 def test_an_exact_build_must_have_its_bytes(folder: VariantsFolder, home: Path) -> None:
