@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import re
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Annotated, Final, Literal, NamedTuple, Self
@@ -220,5 +220,5 @@ def _new() -> _Kept:
 
 def _host_name() -> str:
     """The host's name as far as a device's name may be equal to it."""
-    short = socket.gethostname().split(".")[0]
+    short = platform.node().split(".")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", short).lstrip("._-")[: limits.NAME_CHARS] or "device"

@@ -104,8 +104,9 @@ async def running(config: Config) -> AsyncGenerator[str]:
 
 
 async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
-    if config.insecure_lan:
-        log.warning("%s", wire.INSECURE_NOTICE)
+    credentials = config.credentials
+    if credentials.warning:
+        log.warning("%s", credentials.warning)
     identity = stack.enter_context(
         Identity.load_or_create(
             config.state_folder,
@@ -131,7 +132,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
             store=str(config.state_folder / "artifacts"),
             threads=fingerprint.threads,
             slowdown=config.slowdown,
-            insecure_lan=config.insecure_lan,
+            credentials=credentials,
             batch_log=config.batch_log,
         ),
         next_epoch=identity.next_epoch,
@@ -144,7 +145,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         lambda: [*assignments.kept(), *activation.prepared()],
         clock=time.time,
     )
-    artifacts = ArtifactsService(store, collector, insecure_lan=config.insecure_lan)
+    artifacts = ArtifactsService(store, collector, credentials=credentials)
     activation = Activation(
         identity.device_id, assignments, supervisor, store.has, stopped=artifacts.collect_soon
     )
@@ -164,7 +165,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         boot=uuid.uuid4().hex,
         clock=time.monotonic,
     )
-    server = wire.server()
+    server = wire.server(credentials)
     device_pb2_grpc.add_DeviceServicer_to_server(
         DeviceService(config, identity, fingerprint, data_address, activation), server
     )
@@ -173,7 +174,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     )
     rollout_pb2_grpc.add_ArtifactsServicer_to_server(artifacts, server)
     control_pb2_grpc.add_ControlServicer_to_server(control, server)
-    port = wire.bind(server, config.host, identity.control_port, insecure_lan=config.insecure_lan)
+    port = wire.bind(server, credentials, config.host, identity.control_port)
     await server.start()
     stack.push_async_callback(server.stop, 1.0)
     stack.callback(control.stop)
@@ -189,7 +190,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
             host=config.host,
             port=port,
             data_address=data_address,
-            insecure_lan=config.insecure_lan,
+            credentials=credentials,
         )
         await advertisement.start()
         stack.push_async_callback(advertisement.stop)
