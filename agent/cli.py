@@ -167,10 +167,14 @@ def _state(worker: telemetry_pb2.WorkerState) -> str:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    from agent.host_facts import host_facts
     from agent.profiling import fingerprint
     from agent.profiling.fingerprint import throttling
 
-    found = {**to_plain(fingerprint.take(None, None)), "now": throttling.state(Path("/sys"))}
+    found = {
+        **to_plain(fingerprint.take(None, None)),
+        "now": throttling.state(Path("/sys"), host_facts()),
+    }
     _print(found, json=args.json)
     return 0
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import sys
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -28,6 +25,7 @@ from agent.rollout.garbage import Collector
 from agent.rollout.store import Store
 from agent.serving.clock import Clock
 from agent.serving.supervisor import WorkerSettings, WorkerSupervisor
+from agent.stopping import stop_on_signals, stop_with_stdin
 from agent.telemetry import EventLog, Sampler
 from tiermesh import PROTOCOL_VERSION, __version__, wire
 from tiermesh.documents.fingerprint import Fingerprint
@@ -204,10 +202,8 @@ async def run(config: Config, *, exit_with_stdin: bool = False) -> None:
     The second ties an agent to whoever started it: however that process ends, the pipe closes.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop.set)
+    stop_on_signals(stop)
     if exit_with_stdin:
-        loop.add_reader(sys.stdin.fileno(), lambda: os.read(0, 4096) or stop.set())
+        stop_with_stdin(stop)
     async with running(config):
         await stop.wait()

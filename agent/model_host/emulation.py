@@ -120,7 +120,9 @@ class _Queue(threading.local):
     def __init__(self) -> None:
         self.file = -1
         with suppress(OSError):
-            self.file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            self.file = os.open(
+                "/proc/thread-self/schedstat", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+            )
 
     def __del__(self) -> None:
         if self.file >= 0:

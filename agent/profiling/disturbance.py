@@ -6,20 +6,18 @@ took, and what all processes computed) and `/proc/pressure/cpu` (waits of any pr
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.host_facts import host_time
+
 TOLERATED: Final = 0.05
 """A batch that waited for a processor for more of its time is measured again."""
 _NANOSECONDS: Final = 1e9
 _MICROSECONDS: Final = 1e6
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
-_STAT_FIELDS: Final = 8
-"""user nice system idle iowait irq softirq steal"""
 _WAIT_FIELDS: Final = 2
 
 
@@ -38,12 +36,12 @@ class Reading:
     @staticmethod
     def take(proc: Path = Path("/proc")) -> Reading:
         """How it stands now."""
-        busy, stolen = _machine(proc)
+        machine = host_time(proc)
         return Reading(
             cpu_s=time.thread_time(),
             waited_s=waited_s(proc),
-            busy_s=busy,
-            stolen_s=stolen,
+            busy_s=None if machine is None else machine.busy_s,
+            stolen_s=None if machine is None else machine.stolen_s,
             own_s=time.process_time(),
             pressure_s=_pressure(proc),
             wall_s=time.perf_counter(),
@@ -110,16 +108,6 @@ def waited_s(proc: Path = Path("/proc")) -> float | None:
         return int(words[1]) / _NANOSECONDS if len(words) > _WAIT_FIELDS else None
     except ValueError:
         return None
-
-
-def _machine(proc: Path) -> tuple[float | None, float | None]:
-    """Seconds that all cores computed for anybody here, and that the hypervisor took from them."""
-    words = _text(proc / "stat").partition("\n")[0].split()[1 : _STAT_FIELDS + 1]
-    try:
-        user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words)
-    except ValueError:
-        return None, None
-    return (user + nice + system + irq + softirq) / _TICKS, steal / _TICKS
 
 
 def _pressure(proc: Path) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import platform
 import socket
 
 from tiermesh.errors import Unsupported
@@ -22,7 +23,10 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 class HeldPort:
-    """A port that is bound and not listened on: nobody else is given it, and a process told to may listen there."""
+    """A port that is bound and not listened on: nobody else is given it, and a process told to may listen there.
+
+    Two sockets share a port in this way on Linux only. Elsewhere it is checked that the port is free, and not held.
+    """
 
     def __init__(self, credentials: Credentials, address: str) -> None:
         """Take the port.
@@ -35,13 +39,15 @@ class HeldPort:
         credentials.check(host, address, "listen on")
         self._socket = socket.socket(_family(host))
         if os.name == "posix":
-            # Without it the worker could not bind. Windows means something else by it: two may listen.
+            # Windows means something else by it: two may listen.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
         except OSError as error:
             self._socket.close()
             raise cannot_listen(address, error.strerror or str(error)) from None
+        if platform.system() != "Linux":
+            self._socket.close()
 
     def close(self) -> None:
         """Let others have it."""

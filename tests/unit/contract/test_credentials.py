@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import platform
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.unit.contract.mutual_tls import Authority
 from tiermesh import PROTOCOL_VERSION, wire
-from tiermesh.errors import InvalidDocument, TiermeshError, Unreachable
+from tiermesh.errors import InvalidDocument, TiermeshError, Unreachable, Unsupported
 from tiermesh.v1 import device_pb2, device_pb2_grpc
 
 ELSEWHERE = ["0.0.0.0", "192.0.2.7", "::", "2001:db8::1", "example.org"]  # noqa: S104
@@ -87,6 +89,21 @@ async def test_a_held_port_is_for_one_who_knows(credentials: wire.Credentials) -
         with pytest.raises(TiermeshError, match=rf"cannot listen on {address}.*in use"):
             wire.HeldPort(credentials, address)
     held.close()
+
+
+async def test_a_port_is_not_held_where_its_user_could_not_bind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    address = f"127.0.0.1:{wire.free_port()}"
+    wire.HeldPort(wire.LOOPBACK, address)
+    wire.HeldPort(wire.LOOPBACK, address).close()
+
+
+def test_a_system_that_hands_on_no_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "name", "nt")
+    with pytest.raises(Unsupported, match=r"POSIX.*Serve on a device with Linux or macOS"):
+        wire.process_pair()
 
 
 async def test_a_port_that_is_taken_is_said_in_words(credentials: wire.Credentials) -> None:
