@@ -19,7 +19,7 @@ class PeerIdentity:
     """A role, and of an agent its device id; without `device`, any peer of that role is meant.
 
     Every connect names the identity that it expects. Credentials that can verify it do so in the handshake. Those
-    that cannot leave it to the first message, which carries the device id (`DescribeReply`, `Opened`, `Hello`).
+    that cannot leave it to the first message, which carries the device id (`DescribeReply`, `Open`, `Hello`).
     """
 
     role: Role
