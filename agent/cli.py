@@ -40,7 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--address", metavar="HOST:PORT", help="instead of the state folder's agent"
     )
-    status.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
+    status.add_argument(
+        "--insecure-lan",
+        dest="credentials",
+        action="store_const",
+        const=wire.INSECURE_LAN,
+        default=wire.LOOPBACK,
+        help="reach beyond this machine",
+    )
     _add(commands, "doctor", _doctor, "what this device is, what it can run, and what it cannot")
     return parser
 
@@ -115,7 +122,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     address = args.address or _own_address(Path(args.state))
-    asyncio.run(_print_status(address, insecure_lan=args.insecure_lan, json=args.json))
+    asyncio.run(_print_status(args.credentials, address, json=args.json))
     return 0
 
 
@@ -125,14 +132,14 @@ def _own_address(state: Path) -> str:
     return wire.join_address("127.0.0.1", read_ports(state).control)
 
 
-async def _print_status(address: str, *, insecure_lan: bool, json: bool) -> None:
+async def _print_status(credentials: wire.Credentials, address: str, *, json: bool) -> None:
     import grpc.aio
     from google.protobuf.json_format import MessageToDict
 
     from agent.control import look
     from tiermesh.v1 import device_pb2, device_pb2_grpc
 
-    async with wire.channel(address, insecure_lan=insecure_lan) as channel:
+    async with wire.channel(credentials, address, wire.ANY_AGENT) as channel:
         try:
             described = await device_pb2_grpc.DeviceStub(channel).Describe(
                 device_pb2.DescribeRequest(protocol_version=PROTOCOL_VERSION), timeout=5
@@ -174,10 +181,14 @@ def _state(worker: telemetry_pb2.WorkerState) -> str:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    from agent.host_facts import host_facts
     from agent.profiling import fingerprint
     from agent.profiling.fingerprint import throttling
 
-    found = {**to_plain(fingerprint.take(None, None)), "now": throttling.state(Path("/sys"))}
+    found = {
+        **to_plain(fingerprint.take(None, None)),
+        "now": throttling.state(Path("/sys"), host_facts()),
+    }
     _print(found, json=args.json)
     return 0
 

@@ -12,6 +12,7 @@ from tiermesh.documents.reading import Document, convert
 from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument
 from tiermesh.ids import DEFAULT_MESH
+from tiermesh.wire import INSECURE_LAN, LOOPBACK, AnyCredentials
 
 
 class Config(Document, frozen=True, kw_only=True):
@@ -39,6 +40,11 @@ class Config(Document, frozen=True, kw_only=True):
     insecure_lan: bool = False
     announce: bool = True
     batch_log: bool = True
+
+    @property
+    def credentials(self) -> AnyCredentials:
+        """What the ports and channels of this device are made from."""
+        return INSECURE_LAN if self.insecure_lan else LOOPBACK
 
     @property
     def state_folder(self) -> Path:

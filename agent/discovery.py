@@ -8,9 +8,8 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.profiling.fingerprint import network
-from tiermesh import PROTOCOL_VERSION, __version__
+from tiermesh import PROTOCOL_VERSION, __version__, wire
 from tiermesh.ids import DEFAULT_MESH
-from tiermesh.wire import is_loopback
 
 if TYPE_CHECKING:
     from zeroconf import ServiceInfo
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SERVICE: Final = "_tiermesh._tcp.local."
-_LOOPBACK: Final = "127.0.0.1"
-_ANY: Final = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
 _PROPERTY_BYTES: Final = 255
 
 
@@ -38,7 +35,7 @@ class Named(Protocol):
 
 
 class Advertisement:
-    """One agent's announcement, on loopback only unless `insecure_lan`.
+    """One agent's announcement, on the interfaces that its credentials allow.
 
     The instance is named after the device's id, which is unique. So there is nothing to probe for,
     which would take more than a second, and devices of equal names do not clash.
@@ -53,12 +50,12 @@ class Advertisement:
         host: str,
         port: int,
         data_address: str,
-        insecure_lan: bool = False,
+        credentials: wire.Credentials = wire.LOOPBACK,
     ) -> None:
         self._identity = identity
         self._host = host
         self._port = port
-        self._insecure_lan = insecure_lan
+        self._credentials = credentials
         self._properties = {
             "id": identity.device_id,
             "name": identity.name,
@@ -75,12 +72,8 @@ class Advertisement:
 
     async def start(self) -> None:
         """Announce. Without multicast this is logged, and the agent serves unannounced."""
-        from zeroconf import IPVersion
-        from zeroconf.asyncio import AsyncZeroconf
-
-        interfaces = _interfaces(self._host, insecure_lan=self._insecure_lan)
         try:
-            self._zeroconf = AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
+            self._zeroconf = wire.multicast(self._credentials, self._addresses())
             await self._send(
                 await self._zeroconf.async_register_service(
                     self._info(), cooperating_responders=True
@@ -130,15 +123,10 @@ class Advertisement:
                 for key, text in self._properties.items()
             },
             server=f"{device}.local.",
-            parsed_addresses=_interfaces(self._host, insecure_lan=self._insecure_lan),
+            parsed_addresses=self._addresses(),
         )
 
-
-def _interfaces(host: str, *, insecure_lan: bool) -> list[str]:
-    """The IPv4 addresses to announce, each on its own interface."""
-    if not insecure_lan:
-        return [_LOOPBACK]
-    if host not in _ANY:
-        return [host]
-    found = [address for each in network.addresses().values() for address in each]
-    return [one for one in found if ":" not in one and not is_loopback(one)] or [_LOOPBACK]
+    def _addresses(self) -> list[str]:
+        """The IPv4 addresses to announce, each on its own interface."""
+        own = [address for each in network.addresses().values() for address in each]
+        return wire.announced(self._credentials, self._host, own)

@@ -23,7 +23,12 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk: a file that was renamed is found again after a loss of power."""
+    """Bring a folder's names to the disk: a file that was renamed is found again after a loss of power.
+
+    Windows opens no folders, and its file system keeps names in a journal of its own.
+    """
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import platform
 import re
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Annotated, Final, Literal, NamedTuple, Self
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 
 from agent.durable import write_whole
 from agent.errors import StateDamaged
+from agent.folder_lock import try_lock
 from tiermesh import ids, limits, wire
 from tiermesh.documents.reading import Document, decode_json, encode_json
 from tiermesh.documents.workflow import Name
@@ -169,9 +169,7 @@ def _take(state: Path) -> IO[str]:
             why=error.strerror or str(error),
             fix="Choose a folder that this user may write: --state DIR",
         ) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(lock):
         lock.seek(0)
         holder = lock.read(32).strip()
         lock.close()
@@ -220,5 +218,5 @@ def _new() -> _Kept:
 
 def _host_name() -> str:
     """The host's name as far as a device's name may be equal to it."""
-    short = socket.gethostname().split(".")[0]
+    short = platform.node().split(".")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", short).lstrip("._-")[: limits.NAME_CHARS] or "device"

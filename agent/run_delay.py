@@ -20,7 +20,7 @@ class _Account(threading.local):
     def __init__(self) -> None:
         self.file = -1
         with suppress(OSError):
-            self.file = os.open(PROC / _FILE, os.O_RDONLY | os.O_CLOEXEC)
+            self.file = os.open(PROC / _FILE, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def __del__(self) -> None:
         if self.file >= 0:
@@ -37,8 +37,12 @@ def run_delay_s(proc: Path = PROC) -> float | None:
     `proc` is where another process file system is recorded.
     """
     try:
-        is_recorded = proc is not PROC
-        text = (proc / _FILE).read_bytes() if is_recorded else os.pread(_ACCOUNT.file, _BYTES, 0)
+        if proc is PROC:
+            if _ACCOUNT.file < 0:
+                return None
+            text = os.pread(_ACCOUNT.file, _BYTES, 0)
+        else:
+            text = (proc / _FILE).read_bytes()
         _on_cpu, delay, _slices = text.split()
         return int(delay) / _NANOSECONDS
     except (OSError, ValueError):

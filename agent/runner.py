@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import sys
 import time
 import uuid
 from collections.abc import AsyncGenerator
@@ -28,6 +25,7 @@ from agent.rollout.garbage import Collector
 from agent.rollout.store import Store
 from agent.serving.clock import Clock
 from agent.serving.supervisor import WorkerSettings, WorkerSupervisor
+from agent.stopping import stop_on_signals, stop_with_stdin
 from agent.telemetry import EventLog, Sampler
 from tiermesh import PROTOCOL_VERSION, __version__, wire
 from tiermesh.documents.fingerprint import Fingerprint
@@ -104,8 +102,9 @@ async def running(config: Config) -> AsyncGenerator[str]:
 
 
 async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
-    if config.insecure_lan:
-        log.warning("%s", wire.INSECURE_NOTICE)
+    credentials = config.credentials
+    if credentials.warning:
+        log.warning("%s", credentials.warning)
     identity = stack.enter_context(
         Identity.load_or_create(
             config.state_folder,
@@ -131,7 +130,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
             store=str(config.state_folder / "artifacts"),
             threads=fingerprint.threads,
             slowdown=config.slowdown,
-            insecure_lan=config.insecure_lan,
+            credentials=credentials,
             batch_log=config.batch_log,
         ),
         next_epoch=identity.next_epoch,
@@ -144,7 +143,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         lambda: [*assignments.kept(), *activation.prepared()],
         clock=time.time,
     )
-    artifacts = ArtifactsService(store, collector, insecure_lan=config.insecure_lan)
+    artifacts = ArtifactsService(store, collector, credentials=credentials)
     activation = Activation(
         identity.device_id, assignments, supervisor, store.has, stopped=artifacts.collect_soon
     )
@@ -164,7 +163,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         boot=uuid.uuid4().hex,
         clock=time.monotonic,
     )
-    server = wire.server()
+    server = wire.server(credentials)
     device_pb2_grpc.add_DeviceServicer_to_server(
         DeviceService(config, identity, fingerprint, data_address, activation), server
     )
@@ -173,7 +172,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     )
     rollout_pb2_grpc.add_ArtifactsServicer_to_server(artifacts, server)
     control_pb2_grpc.add_ControlServicer_to_server(control, server)
-    port = wire.bind(server, config.host, identity.control_port, insecure_lan=config.insecure_lan)
+    port = wire.bind(server, credentials, config.host, identity.control_port)
     await server.start()
     stack.push_async_callback(server.stop, 1.0)
     stack.callback(control.stop)
@@ -189,7 +188,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
             host=config.host,
             port=port,
             data_address=data_address,
-            insecure_lan=config.insecure_lan,
+            credentials=credentials,
         )
         await advertisement.start()
         stack.push_async_callback(advertisement.stop)
@@ -209,10 +208,8 @@ async def run(config: Config, *, exit_with_stdin: bool = False) -> None:
     The second ties an agent to whoever started it: however that process ends, the pipe closes.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop.set)
+    stop_on_signals(stop)
     if exit_with_stdin:
-        loop.add_reader(sys.stdin.fileno(), lambda: os.read(0, 4096) or stop.set())
+        stop_with_stdin(stop)
     async with running(config):
         await stop.wait()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from agent.host_facts import HostFacts, HostTime, host_facts
 from agent.profiling.fingerprint import power
 from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -53,26 +54,27 @@ class EventLog:
 
 
 class SystemGauges:
-    """Processor, memory, temperature and battery, from /proc and /sys: cheap enough for every heartbeat."""
+    """Processor, memory, temperature and battery: cheap enough for every heartbeat."""
 
-    def __init__(self, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
-        self._proc, self._sys = proc, sys
-        self._busy = self._cpu_times()
+    def __init__(self, facts: HostFacts | None = None, sys: Path = Path("/sys")) -> None:
+        self._facts, self._sys = facts or host_facts(), sys
+        self._before = self._time()
 
     def cpu_percent(self) -> float:
         """Share of all cores that was busy since the last call, 0 to 100."""
-        (busy, total), (busy_before, total_before) = self._cpu_times(), self._busy
-        self._busy = (busy, total)
-        return 100.0 * (busy - busy_before) / max(total - total_before, 1e-9)
+        now, before = self._time(), self._before
+        self._before = now
+        busy = now.busy_s + now.stolen_s - before.busy_s - before.stolen_s
+        return 100.0 * busy / max(now.total_s - before.total_s, 1e-9)
 
     def memory_used_bytes(self) -> int:
         """Memory in use on the device; 0 where it cannot be told."""
-        fields = self._fields("meminfo")
-        return 1024 * max(fields.get("MemTotal:", 0) - fields.get("MemAvailable:", 0), 0)
+        memory = self._facts.memory()
+        return memory.used_bytes if memory is not None else 0
 
-    def resident_bytes(self, pid: int | str = "self") -> int:
-        """Resident memory of a process; 0 where it cannot be told."""
-        return 1024 * self._fields(f"{pid}/status").get("VmRSS:", 0)
+    def resident_bytes(self, pid: int | None = None) -> int:
+        """Resident memory of a process, None for this one; 0 where it cannot be told."""
+        return self._facts.resident_bytes(pid)
 
     def temperature(self) -> float:
         """The hottest thermal zone in degrees Celsius; 0 where there is none."""
@@ -84,27 +86,14 @@ class SystemGauges:
 
     def battery(self) -> pb.Battery | None:
         """How full the device's battery is; None where it has none."""
-        found = power.battery(self._sys)
+        found = power.battery(self._sys, self._facts)
         if found is None:
             return None
         state = pb.Battery.State.Value(f"STATE_{found.state.upper()}")
         return pb.Battery(level_percent=found.level_percent, state=state)
 
-    def _cpu_times(self) -> tuple[float, float]:
-        try:
-            first = (self._proc / "stat").read_text().split("\n", 1)[0]
-        except OSError:
-            return 0.0, 0.0
-        times = [float(word) for word in first.split()[1:9]]
-        return sum(times) - times[3] - times[4], sum(times)
-
-    def _fields(self, name: str) -> dict[str, int]:
-        try:
-            lines = (self._proc / name).read_text().splitlines()
-        except OSError:
-            return {}
-        words = (line.split() for line in lines)
-        return {w[0]: int(w[1]) for w in words if len(w) > 1 and w[1].isdigit()}
+    def _time(self) -> HostTime:
+        return self._facts.time() or HostTime(0.0, 0.0, 0.0)
 
 
 class Sampler:

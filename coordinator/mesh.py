@@ -46,6 +46,7 @@ from coordinator.sessions.session import Sessions
 from coordinator.telemetry.watching import Observed, Watching, look, note
 from coordinator.workflows.catalogue import Ladders
 from coordinator.workflows.registry import Workflows
+from tiermesh import wire
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.published import PublishedProfile
@@ -81,7 +82,7 @@ class Mesh(Recorder):
         self.sessions = Sessions(
             self,
             lambda device, boot, said: note(self, device, boot, said),
-            insecure_lan=channels.insecure_lan,
+            credentials=channels.credentials,
             observer=read_only,
         )
         self.name = name
@@ -102,7 +103,7 @@ class Mesh(Recorder):
         home: Path | None = None,
         name: str = DEFAULT_MESH,
         network: FleetFile | None = None,
-        insecure_lan: bool = False,
+        credentials: wire.Credentials = wire.LOOPBACK,
         read_only: bool = False,
         who: str | None = None,
         clock: Callable[[], float] = time.time,
@@ -123,7 +124,7 @@ class Mesh(Recorder):
             mesh = cls(
                 journal,
                 fleet,
-                Channels(insecure_lan=insecure_lan),
+                Channels(credentials),
                 ladders=ladders,
                 home=home or state_dir,
                 name=name,
@@ -138,6 +139,11 @@ class Mesh(Recorder):
                 await mesh.close()
         finally:
             await asyncio.to_thread(journal.close)
+
+    @property
+    def credentials(self) -> wire.Credentials:
+        """What connections to devices are made from."""
+        return self.channels.credentials
 
     async def close(self) -> None:
         """Keep a snapshot, and close all sessions and channels. `open` does it at the end of its context."""
@@ -191,11 +197,9 @@ class Mesh(Recorder):
             await look_out(self, self.channels, now=self.now, timeout_s=timeout_s)
 
     async def _browse(self, stack: contextlib.AsyncExitStack) -> None:
-        lan = self.channels.insecure_lan
+        browsing = watching_zeroconf(self, self.now, mesh=self.name, credentials=self.credentials)
         try:
-            await stack.enter_async_context(
-                watching_zeroconf(self, self.now, mesh=self.name, insecure_lan=lan)
-            )
+            await stack.enter_async_context(browsing)
         except OSError as error:
             await self.note(f"cannot browse for devices here: {error}")
 
@@ -532,7 +536,7 @@ class Mesh(Recorder):
         observing = Sessions(
             self,
             lambda device, boot, said: note(self, device, boot, said),
-            insecure_lan=self.channels.insecure_lan,
+            credentials=self.credentials,
             observer=True,
         )
         try:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import signal
+import sys
 from pathlib import Path
 from typing import Final
+
+from agent.host_facts import host_facts
 
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
+    """Have the kernel kill this process when its parent ends, however that ends.
+
+    Only Linux can. Elsewhere a measurement goes on to its end, which its time limit bounds, and nobody reads it.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -30,12 +35,21 @@ def forget_peak() -> int:
 
 def resident_bytes() -> int:
     """The memory that is resident now; 0 where it cannot be told."""
-    return _status_bytes("VmRSS:")
+    return _status_bytes("VmRSS:") or host_facts().resident_bytes()
 
 
 def peak_bytes() -> int:
-    """The most memory that was resident since `forget_peak`."""
-    return _status_bytes("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that was resident: since `forget_peak` on Linux, since the start elsewhere."""
+    return _status_bytes("VmHWM:") or _peak_of_all() or resident_bytes()
+
+
+def _peak_of_all() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _status_bytes(name: str) -> int:

@@ -6,21 +6,18 @@ computed) and `/proc/pressure/cpu` (waits of any process).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.host_facts import host_time
 from agent.run_delay import PROC, run_delay_s
 
 TOLERATED: Final = 0.05
 """A batch that waited for a processor for more of its time is measured again."""
 _MICROSECONDS: Final = 1e6
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
-_STAT_FIELDS: Final = 8
-"""user nice system idle iowait irq softirq steal"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +35,12 @@ class Reading:
     @staticmethod
     def take(proc: Path = PROC) -> Reading:
         """How it stands now."""
-        busy, stolen = _machine(proc)
+        machine = host_time(proc)
         return Reading(
             cpu_s=time.thread_time(),
             waited_s=run_delay_s(proc),
-            busy_s=busy,
-            stolen_s=stolen,
+            busy_s=None if machine is None else machine.busy_s,
+            stolen_s=None if machine is None else machine.stolen_s,
             own_s=time.process_time(),
             pressure_s=_pressure(proc),
             wall_s=time.perf_counter(),
@@ -101,16 +98,6 @@ class Watch:
             return False
         waits, cpu = now - self._waits, time.thread_time() - self._cpu
         return waits > TOLERATED * (waits + cpu)
-
-
-def _machine(proc: Path) -> tuple[float | None, float | None]:
-    """Seconds that all cores computed for anybody here, and that the hypervisor took from them."""
-    words = _text(proc / "stat").partition("\n")[0].split()[1 : _STAT_FIELDS + 1]
-    try:
-        user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words)
-    except ValueError:
-        return None, None
-    return (user + nice + system + irq + softirq) / _TICKS, steal / _TICKS
 
 
 def _pressure(proc: Path) -> float | None:

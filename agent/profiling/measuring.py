@@ -21,6 +21,8 @@ _GRACE_SECONDS: Final = 10.0
 """What starting, loading and one last batch may take beyond the time limit."""
 _ERROR_CHARS: Final = 2_000
 _LINE_BYTES: Final = 4 * 2**20
+_KILLED: Final = 9
+"""SIGKILL, which `signal` names on POSIX systems only."""
 _THREAD_SETTINGS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -118,7 +120,10 @@ async def _tail(stream: asyncio.StreamReader) -> str:
 async def _end(process: asyncio.subprocess.Process, errors: asyncio.Task[str]) -> None:
     # The whole session: stage code may have started processes, too.
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # Windows: what stage code started outlives it
+            process.kill()
     await process.wait()
     await errors
 
@@ -133,7 +138,7 @@ def _ended(code: int, doing: str, errors: str) -> CannotRun:
 
     Once it has begun to measure, that is the doing of stage code or of the model's runtime; before, of this program.
     """
-    if code == -signal.SIGKILL:
+    if code == -_KILLED:
         return CannotRun(f"it was killed, probably for want of memory{doing}")
     if code < 0:
         return CannotRun(f"it crashed with {signal.Signals(-code).name}{doing}")

@@ -32,10 +32,16 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
     cancels what it awaits, wherever it is.
     """
 
-    def __init__(self, store: Store, collector: Collector, *, insecure_lan: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        collector: Collector,
+        *,
+        credentials: wire.Credentials = wire.LOOPBACK,
+    ) -> None:
         self._store = store
         self._collector = collector
-        self._insecure_lan = insecure_lan
+        self._credentials = credentials
         self._arrivals = Arrivals(store, collector)
         self._readers = asyncio.Semaphore(limits.ARTIFACT_READS)
         self._collecting: set[asyncio.Task[None]] = set()
@@ -119,7 +125,7 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
             return
         peers = list(request.peers)[: limits.ARTIFACT_PEERS]
         async with self._arrivals.begin(digest, size, request.chunk_digests) as arrival:
-            fetching = Fetching(digest, size, peers, arrival, insecure_lan=self._insecure_lan)
+            fetching = Fetching(digest, size, peers, arrival, credentials=self._credentials)
             told, peer = arrival.held, ""
             async for peer in fetching.run():
                 if arrival.held - told >= limits.ARTIFACT_CHUNK_BYTES:

@@ -30,13 +30,13 @@ class Fetching:
         peers: Sequence[pb.FetchRequest.Peer],
         arrival: Arrival,
         *,
-        insecure_lan: bool = False,
+        credentials: wire.Credentials = wire.LOOPBACK,
     ) -> None:
         self._digest = digest
         self._size = size
         self._peers = peers
         self._arrival = arrival
-        self._insecure_lan = insecure_lan
+        self._credentials = credentials
         self.failures: dict[str, str] = {}
 
     async def run(self) -> AsyncIterator[str]:
@@ -55,7 +55,7 @@ class Fetching:
 
     async def _from(self, peer: pb.FetchRequest.Peer) -> AsyncIterator[None]:
         try:
-            channel = wire.channel(peer.address, insecure_lan=self._insecure_lan)
+            channel = wire.channel(self._credentials, peer.address, wire.agent(peer.device))
         except TiermeshError as error:
             self.failures[peer.name] = str(error)
             return

@@ -12,6 +12,7 @@ import msgspec
 
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
+from tiermesh.wire import LOOPBACK, AnyCredentials
 
 
 class _Message(msgspec.Struct, tag_field="message", tag=str.lower, frozen=True):
@@ -29,7 +30,7 @@ class Start(_Message, frozen=True, kw_only=True):
     store: str
     slowdown: float = 1.0
     threads: int = 1
-    insecure_lan: bool = False
+    credentials: AnyCredentials = LOOPBACK
     batch_log: bool = True
 
 

@@ -49,6 +49,7 @@ from agent.serving.tuning.logbook import Logbook
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
+from tiermesh.wire import Credentials
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +83,14 @@ class Host:
         artifacts: Artifacts,
         threads: int,
         slowdown: float,
-        insecure_lan: bool,
+        credentials: Credentials,
         notice: Callable[[str, str], None],
         logbook: Logbook | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._device = device
         self._epoch = epoch
-        self._insecure_lan = insecure_lan
+        self._credentials = credentials
         self._tell = notice
         self._logbook = logbook
         self._clock = Clock()
@@ -397,9 +398,8 @@ class Host:
             task.add_done_callback(self._closing.discard)
             outgoing = None
         if outgoing is None and address is not None:
-            outgoing = self._outgoing[key] = Outgoing(
-                self, flow, device, address, insecure_lan=self._insecure_lan
-            )
+            outgoing = Outgoing(self, flow, device, address, self._credentials)
+            self._outgoing[key] = outgoing
         if outgoing is not None:
             outgoing.wake()
 

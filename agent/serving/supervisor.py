@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -53,7 +52,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     threads: int = 1
     slowdown: float = 1.0
-    insecure_lan: bool = False
+    credentials: wire.AnyCredentials = wire.LOOPBACK
     batch_log: bool = True
 
 
@@ -91,7 +90,7 @@ class _Process:
         Raises:
             TiermeshError: it does not start.
         """
-        mine, theirs = socket.socketpair()
+        mine, theirs = wire.process_pair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -102,7 +101,7 @@ class _Process:
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**MALLOC, **os.environ},
             )
-        reader, writer = await asyncio.open_connection(sock=mine, limit=control.LINE_BYTES)
+        reader, writer = await wire.streams(mine, line_bytes=control.LINE_BYTES)
         worker = cls(process, reader, writer, on_event)
         try:
             worker._writer.write(control.encode(start))
@@ -228,7 +227,7 @@ class WorkerSupervisor:
         self._lock = asyncio.Lock()
         self._process: _Process | None = None
         self._replaced = asyncio.Event()
-        self._held: socket.socket | None = None
+        self._held: wire.HeldPort | None = None
         self._watching: asyncio.Task[None] | None = None
         self._starts: deque[float] = deque()
         self._state = pb.WorkerState.STATE_STOPPED
@@ -383,22 +382,12 @@ class WorkerSupervisor:
                     await self._replaced.wait()
 
     def _hold_port(self) -> None:
-        """Keep the data port from others while no worker listens on it, for example between two workers.
-
-        A port that is bound and not listened on is given to nobody, but the worker may bind it, too.
-        """
+        """Keep the data port from others while no worker listens on it, for example between two workers."""
         if self._held is not None:
             return
-        host, port = wire.split_address(self._settings.data_address)
-        held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            held.bind((host, port))
-        except OSError:
-            # The worker will say in words why the address cannot be used.
-            held.close()
-            return
-        self._held = held
+        # Where the address cannot be used, the worker will say in words why.
+        with contextlib.suppress(TiermeshError):
+            self._held = wire.HeldPort(self._settings.credentials, self._settings.data_address)
 
     async def _start(self) -> _Process:
         self._hold_port()

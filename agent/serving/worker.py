@@ -10,7 +10,6 @@ import faulthandler
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -130,14 +129,14 @@ class Worker:
                 os._exit(_HANGS)
 
 
-async def run(control_socket: socket.socket) -> None:
-    """Serve until the other end of the socket closes."""
+async def run(descriptor: int) -> None:
+    """Serve until the other end of the socket under a descriptor closes."""
     asyncio.get_running_loop().set_exception_handler(_end_on_failure)
-    reader, writer = await asyncio.open_connection(sock=control_socket, limit=control.LINE_BYTES)
+    reader, writer = await wire.streams(wire.inherited(descriptor), line_bytes=control.LINE_BYTES)
     start = await control.read_to_worker(reader)
     if not isinstance(start, control.Start):
         return
-    server = wire.server()
+    server = wire.server(start.credentials)
     host = _host(start, lambda kind, text: writer.write(control.encode(control.Event(kind, text))))
     host.incoming.add_to(server)
     try:
@@ -175,7 +174,7 @@ def _host(start: control.Start, notice: Callable[[str, str], None]) -> Host:
         artifacts=Store(Path(start.store)),
         threads=start.threads,
         slowdown=start.slowdown,
-        insecure_lan=start.insecure_lan,
+        credentials=start.credentials,
         notice=notice,
     )
 
@@ -185,7 +184,7 @@ async def _bind(server: grpc.aio.Server, start: control.Start) -> None:
     host, port = wire.split_address(start.data_address)
     for left in reversed(range(_BIND_TRIES)):
         try:
-            wire.bind(server, host, port, insecure_lan=start.insecure_lan)
+            wire.bind(server, start.credentials, host, port)
         except TiermeshError:
             if not left:
                 raise
@@ -201,7 +200,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure(None, None, default="info", process="worker")
     try:
-        asyncio.run(run(socket.socket(fileno=int(sys.argv[1]))))
+        asyncio.run(run(int(sys.argv[1])))
     finally:
         # A model that computes in the compute thread must not keep the process alive.
         logs.stop()

@@ -135,7 +135,6 @@ def start_message(state: Path) -> control.Start:
         store=str(state / "artifacts"),
         threads=1,
         slowdown=1.0,
-        insecure_lan=False,
     )
 
 

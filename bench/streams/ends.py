@@ -114,7 +114,7 @@ def _assignment(device: str, peer: str) -> Assignment:
 async def receive(port: int, epoch: int, *, stalled: bool) -> None:
     """The receiving process: our stream and raw ones on one port, until standard input ends."""
     driver = Driver("b", "127.0.0.1:1", epoch=epoch, stalled=stalled)
-    server = wire.server()
+    server = wire.server(wire.LOOPBACK)
     driver.incoming.add_to(server)
 
     async def count(requests: AsyncIterator[bytes], _: Any) -> bytes:
@@ -136,7 +136,7 @@ async def receive(port: int, epoch: int, *, stalled: bool) -> None:
         "Report": grpc.unary_unary_rpc_method_handler(report),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Raw", handlers),))
-    wire.bind(server, "127.0.0.1", port)
+    wire.bind(server, wire.LOOPBACK, "127.0.0.1", port)
     await server.start()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)

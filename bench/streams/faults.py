@@ -41,7 +41,7 @@ async def _suffer(fault: str, receiver: Receiver, running: ExitStack) -> dict[st
     port, pid = running.enter_context(receiver())
     driver = Driver("a", f"127.0.0.1:{port}")
     address = f"127.0.0.1:{port}"
-    driver.outgoing = Outgoing(driver, driver.flow(), "b", address, insecure_lan=False)
+    driver.outgoing = Outgoing(driver, driver.flow(), "b", address, wire.LOOPBACK)
     offering = asyncio.create_task(_offer(driver))
     sender = driver.flow().links.sender("b", driver.now())
     await _until(lambda: sender.link is Link.UP and sender.sent_frames > 500)
@@ -94,7 +94,7 @@ async def stalled(receiver: Receiver) -> dict[str, Any]:
     with receiver(stalled=True) as (port, pid):
         address = f"127.0.0.1:{port}"
         driver = Driver("a", address)
-        driver.outgoing = Outgoing(driver, driver.flow(), "b", address, insecure_lan=False)
+        driver.outgoing = Outgoing(driver, driver.flow(), "b", address, wire.LOOPBACK)
         sender = driver.flow().links.sender("b", driver.now())
         await _until(lambda: sender.link is Link.UP)
         before = _resident(os.getpid()), _resident(pid)
@@ -106,7 +106,7 @@ async def stalled(receiver: Receiver) -> dict[str, Any]:
                 offered += 1
             driver.changed()
             await asyncio.sleep(0.01)
-        channel = wire.channel(address)
+        channel = wire.channel(wire.LOOPBACK, address, wire.ANY_AGENT)
         seen = json.loads(await channel.unary_unary(REPORT)(b""))
         after = _resident(os.getpid()), _resident(pid)
         await channel.close()

@@ -60,8 +60,8 @@ PAYLOADS: Final[dict[str, Callable[[int], Sequence[Any]]]] = {
 async def measure(address: str, seconds: float) -> list[dict[str, Any]]:
     """One row per size of frame and kind of payload."""
     driver = Driver("a", address)
-    driver.outgoing = Outgoing(driver, driver.flow(), "b", address, insecure_lan=False)
-    channel = wire.channel(address)
+    driver.outgoing = Outgoing(driver, driver.flow(), "b", address, wire.LOOPBACK)
+    channel = wire.channel(wire.LOOPBACK, address, wire.ANY_AGENT)
     try:
         await _connected(driver)
         return [

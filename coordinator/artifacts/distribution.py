@@ -18,7 +18,7 @@ from coordinator.fleet.nearness import is_near, network_of
 from coordinator.fleet.state import Device, Fleet
 from coordinator.progress import Transfer
 from coordinator.sessions.channels import Channels
-from tiermesh import limits
+from tiermesh import limits, wire
 from tiermesh.documents.variant import Artifact
 from tiermesh.errors import StorageFull, TiermeshError, Unreachable
 
@@ -101,7 +101,7 @@ class Distribution:
 
     def link(self, device: Device) -> Pushing:
         """The artifact calls to a device."""
-        return Pushing(self._channels.to(device.address), device.name)
+        return Pushing(self._channels.to(device.address, wire.agent(device.id)), device.name)
 
     def note(self, device: str, room: Room) -> None:
         """A device said what it holds."""
@@ -201,9 +201,7 @@ class _Bringing:
 
         try:
             with self._all.tracker.reading(peers[0]):
-                last = await self._link.fetch(
-                    sendable, [(self._near[p].name, self._near[p].address) for p in peers], note
-                )
+                last = await self._link.fetch(sendable, [self._near[peer] for peer in peers], note)
         except Unreachable as error:
             await breaks.pause(str(error))
             return False

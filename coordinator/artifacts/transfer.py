@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
+from coordinator.fleet.state import Device
 from tiermesh import limits, wire
 from tiermesh.errors import Unreachable
 from tiermesh.v1 import rollout_pb2 as pb
@@ -155,10 +156,10 @@ class Pushing:
     async def fetch(
         self,
         artifact: Sendable,
-        peers: Sequence[tuple[str, str]],
+        peers: Sequence[Device],
         note: Callable[[int, str], None],
     ) -> pb.FetchEvent:
-        """Have the device get an artifact from peers (name, address), as far as they have it.
+        """Have the device get an artifact from peers, as far as they have it.
 
         `note` is told the bytes that it has, and who sent the newest. A device that cannot fetch says so of
         every peer.
@@ -171,7 +172,9 @@ class Pushing:
             digest=artifact.digest,
             size_bytes=artifact.size_bytes,
             chunk_digests=artifact.chunk_digests,
-            peers=[pb.FetchRequest.Peer(name=n, address=a) for n, a in peers],
+            peers=[
+                pb.FetchRequest.Peer(name=p.name, address=p.address, device=p.id) for p in peers
+            ],
         )
         call = self._stub.Fetch(request)
         last = pb.FetchEvent()
@@ -186,7 +189,7 @@ class Pushing:
                 raise Unreachable(
                     f"{self._peer} stopped fetching", why=self._why_broken(error), peer=self._peer
                 ) from None
-            return pb.FetchEvent(failures={name: "the device cannot fetch" for name, _ in peers})
+            return pb.FetchEvent(failures={peer.name: "the device cannot fetch" for peer in peers})
         finally:
             call.cancel()
         return last

@@ -6,9 +6,25 @@ import argparse
 import math
 import re
 from pathlib import Path
+from typing import Any
 
-from tiermesh import ids
+from tiermesh import ids, wire
 from tiermesh.units import Duration
+
+
+def add_credentials(parser: Any, text: str) -> None:
+    """Add the options that say which credentials a command uses, to a parser or a group.
+
+    The parsed arguments have them as `credentials`; `text` is their help.
+    """
+    parser.add_argument(
+        "--insecure-lan",
+        dest="credentials",
+        action="store_const",
+        const=wire.INSECURE_LAN,
+        default=wire.LOOPBACK,
+        help=text,
+    )
 
 
 def seconds(text: str) -> float:

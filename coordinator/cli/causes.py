@@ -55,7 +55,7 @@ async def _explained(args: argparse.Namespace) -> list[dict[str, Any]]:
     from coordinator.mesh import Mesh
 
     state = args.state or config.state_dir()
-    async with Mesh.open(state, read_only=True, insecure_lan=args.insecure_lan) as mesh:
+    async with Mesh.open(state, read_only=True, credentials=args.credentials) as mesh:
         names = _names(mesh.fleet, args.plan)
         await mesh.discover(browse=False)
         made = {name: measuring_of(mesh.fleet, name) for name in names}

@@ -91,10 +91,8 @@ def add_mesh_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds to wait for a device (default: %(default)g)",
     )
-    group.add_argument(
-        "--insecure-lan",
-        action="store_true",
-        help="reach beyond this machine, unencrypted: only where everyone may control the devices",
+    arguments.add_credentials(
+        group, "reach beyond this machine, unencrypted: only where everyone may control the devices"
     )
 
 
@@ -162,15 +160,15 @@ async def mesh_of(
     from coordinator.mesh import Mesh
     from coordinator.workflows.yaml_files import read_fleet_file
 
-    if args.insecure_lan:
-        output.progress.print(f"[yellow]{wire.INSECURE_NOTICE}[/]")
+    if args.credentials.warning:
+        output.progress.print(f"[yellow]{args.credentials.warning}[/]")
     async with Mesh.open(
         args.state or config.state_dir(),
         ladders=await asyncio.to_thread(_ladders, args),
         home=config.home(),
         name=args.mesh or DEFAULT_MESH,
         network=await asyncio.to_thread(read_fleet_file, args.fleet) if args.fleet else None,
-        insecure_lan=args.insecure_lan,
+        credentials=args.credentials,
         read_only=read_only,
     ) as mesh:
         yield mesh

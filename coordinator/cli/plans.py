@@ -112,7 +112,7 @@ def _register_explain(commands: Commands) -> None:
         metavar="S",
         help="with --now: measure over so many seconds (default: 10)",
     )
-    parser.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
+    arguments.add_credentials(parser, "reach beyond this machine")
     add_state_option(parser)
 
 

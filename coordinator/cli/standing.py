@@ -31,6 +31,7 @@ from coordinator.commands.messages import (
 )
 from tiermesh import limits
 from tiermesh.errors import Unsupported
+from tiermesh.wire import LOOPBACK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,7 +148,7 @@ class _Command:
         mesh = self.mesh
         others = {
             "--mesh": args.mesh not in (None, mesh.name),
-            "--insecure-lan": args.insecure_lan and not mesh.channels.insecure_lan,
+            "--insecure-lan": args.credentials not in (LOOPBACK, mesh.credentials),
             "--fleet": args.fleet is not None,
             "--variants": variants is not None and variants.resolve() != self._variants,
         }

@@ -45,7 +45,7 @@ def register(commands: Commands) -> None:
         metavar="S",
         help="measure over so many seconds",
     )
-    parser.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
+    arguments.add_credentials(parser, "reach beyond this machine")
     add_state_option(parser)
 
 
@@ -68,7 +68,7 @@ async def _measured(args: argparse.Namespace) -> list[WorkflowStatus]:
     from coordinator.telemetry.status import status_of
 
     state = args.state or config.state_dir()
-    async with Mesh.open(state, read_only=True, insecure_lan=args.insecure_lan) as mesh:
+    async with Mesh.open(state, read_only=True, credentials=args.credentials) as mesh:
         names = sorted(mesh.fleet.running)
         if args.workflow is not None:
             if args.workflow not in names:

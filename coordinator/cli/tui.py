@@ -222,8 +222,8 @@ def _serve(args: argparse.Namespace, output: Output) -> int:
 
 def _words(args: argparse.Namespace) -> list[str]:
     """The options that the process of a browser window gets."""
-    words = ["--timeout", f"{args.timeout:g}"]
-    for flag in ("demo", "light", "no_browse", "insecure_lan"):
+    words = ["--timeout", f"{args.timeout:g}", *args.credentials.options]
+    for flag in ("demo", "light", "no_browse"):
         words += ["--" + flag.replace("_", "-")] if getattr(args, flag) else []
     for option in ("state", "fleet", "mesh", "variants"):
         value = getattr(args, option)

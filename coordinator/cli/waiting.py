@@ -56,7 +56,7 @@ def register(commands: Commands) -> None:
         metavar="TIME",
         help="give up after so long (default: never)",
     )
-    parser.add_argument("--insecure-lan", action="store_true", help="reach beyond this machine")
+    arguments.add_credentials(parser, "reach beyond this machine")
     add_state_option(parser)
 
 
@@ -71,7 +71,7 @@ async def _work(args: argparse.Namespace, output: Output) -> Waited:
     from coordinator.mesh import Mesh
 
     state = args.state or config.state_dir()
-    async with Mesh.open(state, read_only=True, insecure_lan=args.insecure_lan) as mesh:
+    async with Mesh.open(state, read_only=True, credentials=args.credentials) as mesh:
         name = _named(mesh.fleet, args.workflow)
         if args.for_s is None and args.timeout is None:
             running = mesh.fleet.running[name]

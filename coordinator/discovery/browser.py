@@ -122,13 +122,13 @@ def _passing(reasons: list[Unreached]) -> bool:
 
 @contextlib.asynccontextmanager
 async def watching_zeroconf(
-    keeper: Recording, now: Callable[[], float], *, mesh: str, insecure_lan: bool
+    keeper: Recording, now: Callable[[], float], *, mesh: str, credentials: wire.Credentials
 ) -> AsyncGenerator[None]:
     """Record what announces itself to `mesh` while the context is open.
 
     OSError where there is no multicast.
     """
-    async with browsing(mesh=mesh, insecure_lan=insecure_lan) as queue:
+    async with browsing(mesh=mesh, credentials=credentials) as queue:
         pump = asyncio.ensure_future(_pump(queue, keeper, now))
         try:
             yield
@@ -156,18 +156,17 @@ def sighted(at: float, key: str, addresses: Iterable[str], *, via: str) -> Devic
 
 @contextlib.asynccontextmanager
 async def browsing(
-    *, mesh: str = DEFAULT_MESH, insecure_lan: bool = False
+    *, mesh: str = DEFAULT_MESH, credentials: wire.Credentials = wire.LOOPBACK
 ) -> AsyncGenerator[asyncio.Queue[Seen]]:
     """Browse zeroconf while the context is open; what announces itself goes to the queue.
 
-    Without `insecure_lan` only the loopback interface is browsed. OSError where there is no multicast.
+    All interfaces are browsed that the credentials allow. OSError where there is no multicast.
     """
-    from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange
-    from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+    from zeroconf import ServiceStateChange
+    from zeroconf.asyncio import AsyncServiceBrowser
 
     found: asyncio.Queue[Seen] = asyncio.Queue(limits.DEVICES)
-    interfaces = InterfaceChoice.All if insecure_lan else ["127.0.0.1"]
-    zeroconf = AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
+    zeroconf = wire.multicast(credentials)
     resolving: set[asyncio.Task[None]] = set()
 
     def changed(name: str, state_change: ServiceStateChange, **_: Any) -> None:

@@ -64,14 +64,19 @@ async def describe_any(
     return sorted(reasons, key=lambda reason: reason.address)
 
 
-async def describe(channels: Channels, address: str, timeout_s: float) -> Answer:
+async def describe(
+    channels: Channels,
+    address: str,
+    timeout_s: float,
+    expected: wire.PeerIdentity = wire.ANY_AGENT,
+) -> Answer:
     """Ask the agent at an address for its description.
 
     Raises:
         NoAnswer: with the reason.
     """
     try:
-        stub = device_pb2_grpc.DeviceStub(channels.to(address))
+        stub = device_pb2_grpc.DeviceStub(channels.to(address, expected))
         request = device_pb2.DescribeRequest(
             protocol_version=PROTOCOL_VERSION, coordinator_version=__version__
         )
@@ -83,8 +88,10 @@ async def describe(channels: Channels, address: str, timeout_s: float) -> Answer
         raise NoAnswer(Unreached(address, Reach.OTHER_VERSION, str(error))) from None
     except InvalidDocument as error:
         raise NoAnswer(Unreached(address, Reach.BAD_DESCRIPTION, _short(str(error)))) from None
-    except TiermeshError as error:
+    except wire.AddressRefused as error:
         raise NoAnswer(Unreached(address, Reach.NOT_LOOPBACK, _short(error.why))) from None
+    except TiermeshError as error:
+        raise NoAnswer(Unreached(address, Reach.OTHER, _short(str(error)))) from None
 
 
 def _answer(address: str, reply: device_pb2.DescribeReply) -> Answer:

@@ -39,6 +39,11 @@ class Watched(Recording, Protocol):
 
     now: Callable[[], float]
 
+    @property
+    def credentials(self) -> wire.Credentials:
+        """What may be connected to, and how."""
+        ...
+
     def watch(
         self, *, interval_s: float = 1.0, devices: Iterable[Device] | None = None
     ) -> AsyncGenerator[Observed]:
@@ -116,13 +121,23 @@ class Listening:
     async def _look_for(self, device_id: str, why: str) -> None:
         """Try to connect until heartbeats come again: a refusal says that the process has ended."""
         while (pulse := self._vigil.pulses.get(device_id)) and pulse.broken_at is not None:
-            gone = await _refuses(self._mesh.fleet.devices[device_id].address)
+            gone = await self._refuses(self._mesh.fleet.devices[device_id])
             pulse = self._vigil.pulses.get(device_id)
             if pulse is not None and pulse.broken_at is not None:
                 self._vigil = broken(self._vigil, device_id, why, gone=gone)
             if pulse is not None and pulse.standing is Standing.FAILED:
                 return
             await asyncio.sleep(PROBE_S)
+
+    async def _refuses(self, device: Device) -> bool:
+        """Whether nobody listens where a device was; False where that cannot be told."""
+        expected = wire.agent(device.id)
+        try:
+            return await wire.is_refused(
+                self._mesh.credentials, device.address, expected, timeout_s=PROBE_TIMEOUT_S
+            )
+        except wire.AddressRefused:
+            return False
 
     def _news(self, moved: list[Moved]) -> list[events.Event]:
         """What must be recorded so that the fleet stands as it is heard."""
@@ -169,19 +184,3 @@ def _standing(device: Device, at: float) -> Standing:
     if device.state is DeviceState.FAILED or device.is_held(at):
         return Standing.FAILED
     return Standing.SUSPECT if device.state is DeviceState.SUSPECT else Standing.READY
-
-
-async def _refuses(address: str) -> bool:
-    """Whether nobody listens at an address; False where that cannot be told."""
-    host, port = wire.split_address(address)
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(host, port)
-    except ConnectionRefusedError:
-        return True
-    except OSError:  # also TimeoutError: the network may be to blame
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return False

@@ -105,7 +105,7 @@ class Measuring:
                 moved=moved,
             )
             profile = await measure(
-                self._channels.to(device.address),
+                self._channels.to(device.address, wire.agent(device.id)),
                 device,
                 variant,
                 options=self._options,

@@ -1,4 +1,4 @@
-"""Channels to agents, one per address, made when first needed and closed together."""
+"""Channels to agents, one per address and expected identity, made when first needed and closed together."""
 
 from __future__ import annotations
 
@@ -21,15 +21,20 @@ async def next_of(call: grpc.aio.UnaryStreamCall[Any, T], timeout_s: float) -> T
 class Channels:
     """The coordinator's channels to agents."""
 
-    def __init__(self, *, insecure_lan: bool = False) -> None:
-        self.insecure_lan = insecure_lan
-        self._channels: dict[str, grpc.aio.Channel] = {}
+    def __init__(self, credentials: wire.Credentials = wire.LOOPBACK) -> None:
+        self.credentials = credentials
+        self._channels: dict[tuple[str, wire.PeerIdentity], wire.PeerChannel] = {}
 
-    def to(self, address: str) -> grpc.aio.Channel:
-        """The channel to ``host:port``; TiermeshError where connecting there is not allowed."""
-        if address not in self._channels:
-            self._channels[address] = wire.channel(address, insecure_lan=self.insecure_lan)
-        return self._channels[address]
+    def to(self, address: str, expected: wire.PeerIdentity) -> grpc.aio.Channel:
+        """The channel to ``host:port``, where `expected` should be; for one conversation.
+
+        Raises:
+            AddressRefused: connecting there is not allowed.
+        """
+        key = address, expected
+        if key not in self._channels:
+            self._channels[key] = wire.PeerChannel(self.credentials, address, expected)
+        return self._channels[key].current()
 
     async def close(self) -> None:
         """Close them all; calls under way end."""

@@ -150,7 +150,7 @@ class DeviceSession:
         self,
         device: str,
         knowing: Knowing,
-        dial: Callable[[str], grpc.aio.Channel],
+        credentials: wire.Credentials,
         take_event: TakeEvent,
         *,
         coordinator: str,
@@ -159,7 +159,7 @@ class DeviceSession:
     ) -> None:
         self._device_id = device
         self._knowing = knowing
-        self._dial = dial
+        self._credentials = credentials
         self._take_event = take_event
         self._coordinator = coordinator
         self._observer = observer
@@ -178,7 +178,7 @@ class DeviceSession:
         self._pinging = Pinging()
         self._asked: dict[int, _Asked] = {}
         self._inbox: asyncio.Queue[tuple[int, str, pb.Up]] = asyncio.Queue()
-        self._channel: tuple[str, grpc.aio.Channel] | None = None
+        self._channel: wire.PeerChannel | None = None
         self._tasks = [
             asyncio.create_task(self._run(), name=f"session with {device}"),
             asyncio.create_task(self._handle_all(), name=f"messages of {device}"),
@@ -195,7 +195,7 @@ class DeviceSession:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._channel is not None:
-            await self._channel[1].close()
+            await self._channel.close()
 
     async def connected(self) -> None:
         """Wait until there is a connection."""
@@ -492,11 +492,13 @@ class DeviceSession:
     async def _current_channel(self) -> grpc.aio.Channel:
         """A connection of its own: pushes on the same one would delay what is urgent."""
         address = self.device.address
-        if self._channel is None or self._channel[0] != address:
-            former, self._channel = self._channel, (address, self._dial(address))
+        if self._channel is None or self._channel.address != address:
+            expected = wire.agent(self._device_id)
+            former = self._channel
+            self._channel = wire.PeerChannel(self._credentials, address, expected)
             if former is not None:
-                await former[1].close()
-        return self._channel[1]
+                await former.close()
+        return self._channel.current()
 
 
 class Sessions:
@@ -507,12 +509,12 @@ class Sessions:
         knowing: Knowing,
         take_event: TakeEvent,
         *,
-        insecure_lan: bool = False,
+        credentials: wire.Credentials = wire.LOOPBACK,
         observer: bool = False,
     ) -> None:
         self._knowing = knowing
         self._take_event = take_event
-        self._insecure_lan = insecure_lan
+        self._credentials = credentials
         self._observer = observer
         self._coordinator = uuid.uuid4().hex
         self._sessions: dict[str, DeviceSession] = {}
@@ -524,7 +526,7 @@ class Sessions:
             self._sessions[device] = DeviceSession(
                 device,
                 self._knowing,
-                self._channel,
+                self._credentials,
                 self._take_event,
                 coordinator=self._coordinator,
                 observer=self._observer,
@@ -535,6 +537,3 @@ class Sessions:
         """End them all."""
         sessions, self._sessions = list(self._sessions.values()), {}
         await asyncio.gather(*(session.close() for session in sessions))
-
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        return wire.channel(address, insecure_lan=self._insecure_lan)

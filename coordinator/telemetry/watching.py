@@ -15,7 +15,7 @@ from coordinator.journal.reconcile import Recording
 from coordinator.sessions.channels import Channels
 from coordinator.sessions.link_quality import Link
 from coordinator.sessions.session import DeviceSession, Listener, Lost, Sessions
-from tiermesh import limits
+from tiermesh import limits, wire
 from tiermesh.v1 import telemetry_pb2
 
 RETRY_S: Final = 0.5
@@ -122,7 +122,9 @@ class Watching:
             device = fleet.devices.get(device.id, device)
             key = next((k for k, s in fleet.sightings.items() if s.device == device.id), None)
             try:
-                answer = await describe(self._channels, device.address, DESCRIBE_TIMEOUT_S)
+                answer = await describe(
+                    self._channels, device.address, DESCRIBE_TIMEOUT_S, wire.agent(device.id)
+                )
             except NoAnswer:
                 answer = None
             if answer is not None and answer.device == device.id:

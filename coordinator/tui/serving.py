@@ -1,4 +1,4 @@
-"""The TUI in a browser, on this machine only. Each window is a process of its own."""
+"""The TUI in a browser, on this machine only, whatever the mesh is. Each window is a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from textual_serve.server import Server
 
+from tiermesh import wire
+
 HOST: Final = "127.0.0.1"
+CREDENTIALS: Final = wire.LOOPBACK
+"""Also where the mesh is a trusted LAN: whoever opens a window acts as this user, and there is no login."""
 _NAMES: Final = (HOST, "localhost")
 
 
@@ -23,6 +27,18 @@ class LoopbackServer(Server):
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - an os.PathLike of its
             command, host=HOST, port=port, title="Tiermesh"
         )
+
+    def serve(self, debug: bool = False) -> None:
+        """Serve until SIGINT or SIGTERM.
+
+        Raises:
+            TiermeshError: the port is taken.
+        """
+        self.debug = debug
+        self.initialize_logging()
+        listening = wire.listening_socket(CREDENTIALS, self.host, self.port)
+        security = CREDENTIALS.socket_security()
+        web.run_app(self._make_app(), sock=listening, ssl_context=security, print=None)
 
     async def _make_app(self) -> web.Application:
         app = await super()._make_app()

@@ -18,6 +18,7 @@ from coordinator.fleet.lifecycle import Outcome
 from coordinator.mesh import Mesh
 from coordinator.variants import Ladders
 from tiermesh.documents.plan import Lane, Plan, Replica
+from tiermesh.wire import INSECURE_LAN, LOOPBACK
 
 TIMEOUT_S = 40.0
 
@@ -48,7 +49,7 @@ async def deploy(asked: Deployment) -> None:
         ladders=ladders,
         home=folder / "home",
         name=asked.mesh,
-        insecure_lan=asked.insecure_lan,
+        credentials=INSECURE_LAN if asked.insecure_lan else LOOPBACK,
     ) as mesh:
         await mesh.discover(expect=asked.devices, timeout_s=TIMEOUT_S)
         plan = await mesh.plan(await mesh.read_workflow(folder / "workflow.yaml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import aiohttp
 import pytest
@@ -63,3 +64,30 @@ async def test_pages_of_others_are_refused(served):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(f"ws://{served}/ws", origin="http://evil.example")
         assert refused.value.status == 403
+
+
+async def test_it_ends_when_it_is_told_to(tmp_path):
+    commands = Commands(TIERMESH_HOME=str(tmp_path))
+    port = wire.free_port()
+    command = await commands.start(
+        "coordinator.cli", "--serve", port, "--state", tmp_path / "state"
+    )
+    async with aiohttp.ClientSession() as session:
+        await fetched(session, f"http://127.0.0.1:{port}/")
+    command.process.send_signal(signal.SIGINT)
+    await command.end()
+    assert (command.code, "Traceback" in command.said) == (0, False), command.said
+    await commands.close()
+
+
+async def test_a_port_that_is_taken_is_an_error_in_words(tmp_path):
+    commands = Commands(TIERMESH_HOME=str(tmp_path))
+    with wire.listening_socket(wire.LOOPBACK, "127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        command = await commands.run(
+            "coordinator.cli", "--serve", port, "--state", tmp_path / "state"
+        )
+    assert command.code == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in command.said
+    assert "Traceback" not in command.said
+    await commands.close()

@@ -1,8 +1,8 @@
 """Taking the fingerprint of this device from small probes.
 
-Each probe reads the kernel's files below roots that it is given, so that a test can show it the
-files of another device. A probe that fails is logged and leaves its field at what "not known" is
-there; the others still count.
+Each probe takes what it reads as arguments, the kernel's files below roots and `HostFacts`, so that a test can show
+it another device. A probe that fails is logged and leaves its field at what "not known" is there; the others still
+count.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from agent.host_facts import HostFacts, host_facts
 from agent.model_host import runtimes
 from agent.profiling.fingerprint import (
     accelerators,
@@ -50,13 +51,15 @@ def take(
     *,
     folder: Path | None = None,
     roots: Roots | None = None,
+    facts: HostFacts | None = None,
 ) -> Fingerprint:
     """What this device is.
 
     `threads` is how many a batch may use, None for all cores that this process may run on;
-    `slowdown` is set on an emulated device. `folder` says whose disk counts, None for the home's.
+    `slowdown` is set on an emulated device. `folder` says whose disk counts, None for the home's. `facts` are those
+    of this machine unless others are given.
     """
-    at = roots or Roots()
+    at, known = roots or Roots(), facts or host_facts()
     unknown_cpu = Cpu(
         model="unknown",
         architecture=platform.machine(),
@@ -68,21 +71,19 @@ def take(
         os=_tried("os", lambda: host.operating_system(at.proc, at.etc), platform.platform()),
         python=platform.python_version(),
         agent_version=__version__,
-        cpu=_tried("cpu", lambda: cpu.probe(at.proc, at.sys), unknown_cpu),
-        memory_bytes=_tried("memory", lambda: memory.total_bytes(at.proc, at.sys), 0),
+        cpu=_tried("cpu", lambda: cpu.probe(at.proc, at.sys, known), unknown_cpu),
+        memory_bytes=_tried("memory", lambda: memory.total_bytes(at.proc, at.sys, known), 0),
         disk_bytes=_tried("disk", lambda: disk.total_bytes(folder or Path.home()), 0),
         accelerators=_tried(
             "accelerators", lambda: accelerators.probe(at.proc, at.sys, at.etc), []
         ),
         runtimes=_tried("runtimes", runtimes.describe, []),
         modules=_tried("modules", modules.probe, {}),
-        interfaces=_tried(
-            "network", lambda: network.probe(at.sys, network.addresses_with_networks()), []
-        ),
-        power=_tried("power", lambda: power.supply(at.sys), "unknown"),
+        interfaces=_tried("network", lambda: network.probe(at.sys, known.interfaces()), []),
+        power=_tried("power", lambda: power.supply(at.sys, known), "unknown"),
         temperature_sensors=_tried("temperature", lambda: power.temperature_sensors(at.sys), []),
         cpu_quota_cores=_tried("cpu quota", lambda: quota.cores(at.proc, at.sys), None),
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=threads or _tried("usable cores", known.usable_cores, None) or os.cpu_count() or 1,
         emulated=Emulation(slowdown=slowdown) if slowdown is not None and slowdown > 1 else None,
     )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from agent.host_facts import HostFacts
 from agent.profiling.fingerprint import reading
 from tiermesh.documents.fingerprint import Cpu
 
@@ -40,18 +43,37 @@ _ARM_CORES: Final = {
 }
 
 
-def probe(proc: Path, sys: Path) -> Cpu:
-    """The processor as the kernel describes it below `/proc` and `/sys`."""
+_TOOL_SECONDS: Final = 5.0
+
+
+def probe(proc: Path, sys: Path, facts: HostFacts, run: Callable[[], str] | None = None) -> Cpu:
+    """The processor: its cores as the system counts them, its name and features as Linux describes them.
+
+    `run` gives its name on a system without /proc/cpuinfo.
+    """
     lines = list(reading.fields(proc / "cpuinfo"))
-    logical = sum(name == "processor" for name, _ in lines) or os.cpu_count() or 1
+    logical, clock = facts.logical_cores() or 1, facts.clock()
     return Cpu(
-        model=_model(lines, proc) or "unknown",
+        model=_model(lines, proc) or (run or _named_by_the_system)() or "unknown",
         architecture=platform.machine(),
-        cores_physical=_physical_cores(sys) or logical,
+        cores_physical=facts.physical_cores() or logical,
         cores_logical=logical,
         features=_features(lines),
-        max_mhz=_max_mhz(sys),
+        # The hardware's limit; psutil tells the one of now, which heat and settings lower.
+        max_mhz=_max_mhz(sys) or (clock.limit_mhz if clock is not None else None),
     )
+
+
+def _named_by_the_system() -> str:
+    """Such as ``Apple M2`` (macOS), or ``Intel64 Family 6 Model 154 Stepping 3, GenuineIntel`` (Windows)."""
+    tool = shutil.which("sysctl") if platform.system() == "Darwin" else None
+    if tool is None:
+        return platform.processor()
+    words = [tool, "-n", "machdep.cpu.brand_string"]
+    done = subprocess.run(  # noqa: S603 - a fixed command
+        words, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False
+    )
+    return done.stdout.strip() or platform.processor()
 
 
 def _model(lines: list[tuple[str, str]], proc: Path) -> str:
@@ -76,14 +98,6 @@ def _features(lines: list[tuple[str, str]]) -> list[str]:
     per_core = [set(value.split()) for name, value in lines if name in ("flags", "Features")]
     known = _X86_FEATURES | _ARM_FEATURES
     return sorted(known.intersection(*per_core)) if per_core else []
-
-
-def _physical_cores(sys: Path) -> int:
-    cores = {
-        (reading.text(topology / "physical_package_id"), reading.text(topology / "core_cpus_list"))
-        for topology in reading.entries(sys / "devices/system/cpu", "cpu[0-9]*/topology")
-    }
-    return len(cores)
 
 
 def _max_mhz(sys: Path) -> float | None:

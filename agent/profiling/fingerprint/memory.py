@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from agent.host_facts import HostFacts
 from agent.profiling.fingerprint import reading
 
 
-def total_bytes(proc: Path, sys: Path) -> int:
-    """The machine's memory, or the least limit of the cgroups that this process is in."""
-    size = dict(reading.fields(proc / "meminfo")).get("MemTotal", "0 kB").split()[0]
-    return min([int(size) * 1024, *_limits(proc, sys / "fs/cgroup")])
+def total_bytes(proc: Path, sys: Path, facts: HostFacts) -> int:
+    """The machine's memory, or the least limit of the cgroups that this process is in; 0 where neither is known."""
+    found = facts.memory()
+    machine = [found.total_bytes] if found is not None else []
+    return min([*machine, *_limits(proc, sys / "fs/cgroup")], default=0)
 
 
 def _limits(proc: Path, cgroups: Path) -> Iterator[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Final, Literal, NamedTuple
 
+from agent.host_facts import HostBattery, HostFacts
 from agent.profiling.fingerprint import reading
 
 
@@ -17,8 +18,13 @@ class Battery(NamedTuple):
     state: Literal["charging", "discharging", "resting", "unspecified"]
 
 
-def supply(sys: Path) -> Literal["mains", "battery", "unknown"]:
-    """What feeds the device now; unknown where the kernel shows no supply at all."""
+def supply(sys: Path, facts: HostFacts) -> Literal["mains", "battery", "unknown"]:
+    """What feeds the device now; unknown where the system shows no supply at all.
+
+    Linux lists each supply, also the battery of a mouse; psutil, which tells of one battery, is asked elsewhere.
+    """
+    if not _lists_supplies(sys):
+        return _supply_of(facts.battery())
     batteries: list[str] = []
     online = False
     for folder in _supplies(sys):
@@ -31,8 +37,16 @@ def supply(sys: Path) -> Literal["mains", "battery", "unknown"]:
     return "battery" if batteries else "unknown"
 
 
-def battery(sys: Path) -> Battery | None:
+def _supply_of(battery: HostBattery | None) -> Literal["mains", "battery", "unknown"]:
+    if battery is None or battery.is_plugged is None:
+        return "unknown"
+    return "mains" if battery.is_plugged else "battery"
+
+
+def battery(sys: Path, facts: HostFacts) -> Battery | None:
     """The level of the batteries that can feed the device, in the mean; None where there are none, or none tells."""
+    if not _lists_supplies(sys):
+        return _battery_of(facts.battery())
     levels: list[int] = []
     states: set[str] = set()
     for folder in _supplies(sys):
@@ -46,6 +60,19 @@ def battery(sys: Path) -> Battery | None:
         if status in states:
             return Battery(mean(levels), state)
     return Battery(mean(levels), "unspecified")
+
+
+def _battery_of(found: HostBattery | None) -> Battery | None:
+    if found is None:
+        return None
+    # Whether it is charging or full is not told.
+    return Battery(
+        found.level_percent, "discharging" if found.is_plugged is False else "unspecified"
+    )
+
+
+def _lists_supplies(sys: Path) -> bool:
+    return (sys / "class").is_dir()
 
 
 _STATES: Final[dict[str, Literal["charging", "discharging", "resting"]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from agent.host_facts import HostFacts
 from agent.profiling.fingerprint import reading
 
 _CPUS: Final = "devices/system/cpu"
@@ -17,7 +18,7 @@ _RPI_NOW: Final = {
 """Bits of `get_throttled` (Raspberry Pi documentation, vcgencmd)."""
 
 
-def state(sys: Path) -> dict[str, Any]:
+def state(sys: Path, facts: HostFacts) -> dict[str, Any]:
     """What can be read: how often the processor was throttled since the start, its clock and limit in MHz, and why.
 
     `cooling` are cooling devices that hold something back now, with their step and the highest one.
@@ -30,6 +31,9 @@ def state(sys: Path) -> dict[str, Any]:
         clocks = _clocks(sys, file)
         if clocks:
             found[name] = min(clocks) / 1000
+    clock = facts.clock()
+    if clock is not None:
+        found = {"mhz": clock.now_mhz, "limit_mhz": clock.limit_mhz} | found
     cooling = _cooling(sys)
     if cooling:
         found["cooling"] = cooling

@@ -57,16 +57,18 @@ class Outgoing:
     """Keeps the stream to one device going until it is closed."""
 
     def __init__(
-        self, driver: Driver, flow: Flow, device: str, address: str, *, insecure_lan: bool
+        self,
+        driver: Driver,
+        flow: Flow,
+        device: str,
+        address: str,
+        credentials: wire.Credentials,
     ) -> None:
         self._driver = driver
         self._flow = flow
         self._device = device
         self.address = address
-        self._channel = wire.channel(address, insecure_lan=insecure_lan)
-        self._stub: _Stub = self._channel.stream_stream(
-            _METHOD, request_serializer=None, response_deserializer=pb.StreamReply.FromString
-        )
+        self._channel = wire.PeerChannel(credentials, address, wire.agent(device))
         self.connected = asyncio.Event()
         """Set while the device takes frames."""
         self._wake = asyncio.Event()
@@ -112,7 +114,7 @@ class Outgoing:
     async def _converse(self) -> None:
         flow, device = self._flow, self._device
         sender = flow.links.sender(device, self._driver.now())
-        call = self._call = self._stub()
+        call = self._call = self._stub()()
         try:
             hello = pb.Hello(
                 protocol_version=PROTOCOL_VERSION,
@@ -138,6 +140,11 @@ class Outgoing:
             self.connected.clear()
             call.cancel()
             self._call = None
+
+    def _stub(self) -> _Stub:
+        return self._channel.current().stream_stream(
+            _METHOD, request_serializer=None, response_deserializer=pb.StreamReply.FromString
+        )
 
     async def _write(self, call: grpc.aio.StreamStreamCall[bytes, pb.StreamReply]) -> None:
         sender = self._flow.links.sender(self._device, self._driver.now())

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tiermesh/v1/rollout.proto\x12\x0btiermesh.v1\"D\n\x0bStatRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\x10\n\x08keep_for\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\"\xef\x01\n\tStatReply\x12.\n\x04held\x18\x01 \x03(\x0b\x32 .tiermesh.v1.StatReply.HeldEntry\x12\x12\n\nfree_bytes\x18\x02 \x01(\x04\x12\x19\n\x11reclaimable_bytes\x18\x03 \x01(\x04\x1a\x39\n\x04Held\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x10\n\x08readable\x18\x03 \x01(\x04\x1aH\n\tHeldEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.tiermesh.v1.StatReply.Held:\x02\x38\x01\"T\n\tPushChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rchunk_digests\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"=\n\tPushReply\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x03 \x01(\x0c\"\x9f\x01\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rchunk_digests\x18\x03 \x01(\x0c\x12-\n\x05peers\x18\x04 \x03(\x0b\x32\x1e.tiermesh.v1.FetchRequest.Peer\x1a%\n\x04Peer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\xa5\x01\n\nFetchEvent\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x37\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32%.tiermesh.v1.FetchEvent.FailuresEntry\x1a/\n\rFailuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x0bReadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x19\n\tReadChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1e\n\x0e\x43ollectRequest\x12\x0c\n\x04\x66ree\x18\x01 \x01(\x08\"\xdf\x01\n\x0c\x43ollectReply\x12\x35\n\tartifacts\x18\x01 \x03(\x0b\x32\".tiermesh.v1.CollectReply.Artifact\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x04\x12\x12\n\nfree_bytes\x18\x03 \x01(\x04\x1ao\n\x08\x41rtifact\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x12\n\nneeded_for\x18\x04 \x01(\t\x12\x0f\n\x07used_at\x18\x05 \x01(\x01\x12\r\n\x05\x66reed\x18\x06 \x01(\x08\x32\xbf\x02\n\tArtifacts\x12\x38\n\x04Stat\x12\x18.tiermesh.v1.StatRequest\x1a\x16.tiermesh.v1.StatReply\x12:\n\x04Push\x12\x16.tiermesh.v1.PushChunk\x1a\x16.tiermesh.v1.PushReply(\x01\x30\x01\x12=\n\x05\x46\x65tch\x12\x19.tiermesh.v1.FetchRequest\x1a\x17.tiermesh.v1.FetchEvent0\x01\x12:\n\x04Read\x12\x18.tiermesh.v1.ReadRequest\x1a\x16.tiermesh.v1.ReadChunk0\x01\x12\x41\n\x07\x43ollect\x12\x1b.tiermesh.v1.CollectRequest\x1a\x19.tiermesh.v1.CollectReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19tiermesh/v1/rollout.proto\x12\x0btiermesh.v1\"D\n\x0bStatRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\x12\x10\n\x08keep_for\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\"\xef\x01\n\tStatReply\x12.\n\x04held\x18\x01 \x03(\x0b\x32 .tiermesh.v1.StatReply.HeldEntry\x12\x12\n\nfree_bytes\x18\x02 \x01(\x04\x12\x19\n\x11reclaimable_bytes\x18\x03 \x01(\x04\x1a\x39\n\x04Held\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x10\n\x08readable\x18\x03 \x01(\x04\x1aH\n\tHeldEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.tiermesh.v1.StatReply.Held:\x02\x38\x01\"T\n\tPushChunk\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rchunk_digests\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"=\n\tPushReply\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0f\n\x07\x66\x61ilure\x18\x03 \x01(\x0c\"\xaf\x01\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rchunk_digests\x18\x03 \x01(\x0c\x12-\n\x05peers\x18\x04 \x03(\x0b\x32\x1e.tiermesh.v1.FetchRequest.Peer\x1a\x35\n\x04Peer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\"\xa5\x01\n\nFetchEvent\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x37\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32%.tiermesh.v1.FetchEvent.FailuresEntry\x1a/\n\rFailuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x0bReadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x19\n\tReadChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x1e\n\x0e\x43ollectRequest\x12\x0c\n\x04\x66ree\x18\x01 \x01(\x08\"\xdf\x01\n\x0c\x43ollectReply\x12\x35\n\tartifacts\x18\x01 \x03(\x0b\x32\".tiermesh.v1.CollectReply.Artifact\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x04\x12\x12\n\nfree_bytes\x18\x03 \x01(\x04\x1ao\n\x08\x41rtifact\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x12\n\nneeded_for\x18\x04 \x01(\t\x12\x0f\n\x07used_at\x18\x05 \x01(\x01\x12\r\n\x05\x66reed\x18\x06 \x01(\x08\x32\xbf\x02\n\tArtifacts\x12\x38\n\x04Stat\x12\x18.tiermesh.v1.StatRequest\x1a\x16.tiermesh.v1.StatReply\x12:\n\x04Push\x12\x16.tiermesh.v1.PushChunk\x1a\x16.tiermesh.v1.PushReply(\x01\x30\x01\x12=\n\x05\x46\x65tch\x12\x19.tiermesh.v1.FetchRequest\x1a\x17.tiermesh.v1.FetchEvent0\x01\x12:\n\x04Read\x12\x18.tiermesh.v1.ReadRequest\x1a\x16.tiermesh.v1.ReadChunk0\x01\x12\x41\n\x07\x43ollect\x12\x1b.tiermesh.v1.CollectRequest\x1a\x19.tiermesh.v1.CollectReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,23 +48,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUSHREPLY']._serialized_start=440
   _globals['_PUSHREPLY']._serialized_end=501
   _globals['_FETCHREQUEST']._serialized_start=504
-  _globals['_FETCHREQUEST']._serialized_end=663
+  _globals['_FETCHREQUEST']._serialized_end=679
   _globals['_FETCHREQUEST_PEER']._serialized_start=626
-  _globals['_FETCHREQUEST_PEER']._serialized_end=663
-  _globals['_FETCHEVENT']._serialized_start=666
-  _globals['_FETCHEVENT']._serialized_end=831
-  _globals['_FETCHEVENT_FAILURESENTRY']._serialized_start=784
-  _globals['_FETCHEVENT_FAILURESENTRY']._serialized_end=831
-  _globals['_READREQUEST']._serialized_start=833
-  _globals['_READREQUEST']._serialized_end=878
-  _globals['_READCHUNK']._serialized_start=880
-  _globals['_READCHUNK']._serialized_end=905
-  _globals['_COLLECTREQUEST']._serialized_start=907
-  _globals['_COLLECTREQUEST']._serialized_end=937
-  _globals['_COLLECTREPLY']._serialized_start=940
-  _globals['_COLLECTREPLY']._serialized_end=1163
-  _globals['_COLLECTREPLY_ARTIFACT']._serialized_start=1052
-  _globals['_COLLECTREPLY_ARTIFACT']._serialized_end=1163
-  _globals['_ARTIFACTS']._serialized_start=1166
-  _globals['_ARTIFACTS']._serialized_end=1485
+  _globals['_FETCHREQUEST_PEER']._serialized_end=679
+  _globals['_FETCHEVENT']._serialized_start=682
+  _globals['_FETCHEVENT']._serialized_end=847
+  _globals['_FETCHEVENT_FAILURESENTRY']._serialized_start=800
+  _globals['_FETCHEVENT_FAILURESENTRY']._serialized_end=847
+  _globals['_READREQUEST']._serialized_start=849
+  _globals['_READREQUEST']._serialized_end=894
+  _globals['_READCHUNK']._serialized_start=896
+  _globals['_READCHUNK']._serialized_end=921
+  _globals['_COLLECTREQUEST']._serialized_start=923
+  _globals['_COLLECTREQUEST']._serialized_end=953
+  _globals['_COLLECTREPLY']._serialized_start=956
+  _globals['_COLLECTREPLY']._serialized_end=1179
+  _globals['_COLLECTREPLY_ARTIFACT']._serialized_start=1068
+  _globals['_COLLECTREPLY_ARTIFACT']._serialized_end=1179
+  _globals['_ARTIFACTS']._serialized_start=1182
+  _globals['_ARTIFACTS']._serialized_end=1501
 # @@protoc_insertion_point(module_scope)

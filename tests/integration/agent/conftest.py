@@ -36,7 +36,7 @@ class Agent:
 
     async def describe(self) -> device_pb2.DescribeReply:
         """What it says of itself, once it answers."""
-        async with wire.channel(self.address) as channel:
+        async with wire.channel(wire.LOOPBACK, self.address, wire.ANY_AGENT) as channel:
             ask = device_pb2.DescribeRequest(protocol_version=PROTOCOL_VERSION)
             stub = device_pb2_grpc.DeviceStub(channel)
             return await stub.Describe(ask, wait_for_ready=True, timeout=30)

@@ -344,12 +344,12 @@ async def serve():
 
     async def start(*agents, port=0):
         for agent in agents:
-            server = wire.server()
+            server = wire.server(wire.LOOPBACK)
             device_pb2_grpc.add_DeviceServicer_to_server(agent, server)
             profiling_pb2_grpc.add_ProfilingServicer_to_server(agent, server)
             rollout_pb2_grpc.add_ArtifactsServicer_to_server(agent, server)
             control_pb2_grpc.add_ControlServicer_to_server(agent.control, server)
-            bound = wire.bind(server, "127.0.0.1", port)
+            bound = wire.bind(server, wire.LOOPBACK, "127.0.0.1", port)
             agent.address = f"127.0.0.1:{bound}"
             agent.data_address = f"127.0.0.1:{40_000 + len(servers)}"
             await server.start()

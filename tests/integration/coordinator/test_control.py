@@ -322,7 +322,7 @@ async def raw(agent, **changed):
         "coordinator": "raw",
         **changed,
     }
-    async with wire.channel(agent.address) as channel:
+    async with wire.channel(wire.LOOPBACK, agent.address, wire.ANY_AGENT) as channel:
         call = control_pb2_grpc.ControlStub(channel).Session()
         await call.write(pb.Down(wanted=1, open=pb.Open(**opening)))
         yield call

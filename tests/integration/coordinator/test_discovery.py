@@ -73,15 +73,15 @@ async def test_a_web_server_is_not_an_agent(channels, listening):
 
 
 async def test_a_grpc_server_without_the_service_is_not_an_agent(channels):
-    server = wire.server()
-    port = wire.bind(server, "127.0.0.1", 0)
+    server = wire.server(wire.LOOPBACK)
+    port = wire.bind(server, wire.LOOPBACK, "127.0.0.1", 0)
     await server.start()
     assert (await why(channels, f"127.0.0.1:{port}")).reach is Reach.NOT_AN_AGENT
     await server.stop(None)
 
 
 async def test_a_name_that_does_not_resolve_says_so():
-    opened = Channels(insecure_lan=True)
+    opened = Channels(wire.INSECURE_LAN)
     reason = await why(opened, "no-such-host.invalid:7070", 5.0)
     assert reason.reach in (Reach.UNRESOLVED, Reach.TIMEOUT)
     await opened.close()

@@ -37,11 +37,11 @@ def service_of(store: Store) -> ArtifactsService:
 
 @pytest.fixture
 async def channel(store: Store) -> AsyncIterator[grpc.aio.Channel]:
-    server = wire.server()
+    server = wire.server(wire.LOOPBACK)
     add_ArtifactsServicer_to_server(service_of(store), server)
-    port = wire.bind(server, "127.0.0.1", 0)
+    port = wire.bind(server, wire.LOOPBACK, "127.0.0.1", 0)
     await server.start()
-    async with wire.channel(f"127.0.0.1:{port}") as channel:
+    async with wire.channel(wire.LOOPBACK, f"127.0.0.1:{port}", wire.ANY_AGENT) as channel:
         yield channel
     await server.stop(None)
 

@@ -30,12 +30,13 @@ class Peer:
 
     def __init__(self, root: Path) -> None:
         self.name = root.name
+        self.device = f"id-of-{root.name}"
         self.store = Store(root)
         self.service = ArtifactsService(self.store, Collector(self.store, list, clock=lambda: 0.0))
-        self.server = wire.server()
+        self.server = wire.server(wire.LOOPBACK)
         add_ArtifactsServicer_to_server(self.service, self.server)
-        self.address = f"127.0.0.1:{wire.bind(self.server, '127.0.0.1', 0)}"
-        self.channel = wire.channel(self.address)
+        self.address = f"127.0.0.1:{wire.bind(self.server, wire.LOOPBACK, '127.0.0.1', 0)}"
+        self.channel = wire.channel(wire.LOOPBACK, self.address, wire.ANY_AGENT)
         self.stub = ArtifactsStub(self.channel)
 
     def request(self, *peers: Peer, digest: str = DIGEST) -> pb.FetchRequest:
@@ -46,7 +47,9 @@ class Peer:
             digest=digest,
             size_bytes=len(DATA),
             chunk_digests=hashing.chunk_digests,
-            peers=[pb.FetchRequest.Peer(name=p.name, address=p.address) for p in peers],
+            peers=[
+                pb.FetchRequest.Peer(name=p.name, address=p.address, device=p.device) for p in peers
+            ],
         )
 
     async def fetch(self, *peers: Peer) -> list[pb.FetchEvent]:

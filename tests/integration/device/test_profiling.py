@@ -281,12 +281,12 @@ async def test_the_process_dies_with_its_agent(
 
 @pytest.fixture
 async def stub(store: Store) -> AsyncIterator[ProfilingAsyncStub]:
-    server = wire.server()
+    server = wire.server(wire.LOOPBACK)
     service = ProfilingService("cam-1", fingerprint.take(1, 2.0), store, now=lambda: 0.0)
     add_ProfilingServicer_to_server(service, server)
-    port = wire.bind(server, "127.0.0.1", 0)
+    port = wire.bind(server, wire.LOOPBACK, "127.0.0.1", 0)
     await server.start()
-    async with wire.channel(f"127.0.0.1:{port}") as channel:
+    async with wire.channel(wire.LOOPBACK, f"127.0.0.1:{port}", wire.ANY_AGENT) as channel:
         yield ProfilingStub(channel)
     await server.stop(None)
 

@@ -12,6 +12,7 @@ from agent.rollout.store import Store
 from agent.serving.endpoints.data_folder import DataFolder
 from agent.serving.flow import Flow
 from agent.serving.host import TICK_S, Host
+from tiermesh.wire import LOOPBACK
 
 
 class Ticking(Flow):
@@ -34,7 +35,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
         artifacts=Store(tmp_path / "store"),
         threads=1,
         slowdown=1.0,
-        insecure_lan=False,
+        credentials=LOOPBACK,
         notice=lambda kind, text: None,
     )
     yield made

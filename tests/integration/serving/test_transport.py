@@ -50,9 +50,9 @@ async def driver() -> Driver:
 @pytest.fixture
 async def address(driver: Driver) -> AsyncIterator[str]:
     incoming = Incoming(driver, "b")
-    server = wire.server()
+    server = wire.server(wire.LOOPBACK)
     incoming.add_to(server)
-    port = wire.bind(server, "127.0.0.1", 0)
+    port = wire.bind(server, wire.LOOPBACK, "127.0.0.1", 0)
     await server.start()
     yield f"127.0.0.1:{port}"
     incoming.close()
@@ -61,7 +61,7 @@ async def address(driver: Driver) -> AsyncIterator[str]:
 
 async def replies(address: str, *messages: bytes) -> list[pb.StreamReply]:
     """What the receiver answers to these messages, until it ends the call or has acknowledged."""
-    async with wire.channel(address) as channel:
+    async with wire.channel(wire.LOOPBACK, address, wire.ANY_AGENT) as channel:
         stub = channel.stream_stream(
             "/tiermesh.v1.Streams/Stream", response_deserializer=pb.StreamReply.FromString
         )
@@ -142,15 +142,15 @@ async def test_a_stream_that_is_hung_up_before_it_is_welcomed_is_tried_again(
         await asyncio.Event().wait()
 
     handler = grpc.stream_stream_rpc_method_handler(say_nothing)
-    server = wire.server()
+    server = wire.server(wire.LOOPBACK)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("tiermesh.v1.Streams", {"Stream": handler}),)
     )
-    port = wire.bind(server, "127.0.0.1", 0)
+    port = wire.bind(server, wire.LOOPBACK, "127.0.0.1", 0)
     await server.start()
     flow = driver.flow("w")
     assert flow is not None
-    stream = Outgoing(driver, flow, "a", f"127.0.0.1:{port}", insecure_lan=False)
+    stream = Outgoing(driver, flow, "a", f"127.0.0.1:{port}", wire.LOOPBACK)
     try:
         async with asyncio.timeout(10):
             for _ in range(3):
@@ -185,10 +185,10 @@ async def test_a_call_that_never_gets_under_way_is_given_up(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck = Stuck()
-    monkeypatch.setattr(wire, "channel", lambda *_, **__: stuck)
+    monkeypatch.setattr(wire.rpc, "channel", lambda *_, **__: stuck)
     flow = driver.flow("w")
     assert flow is not None
-    stream = Outgoing(driver, flow, "a", "127.0.0.1:1", insecure_lan=False)
+    stream = Outgoing(driver, flow, "a", "127.0.0.1:1", wire.LOOPBACK)
     try:
         async with asyncio.timeout(4 * SILENCE_S):
             for _ in range(2):

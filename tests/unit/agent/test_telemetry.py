@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.host_facts import ProcFacts, PsutilFacts
 from agent.telemetry import DROPPED, EventLog, Sampler, SystemGauges
+from tests.psutil_answers import answers, facts
 from tiermesh import limits
 from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -19,12 +21,21 @@ def proc(tmp_path: Path) -> Path:
 
 
 def test_gauges_read_what_the_kernel_says(proc: Path) -> None:
-    gauges = SystemGauges(proc)
+    gauges = SystemGauges(ProcFacts(proc))
     (proc / "stat").write_text("cpu  150 0 150 750 150 0 0 0 0 0\n")
     assert gauges.cpu_percent() == pytest.approx(50.0)
     assert gauges.memory_used_bytes() == 600 * 1024
     assert gauges.resident_bytes() == 42 * 1024
     assert gauges.resident_bytes(4_000_000) == 0
+
+
+def test_gauges_of_a_machine_without_proc() -> None:
+    asked = answers(times={"user": 10.0, "system": 5.0, "idle": 85.0})
+    gauges = SystemGauges(PsutilFacts(asked))
+    asked.cpu_times = answers(times={"user": 14.0, "system": 6.0, "idle": 90.0}).cpu_times
+    assert gauges.cpu_percent() == pytest.approx(50.0)
+    assert gauges.memory_used_bytes() == 2 * 2**30
+    assert (gauges.resident_bytes(), gauges.resident_bytes(4_000_001)) == (42 * 1024, 0)
 
 
 async def test_a_sample_says_what_serves_and_counts() -> None:
@@ -42,7 +53,7 @@ async def test_a_sample_has_a_battery_where_the_device_has_one(tmp_path: Path) -
         clock=lambda: 12.5,
         generations=dict,
         fill=lambda _: None,
-        gauges=SystemGauges(sys=tmp_path),
+        gauges=SystemGauges(facts(), tmp_path),
     )
     assert not (await sampler.sample()).HasField("battery")
     folder = tmp_path / "class/power_supply/BAT0"

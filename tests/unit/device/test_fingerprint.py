@@ -10,9 +10,11 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
+from agent.host_facts import HostInterface, ProcFacts, PsutilFacts
 from agent.profiling import fingerprint
 from agent.profiling.fingerprint import (
     Roots,
@@ -28,6 +30,7 @@ from agent.profiling.fingerprint import (
     throttling,
 )
 from agent.profiling.timing import sustained
+from tests.psutil_answers import MACBOOK, WINDOWS_PC, answers, facts
 
 ARM_CORE = """processor\t: {n}
 BogoMIPS\t: 108.00
@@ -47,20 +50,11 @@ flags\t\t: fpu sse4_2 avx f16c avx2 fma avx_vnni aes
 """
 
 
-def topology(cores: list[str]) -> dict[str, str]:
-    """One logical processor per entry, which lists those that share its core."""
-    at = "sys/devices/system/cpu/cpu"
-    return {f"{at}{n}/topology/physical_package_id": "0" for n in range(len(cores))} | {
-        f"{at}{n}/topology/core_cpus_list": shared for n, shared in enumerate(cores)
-    }
-
-
-RASPBERRY_PI_5 = topology(["0", "1", "2", "3"]) | {
+RASPBERRY_PI_5 = {
     "proc/cpuinfo": "".join(ARM_CORE.format(n=n, part="0xd0b") for n in range(4))
     + "Revision\t: d04170\nModel\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
     "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
     "proc/device-tree/compatible": "raspberrypi,5-model-b\0brcm,bcm2712\0",
-    "proc/meminfo": "MemTotal:        8255152 kB\nMemFree: 1 kB\n",
     "proc/self/cgroup": "0::/user.slice\n",
     "proc/sys/kernel/osrelease": "6.6.31+rpt-rpi-2712\n",
     "proc/sys/kernel/random/boot_id": "11111111-2222-3333-4444-555555555555\n",
@@ -77,28 +71,19 @@ RASPBERRY_PI_5 = topology(["0", "1", "2", "3"]) | {
     "sys/class/hwmon/hwmon1/name": "rp1_adc\n",
     "sys/class/hwmon/hwmon1/temp1_input": "47000\n",
     "sys/class/hwmon/hwmon2/name": "rpi_volt\n",
-    "sys/class/net/eth0/operstate": "up\n",
-    "sys/class/net/eth0/speed": "1000\n",
-    "sys/class/net/eth0/type": "1\n",
-    "sys/class/net/wlan0/operstate": "up\n",
     "sys/class/net/wlan0/phy80211/name": "phy0\n",
-    "sys/class/net/eth1/operstate": "down\n",
-    "sys/class/net/lo/operstate": "unknown\n",
-    "sys/class/net/lo/type": "772\n",
 }
-JETSON_ORIN = topology(["0", "1"]) | {
+JETSON_ORIN = {
     "proc/cpuinfo": "".join(ARM_CORE.format(n=n, part="0xd42") for n in range(2)),
     "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
     "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0",
-    "proc/meminfo": "MemTotal:        7802032 kB\n",
     "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0, GCID: 1, BOARD: generic\n",
     "etc/machine-id": "fedcba9876543210fedcba9876543210\n",
     "sys/class/power_supply/ucsi-source-psy/type": "USB\n",
     "sys/class/power_supply/ucsi-source-psy/online": "0\n",
 }
-LAPTOP = topology(["0-1", "0-1", "2", "3"]) | {
+LAPTOP = {
     "proc/cpuinfo": "\n".join(INTEL_CORE.format(n=n) for n in range(4)),
-    "proc/meminfo": "MemTotal:       16078144 kB\n",
     "proc/self/cgroup": "0::/app.slice/agent.service\n",
     "sys/fs/cgroup/app.slice/agent.service/memory.max": "max\n",
     "sys/fs/cgroup/app.slice/memory.max": "2147483648\n",
@@ -119,6 +104,10 @@ LAPTOP = topology(["0-1", "0-1", "2", "3"]) | {
 }
 
 
+FACTS: Final = facts(logical=4, physical=4, memory=(8255152 * 1024, 2**30))
+"""What psutil tells of a Raspberry Pi 5."""
+
+
 def planted(folder: Path, files: dict[str, str]) -> Roots:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,29 +117,29 @@ def planted(folder: Path, files: dict[str, str]) -> Roots:
 
 def test_a_raspberry_pi(tmp_path: Path) -> None:
     at = planted(tmp_path, RASPBERRY_PI_5)
-    found = cpu.probe(at.proc, at.sys)
+    found = cpu.probe(at.proc, at.sys, FACTS)
     assert found.model == "Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)"
     assert (found.cores_physical, found.cores_logical, found.max_mhz) == (4, 4, 2400.0)
     assert found.features == ["asimd", "asimddp", "asimdhp", "fphp"]
-    assert memory.total_bytes(at.proc, at.sys) == 8255152 * 1024
+    assert memory.total_bytes(at.proc, at.sys, FACTS) == 8255152 * 1024
     assert (
         host.operating_system(at.proc, at.etc)
         == f"Debian GNU/Linux 12 (bookworm), {platform.system()} 6.6.31+rpt-rpi-2712"
     )
     kinds = [(a.name, a.kind) for a in accelerators.probe(at.proc, at.sys, at.etc, lambda: "")]
     assert kinds == [("VideoCore GPU", "gpu"), ("Coral Edge TPU (USB)", "tpu")]
-    assert power.supply(at.sys) == "unknown"
+    assert power.supply(at.sys, FACTS) == "unknown"
     assert power.temperature_sensors(at.sys) == ["cpu-thermal", "rp1_adc"]
 
 
 def test_its_interfaces(tmp_path: Path) -> None:
     at = planted(tmp_path, RASPBERRY_PI_5)
-    known = {
-        "eth0": ["10.0.0.5/24", "10.0.0.9/24"],
-        "wlan0": ["10.0.1.5"],
-        "eth1": ["10.2.2.2"],
-        "lo": ["127.0.0.1"],
-    }
+    known = [
+        HostInterface("eth0", ["10.0.0.5/24", "10.0.0.9/24"], speed_mbps=1000),
+        HostInterface("wlan0", ["10.0.1.5"]),
+        HostInterface("eth1", ["10.2.2.2"], is_up=False),
+        HostInterface("lo", ["127.0.0.1"]),
+    ]
     eth, lo, wlan = network.probe(at.sys, known)
     assert (eth.name, eth.speed_mbps, eth.loopback, eth.wireless) == ("eth0", 1000, False, False)
     assert (eth.addresses, eth.networks) == (["10.0.0.5", "10.0.0.9"], ["10.0.0.0/24"])
@@ -160,7 +149,7 @@ def test_its_interfaces(tmp_path: Path) -> None:
 
 def test_a_jetson_has_one_gpu_even_if_nvidia_smi_lists_it(tmp_path: Path) -> None:
     at = planted(tmp_path, JETSON_ORIN)
-    assert "Cortex-A78AE" in cpu.probe(at.proc, at.sys).model
+    assert "Cortex-A78AE" in cpu.probe(at.proc, at.sys, FACTS).model
     smi = "Orin (nvgpu), [N/A], 540.4.0\n"
     (gpu,) = accelerators.probe(at.proc, at.sys, at.etc, lambda: smi)
     assert (gpu.name, gpu.memory_bytes, gpu.driver) == ("NVIDIA Tegra234", None, "R36 (release)")
@@ -179,16 +168,17 @@ def test_a_server_with_two_gpus(tmp_path: Path) -> None:
 
 def test_a_laptop_on_battery_in_a_memory_cgroup(tmp_path: Path) -> None:
     at = planted(tmp_path, LAPTOP)
-    found = cpu.probe(at.proc, at.sys)
+    laptop = facts(logical=4, physical=3, memory=(16078144 * 1024, 2**30))
+    found = cpu.probe(at.proc, at.sys, laptop)
     assert found.model == "12th Gen Intel(R) Core(TM) i7-1260P"
     assert (found.cores_physical, found.cores_logical) == (3, 4)
     assert found.features == ["avx", "avx2", "avx_vnni", "f16c", "fma", "sse4_2"]
-    assert memory.total_bytes(at.proc, at.sys) == 2 * 2**30
+    assert memory.total_bytes(at.proc, at.sys, laptop) == 2 * 2**30
     names = [a.name for a in accelerators.probe(at.proc, at.sys, at.etc, lambda: "")]
     assert names == ["Intel GPU [8086:46a6]", "Intel NPU", "Coral Edge TPU (PCIe)"]
-    assert power.supply(at.sys) == "battery"
+    assert power.supply(at.sys, FACTS) == "battery"
     planted(tmp_path, {"sys/class/power_supply/AC/online": "1\n"})
-    assert power.supply(at.sys) == "mains"
+    assert power.supply(at.sys, FACTS) == "mains"
 
 
 def test_an_old_memory_cgroup_counts_too(tmp_path: Path) -> None:
@@ -201,7 +191,7 @@ def test_an_old_memory_cgroup_counts_too(tmp_path: Path) -> None:
             "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
         },
     )
-    assert memory.total_bytes(at.proc, at.sys) == 512 * 2**20
+    assert memory.total_bytes(at.proc, at.sys, FACTS) == 512 * 2**20
 
 
 def test_containers_on_one_machine_are_one_host(tmp_path: Path) -> None:
@@ -243,29 +233,83 @@ def test_an_emulated_device_is_another_class() -> None:
 def test_a_probe_that_fails_does_not_fail_the_rest(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    at = planted(tmp_path, {"proc/meminfo": "MemTotal: lots\n", "proc/cpuinfo": "\0\ufffd: :\n"})
+    at = planted(tmp_path, {"proc/cpuinfo": "\0\ufffd: :\n"})
+    broken = answers()
+    broken.virtual_memory = lambda: int("lots")
     with caplog.at_level(logging.WARNING):
-        found = fingerprint.take(roots=at)
+        found = fingerprint.take(roots=at, facts=PsutilFacts(broken))
     assert "cannot read the memory" in caplog.text
     assert (found.memory_bytes, found.cpu.model, found.accelerators) == (0, "unknown", [])
     assert found.disk_bytes > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "power_now", "cores"), [(MACBOOK, "battery", 8), (WINDOWS_PC, "unknown", 8)]
+)
+def test_a_machine_without_proc_and_sys(
+    tmp_path: Path, options: dict[str, Any], power_now: str, cores: int
+) -> None:
+    """What psutil tells is there; what only Linux tells is unknown, and nothing fails."""
+    nowhere = Roots(*(tmp_path / name for name in ("proc", "sys", "etc")))
+    found = fingerprint.take(roots=nowhere, facts=facts(**options))
+    assert (found.cpu.cores_physical, found.power) == (cores, power_now)
+    assert found.memory_bytes == options["memory"][0]
+    assert found.cpu.max_mhz == options["clocks"][0][1]
+    assert [one.loopback for one in found.interfaces] == [False, True]
+    assert (found.cpu.features, found.cpu_quota_cores, found.temperature_sensors) == ([], None, [])
+    assert found.host == fingerprint.take(roots=nowhere, facts=facts(**options)).host
+    assert throttling.state(nowhere.sys, facts(**options))["limit_mhz"] == found.cpu.max_mhz
+
+
+def test_a_processor_is_named_by_its_system_where_there_is_no_cpuinfo(tmp_path: Path) -> None:
+    found = cpu.probe(tmp_path, tmp_path, facts(**MACBOOK), lambda: "Apple M2")
+    assert found.model == "Apple M2"
+    assert cpu.probe(tmp_path, tmp_path, FACTS, lambda: "").model == "unknown"
+
+
+def test_a_board_without_psutil(tmp_path: Path) -> None:
+    """32-bit Arm has no wheel of it: what /proc tells is enough to plan with."""
+    files = RASPBERRY_PI_5 | {"proc/meminfo": "MemTotal: 948304 kB\nMemAvailable: 600000 kB\n"}
+    at = planted(tmp_path, files)
+    found = fingerprint.take(roots=at, facts=ProcFacts(at.proc))
+    assert found.memory_bytes == 948304 * 1024
+    assert found.cpu.cores_physical == found.cpu.cores_logical == os.cpu_count()
+    assert found.cpu.max_mhz == 2400.0
+    assert any(interface.loopback for interface in found.interfaces)
+
+
+@pytest.mark.parametrize(
+    ("battery", "supply", "told"),
+    [
+        (None, "unknown", None),
+        ((61.0, False), "battery", (61.0, "discharging")),
+        ((61.0, True), "mains", (61.0, "unspecified")),
+        ((61.0, None), "unknown", (61.0, "unspecified")),
+    ],
+)
+def test_a_battery_that_psutil_tells_of(
+    tmp_path: Path, battery: Any, supply: str, told: Any
+) -> None:
+    found = facts(battery=battery)
+    assert power.supply(tmp_path, found) == supply
+    assert power.battery(tmp_path, found) == told
+
+
 def test_how_full_the_batteries_are(tmp_path: Path) -> None:
     at = planted(tmp_path, RASPBERRY_PI_5)
-    assert power.battery(at.sys) is None
+    assert power.battery(at.sys, FACTS) is None
     planted(tmp_path, LAPTOP)
-    assert power.battery(at.sys) == (61, "discharging")
+    assert power.battery(at.sys, FACTS) == (61, "discharging")
     second = "sys/class/power_supply/BAT1"
     planted(tmp_path, {f"{second}/type": "Battery\n", f"{second}/capacity": "101\n"})
-    assert power.battery(at.sys) == (80.5, "discharging")
+    assert power.battery(at.sys, FACTS) == (80.5, "discharging")
     for status, state in (
         ("Charging", "charging"),
         ("Not charging", "resting"),
         ("?", "unspecified"),
     ):
         planted(tmp_path, {"sys/class/power_supply/BAT0/status": status})
-        assert power.battery(at.sys) == (80.5, state)
+        assert power.battery(at.sys, FACTS) == (80.5, state)
 
 
 def test_the_tightest_quota_of_all_cgroups_above_counts(tmp_path: Path) -> None:
@@ -391,11 +435,11 @@ def test_what_holds_a_processor_back_now_is_told(tmp_path: Path) -> None:
             "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
         },
     )
-    assert throttling.state(roots.sys) == {
+    assert throttling.state(roots.sys, FACTS) == {
         "thermal_throttle_count": 7,
         "mhz": 600.0,
         "limit_mhz": 1800.0,
         "cooling": {"thermal-cpufreq-0 (cooling_device0)": "step 2 of 5"},
         "held_back_by": ["under-voltage", "throttled"],
     }
-    assert throttling.state(tmp_path / "nowhere") == {}
+    assert throttling.state(tmp_path / "nowhere", FACTS) == {}
