@@ -22,7 +22,7 @@ from agent.serving.aggregates.snapshot import Given, Held
 from agent.serving.batcher import Job, Work
 from agent.serving.compute.suspects import Suspects
 from agent.serving.endpoints.ledger import Request
-from agent.serving.endpoints.sink import Arrival
+from agent.serving.endpoints.sink import SinkAction
 from agent.serving.endpoints.sinks import Sinks
 from agent.serving.endpoints.sources import Sources
 from agent.serving.instructions import (
@@ -387,7 +387,7 @@ class Flow:
 
     def _end_at_sink(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         queue = at.queue
-        if self._ends.arrive(queue.spec.stage, frame, now) is not Arrival.WRITE:
+        if self._ends.arrive(queue.spec.stage, frame, now) is not SinkAction.WRITE:
             _call(release)
         elif queue.computes and frame.kind is Kind.DATA:
             self._add(at, Work(frame, now, release), now)

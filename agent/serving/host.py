@@ -18,8 +18,8 @@ from agent.serving.compute.lane import ComputeLane
 from agent.serving.compute.replicas import Replicas, Report
 from agent.serving.compute.runners import Outcomes
 from agent.serving.compute.running_note import RunningNote
-from agent.serving.endpoints.data_folder import DataFolder
-from agent.serving.endpoints.files import Ends
+from agent.serving.endpoint_io.data_folder import DataFolder
+from agent.serving.endpoint_io.endpoints import Endpoints
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,
@@ -94,7 +94,7 @@ class Host:
         self._logbook = logbook
         self._clock = Clock()
         self._lane = ComputeLane(self._loop)
-        self._ends = Ends(self, data, state)
+        self._ends = Endpoints(self, data, state)
         self._note = RunningNote(state / "serving")
         self._suspects = self._note.load()
         self._flows: dict[str, Flow] = {}

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from agent.serving.aggregates.snapshot import Given
-from agent.serving.endpoints.ledger import Request, Stray
+from agent.serving.endpoints.ledger import PossibleDuplicate, Request
 from agent.serving.tuning.entries import Entry
 from tiermesh.frames import Frame, Packed
 
@@ -38,10 +38,10 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Take a stray, which counts nowhere else any more, out of a source's spool."""
+    """Take a duplicate, which counts nowhere else any more, out of a source's spool."""
 
     source: str
-    stray: Stray
+    duplicate: PossibleDuplicate
 
 
 class Drop(msgspec.Struct, frozen=True):

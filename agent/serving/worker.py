@@ -19,8 +19,8 @@ from typing import Any, Final
 import grpc.aio
 
 from agent.serving import control
-from agent.serving.endpoints.data_folder import DataFolder
-from agent.serving.endpoints.sink import Endings
+from agent.serving.endpoint_io.data_folder import DataFolder
+from agent.serving.endpoints.sink import OutcomeCounts
 from agent.serving.flow import Flow
 from agent.serving.host import Computing, Host
 from agent.serving.tuning import retuning
@@ -186,8 +186,8 @@ def stats_of(
                 )
             )
         for stage, sink in flow.sinks.items():
-            ends = sink.endings
-            if not flow.has_stage(stage) and ends == Endings():
+            ends = sink.counts
+            if not flow.has_stage(stage) and ends == OutcomeCounts():
                 # It only remembers what ended here when it was here.
                 continue
             stats.sinks.append(

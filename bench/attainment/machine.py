@@ -7,10 +7,10 @@ from math import inf
 from typing import Final, Protocol
 
 from agent.serving.batcher import Job, Step, Work
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.ledger import Ledger, Request
-from agent.serving.endpoints.sink import Sink
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.ledger import Request, RequestLedger
+from agent.serving.endpoints.sink import SinkState
+from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
@@ -68,7 +68,7 @@ class Times(Protocol):
         ...
 
 
-class GivenArrivals(Arrivals):
+class GivenArrivals(ArrivalSchedule):
     """Arrivals at given times, whatever their share; `begun` is when the source starts."""
 
     def __init__(self, times: Sequence[float], admit_rps: float | None, begun: float) -> None:
@@ -157,7 +157,7 @@ class Machine:
         generation = Generation(assignment, self.now)
         for _, stage in generation.sources_and_sinks():
             if stage.kind == "sink" and stage.name not in flow.sinks:
-                flow.sinks[stage.name] = Sink(assignment.run)
+                flow.sinks[stage.name] = SinkState(assignment.run)
         flow.prepare(generation)
 
     def commit(self, assignment: Assignment) -> None:
@@ -184,10 +184,10 @@ class Machine:
         if key in flow.sources.by_key:
             flow.sources.by_key[key].adopt(replica, arrivals, _Files(), self.now)
             return
-        ledger = Ledger(generation.graph.sinks_below(stage), assignment.deadline_seconds)
+        ledger = RequestLedger(generation.graph.sinks_below(stage), assignment.deadline_seconds)
         locate_sinks(ledger, generation, stage)
         count_for(ledger, generation, self.now)
-        flow.sources.by_key[key] = Source(
+        flow.sources.by_key[key] = SourceState(
             key,
             stage,
             replica,

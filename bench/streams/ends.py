@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import grpc
 
-from agent.serving.endpoints.sink import Sink
+from agent.serving.endpoints.sink import SinkState
 from agent.serving.flow import Flow
 from agent.serving.instructions import Acknowledge, Hangup, Wake, Write
 from agent.serving.routing.generation import Generation
@@ -40,7 +40,7 @@ class Driver:
 
     def __init__(self, device: str, peer: str, *, epoch: int = 1, stalled: bool = False) -> None:
         self._flow = Flow("bench", device, epoch)
-        self._flow.sinks["out"] = Sink("run", kept=1)
+        self._flow.sinks["out"] = SinkState("run", kept=1)
         self._flow.prepare(Generation(_assignment(device, peer), self.now()))
         self._stalled = stalled
         self.incoming = Incoming(self, device)

@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.sink import Arrival, Sink
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.sink import SinkAction, SinkState
 from agent.serving.instructions import Drop, Write
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
@@ -16,8 +16,8 @@ from tiermesh.errors import TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind, pack
 
 _SAID: Final = {
-    Kind.ERROR: pack({"ended": Ended.ERROR.value}),
-    Kind.FILTERED: pack({"ended": Ended.FILTERED.value}),
+    Kind.ERROR: pack({"ended": RequestOutcome.ERROR.value}),
+    Kind.FILTERED: pack({"ended": RequestOutcome.FILTERED.value}),
 }
 """What a confirmation says of how a request ended; nothing of a result, as agents before it do of all."""
 
@@ -26,7 +26,7 @@ class Sinks:
     """All sinks here, by stage."""
 
     def __init__(self, post: Post, generations: Generations) -> None:
-        self.by_stage: dict[str, Sink] = {}
+        self.by_stage: dict[str, SinkState] = {}
         self._post = post
         self._generations = generations
 
@@ -38,17 +38,17 @@ class Sinks:
             elif former is None or former.queue_of(name) is None:
                 sink.since = generation.number
 
-    def arrive(self, stage: str, frame: Frame, now: float) -> Arrival:
+    def arrive(self, stage: str, frame: Frame, now: float) -> SinkAction:
         """A frame ends a request at a sink; whoever is told WRITE calls `written`."""
         sink = self.by_stage[stage]
         if stage in frame.done:
             # It has ended here, or where this sink was before.
-            return Arrival.WAIT
+            return SinkAction.WAIT
         if frame.generation < sink.since and not sink.has_ended(frame.request_id):
             self._post.give_back(frame, "", f"{stage} has moved", now)
-            return Arrival.WAIT
+            return SinkAction.WAIT
         arrival = sink.arrive(frame)
-        if arrival is Arrival.CONFIRM:
+        if arrival is SinkAction.CONFIRM:
             self._confirm(frame, sink.ended(frame.request_id), now)
         return arrival
 
@@ -115,11 +115,11 @@ class Sinks:
             self._post.send_to(source, confirm, now)
 
 
-def how_it_ended(confirm: Frame) -> Ended:
+def how_it_ended(confirm: Frame) -> RequestOutcome:
     """How the request of a confirmation ended: with a result, where it says nothing else."""
     if confirm.payload == EMPTY:
-        return Ended.RESULT
+        return RequestOutcome.RESULT
     try:
-        return Ended(confirm.payload.unpack().get("ended", Ended.RESULT))
+        return RequestOutcome(confirm.payload.unpack().get("ended", RequestOutcome.RESULT))
     except (TiermeshError, ValueError):
-        return Ended.RESULT
+        return RequestOutcome.RESULT

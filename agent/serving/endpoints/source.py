@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.ledger import Ledger, Request
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.ledger import Request, RequestLedger
 from agent.serving.instructions import Instruction, Read, Record
 from agent.serving.steering.steering import Steering
 from tiermesh import ids
@@ -20,7 +20,7 @@ SLOWED_S: Final = 2.0
 """A source whose next request has been due for so long is slowed, and says so."""
 
 
-class Pacing:
+class RateLimiter:
     """Lets through at most `rate_rps`, and bursts of `BURST_S`: a token bucket, kept as the time that it is paid until.
 
     Source: the generic cell rate algorithm, as virtual scheduling (ITU-T I.371).
@@ -62,7 +62,7 @@ class Steered:
         return self.lanes.index(index)
 
 
-class Source:
+class SourceState:
     """Offers `files` in order, by index; `run` names the run, with what tells this source's requests apart."""
 
     def __init__(
@@ -73,9 +73,9 @@ class Source:
         *,
         workflow: str,
         run: str,
-        arrivals: Arrivals,
+        arrivals: ArrivalSchedule,
         files: Sequence[str],
-        ledger: Ledger,
+        ledger: RequestLedger,
         now: float,
     ) -> None:
         self.key = key
@@ -87,18 +87,20 @@ class Source:
         self._workflow = workflow
         self._run = run
         self._arrivals = arrivals
-        self._pacing = Pacing(arrivals.admit_rps)
+        self._pacing = RateLimiter(arrivals.admit_rps)
         self._slowed = False
         self._files = files
         self._next_at = now + (0.0 if self._is_over else arrivals.gap(self._index))
 
-    def adopt(self, replica: str, arrivals: Arrivals, files: Sequence[str], now: float) -> None:
+    def adopt(
+        self, replica: str, arrivals: ArrivalSchedule, files: Sequence[str], now: float
+    ) -> None:
         """Go on as a replica of a newer generation of the same run."""
         self.replica = replica
         self.retired = False
         self._arrivals = arrivals
         if arrivals.admit_rps != self._pacing.rate_rps:
-            self._pacing = Pacing(arrivals.admit_rps)
+            self._pacing = RateLimiter(arrivals.admit_rps)
         self._files = files
         self._next_at = min(
             self._next_at, now + (0.0 if self._is_over else arrivals.gap(self._index))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc.aio
 import pytest
 
-from agent.serving.endpoints.sink import Sink
+from agent.serving.endpoints.sink import SinkState
 from agent.serving.flow import Flow
 from agent.serving.instructions import Instruction, Notice
 from agent.serving.routing.generation import Generation
@@ -26,7 +26,7 @@ class Driver:
 
     def __init__(self) -> None:
         self._flow = Flow("w", "b", 1)
-        self._flow.sinks["out"] = Sink("run")
+        self._flow.sinks["out"] = SinkState("run")
         assignment = assign(CHAIN, [(1.0, "aaab", "----")], "ab", count=1)["b"]
         self._flow.prepare(Generation(assignment, 0.0))
         self._flow.commit(1, 0.0)

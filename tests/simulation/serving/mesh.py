@@ -20,11 +20,17 @@ from typing import Any
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, encode
 from agent.serving.batcher import Job, Step, Work
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.ledger import Counts, Former, Ledger, Request, Stray
-from agent.serving.endpoints.sink import Sink
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.ledger import (
+    FormerSink,
+    PossibleDuplicate,
+    Request,
+    RequestLedger,
+    SourceCounts,
+)
+from agent.serving.endpoints.sink import SinkState
+from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
@@ -137,8 +143,10 @@ class Disk:
     spool: dict[str, dict[str, tuple[int, str, float, float]]] = field(default_factory=dict)
     lines: dict[str, list[tuple[str, Kind]]] = field(default_factory=dict)
     states: dict[str, Kept] = field(default_factory=dict)
-    sinks: dict[str, tuple[dict[str, str], list[Former]]] = field(default_factory=dict)
-    strays: dict[str, list[Stray]] = field(default_factory=dict[str, list[Stray]])
+    sinks: dict[str, tuple[dict[str, str], list[FormerSink]]] = field(default_factory=dict)
+    duplicates: dict[str, list[PossibleDuplicate]] = field(
+        default_factory=dict[str, list[PossibleDuplicate]]
+    )
     totals: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
 
 
@@ -228,9 +236,9 @@ class SimDevice:
             known = stage.name in here or stage.name in self.disk.lines
             if stage.kind == "sink" and known and stage.name not in self.flow.sinks:
                 lines = self.disk.lines.setdefault(stage.name, [])
-                sink = self.flow.sinks[stage.name] = Sink(assignment.run, dict(lines))
+                sink = self.flow.sinks[stage.name] = SinkState(assignment.run, dict(lines))
                 for _, kind in lines:
-                    sink.endings.count(kind)
+                    sink.counts.count(kind)
         for queue in generation.queues.values():
             if queue.stage.kind == "aggregate":
                 aggregate = self._aggregate(queue.stage.name)
@@ -259,34 +267,37 @@ class SimDevice:
             if stage.source is None:
                 continue
             key = stage.name
-            arrivals = Arrivals(stage.source, FILES)
+            arrivals = ArrivalSchedule(stage.source, FILES)
             files = _Names()
             if key in flow.sources.by_key:
                 flow.sources.by_key[key].adopt(spec.id, arrivals, files, self.now)
                 self.keep_sinks(key, flow.sources.by_key[key].ledger)
                 continue
-            ledger = Ledger(generation.graph.sinks_below(key), assignment.deadline_seconds)
+            ledger = RequestLedger(generation.graph.sinks_below(key), assignment.deadline_seconds)
             kept = self.disk.spool.setdefault(key, {})
             requests = [Request(row[0], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
             accepted = self.disk.accepted.get(key, 0)
             totals = self.disk.totals.setdefault(key, Counter())
-            ended = {"errors": totals[Ended.ERROR], "filtered": totals[Ended.FILTERED]}
-            counts = Counts(accepted, accepted - len(requests), **ended)
+            ended = {
+                "errors": totals[RequestOutcome.ERROR],
+                "filtered": totals[RequestOutcome.FILTERED],
+            }
+            counts = SourceCounts(accepted, accepted - len(requests), **ended)
             ledger.restore(requests, counts, self.now)
             ledger.attainment.resume(totals, self.now)
             ledger.sink_devices, ledger.formers = self.disk.sinks.get(key, ({}, []))
-            ledger.strays = {
-                (s.request, s.sink, s.device): s for s in self.disk.strays.setdefault(key, [])
+            ledger.duplicates = {
+                (s.request, s.sink, s.device): s for s in self.disk.duplicates.setdefault(key, [])
             }
             locate_sinks(ledger, generation, key)
             count_for(ledger, generation, self.now)
             self.keep_sinks(key, ledger)
-            flow.sources.by_key[key] = Source(
+            flow.sources.by_key[key] = SourceState(
                 key, key, spec.id, workflow="w", run=assignment.run, arrivals=arrivals,
                 files=files, ledger=ledger, now=self.now,
             )  # fmt: skip
 
-    def keep_sinks(self, key: str, ledger: Ledger) -> None:
+    def keep_sinks(self, key: str, ledger: RequestLedger) -> None:
         self.disk.sinks[key] = (ledger.sink_devices, ledger.formers)
 
     def kill(self) -> None:
@@ -417,15 +428,17 @@ class SimDevice:
         match instruction:
             case Forget(source, request):
                 self.forget(source, request)
-            case Settled(source, stray):
-                self.disk.strays[source].remove(stray)
+            case Settled(source, duplicate):
+                self.disk.duplicates[source].remove(duplicate)
             case Drop():
                 self.drop(flow, instruction)
 
     def forget(self, source: str, request: Request) -> None:
-        self.disk.strays.setdefault(source, []).extend(request.strays)
+        self.disk.duplicates.setdefault(source, []).extend(request.duplicates)
         if self.disk.spool[source].pop(request.id, None) is not None:
-            self.disk.totals[source].update((request.ended or Ended.RESULT, *request.counted))
+            self.disk.totals[source].update(
+                (request.ended or RequestOutcome.RESULT, *request.counted)
+            )
 
     def drop(self, flow: Flow, drop: Drop) -> None:
         lines = self.disk.lines.get(drop.sink, [])
@@ -576,24 +589,30 @@ class SimMesh:
         """What the sources count, across kills, is what the sinks have written."""
         self.run(lambda: not self._in_flight(), 120.0)
         for key, requests in self.accepted.items():
-            said = Counter[Ended]()
+            said = Counter[RequestOutcome]()
             for ledger in self._ledgers(key):
                 said.update(
                     {
-                        Ended.RESULT: ledger.counts.results,
-                        Ended.ERROR: ledger.counts.errors,
-                        Ended.FILTERED: ledger.counts.filtered,
+                        RequestOutcome.RESULT: ledger.counts.results,
+                        RequestOutcome.ERROR: ledger.counts.errors,
+                        RequestOutcome.FILTERED: ledger.counts.filtered,
                     }
                 )
             assert +said == Counter(self._worst(r, sinks) for r in requests)
             windows = [list(ledger.attainment.windows(0.0))[-1] for ledger in self._ledgers(key)]
             assert sum(window.ended for window in windows) == len(requests)
 
-    def _worst(self, request: str, sinks: list[str]) -> Ended:
-        kinds = {Kind.DATA: Ended.RESULT, Kind.ERROR: Ended.ERROR, Kind.FILTERED: Ended.FILTERED}
-        return reduce(Ended.with_another, (kinds[self.endings[sink][request]] for sink in sinks))
+    def _worst(self, request: str, sinks: list[str]) -> RequestOutcome:
+        kinds = {
+            Kind.DATA: RequestOutcome.RESULT,
+            Kind.ERROR: RequestOutcome.ERROR,
+            Kind.FILTERED: RequestOutcome.FILTERED,
+        }
+        return reduce(
+            RequestOutcome.with_another, (kinds[self.endings[sink][request]] for sink in sinks)
+        )
 
-    def _ledgers(self, key: str) -> list[Ledger]:
+    def _ledgers(self, key: str) -> list[RequestLedger]:
         flows = [d.flow for d in self.devices.values() if d.flow is not None]
         return [f.sources.by_key[key].ledger for f in flows if key in f.sources.by_key]
 

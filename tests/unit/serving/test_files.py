@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 
 from agent.serving.clock import Anchor
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.data_folder import DataFolder
-from agent.serving.endpoints.ledger import Former, Request, Stray
-from agent.serving.endpoints.results import Line, ResultFile, SinkWriter, line_of, read_endings
-from agent.serving.endpoints.sink import Arrival, Sink
-from agent.serving.endpoints.spool import Spool, remove_if_empty
+from agent.serving.endpoint_io.data_folder import DataFolder
+from agent.serving.endpoint_io.results import (
+    ResultFile,
+    ResultLine,
+    SinkWriter,
+    line_of,
+    read_endings,
+)
+from agent.serving.endpoint_io.spool import Spool, remove_if_empty
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.ledger import FormerSink, PossibleDuplicate, Request
+from agent.serving.endpoints.sink import SinkAction, SinkState
 from agent.serving.instructions import Write
 from tiermesh import limits
 from tiermesh.errors import InvalidDocument, LimitExceeded, StorageFull, TiermeshError
@@ -58,8 +64,8 @@ def test_a_spool_keeps_how_requests_ended_and_when_they_were_due(tmp_path: Path)
     spool = Spool(path, Anchor("boot 1", 0.0))
     assert spool.totals(7.0) == ({}, 7.0)
     ended = [request(0), request(1), request(2)]
-    ended[0].ended, ended[0].counted = Ended.ERROR, ("p95<=3/ended", "p95<=3/failed")
-    ended[1].ended, ended[1].counted = Ended.RESULT, ("p95<=3/ended", "p95<=3/p95")
+    ended[0].ended, ended[0].counted = RequestOutcome.ERROR, ("p95<=3/ended", "p95<=3/failed")
+    ended[1].ended, ended[1].counted = RequestOutcome.RESULT, ("p95<=3/ended", "p95<=3/p95")
     ended[2].offered_at = 0.5
     spool.accept(ended)
     spool.forget(ended[:2])
@@ -105,24 +111,24 @@ def test_a_spool_knows_where_the_sinks_are_and_were(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s.db")
     assert spool.sinks() == ({}, [])
     spool.keep_sinks({"out": "a"}, [])
-    spool.keep_sinks({"out": "b"}, [Former("out", "a", 7)])
-    assert Spool(tmp_path / "s.db").sinks() == ({"out": "b"}, [Former("out", "a", 7)])
+    spool.keep_sinks({"out": "b"}, [FormerSink("out", "a", 7)])
+    assert Spool(tmp_path / "s.db").sinks() == ({"out": "b"}, [FormerSink("out", "a", 7)])
 
 
 def test_a_spool_keeps_what_may_count_twice_after_the_request_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     spool = Spool(path)
     spool.keep_sinks({"out": "b"}, [], {"b": "127.0.0.1:9"})
-    stray = Stray(request(0).id, "out", "a", 60.0)
+    duplicate = PossibleDuplicate(request(0).id, "out", "a", 60.0)
     ended = request(0)
-    ended.strays.append(stray)
+    ended.duplicates.append(duplicate)
     spool.accept([ended])
     spool.forget([ended])
     spool.close()
     assert not remove_if_empty(path)
     again = Spool(path)
-    assert (again.strays(), again.addresses()) == ([stray], {"b": "127.0.0.1:9"})
-    again.settle(stray)
+    assert (again.duplicates(), again.addresses()) == ([duplicate], {"b": "127.0.0.1:9"})
+    again.settle(duplicate)
     again.close()
     assert remove_if_empty(path)
 
@@ -131,23 +137,23 @@ def test_lines_that_do_not_count_are_taken_out_and_the_others_stay(tmp_path: Pat
     path = tmp_path / "r.jsonl"
     with results(path) as file:
         file.remembered("r")
-        file.append([Line(f"{i:032x}", "result", run="r") for i in range(4)])
+        file.append([ResultLine(f"{i:032x}", "result", run="r") for i in range(4)])
         wanted = [f"{1:032x}", f"{3:032x}", f"{9:032x}"]
         assert file.drop(wanted, "r") == dict.fromkeys(wanted[:2], Kind.DATA)
-        file.append([Line(f"{4:032x}", "result", run="r")])
+        file.append([ResultLine(f"{4:032x}", "result", run="r")])
     assert list(read_endings(path)) == [f"{i:032x}" for i in (0, 2, 4)]
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_sink_refuses_what_has_ended_elsewhere() -> None:
-    sink = Sink("r")
+    sink = SinkState("r")
     sink.refuse("0" * 32)
-    assert sink.arrive(frame("0" * 32)) is Arrival.CONFIRM
+    assert sink.arrive(frame("0" * 32)) is SinkAction.CONFIRM
     assert not sink.has_written("0" * 32)
-    assert sink.arrive(frame("1" * 32)) is Arrival.WRITE
+    assert sink.arrive(frame("1" * 32)) is SinkAction.WRITE
     sink.written("1" * 32, Kind.DATA, "r")
     sink.dropped("1" * 32, Kind.DATA)
-    assert (sink.endings.results, sink.has_written("1" * 32)) == (0, False)
+    assert (sink.counts.results, sink.has_written("1" * 32)) == (0, False)
 
 
 def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:
@@ -208,7 +214,7 @@ def test_lines_that_are_no_results_are_left_alone(tmp_path: Path) -> None:
 def test_a_line_says_what_people_need_and_sums_up_the_rest() -> None:
     values = {"name": "a.jpg", "image": b"x" * 5_000, "t": np.zeros((2, 3)), "l": [b"ab", {"k": 1}]}
     line = line_of(frame(IDS[0], **values), "run", 9.25)
-    assert line == Line(
+    assert line == ResultLine(
         id=IDS[0], outcome="result", run="run", name="a.jpg",
         payload={
             "name": "a.jpg",
@@ -236,7 +242,7 @@ def test_a_full_disk_delays_results_and_loses_none(
         return real(data)
 
     monkeypatch.setattr(file, "_write", write)
-    monkeypatch.setattr("agent.serving.endpoints.results._RETRY_S", 0.01)
+    monkeypatch.setattr("agent.serving.endpoint_io.results._RETRY_S", 0.01)
     troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[list[Write]] = queue.SimpleQueue()
     writer = SinkWriter(
@@ -252,21 +258,21 @@ def test_a_full_disk_delays_results_and_loses_none(
 
 
 def test_a_sink_takes_each_request_once() -> None:
-    sink = Sink("run", {IDS[0]: Kind.ERROR}, kept=2)
-    assert sink.arrive(frame(IDS[0])) is Arrival.CONFIRM
+    sink = SinkState("run", {IDS[0]: Kind.ERROR}, kept=2)
+    assert sink.arrive(frame(IDS[0])) is SinkAction.CONFIRM
     assert sink.ended(IDS[0]) is Kind.ERROR
-    assert sink.arrive(frame(IDS[1])) is Arrival.WRITE
-    assert sink.arrive(frame(IDS[1])) is Arrival.WAIT
+    assert sink.arrive(frame(IDS[1])) is SinkAction.WRITE
+    assert sink.arrive(frame(IDS[1])) is SinkAction.WAIT
     sink.written(IDS[1], Kind.DATA, "run")
-    assert sink.arrive(frame(IDS[1], Kind.ERROR)) is Arrival.CONFIRM
-    assert sink.endings.duplicates == 3
+    assert sink.arrive(frame(IDS[1], Kind.ERROR)) is SinkAction.CONFIRM
+    assert sink.counts.duplicates == 3
     for one in IDS[2:4]:
-        assert sink.arrive(frame(one)) is Arrival.WRITE
+        assert sink.arrive(frame(one)) is SinkAction.WRITE
         sink.written(one, Kind.ERROR, "run")
-    assert sink.arrive(frame(IDS[0])) is Arrival.WRITE, "its memory is bounded"
-    assert (sink.endings.results, sink.endings.errors) == (1, 2)
+    assert sink.arrive(frame(IDS[0])) is SinkAction.WRITE, "its memory is bounded"
+    assert (sink.counts.results, sink.counts.errors) == (1, 2)
     sink.begin("another run")
-    assert (sink.endings.results, sink.endings.errors) == (0, 0)
+    assert (sink.counts.results, sink.counts.errors) == (0, 0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from agent.serving.endpoints.sink import Endings
+from agent.serving.endpoints.sink import OutcomeCounts
 from agent.serving.instructions import Write
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, Tensor
@@ -33,7 +33,7 @@ Done: TypeAlias = Callable[[Sequence[Write]], None]
 Trouble: TypeAlias = Callable[[str], None]
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class ResultLine(msgspec.Struct, omit_defaults=True):
     """One line. Times are Unix seconds: `accepted_at` by the source's clock, `finished_at` by the sink's."""
 
     id: str
@@ -55,14 +55,14 @@ class _Known(msgspec.Struct):
     run: str = ""
 
 
-def line_of(frame: Frame, run: str, now: float, *, with_payload: bool = True) -> Line:
+def line_of(frame: Frame, run: str, now: float, *, with_payload: bool = True) -> ResultLine:
     """The line of a request that ends with `frame`; tensors and bytes are summarised."""
     try:
         values = frame.payload.unpack()
     except TiermeshError as error:
         values = {"unreadable": str(error)}
     name = values.get("name")
-    return Line(
+    return ResultLine(
         id=frame.request_id,
         outcome=OUTCOMES[frame.kind],
         run=run,
@@ -104,10 +104,10 @@ class ResultFile:
             ) from None
         self._encoder = msgspec.json.Encoder()
 
-    def remembered(self, run: str) -> tuple[dict[str, Kind], Endings]:
+    def remembered(self, run: str) -> tuple[dict[str, Kind], OutcomeCounts]:
         """How each request ended, by id, oldest first, and those of a run in numbers. A cut line is removed."""
         ids: dict[str, Kind] = {}
-        endings = Endings()
+        endings = OutcomeCounts()
         decoder = msgspec.json.Decoder(_Known)
         whole = 0
         self._file.seek(0)
@@ -129,7 +129,7 @@ class ResultFile:
         self._cut()
         return ids, endings
 
-    def append(self, lines: Sequence[Line]) -> None:
+    def append(self, lines: Sequence[ResultLine]) -> None:
         """Add lines and bring them to the disk, all or none.
 
         Raises:
@@ -307,10 +307,10 @@ class SinkWriter:
                 return batch, True
             batch.append(more)
 
-    def _line(self, write: Write) -> Line:
+    def _line(self, write: Write) -> ResultLine:
         return line_of(write.frame, write.run, self._clock(), with_payload=self._with_payload)
 
-    def _append(self, lines: Sequence[Line]) -> bool:
+    def _append(self, lines: Sequence[ResultLine]) -> bool:
         try:
             self._file.append(lines)
         except StorageFull as error:

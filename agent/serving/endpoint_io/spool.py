@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from agent.serving.clock import Anchor
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.ledger import Counts, Former, Request, Stray
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.ledger import FormerSink, PossibleDuplicate, Request, SourceCounts
 from tiermesh.errors import StorageFull
 
 _SCHEMA: Final = """
@@ -63,7 +63,7 @@ class Spool:
             self._db.execute("DELETE FROM clock")
             self._db.execute("INSERT INTO clock VALUES (?, ?)", anchor)
 
-    def load(self) -> tuple[list[Request], Counts]:
+    def load(self) -> tuple[list[Request], SourceCounts]:
         """The requests in flight when the worker ended, and how many there were in all."""
         rows = self._db.execute(
             "SELECT number, id, file, accepted_at, deadline, at"
@@ -78,11 +78,11 @@ class Spool:
         ]
         (accepted,) = self._db.execute("SELECT next FROM source").fetchone()
         totals = self._totals()
-        return requests, Counts(
+        return requests, SourceCounts(
             accepted=accepted,
             confirmed=accepted - len(requests),
-            errors=totals.get(Ended.ERROR, 0),
-            filtered=totals.get(Ended.FILTERED, 0),
+            errors=totals.get(RequestOutcome.ERROR, 0),
+            filtered=totals.get(RequestOutcome.FILTERED, 0),
         )
 
     def totals(self, now: float) -> tuple[dict[str, int], float]:
@@ -117,32 +117,32 @@ class Spool:
                 fix="Free disk space on the device",
             ) from None
 
-    def sinks(self) -> tuple[dict[str, str], list[Former]]:
+    def sinks(self) -> tuple[dict[str, str], list[FormerSink]]:
         """Where each sink was last, and where they had been before for requests that may be in flight."""
         rows = self._db.execute("SELECT sink, device, below FROM sinks").fetchall()
         current = {sink: device for sink, device, below in rows if below is None}
-        return current, [Former(*row) for row in rows if row[2] is not None]
+        return current, [FormerSink(*row) for row in rows if row[2] is not None]
 
     def addresses(self) -> dict[str, str]:
         """Where the devices on which sinks are or were take frames."""
         return dict(self._db.execute("SELECT device, address FROM addresses").fetchall())
 
-    def strays(self) -> list[Stray]:
+    def duplicates(self) -> list[PossibleDuplicate]:
         """Requests that have ended, and may have ended twice."""
         rows = self._db.execute("SELECT id, sink, device, until FROM strays")
-        return [Stray(*row) for row in rows]
+        return [PossibleDuplicate(*row) for row in rows]
 
-    def settle(self, stray: Stray) -> None:
+    def settle(self, duplicate: PossibleDuplicate) -> None:
         """A request counts once now."""
         self._db.execute(
             "DELETE FROM strays WHERE id = ? AND sink = ? AND device = ?",
-            (stray.request, stray.sink, stray.device),
+            (duplicate.request, duplicate.sink, duplicate.device),
         )
 
     def keep_sinks(
         self,
         current: Mapping[str, str],
-        formers: Iterable[Former],
+        formers: Iterable[FormerSink],
         addresses: Mapping[str, str] | None = None,
     ) -> None:
         """Keep where the sinks are and were, and where those devices take frames."""
@@ -161,10 +161,14 @@ class Spool:
         """Requests have ended. Failing to forget costs a repetition after a restart, no more."""
         requests = list(requests)
         numbers = [(r.index,) for r in requests]
-        totals = [(name,) for r in requests for name in (r.ended or Ended.RESULT, *r.counted)]
-        strays = [(s.request, s.sink, s.device, s.until) for r in requests for s in r.strays]
+        totals = [
+            (name,) for r in requests for name in (r.ended or RequestOutcome.RESULT, *r.counted)
+        ]
+        duplicates = [
+            (s.request, s.sink, s.device, s.until) for r in requests for s in r.duplicates
+        ]
         with self._transaction():
-            self._db.executemany("INSERT INTO strays VALUES (?, ?, ?, ?)", strays)
+            self._db.executemany("INSERT INTO strays VALUES (?, ?, ?, ?)", duplicates)
             self._db.executemany("DELETE FROM requests WHERE number = ?", numbers)
             self._db.executemany("DELETE FROM offered WHERE number = ?", numbers)
             self._db.executemany(
@@ -195,9 +199,9 @@ def remove_if_empty(path: Path) -> bool:
     """Remove a spool without requests in flight; whether it was one."""
     spool = Spool(path)
     requests, _ = spool.load()
-    strays = spool.strays()
+    duplicates = spool.duplicates()
     spool.close()
-    if requests or strays:
+    if requests or duplicates:
         return False
     for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
         file.unlink(missing_ok=True)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Final, Protocol, TypedDict, TypeVar
 
 from agent.serving.clock import anchor
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.data_folder import DataFolder
-from agent.serving.endpoints.ledger import Ledger
-from agent.serving.endpoints.results import ResultFile, SinkWriter, read_endings
-from agent.serving.endpoints.sink import Sink
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoint_io.data_folder import DataFolder
+from agent.serving.endpoint_io.results import ResultFile, SinkWriter, read_endings
+from agent.serving.endpoint_io.spool import Spool, remove_if_empty
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.sink import SinkState
+from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
-from agent.serving.endpoints.spool import Spool, remove_if_empty
 from agent.serving.flow import Flow
 from agent.serving.instructions import Drop, Forget, Read, Record, Settled, Write
 from agent.serving.routing.generation import Generation
@@ -45,11 +45,11 @@ class _Offer(TypedDict):
     replica: str
     workflow: str
     run: str
-    arrivals: Arrivals
+    arrivals: ArrivalSchedule
     files: list[str]
 
 
-class Driver(Protocol):
+class EndpointDriver(Protocol):
     """What carries out a flow's instructions; these may be called from any thread."""
 
     def now(self) -> float:
@@ -69,10 +69,10 @@ class Driver(Protocol):
         ...
 
 
-class Ends:
+class Endpoints:
     """Spools and files of sources share one thread; each sink's file has its own."""
 
-    def __init__(self, driver: Driver, data: DataFolder, state: Path) -> None:
+    def __init__(self, driver: EndpointDriver, data: DataFolder, state: Path) -> None:
         self._driver = driver
         self._data = data
         self._state = state
@@ -109,7 +109,9 @@ class Ends:
         if stage.source is None:
             return key
         files, trace = await self._on_disk(partial(self._offered, stage.source))
-        arrivals = Arrivals(stage.source, len(files), router.share(spec.id, stage.name), trace)
+        arrivals = ArrivalSchedule(
+            stage.source, len(files), router.share(spec.id, stage.name), trace
+        )
         if key in flow.sources.by_key:
             source = flow.sources.by_key[key]
             source.adopt(spec.id, arrivals, files, self._driver.now())
@@ -131,9 +133,9 @@ class Ends:
 
     async def _resume(
         self, flow: Flow, generation: Generation, offer: _Offer, path: Path
-    ) -> Source:
+    ) -> SourceState:
         """A source that goes on with what its spool kept."""
-        ledger = Ledger(
+        ledger = RequestLedger(
             generation.graph.sinks_below(offer["stage"]), generation.assignment.deadline_seconds
         )
         key = offer["key"]
@@ -142,20 +144,20 @@ class Ends:
         ledger.restore(*await self._on_disk(spool.load), self._driver.now())
         ledger.sink_devices, ledger.formers = await self._on_disk(spool.sinks)
         ledger.addresses = await self._on_disk(spool.addresses)
-        ledger.strays = {
-            (s.request, s.sink, s.device): s for s in await self._on_disk(spool.strays)
+        ledger.duplicates = {
+            (s.request, s.sink, s.device): s for s in await self._on_disk(spool.duplicates)
         }
         locate_sinks(ledger, generation, offer["stage"])
         now = self._driver.now()
         ledger.attainment.resume(*await self._on_disk(lambda: spool.totals(now)))
         count_for(ledger, generation, now)
-        source = Source(**offer, ledger=ledger, now=self._driver.now())
+        source = SourceState(**offer, ledger=ledger, now=self._driver.now())
         # On disk before the first request is sent: after a kill, too, it is known where it may have ended.
         await self._on_disk(_sinks_of(spool, ledger))
         flow.sources.by_key[key] = source
         return source
 
-    async def _keep_sinks(self, flow: Flow, source: Source) -> None:
+    async def _keep_sinks(self, flow: Flow, source: SourceState) -> None:
         await self._on_disk(_sinks_of(self._spools[flow.workflow, source.key], source.ledger))
 
     async def _resume_former(
@@ -185,7 +187,7 @@ class Ends:
         self._paths[flow.workflow, stage.name] = path
         file = await asyncio.to_thread(ResultFile, path)
         remembered, endings = await asyncio.to_thread(file.remembered, assignment.run)
-        flow.sinks[stage.name] = Sink(assignment.run, remembered, endings)
+        flow.sinks[stage.name] = SinkState(assignment.run, remembered, endings)
         label = f"{flow.workflow}, {stage.name}"
         self._writers[flow.workflow, stage.name] = SinkWriter(
             file,
@@ -209,7 +211,7 @@ class Ends:
             path = self._sink_path(assignment, stage, stage.sink)
             if await asyncio.to_thread(path.is_file):
                 remembered = await asyncio.to_thread(read_endings, path)
-                flow.sinks[stage.name] = Sink(assignment.run, remembered)
+                flow.sinks[stage.name] = SinkState(assignment.run, remembered)
 
     def _check_same(self, flow: Flow, stage: StageSpec, path: Path) -> None:
         if self._paths[flow.workflow, stage.name] != path:
@@ -242,7 +244,7 @@ class Ends:
     def _settle(self, flow: Flow, settled: Settled) -> None:
         spool = self._spools.get((flow.workflow, settled.source))
         if spool is not None:
-            spool.settle(settled.stray)
+            spool.settle(settled.duplicate)
 
     def _drop(self, flow: Flow, drop: Drop) -> None:
         """Take the end of a request out of a sink's file, with others that come soon: the file is written anew."""
@@ -331,6 +333,6 @@ class Ends:
         self._disk.shutdown()
 
 
-def _sinks_of(spool: Spool, ledger: Ledger) -> Callable[[], None]:
+def _sinks_of(spool: Spool, ledger: RequestLedger) -> Callable[[], None]:
     current, formers, addresses = ledger.sink_devices, list(ledger.formers), dict(ledger.addresses)
     return partial(spool.keep_sinks, current, formers, addresses)
