@@ -159,7 +159,7 @@ def test_without_faults_nothing_is_sent_twice() -> None:
     mesh.check_ledger(["out", "raw"])
     flows = [device.flow for device in mesh.devices.values() if device.flow is not None]
     assert sum(s.ledger.counts.retried for f in flows for s in f.sources.by_key.values()) == 0
-    assert sum(s.endings.duplicates for f in flows for s in f.sinks.values()) == 0
+    assert sum(s.counts.duplicates for f in flows for s in f.sinks.values()) == 0
     assert sum(s.resent_frames for f in flows for s in f.links.senders.values()) == 0
 
 
@@ -309,7 +309,7 @@ def repeated(mesh: SimMesh) -> tuple[int, int]:
     """Requests injected again, and repetitions that reached a sink."""
     flows = [device.flow for device in mesh.devices.values() if device.flow is not None]
     retried = sum(s.ledger.counts.retried for f in flows for s in f.sources.by_key.values())
-    return retried, sum(s.endings.duplicates for f in flows for s in f.sinks.values())
+    return retried, sum(s.counts.duplicates for f in flows for s in f.sinks.values())
 
 
 @pytest.mark.parametrize("seed", range(3))
