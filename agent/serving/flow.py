@@ -21,7 +21,7 @@ from agent.serving.aggregates.sequence import Sequence
 from agent.serving.aggregates.snapshot import Given, Held
 from agent.serving.batcher import Job, Work
 from agent.serving.compute.suspects import Suspects
-from agent.serving.endpoints.ledger import Request
+from agent.serving.endpoints.request import Request
 from agent.serving.endpoints.sink import SinkAction
 from agent.serving.endpoints.sinks import Sinks
 from agent.serving.endpoints.sources import Sources
@@ -209,7 +209,7 @@ class Flow:
         self._settle(now)
 
     def unreadable(self, source: str, request: Request, why: str, now: float) -> None:
-        """The file of a request cannot be read: it ends in an error."""
+        """The payload of a request cannot be read: it ends in an error."""
         request.why = why
         self.sources.fail(self.sources.by_key[source], request, now, why)
         self._settle(now)

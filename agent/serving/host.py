@@ -36,6 +36,7 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
+    Refuse,
     Settled,
     Unload,
     Wake,
@@ -94,7 +95,7 @@ class Host:
         self._logbook = logbook
         self._clock = Clock()
         self._lane = ComputeLane(self._loop)
-        self._ends = Endpoints(self, data, state)
+        self._endpoints = Endpoints(self, data, state)
         self._note = RunningNote(state / "serving")
         self._suspects = self._note.load()
         self._flows: dict[str, Flow] = {}
@@ -198,8 +199,8 @@ class Host:
         try:
             flow = self._flows.get(assignment.workflow) or self._new_flow(assignment.workflow)
             for spec, stage in generation.sources_and_sinks():
-                await self._ends.prepare(flow, assignment, spec, stage)
-            await self._ends.remember_sinks(flow, assignment)
+                await self._endpoints.prepare(flow, assignment, spec, stage)
+            await self._endpoints.remember_sinks(flow, assignment)
         except BaseException:
             self._replicas.unload(assignment.workflow, assignment.generation)
             raise
@@ -257,10 +258,8 @@ class Host:
         keys: set[str] = set()
         for spec, stage in generation.sources_and_sinks():
             if stage.source is not None:
-                keys.add(await self._ends.start_source(flow, generation, spec, stage))
-        for key, source in flow.sources.by_key.items():
-            if key not in keys:
-                source.retire()
+                keys.add(await self._endpoints.start_source(flow, generation, spec, stage))
+        await self._endpoints.retire_sources(flow, keys)
         await self._take_states(flow)
 
     async def _take_states(self, flow: Flow) -> None:
@@ -332,7 +331,7 @@ class Host:
             self._replicas.unload(workflow, number)
         for key in [k for k in self._outgoing if k[0] == workflow]:
             await self._outgoing.pop(key).close()
-        await self._ends.close_workflow(workflow)
+        await self._endpoints.close_workflow(workflow)
         self._drained.pop(workflow, None)
 
     async def close(self) -> None:
@@ -346,7 +345,7 @@ class Host:
         await asyncio.to_thread(self.close_logbook)
         for workflow in list(self._flows):
             await self._remove(workflow)
-        self._ends.close()
+        self._endpoints.close()
 
     # Instructions
 
@@ -365,8 +364,8 @@ class Host:
         match instruction:
             case Wake() | Hangup() | Acknowledge():
                 self._speak(flow, instruction)
-            case Write() | Read() | Record() | Forget() | Settled() | Drop():
-                self._ends.carry_out(flow, instruction)
+            case Write() | Read() | Record() | Refuse() | Forget() | Settled() | Drop():
+                self._endpoints.carry_out(flow, instruction)
             case Dump() | Adopt() | Own() | Give():
                 self._states.carry_out(flow, instruction)
             case Unload(generation):

@@ -182,7 +182,7 @@ def stats_of(
                     errors=ledger.counts.errors,
                     filtered=ledger.counts.filtered,
                     shares=source.shares,
-                    retries_withheld=ledger.repeats.withheld,
+                    retries_withheld=ledger.retries.withheld,
                 )
             )
         for stage, sink in flow.sinks.items():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agent.serving.batcher import Job, Step, Work
 from agent.serving.endpoints.arrivals import ArrivalSchedule
-from agent.serving.endpoints.ledger import Request, RequestLedger
+from agent.serving.endpoints.feeds import PacedFeed
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.request import Request
 from agent.serving.endpoints.sink import SinkState
 from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
@@ -94,13 +96,13 @@ class GivenArrivals(ArrivalSchedule):
         return self._times[index] - (self._times[index - 1] if index else self._begun)
 
 
-class _Files:
+class _Files(Sequence[str]):
     """As many files as anybody asks for."""
 
     def __len__(self) -> int:
         return 1_000_000
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: Any) -> Any:
         return f"{index}.jpg"
 
 
@@ -182,7 +184,7 @@ class Machine:
         key = f"{assignment.run}.{stage}"
         arrivals = GivenArrivals(self._times.arrivals(self.name), admit, self.now)
         if key in flow.sources.by_key:
-            flow.sources.by_key[key].adopt(replica, arrivals, _Files(), self.now)
+            flow.sources.by_key[key].adopt(replica, PacedFeed(arrivals, _Files()), self.now)
             return
         ledger = RequestLedger(generation.graph.sinks_below(stage), assignment.deadline_seconds)
         locate_sinks(ledger, generation, stage)
@@ -193,8 +195,7 @@ class Machine:
             replica,
             workflow=assignment.workflow,
             run=generation.router.run_of(stage, self.name),
-            arrivals=arrivals,
-            files=_Files(),
+            feed=PacedFeed(arrivals, _Files()),
             ledger=ledger,
             now=self.now,
         )

@@ -10,25 +10,27 @@ is repeated until they confirm it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
 from math import inf
 from typing import Final
 
 from agent.serving.endpoints.attainment import LaneCounts, RequestOutcome, SloAttainment
-from agent.serving.endpoints.budget import RetryBudget
+from agent.serving.endpoints.pacing import InFlightWindow
+from agent.serving.endpoints.request import (
+    DueRequests,
+    FormerSink,
+    PossibleDuplicate,
+    Request,
+    RetryCause,
+    SourceCounts,
+)
+from agent.serving.endpoints.retries import MOST_DOUBLED, STALLED_LEAST_S, Retries, StallDetector
 from agent.serving.tuning.percentiles import Measurements
-from tiermesh import limits
 
 RETRY_FIRST_S: Final = 0.1
 FAIL_AGAIN_S: Final = 2.0
 UNHEARD_SHARE: Final = 0.5
 """Losses are told, as a rule. For those of which nobody is left to tell, a request is repeated once after this much of
 its deadline: requests that are only slow have made the window shrink by then, and there is time for another attempt."""
-STALLED_LEAST_S: Final = 2.0
-STALLED_SHARE: Final = 0.25
-"""Where an aggregate takes requests in order, all others wait for the oldest; only that is repeated: when no request
-has ended for much longer than usual, at most this share of its deadline."""
 OFTEN_SHARE: Final = 0.125
 """Without a budget, and where the parts of a request may miss each other, what is not confirmed is repeated each time
 so much of the deadline has passed."""
@@ -45,199 +47,6 @@ HELD_S: Final = 0.1
 """How often requests that no lane can take are looked at."""
 
 
-class RetryCause(IntEnum):
-    """Why a request is due, the weakest reason first."""
-
-    UNHEARD = 0
-    """It has not been confirmed; nobody says that it is lost."""
-    SILENT = 1
-    """A device on its lane is silent: it may be lost, and it may be slow."""
-    LOST = 2
-    """It is known to be lost, or was never sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class PossibleDuplicate:
-    """A request has ended at a sink; at another device, where the sink was, or to which it had moved, it may have, too.
-
-    That device is told that it does not count there, at least `until` nothing of the request can be on its way.
-    """
-
-    request: str
-    sink: str
-    device: str
-    until: float
-
-
-@dataclass(slots=True)
-class Request:
-    """One accepted request. `due` is when something must be done about it next."""
-
-    index: int
-    id: str
-    file: str
-    accepted_at: float
-    deadline: float
-    unconfirmed: set[str]
-    attempt: int = 0
-    devices: frozenset[str] = frozenset()
-    due: float = inf
-    cause: RetryCause = RetryCause.LOST
-    guessed: bool = False
-    """It was repeated because nothing was heard of it; that is done once."""
-    withheld: bool = False
-    """The budget has no room for it."""
-    injected_at: float = -inf
-    reading: bool = False
-    """It is being read from the disk, to be injected."""
-    failed: bool = False
-    why: str = ""
-    """What was last heard to stand in its way."""
-    cleared: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    """Sinks and their former devices that have said that it has not ended there."""
-    asked_since: float = inf
-    forsaken: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    """Sinks and their former devices that have not said so in time: it goes to the new device nevertheless."""
-    duplicates: list[PossibleDuplicate] = field(default_factory=list["PossibleDuplicate"])
-    offered_at: float | None = None
-    """When it was due at its source; None where that is not known, such as of one that an older agent accepted."""
-    ended: RequestOutcome | None = None
-    """How it ended at the sinks that have confirmed it."""
-    counted: tuple[str, ...] = ()
-    """What it adds to the totals of the run; see `SloAttainment`."""
-
-
-class InFlightWindow:
-    """How many requests may be in flight.
-
-    The window grows by one with each confirmed request. When requests take more than a quarter of their deadline it
-    becomes what is in flight, and shrinks: a source that offers more than the mesh can do is slowed, instead of all its
-    requests being late.
-    """
-
-    def __init__(self, deadline_s: float) -> None:
-        self._deadline = deadline_s
-        self._window = float(_FIRST_WINDOW)
-
-    @property
-    def window(self) -> int:
-        """Requests that may be in flight."""
-        return int(self._window)
-
-    def confirmed(self, seconds: float, in_flight: int) -> None:
-        """A request has ended after so many seconds since it was accepted; so many are in flight still."""
-        if seconds > self._deadline / 4:
-            # A window that was never used up says nothing of what the mesh can do.
-            self._window = max(min(self._window, in_flight + 1) - 0.5, _LEAST_WINDOW)
-        else:
-            self._window = min(self._window + 1, limits.SOURCE_INFLIGHT_REQUESTS)
-
-
-_MOST_DOUBLED: Final = 16
-_FIRST_WINDOW: Final = 64
-_LEAST_WINDOW: Final = 4
-
-
-@dataclass(slots=True)
-class SourceCounts:
-    """What a source has done in its run, restarts included.
-
-    `accepted == confirmed + in flight` and `confirmed == results + errors + filtered`, always.
-    """
-
-    accepted: int = 0
-    confirmed: int = 0
-    retried: int = 0
-    errors: int = 0
-    filtered: int = 0
-
-    @property
-    def results(self) -> int:
-        """Of the confirmed ones, those with a result."""
-        return self.confirmed - self.errors - self.filtered
-
-    def end(self, ended: RequestOutcome) -> None:
-        """One more is confirmed."""
-        self.confirmed += 1
-        self.errors += ended is RequestOutcome.ERROR
-        self.filtered += ended is RequestOutcome.FILTERED
-
-
-class StallDetector:
-    """How long it takes until the next request ends, where they end in order: whether all have come to a halt."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._most = STALLED_SHARE * deadline_s
-        self._ended_at = -inf
-        self._gap = 0.0
-        self._halts = 0
-
-    def ended(self, request: Request, now: float) -> None:
-        """A request has ended."""
-        gap = now - max(self._ended_at, request.injected_at)
-        self._gap += (min(gap, self._most) - self._gap) / 8
-        self._ended_at = now
-        self._halts = 0
-
-    def halts_at(self, oldest: Request) -> float:
-        """When it is to be supposed that nothing moves any more."""
-        patience = max(STALLED_LEAST_S, 4 * self._gap) * 2 ** min(self._halts, _MOST_DOUBLED)
-        return max(self._ended_at, oldest.injected_at) + min(patience, self._most)
-
-    def repeated(self) -> None:
-        """The oldest has been repeated for that: if that does not help, wait longer."""
-        self._halts += 1
-
-
-class Repeats:
-    """Which requests may be injected again without proof that they are lost, and how many were `withheld`.
-
-    Those on a silent device are many at a time, and most of them are lost. Those of which nothing was heard are, as a
-    rule, only slow: they have a small budget of their own, so that less than 1 % of all is done twice.
-    """
-
-    def __init__(self) -> None:
-        self.withheld = 0
-        self.are_bounded = True
-        self._budgets = {
-            RetryCause.SILENT: RetryBudget(share=0.1, floor_per_s=2.0, ttl_s=60.0),
-            RetryCause.UNHEARD: RetryBudget(share=0.005, floor_per_s=0.1, ttl_s=60.0),
-        }
-
-    def accepted(self, now: float) -> None:
-        """A request has been accepted."""
-        for budget in self._budgets.values():
-            budget.deposit(now)
-
-    def may(self, request: Request, cause: RetryCause, now: float) -> bool:
-        """Whether there is room for a repetition; it is counted then."""
-        budget = self._budgets.get(cause)
-        if budget is None or not self.are_bounded or budget.spend(now):
-            request.withheld = False
-            return True
-        self.withheld += not request.withheld
-        request.withheld = True
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class FormerSink:
-    """A sink was on another device for the requests below a number: some may have ended there."""
-
-    sink: str
-    device: str
-    below: int
-
-
-@dataclass(slots=True)
-class DueRequests:
-    """What is due: requests to inject, requests to fail, and requests to ask a sink's former device about."""
-
-    inject: list[Request] = field(default_factory=list[Request])
-    fail: list[Request] = field(default_factory=list[Request])
-    ask: list[Request] = field(default_factory=list[Request])
-
-
 class RequestLedger:
     """The accepted requests of one source, by id."""
 
@@ -246,8 +55,8 @@ class RequestLedger:
         self._deadline_s = deadline_s
         self.requests: dict[str, Request] = {}
         self.counts = SourceCounts()
-        self.pace = InFlightWindow(deadline_s)
-        self.repeats = Repeats()
+        self.window = InFlightWindow(deadline_s)
+        self.retries = Retries()
         self.progress = StallDetector(deadline_s)
         self.meets_others = False
         """Its requests meet those of another source: parts of one may be on different lanes, and miss each other."""
@@ -362,7 +171,7 @@ class RequestLedger:
     @property
     def may_accept(self) -> bool:
         """Whether one more request may be accepted; false is backpressure."""
-        return len(self.requests) < self.pace.window
+        return len(self.requests) < self.window.limit
 
     def restore(self, requests: Iterable[Request], counts: SourceCounts, now: float) -> None:
         """Go on from what the spool kept; all that was in flight is due at once.
@@ -380,21 +189,23 @@ class RequestLedger:
             self._put(request, -inf)
 
     def accept(
-        self, index: int, request_id: str, file: str, now: float, offered_at: float | None = None
+        self, index: int, request_id: str, item: str, now: float, offered_at: float | None = None
     ) -> Request:
         """A request, due since `offered_at`, is accepted; `record` it before it is injected."""
         deadline = now + self._deadline_s
-        request = Request(index, request_id, file, now, deadline, set(self._sinks))
+        request = Request(index, request_id, item, now, deadline, set(self._sinks))
         request.offered_at = offered_at
         self.requests[request_id] = request
         self.counts.accepted += 1
-        self.repeats.accepted(now)
+        self.retries.accepted(now)
         return request
 
     def recorded(self, request_id: str, now: float) -> None:
         """The request is on disk: it may be injected."""
-        if request_id in self.requests:
-            self._put(self.requests[request_id], now)
+        request = self.requests.get(request_id)
+        if request is not None:
+            request.payload = None
+            self._put(request, now)
 
     def due(self, now: float, *, blocked: bool = False) -> DueRequests:
         """Take what is due; the caller injects or fails it and says so.
@@ -440,7 +251,7 @@ class RequestLedger:
         if is_guess and self.in_order and not self._holds_up_all(request, now):
             return False
         cause = RetryCause.SILENT if is_guess and self.meets_others else request.cause
-        if not self.repeats.may(request, cause, now):
+        if not self.retries.may(request, cause, now):
             return False
         if is_guess:
             request.guessed = True
@@ -479,7 +290,7 @@ class RequestLedger:
         """How long nothing is to be heard of a request before that is looked into."""
         if self.in_order:
             return STALLED_LEAST_S
-        if self.meets_others or not self.repeats.are_bounded:
+        if self.meets_others or not self.retries.are_bounded:
             return self._deadline_s * OFTEN_SHARE
         return inf if request.guessed else self._deadline_s * UNHEARD_SHARE
 
@@ -528,7 +339,7 @@ class RequestLedger:
         request.counted = self.attainment.note(ended, now - since, now)
         seconds = now - request.accepted_at
         self.latency.add(seconds, now)
-        self.pace.confirmed(seconds, len(self.requests))
+        self.window.confirmed(seconds, len(self.requests))
 
     def _note_duplicates(self, request: Request, sink: str, by: str) -> None:
         """A request has ended at one device of a sink: where else it may have ended, it must not count."""
@@ -559,7 +370,7 @@ class RequestLedger:
         if request is None or attempt < request.attempt or request.reading:
             return
         request.why = why
-        doubled = 0 if request_id == self._trying else min(request.attempt - 1, _MOST_DOUBLED)
+        doubled = 0 if request_id == self._trying else min(request.attempt - 1, MOST_DOUBLED)
         wait = min(RETRY_FIRST_S * 2**doubled, self._deadline_s / 12)
         request.cause = RetryCause.LOST
         self._put(request, min(request.due, now + wait))

@@ -49,18 +49,21 @@ class SinkState:
         self,
         run: str,
         remembered: Mapping[str, Kind] | None = None,
-        endings: OutcomeCounts | None = None,
+        counts: OutcomeCounts | None = None,
         *,
+        returns_results: bool = False,
         kept: int = limits.SINK_REMEMBERED_IDS,
     ) -> None:
         self.run = run
+        self.returns_results = returns_results
+        """Whether confirmations carry what came of a request, to the source that accepted it."""
         self._kept = kept
         self._ended: dict[bytes, Kind | None] = {
             bytes.fromhex(request): kind for request, kind in (remembered or {}).items()
         }
         """By id, how the request has ended here; None where it has ended elsewhere, as its source says."""
         self._writing: dict[str, Frame] = {}
-        self.counts = endings or OutcomeCounts()
+        self.counts = counts or OutcomeCounts()
         self.since = 0
         """The generation since which this sink is here without a break. What was sent under an earlier one may have
         been sent to another device, too."""
@@ -87,7 +90,7 @@ class SinkState:
         return not self._writing
 
     def begin(self, run: str) -> None:
-        """Count the endings of this run from now on."""
+        """Count the ends of this run's requests from now on."""
         if run != self.run:
             self.run = run
             self.counts = OutcomeCounts()

@@ -8,12 +8,13 @@ from typing import Final
 from msgspec.structs import replace
 
 from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.request import SinkResult
 from agent.serving.endpoints.sink import SinkAction, SinkState
 from agent.serving.instructions import Drop, Write
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import EMPTY, Frame, Kind, pack
+from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 
 _SAID: Final = {
     Kind.ERROR: pack({"ended": RequestOutcome.ERROR.value}),
@@ -106,13 +107,39 @@ class Sinks:
             origin=frame.stage,
             stage="",
             sources=(),
-            payload=_SAID.get(ended, EMPTY) if ended is not None else EMPTY,
+            payload=self._said(frame, ended),
             error="",
             deadline=0.0,
             done=(),
         )
         for source in frame.sources:
             self._post.send_to(source, confirm, now)
+
+    def _said(self, frame: Frame, ended: Kind | None) -> Packed:
+        """What a confirmation says: how the request ended and, where the sink returns that, what came of it."""
+        said = _SAID.get(ended, EMPTY) if ended is not None else EMPTY
+        if not self.by_stage[frame.stage].returns_results or frame.kind is not ended:
+            return said
+        try:
+            if frame.kind is Kind.ERROR:
+                return pack({"ended": RequestOutcome.ERROR.value, "error": frame.error})
+            if frame.kind is Kind.DATA:
+                return pack({"result": frame.payload.unpack()})
+        except TiermeshError as error:
+            # Confirmed it must be, or the request would never end.
+            return pack({"error": f"the result cannot be returned: {error}"})
+        return said
+
+
+def result_of(confirm: Frame) -> SinkResult | None:
+    """What a confirmation says came of its request; None where the sink does not return that."""
+    try:
+        said = confirm.payload.unpack()
+    except TiermeshError:
+        return None
+    if "result" not in said and "error" not in said:
+        return None
+    return SinkResult(said.get("result"), str(said.get("error", "")))
 
 
 def how_it_ended(confirm: Frame) -> RequestOutcome:

@@ -9,17 +9,19 @@ from typing import Final
 from msgspec.structs import replace
 
 from agent.serving.endpoints.attainment import RequestOutcome
-from agent.serving.endpoints.ledger import PossibleDuplicate, Request, RequestLedger
-from agent.serving.endpoints.sinks import how_it_ended
+from agent.serving.endpoints.feeds import FeedRequest
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.request import PossibleDuplicate, Request
+from agent.serving.endpoints.sinks import how_it_ended, result_of
 from agent.serving.endpoints.source import SourceState, Steered
-from agent.serving.instructions import Forget, Settled
+from agent.serving.instructions import Forget, Refuse, Settled
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
 from agent.serving.steering.rule import LaneRule
 from agent.serving.steering.steering import Steering
 from agent.serving.streams.sender import Link
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import Frame, Kind, Packed, pack
+from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 
 _LANES_ASKED = 64
 _LANES_STEERED: Final = 64
@@ -42,7 +44,8 @@ class Sources:
         for source in self.by_key.values():
             if generation is not None and self._may_accept(generation, source):
                 self._post.do(*source.accept(now))
-            self._tell_slowed(generation, source, now)
+            self._refuse(source)
+            self._tell_throttled(generation, source, now)
             steered = source.steered
             if steered is not None and steered.steering is not None:
                 steered.steering.tick(now)
@@ -55,11 +58,25 @@ class Sources:
             for request in failed:
                 self.fail(source, source.ledger.requests[request], now)
 
-    def _tell_slowed(self, generation: Generation | None, source: SourceState, now: float) -> None:
-        told = source.slowed(now) if generation is not None else None
+    def offered(self, key: str, request: FeedRequest) -> None:
+        """Somebody outside offers a source a request."""
+        source = self.by_key.get(key)
+        why = source.offer(request) if source is not None else "it is not here"
+        if why is not None and request.offer is not None:
+            self._post.do(Refuse(key, (request.offer,), why))
+
+    def _refuse(self, source: SourceState) -> None:
+        offers = source.refuse()
+        if offers:
+            self._post.do(Refuse(source.key, offers, "it has been stopped"))
+
+    def _tell_throttled(
+        self, generation: Generation | None, source: SourceState, now: float
+    ) -> None:
+        told = source.throttled(now) if generation is not None else None
         if generation is not None and told is not None:
             text = f"{generation.assignment.workflow}, {source.stage}: {told}"
-            self._post.notice("source-slowed", text, now)
+            self._post.notice("source-throttled", text, now)
 
     def _ask(self, source: SourceState, request: Request, now: float) -> None:
         """Ask the devices where a sink was before: a request must not end here and there."""
@@ -170,7 +187,7 @@ class Sources:
         error = replace(
             self._frame(source, request, generation, lane),
             kind=Kind.ERROR,
-            payload=pack({"name": request.file}),
+            payload=pack({"name": request.item}) if request.item else EMPTY,
             error=f"{source.stage}: {why}",
         )
         for sink in sorted(request.unconfirmed):
@@ -216,6 +233,11 @@ class Sources:
 
     def _confirm(self, source: SourceState, confirm: Frame, by: str, now: float) -> None:
         ledger, how = source.ledger, how_it_ended(confirm)
+        request = ledger.requests.get(confirm.request_id)
+        if request is not None and request.offer is not None:
+            returned = result_of(confirm)
+            if returned is not None:
+                request.results.setdefault(confirm.origin, returned)
         ended = ledger.confirmed(
             confirm.request_id, confirm.origin, now, confirm.attempt, by, ended=how
         )
@@ -237,7 +259,7 @@ def count_for(ledger: RequestLedger, generation: Generation, now: float) -> None
 def locate_sinks(ledger: RequestLedger, generation: Generation, stage: str) -> None:
     """Tell a ledger where the sinks of its source are in a generation."""
     assignment = generation.assignment
-    ledger.repeats.are_bounded = "retry-budget" in assignment.rings
+    ledger.retries.are_bounded = "retry-budget" in assignment.rings
     ledger.meets_others = generation.graph.meets_others(stage)
     ledger.in_order = generation.graph.is_in_order(stage)
     ledger.sinks_at(

@@ -28,8 +28,8 @@ RINGS: tuple[Ring, ...] = ("order", "early-end", "shares", "accuracy", "retry-bu
 class SourceSpec(Document, frozen=True, kw_only=True):
     """How a source gets requests; `kind` is one of `endpoints.SOURCES`, and `options` are that kind's own.
 
-    `path` lies within the data folder of the device. `arrivals`, `trace`, `seed`, `count` and `repeat` are of kinds that
-    make requests by themselves (`endpoints.PacedSource`); for the others `rate_rps` is what is expected to come.
+    `path` lies within the data folder of the device. `arrivals`, `trace`, `seed`, `count` and `repeat` are of kinds
+    that make requests by themselves (`endpoints.PacedSource`); for the others `rate_rps` is what is expected to come.
 
     `admit_rps` is how many requests a second the plan carries where that is less than the source makes: it accepts no
     more, and the others wait. None: it accepts them as they come.

@@ -17,6 +17,9 @@ from tiermesh.documents.stages import Inputs, Options, Stage
 from tiermesh.errors import InvalidDocument
 from tiermesh.units import Rate
 
+FILES_FIELD: Final = "image"
+"""The name of a file's content in a payload, unless the workflow names it otherwise."""
+
 
 class Source(Stage, frozen=True, kw_only=True):
     """Where requests begin. `rate` is how many come, or are made, a second: plans are made for it.
@@ -88,12 +91,12 @@ class FilesSource(PacedSource, frozen=True, kw_only=True):
 
     source: Literal["files"]
     path: str | list[str]
-    field: str = "image"
+    field: str = FILES_FIELD
 
     def to_digest(self) -> dict[str, Any]:
         """Workflows from before there was a `field` keep their digests."""
         plain = super().to_digest()
-        if self.field == "image":
+        if self.field == FILES_FIELD:
             del plain["field"]
         return plain
 

@@ -12,6 +12,7 @@ import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import count
@@ -22,13 +23,9 @@ from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, enc
 from agent.serving.batcher import Job, Step, Work
 from agent.serving.endpoints.arrivals import ArrivalSchedule
 from agent.serving.endpoints.attainment import RequestOutcome
-from agent.serving.endpoints.ledger import (
-    FormerSink,
-    PossibleDuplicate,
-    Request,
-    RequestLedger,
-    SourceCounts,
-)
+from agent.serving.endpoints.feeds import PacedFeed
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Request, SourceCounts
 from agent.serving.endpoints.sink import SinkState
 from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
@@ -268,9 +265,9 @@ class SimDevice:
                 continue
             key = stage.name
             arrivals = ArrivalSchedule(stage.source, FILES)
-            files = _Names()
+            feed = PacedFeed(arrivals, _Names())
             if key in flow.sources.by_key:
-                flow.sources.by_key[key].adopt(spec.id, arrivals, files, self.now)
+                flow.sources.by_key[key].adopt(spec.id, feed, self.now)
                 self.keep_sinks(key, flow.sources.by_key[key].ledger)
                 continue
             ledger = RequestLedger(generation.graph.sinks_below(key), assignment.deadline_seconds)
@@ -293,8 +290,8 @@ class SimDevice:
             count_for(ledger, generation, self.now)
             self.keep_sinks(key, ledger)
             flow.sources.by_key[key] = SourceState(
-                key, key, spec.id, workflow="w", run=assignment.run, arrivals=arrivals,
-                files=files, ledger=ledger, now=self.now,
+                key, key, spec.id, workflow="w", run=assignment.run, feed=feed,
+                ledger=ledger, now=self.now,
             )  # fmt: skip
 
     def keep_sinks(self, key: str, ledger: RequestLedger) -> None:
@@ -420,7 +417,7 @@ class SimDevice:
 
     def record(self, source: str, requests: tuple[Request, ...]) -> None:
         for r in requests:
-            self.disk.spool[source][r.id] = (r.index, r.file, r.accepted_at, r.deadline)
+            self.disk.spool[source][r.id] = (r.index, r.item, r.accepted_at, r.deadline)
             self.disk.accepted[source] = r.index + 1
             self.mesh.accepted.setdefault(source, set()).add(r.id)
 
@@ -452,7 +449,7 @@ class SimDevice:
 
     def inject(self, flow: Flow, source: str, request: Request) -> None:
         payload = pack(
-            {"name": request.file, "number": request.index, "key": str(request.index % KEYS)}
+            {"name": request.item, "number": request.index, "key": str(request.index % KEYS)}
         )
         flow.inject(source, request, payload, self.now)
 
@@ -469,7 +466,7 @@ class SimDevice:
         flow.written([write], self.now)
 
 
-class _Names:
+class _Names(Items[str]):
     def __len__(self) -> int:
         return FILES
 

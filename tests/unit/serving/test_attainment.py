@@ -16,6 +16,7 @@ from agent.serving.endpoints.attainment import (
     RequestOutcome,
     SloAttainment,
 )
+from agent.serving.endpoints.feeds import PacedFeed
 from agent.serving.endpoints.ledger import RequestLedger
 from agent.serving.endpoints.sinks import Sinks, how_it_ended
 from agent.serving.endpoints.source import SourceState
@@ -132,8 +133,8 @@ def test_latency_counts_from_when_a_request_was_due_not_from_when_there_was_room
     ledger = RequestLedger(["x"], 60.0)
     ledger.attainment.ask({"p95": 1.0}, 0.0)
     source = SourceState(
-        "k", "s", "r", workflow="w", run="r", arrivals=ArrivalSchedule(spec, 200),
-        files=["f"] * 200, ledger=ledger, now=0.0,
+        "k", "s", "r", workflow="w", run="r",
+        feed=PacedFeed(ArrivalSchedule(spec, 200), ["f"] * 200), ledger=ledger, now=0.0,
     )  # fmt: skip
     source.accept(20.0)
     held_back = list(ledger.requests.values())

@@ -14,15 +14,16 @@ import pytest
 from agent.serving.clock import Anchor
 from agent.serving.endpoint_io.data_folder import DataFolder
 from agent.serving.endpoint_io.results import (
+    RecordedSink,
     ResultFile,
     ResultLine,
-    SinkWriter,
     line_of,
-    read_endings,
+    read_outcomes,
 )
+from agent.serving.endpoint_io.sink_writer import SinkWriter
 from agent.serving.endpoint_io.spool import Spool, remove_if_empty
 from agent.serving.endpoints.attainment import RequestOutcome
-from agent.serving.endpoints.ledger import FormerSink, PossibleDuplicate, Request
+from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Request
 from agent.serving.endpoints.sink import SinkAction, SinkState
 from agent.serving.instructions import Write
 from tiermesh import limits
@@ -52,7 +53,7 @@ def test_a_spool_goes_on_where_it_was(tmp_path: Path) -> None:
     spool.forget([request(1)])
     # Not closed: the worker is killed.
     requests, counts = Spool(tmp_path / "deep" / "s.db").load()
-    assert [(r.index, r.id, r.file, r.accepted_at, r.deadline) for r in requests] == [
+    assert [(r.index, r.id, r.item, r.accepted_at, r.deadline) for r in requests] == [
         (0, IDS[0], "0.jpg", 1.5, 61.5),
         (2, IDS[2], "2.jpg", 1.5, 61.5),
     ]
@@ -141,7 +142,7 @@ def test_lines_that_do_not_count_are_taken_out_and_the_others_stay(tmp_path: Pat
         wanted = [f"{1:032x}", f"{3:032x}", f"{9:032x}"]
         assert file.drop(wanted, "r") == dict.fromkeys(wanted[:2], Kind.DATA)
         file.append([ResultLine(f"{4:032x}", "result", run="r")])
-    assert list(read_endings(path)) == [f"{i:032x}" for i in (0, 2, 4)]
+    assert list(read_outcomes(path)) == [f"{i:032x}" for i in (0, 2, 4)]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -185,7 +186,7 @@ def test_a_sink_that_is_elsewhere_now_is_only_read(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"id": "not hex", "outcome": "result"}\n' + whole[:10])
     before = path.read_bytes()
-    assert list(read_endings(path)) == IDS[:1]
+    assert list(read_outcomes(path)) == IDS[:1]
     assert path.read_bytes() == before, "somebody else may be writing it"
 
 
@@ -242,11 +243,14 @@ def test_a_full_disk_delays_results_and_loses_none(
         return real(data)
 
     monkeypatch.setattr(file, "_write", write)
-    monkeypatch.setattr("agent.serving.endpoint_io.results._RETRY_S", 0.01)
+    monkeypatch.setattr("agent.serving.endpoint_io.sink_writer._RETRY_S", 0.01)
     troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[list[Write]] = queue.SimpleQueue()
     writer = SinkWriter(
-        file, with_payload=True, clock=lambda: 1.0, done=done.put, trouble=troubles.put
+        RecordedSink(file, with_payload=True),
+        clock=lambda: 1.0,
+        done=done.put,
+        trouble=troubles.put,
     )
     writer.put(Write("out", "run", frame(IDS[0])))
     assert "No space left" in troubles.get(timeout=5)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.feeds import PacedFeed
 from agent.serving.endpoints.ledger import (
     ASK_AGAIN_S,
     ASK_SHARE,
@@ -16,15 +17,13 @@ from agent.serving.endpoints.ledger import (
     HELD_S,
     LOST_S,
     RETRY_FIRST_S,
-    STALLED_LEAST_S,
     UNHEARD_SHARE,
     WITHHELD_S,
-    FormerSink,
-    InFlightWindow,
-    Request,
     RequestLedger,
-    SourceCounts,
 )
+from agent.serving.endpoints.pacing import InFlightWindow
+from agent.serving.endpoints.request import FormerSink, Request, SourceCounts
+from agent.serving.endpoints.retries import STALLED_LEAST_S
 from agent.serving.endpoints.source import SourceState
 from agent.serving.instructions import Record
 from tiermesh import limits
@@ -295,15 +294,15 @@ def test_the_ledger_balances_whatever_happens(events: list[tuple[str, int]]) -> 
 
 def test_the_window_follows_what_the_mesh_can_do() -> None:
     pace = InFlightWindow(deadline_s=40.0)
-    first = pace.window
+    first = pace.limit
     for _ in range(5_000):
         pace.confirmed(1.0, 20)
-    assert pace.window == limits.SOURCE_INFLIGHT_REQUESTS
+    assert pace.limit == limits.SOURCE_INFLIGHT_REQUESTS
     pace.confirmed(11.0, 200)
-    assert pace.window == 200, "more than are in flight were never tried"
+    assert pace.limit == 200, "more than are in flight were never tried"
     for _ in range(5_000):
         pace.confirmed(11.0, 200)
-    assert 1 <= pace.window < first
+    assert 1 <= pace.limit < first
 
 
 def test_a_request_that_is_only_slow_is_not_repeated_before_half_its_deadline_and_then_once() -> (
@@ -334,7 +333,7 @@ def test_where_all_are_slow_the_budget_bounds_how_many_are_repeated() -> None:
         now += WITHHELD_S
     assert 0 < again <= 0.01 * 1_000 + 5
     assert ledger.counts.retried == again
-    assert ledger.repeats.withheld >= 1_000 - again
+    assert ledger.retries.withheld >= 1_000 - again
 
 
 def test_what_is_known_to_be_lost_needs_no_budget() -> None:
@@ -357,7 +356,7 @@ def test_a_device_that_falls_silent_over_and_over_does_not_multiply_the_work() -
         ledger.device_lost("b", 5, gone=True, now=now)
         again += len(injected(ledger, "b", now=now))
     assert 100 <= again <= 350
-    assert ledger.repeats.withheld > 0
+    assert ledger.retries.withheld > 0
     ledger.device_lost("b", 5, gone=False, now=now)
     waiting = sum(request.withheld for request in ledger.requests.values())
     assert len(injected(ledger, "c", now=now)) == waiting, "that device has been started again"
@@ -381,13 +380,14 @@ def test_what_waits_for_the_oldest_at_an_aggregate_is_not_repeated() -> None:
 
 def a_source(spec: SourceSpec, files: int = 3, ledger: RequestLedger | None = None) -> SourceState:
     return SourceState(
-        "k", "s", "s@a", workflow="w", run="r", arrivals=ArrivalSchedule(spec, files),
-        files=[f"{i}.jpg" for i in range(files)], ledger=ledger or RequestLedger(["x"], 60.0), now=0.0,
+        "k", "s", "s@a", workflow="w", run="r",
+        feed=PacedFeed(ArrivalSchedule(spec, files), [f"{i}.jpg" for i in range(files)]),
+        ledger=ledger or RequestLedger(["x"], 60.0), now=0.0,
     )  # fmt: skip
 
 
 def files_of(source: SourceState, now: float) -> list[str]:
-    return [r.file for i in source.accept(now) if isinstance(i, Record) for r in i.requests]
+    return [r.item for i in source.accept(now) if isinstance(i, Record) for r in i.requests]
 
 
 def test_files_are_offered_in_order_at_their_rate_and_end() -> None:
@@ -406,7 +406,7 @@ def test_a_full_window_delays_acceptance() -> None:
     source = a_source(SourceSpec(path="in", rate_rps=1e6, repeat=True))
     for step in range(100):
         source.accept(1.0 + step / 1e3)
-    assert source.ledger.in_flight == source.ledger.pace.window
+    assert source.ledger.in_flight == source.ledger.window.limit
     assert source.next_at() == inf, "nothing is to be done until one has ended"
     one = next(iter(source.ledger.requests))
     source.ledger.confirmed(one, "x", 2.0)
@@ -418,20 +418,20 @@ def test_a_source_accepts_no_more_than_its_plan_carries_and_tells_what_waits() -
     accepted, told = 0, []
     for step in range(1_000):
         accepted += len(files_of(source, step / 100))
-        told += [text for text in [source.slowed(step / 100)] if text is not None]
+        told += [text for text in [source.throttled(step / 100)] if text is not None]
     assert accepted == pytest.approx(4.0 * 10, abs=5)
     assert accepted + source.waiting(10.0) == pytest.approx(10.0 * 10, abs=2)
     assert len(told) == 1
     assert "10 requests a second, and the plan carries 4" in told[0]
     full = ArrivalSchedule(SourceSpec(path="in", rate_rps=10.0, repeat=True), 3)
-    source.adopt("s@b", full, ["0.jpg"], 10.0)
+    source.adopt("s@b", PacedFeed(full, ["0.jpg"]), 10.0)
     for one in list(source.ledger.requests):
         source.ledger.confirmed(one, "x", 10.0)
     while source.waiting(10.0):
         assert files_of(source, 10.0), "what waits is taken in at once"
         for one in list(source.ledger.requests):
             source.ledger.confirmed(one, "x", 10.0)
-    assert source.slowed(10.0) == "no request waits to be accepted any more"
+    assert source.throttled(10.0) == "back-pressure has ended: no request is queued"
 
 
 def test_a_burst_passes_a_plan_that_carries_its_rate_on_average() -> None:
@@ -439,8 +439,8 @@ def test_a_burst_passes_a_plan_that_carries_its_rate_on_average() -> None:
     burst = [*(1.0 + i / 100 for i in range(4)), 2.0]
     ledger = RequestLedger(["x"], 60.0)
     source = SourceState(
-        "k", "s", "s@a", workflow="w", run="r", arrivals=ArrivalSchedule(spec, 1, trace=burst),
-        files=["0.jpg"], ledger=ledger, now=0.0,
+        "k", "s", "s@a", workflow="w", run="r",
+        feed=PacedFeed(ArrivalSchedule(spec, 1, trace=burst), ["0.jpg"]), ledger=ledger, now=0.0,
     )  # fmt: skip
     assert len(files_of(source, 1.03)) == 4
     assert source.waiting(1.03) == 0
