@@ -10,7 +10,9 @@ from tiermesh import ids
 from tiermesh.documents.reading import Document, to_plain
 
 Name: TypeAlias = Annotated[str, Meta(pattern=ids.NAME_PATTERN)]
-Inputs: TypeAlias = Name | Annotated[list[Name], Meta(min_length=1)]
+Inputs: TypeAlias = str | Annotated[list[Name], Meta(min_length=1)]
+"""Not `Name | ...`: with msgspec 0.21.1 a type with a pattern in a union with a list corrupts memory, which the garbage
+collector falls over. A name that breaks the pattern is that of no stage, and is refused for that."""
 Options: TypeAlias = dict[str, str | int | float | bool]
 
 
