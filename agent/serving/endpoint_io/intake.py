@@ -38,7 +38,7 @@ class SourceIntake:
         self._key = key
         self._numbers = itertools.count()
         self._offers: dict[int, _Offer] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = False
 
     def offer(
@@ -50,6 +50,8 @@ class SourceIntake:
     ) -> Future[str]:
         """See `kinds.Intake`."""
         offer = _Offer(Future(), ended)
+        # It cannot be cancelled: whoever does not wait any more for the id has a request that goes on.
+        offer.accepted.set_running_or_notify_cancel()
         try:
             packed = pack(payload)
             number = self._add(offer)
@@ -76,19 +78,25 @@ class SourceIntake:
         """Requests are on disk."""
         for request in requests:
             offer = self._offers.get(request.offer) if request.offer is not None else None
-            if offer is not None and offer.accepted.set_running_or_notify_cancel():
-                offer.accepted.set_result(request.id)
+            if offer is not None:
+                self._tell(offer, request.id)
 
     def refused(self, numbers: Iterable[int], why: str) -> None:
         """Requests are not accepted."""
         for number in numbers:
             offer = self._take(number)
-            if offer is not None and offer.accepted.set_running_or_notify_cancel():
-                offer.accepted.set_exception(
-                    LimitExceeded(
-                        f"{self._key} takes no more requests now", why=why, fix="Offer it later"
-                    )
-                )
+            if offer is not None:
+                what = f"{self._key} takes no more requests now"
+                self._tell(offer, LimitExceeded(what, why=why, fix="Offer it later"))
+
+    def _tell(self, offer: _Offer, said: str | TiermeshError) -> None:
+        with self._lock:
+            if offer.accepted.done():
+                return
+            if isinstance(said, str):
+                offer.accepted.set_result(said)
+            else:
+                offer.accepted.set_exception(said)
 
     def ended(self, request: Request) -> None:
         """A request has ended at every sink."""

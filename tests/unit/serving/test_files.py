@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import sqlite3
 from collections.abc import Generator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Reque
 from agent.serving.endpoints.sink import SinkAction, SinkState
 from agent.serving.instructions import Write
 from tiermesh import limits
+from tiermesh.documents.assignment import SourceSpec
 from tiermesh.errors import InvalidDocument, LimitExceeded, StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, pack
 
@@ -79,6 +81,88 @@ def test_a_spool_keeps_how_requests_ended_and_when_they_were_due(tmp_path: Path)
     assert began == 107.0
     assert totals["p95<=3/ended"] == 2
     assert totals["p95<=3/p95"] == 1
+
+
+FORMER_SPOOL = """
+CREATE TABLE requests (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, file TEXT NOT NULL, accepted_at REAL NOT NULL, deadline REAL NOT NULL
+);
+CREATE TABLE source (next INTEGER NOT NULL);
+CREATE TABLE sinks (sink TEXT NOT NULL, device TEXT NOT NULL, below INTEGER);
+CREATE TABLE addresses (device TEXT PRIMARY KEY, address TEXT NOT NULL);
+CREATE TABLE strays (id TEXT NOT NULL, sink TEXT NOT NULL, device TEXT NOT NULL, until REAL NOT NULL);
+CREATE TABLE clock (boot TEXT NOT NULL, zero REAL NOT NULL);
+CREATE TABLE offered (number INTEGER PRIMARY KEY, at REAL NOT NULL);
+CREATE TABLE totals (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE began (at REAL NOT NULL);
+INSERT INTO source VALUES (9);
+INSERT INTO requests VALUES (7, 'ab', 'in/7.jpg', 1.5, 61.5), (8, 'cd', 'in/8.jpg', 2.5, 62.5);
+INSERT INTO offered VALUES (8, 2.25);
+INSERT INTO totals VALUES ('result', 6), ('error', 1);
+INSERT INTO strays VALUES ('ef', 'out', 'a', 60.0);
+INSERT INTO sinks VALUES ('out', 'b', NULL), ('out', 'a', 8);
+"""
+"""A spool as agents wrote it before spools had a version."""
+
+
+def test_a_spool_of_the_former_version_goes_on_with_all_that_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(FORMER_SPOOL)
+    for _ in range(2):
+        with contextlib.closing(Spool(path)) as spool:
+            requests, counts = spool.load()
+            assert [(r.index, r.id, r.item, r.deadline, r.offered_at) for r in requests] == [
+                (7, "ab", "in/7.jpg", 61.5, None),
+                (8, "cd", "in/8.jpg", 62.5, 2.25),
+            ]
+            assert not any(r.is_kept for r in requests)
+            assert (counts.accepted, counts.results, counts.errors) == (9, 6, 1)
+            assert spool.duplicates() == [PossibleDuplicate("ef", "out", "a", 60.0)]
+            assert spool.sinks() == ({"out": "b"}, [FormerSink("out", "a", 8)])
+            assert spool.spec() is None
+    with contextlib.closing(Spool(path)) as spool:
+        more = request(9)
+        more.payload = pack({"text": "x"})
+        spool.accept([more])
+        assert [r.is_kept for r in spool.load()[0]] == [False, False, True]
+
+
+def test_a_spool_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    Spool(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 7")
+    before = path.read_bytes()
+    with pytest.raises(TiermeshError, match=r"written by a newer agent.*version 7"):
+        Spool(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_spool_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"anything but a database" * 100)
+    before = path.read_bytes()
+    with pytest.raises(TiermeshError, match=r"cannot be read.*Move .* away"):
+        Spool(path)
+    assert path.read_bytes() == before
+
+
+def test_a_spool_keeps_the_payload_of_what_was_offered_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    values = {"text": "t", "blob": b"b" * 5_000, "array": np.arange(6).reshape(2, 3), "n": [1, 2.5]}
+    offered = request(0)
+    offered.payload = pack(values)
+    spool = Spool(path)
+    spool.accept([offered, request(1)])
+    spool.keep_spec(SourceSpec(kind="jsonl", path="in"))
+    # Not closed: the worker is killed.
+    again = Spool(path)
+    assert again.payload(0) == offered.payload
+    assert [r.is_kept for r in again.load()[0]] == [True, False]
+    assert again.spec() == SourceSpec(kind="jsonl", path="in")
+    with pytest.raises(TiermeshError, match="no payload of request 1"):
+        again.payload(1)
 
 
 def test_a_clock_that_was_set_between_two_workers_moves_no_deadline(tmp_path: Path) -> None:
