@@ -210,8 +210,7 @@ class Flow:
 
     def unreadable(self, source: str, request: Request, why: str, now: float) -> None:
         """The payload of a request cannot be read: it ends in an error."""
-        request.why = why
-        self.sources.fail(self.sources.by_key[source], request, now, why)
+        self.sources.unreadable(source, request, why, now)
         self._settle(now)
 
     # Frames

@@ -149,6 +149,13 @@ class Sources:
         for output in generation.assignment.stages[source.stage].outputs:
             self._post.send(replace(frame, stage=output, payload=payload), now)
 
+    def unreadable(self, key: str, request: Request, why: str, now: float) -> None:
+        """The payload of an accepted request cannot be read; one that has ended meanwhile may be gone from the disk."""
+        source = self.by_key[key]
+        if request.id in source.ledger.requests:
+            request.why = why
+            self.fail(source, request, now, why)
+
     @staticmethod
     def _lane(
         source: SourceState,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,7 +52,7 @@ class Device:
         self.notices: list[tuple[str, str]] = []
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[Host]:
+    async def worker(self) -> AsyncGenerator[Host]:
         self.epoch += 1
         host = Host(
             device="a",
@@ -73,7 +73,7 @@ class Device:
     @asynccontextmanager
     async def serving(
         self, source: SourceSpec, sink: SinkSpec, **changes: Any
-    ) -> AsyncIterator[Host]:
+    ) -> AsyncGenerator[Host]:
         async with self.worker() as host:
             given = assignment(source, sink, **changes)
             await host.prepare(given, _report)

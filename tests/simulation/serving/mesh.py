@@ -23,7 +23,7 @@ from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, enc
 from agent.serving.batcher import Job, Step, Work
 from agent.serving.endpoints.arrivals import ArrivalSchedule
 from agent.serving.endpoints.attainment import RequestOutcome
-from agent.serving.endpoints.feeds import PacedFeed
+from agent.serving.endpoints.feeds import FeedRequest, OfferedFeed, PacedFeed
 from agent.serving.endpoints.ledger import RequestLedger
 from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Request, SourceCounts
 from agent.serving.endpoints.sink import SinkState
@@ -49,6 +49,7 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
+    Refuse,
     Settled,
     StateInstruction,
     Unload,
@@ -61,7 +62,7 @@ from agent.serving.streams.sender import SILENCE_S
 from tiermesh import codec
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import Frame, Kind, pack
+from tiermesh.frames import Frame, Kind, Packed, pack
 
 FILES = 1_000_000
 KEYS = 5
@@ -138,6 +139,7 @@ class Disk:
 
     accepted: dict[str, int] = field(default_factory=dict[str, int])
     spool: dict[str, dict[str, tuple[int, str, float, float]]] = field(default_factory=dict)
+    payloads: dict[str, dict[str, Packed]] = field(default_factory=dict[str, dict[str, Packed]])
     lines: dict[str, list[tuple[str, Kind]]] = field(default_factory=dict)
     states: dict[str, Kept] = field(default_factory=dict)
     sinks: dict[str, tuple[dict[str, str], list[FormerSink]]] = field(default_factory=dict)
@@ -265,14 +267,19 @@ class SimDevice:
                 continue
             key = stage.name
             arrivals = ArrivalSchedule(stage.source, FILES)
-            feed = PacedFeed(arrivals, _Names())
+            is_offered = stage.source.kind == "offered"
+            feed = OfferedFeed(100.0) if is_offered else PacedFeed(arrivals, _Names())
             if key in flow.sources.by_key:
                 flow.sources.by_key[key].adopt(spec.id, feed, self.now)
                 self.keep_sinks(key, flow.sources.by_key[key].ledger)
                 continue
             ledger = RequestLedger(generation.graph.sinks_below(key), assignment.deadline_seconds)
             kept = self.disk.spool.setdefault(key, {})
-            requests = [Request(row[0], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
+            payloads = self.disk.payloads.setdefault(key, {})
+            requests = [
+                Request(row[0], i, *row[1:], set(), attempt=1, is_kept=i in payloads)
+                for i, row in kept.items()
+            ]
             accepted = self.disk.accepted.get(key, 0)
             totals = self.disk.totals.setdefault(key, Counter())
             ended = {
@@ -369,7 +376,7 @@ class SimDevice:
                 self.change_state(instruction)
             case Notice(kind, text):
                 self.mesh.notices.append((kind, text))
-            case Unload() | Log():
+            case Unload() | Log() | Refuse():
                 pass
 
     def change_state(self, instruction: StateInstruction) -> None:
@@ -418,6 +425,9 @@ class SimDevice:
     def record(self, source: str, requests: tuple[Request, ...]) -> None:
         for r in requests:
             self.disk.spool[source][r.id] = (r.index, r.item, r.accepted_at, r.deadline)
+            if r.payload is not None:
+                self.disk.payloads[source][r.id] = r.payload
+                self.mesh.offered[r.id] = r.payload.unpack()["number"]
             self.disk.accepted[source] = r.index + 1
             self.mesh.accepted.setdefault(source, set()).add(r.id)
 
@@ -432,6 +442,7 @@ class SimDevice:
 
     def forget(self, source: str, request: Request) -> None:
         self.disk.duplicates.setdefault(source, []).extend(request.duplicates)
+        self.disk.payloads[source].pop(request.id, None)
         if self.disk.spool[source].pop(request.id, None) is not None:
             self.disk.totals[source].update(
                 (request.ended or RequestOutcome.RESULT, *request.counted)
@@ -448,6 +459,14 @@ class SimDevice:
         flow.dropped([(drop, gone)], self.now)
 
     def inject(self, flow: Flow, source: str, request: Request) -> None:
+        if request.is_kept:
+            kept = self.disk.payloads[source].get(request.id)
+            if kept is None:
+                # It has ended meanwhile.
+                flow.unreadable(source, request, "it is gone", self.now)
+            else:
+                flow.inject(source, request, kept, self.now)
+            return
         payload = pack(
             {"name": request.item, "number": request.index, "key": str(request.index % KEYS)}
         )
@@ -499,6 +518,8 @@ class SimMesh:
         self.silent: set[frozenset[str]] = set()
         self.cut: set[frozenset[str]] = set()
         self.accepted: dict[str, set[str]] = {}
+        self.offered: dict[str, int] = {}
+        """By id, the number in the payload of a request that was offered from outside."""
         self.endings: dict[str, dict[str, Kind]] = {}
         self.errors: list[str] = []
         self.may_repeat = False
@@ -547,6 +568,17 @@ class SimMesh:
         assert flow is not None
         return [seconds for _, seconds in flow.sources.by_key[source].ledger.latency.kept]
 
+    def offer(self, device: str, source: str, numbers: range, every_s: float) -> None:
+        """Offer a source one request after another; while its worker is down nobody takes them."""
+        if not numbers:
+            return
+        there, number = self.devices[device], numbers[0]
+        if there.runs and there.flow is not None:
+            payload = pack({"number": number, "key": str(number % KEYS)})
+            there.flow.sources.offered(source, FeedRequest(there.now, "", payload, number))
+            there.pump()
+        self.after(every_s, lambda: self.offer(device, source, numbers[1:], every_s))
+
     # Promises
 
     def folded(self, key: str, before: int, number: int) -> None:
@@ -560,6 +592,7 @@ class SimMesh:
         if frame.kind is Kind.DATA:
             payload = frame.payload.unpack()
             self.payloads[payload["number"]] = payload
+            assert self.offered.get(frame.request_id, payload["number"]) == payload["number"]
         if frame.kind is Kind.ERROR:
             self.errors.append(frame.error)
 

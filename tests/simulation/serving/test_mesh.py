@@ -68,6 +68,7 @@ def assign(
     deadline: float = 120.0,
     rate: float = 100.0,
     admit: float | None = None,
+    source: str = "files",
     formers: dict[str, str] | None = None,
     lost: str = "",
 ) -> dict[str, Assignment]:
@@ -78,7 +79,9 @@ def assign(
             kind=kind,
             inputs=inputs,
             outputs=[n for n, (_, i) in stages.items() if name in i],
-            source=SourceSpec(path="in", rate_rps=rate, count=count, repeat=True, admit_rps=admit)
+            source=SourceSpec(
+                kind=source, path="in", rate_rps=rate, count=count, repeat=True, admit_rps=admit
+            )
             if kind == "source"
             else None,
             sink=SinkSpec(kind="jsonl", path="out") if kind == "sink" else None,
@@ -217,6 +220,22 @@ def test_a_request_is_filtered_only_where_every_route_filters_it(seed: int) -> N
     mesh.check_ledger(["out"])
     kinds = list(mesh.endings["out"].values())
     assert kinds.count(Kind.FILTERED) == sum(1 for n in range(200) if n % 2 and n % 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_offered_from_outside_ends_once_with_its_payload_if_it_was_accepted(
+    seed: int,
+) -> None:
+    mesh = SimMesh(seed, "abc", {})
+    lanes = [(0.7, "abca", "-c--"), (0.3, "acba", "-b--")]
+    serve(mesh, assign(CHAIN, lanes, "abc", count=1, source="offered"))
+    mesh.chaos(6.0, 12, "abc")
+    mesh.offer("a", "photos", range(400), 0.02)
+    mesh.run(lambda: mesh.time > 8.5 and not mesh._in_flight(), 400.0)
+    mesh.check_ledger(["out"])
+    assert mesh.endings["out"].keys() == mesh.offered.keys()
+    assert len(mesh.offered) > 100, "the worker of the source was not down all the time"
+    assert mesh.errors == []
 
 
 @pytest.mark.parametrize("seed", range(3))
