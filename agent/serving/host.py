@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.model_host.inference import Artifacts
-from agent.serving.aggregates.states import States
+from agent.serving.aggregate_io.states import States
 from agent.serving.batcher import Job, place_of, places_of
 from agent.serving.clock import Clock
 from agent.serving.compute.lane import ComputeLane
@@ -44,7 +44,7 @@ from agent.serving.instructions import (
 )
 from agent.serving.routing.generation import Generation
 from agent.serving.routing.graph import neighbours
-from agent.serving.streams.transport import Incoming, Outgoing
+from agent.serving.stream_io.transport import Incoming, Outgoing
 from agent.serving.tuning.entries import Entry
 from agent.serving.tuning.logbook import Logbook
 from tiermesh import limits
@@ -316,6 +316,7 @@ class Host:
         if flow is None:
             return
         flow.stop()
+        await self._endpoints.retire_sources(flow, ())
         longest = max((g.assignment.deadline_seconds for g in flow.generations.values()), default=0)
         drained = self._drained.setdefault(workflow, asyncio.Event())
         with contextlib.suppress(TimeoutError):

@@ -16,7 +16,7 @@ from agent.serving.endpoints.sink import SinkState
 from agent.serving.flow import Flow
 from agent.serving.instructions import Acknowledge, Hangup, Wake, Write
 from agent.serving.routing.generation import Generation
-from agent.serving.streams.transport import Incoming, Outgoing
+from agent.serving.stream_io.transport import Incoming, Outgoing
 from tiermesh import wire
 from tiermesh.documents.assignment import Assignment, Peer, ReplicaSpec, SinkSpec, StageSpec
 from tiermesh.documents.plan import Lane

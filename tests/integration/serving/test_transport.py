@@ -13,8 +13,8 @@ from agent.serving.endpoints.sink import SinkState
 from agent.serving.flow import Flow
 from agent.serving.instructions import Instruction, Notice
 from agent.serving.routing.generation import Generation
+from agent.serving.stream_io.transport import Incoming, Outgoing
 from agent.serving.streams.sender import SILENCE_S
-from agent.serving.streams.transport import Incoming, Outgoing
 from tests.simulation.serving.test_mesh import CHAIN, assign
 from tiermesh import PROTOCOL_VERSION, codec, limits, wire
 from tiermesh.frames import Frame, Kind, pack

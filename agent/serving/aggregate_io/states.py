@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from agent.serving.aggregate_io.statefile import StateFile
 from agent.serving.aggregates import snapshot
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.snapshot import Held, Snapshot
-from agent.serving.aggregates.statefile import StateFile
 from agent.serving.compute.lane import ComputeLane
 from agent.serving.compute.replicas import Replicas
 from agent.serving.driver import FlowDriver
