@@ -19,7 +19,7 @@ from agent.serving.compute.replicas import Replicas, Report
 from agent.serving.compute.runners import Outcomes
 from agent.serving.compute.running_note import RunningNote
 from agent.serving.endpoint_io.data_folder import DataFolder
-from agent.serving.endpoint_io.endpoints import Endpoints
+from agent.serving.endpoint_io.endpoint_host import EndpointHost
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,
@@ -36,7 +36,7 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
-    Refuse,
+    RejectOffers,
     Settled,
     Unload,
     Wake,
@@ -95,7 +95,7 @@ class Host:
         self._logbook = logbook
         self._clock = Clock()
         self._lane = ComputeLane(self._loop)
-        self._endpoints = Endpoints(self, data, state)
+        self._endpoints = EndpointHost(self, data, state)
         self._note = RunningNote(state / "serving")
         self._suspects = self._note.load()
         self._flows: dict[str, Flow] = {}
@@ -365,7 +365,7 @@ class Host:
         match instruction:
             case Wake() | Hangup() | Acknowledge():
                 self._speak(flow, instruction)
-            case Write() | Read() | Record() | Refuse() | Forget() | Settled() | Drop():
+            case Write() | Read() | Record() | RejectOffers() | Forget() | Settled() | Drop():
                 self._endpoints.carry_out(flow, instruction)
             case Dump() | Adopt() | Own() | Give():
                 self._states.carry_out(flow, instruction)

@@ -23,7 +23,7 @@ class Record(msgspec.Struct, frozen=True):
     requests: tuple[Request, ...]
 
 
-class Refuse(msgspec.Struct, frozen=True):
+class RejectOffers(msgspec.Struct, frozen=True):
     """Tell whoever offered requests to a source that they are not accepted, and why; `offers` are their numbers."""
 
     source: str
@@ -137,7 +137,7 @@ StateInstruction: TypeAlias = Dump | Adopt | Own | Give
 
 Instruction: TypeAlias = (
     Record
-    | Refuse
+    | RejectOffers
     | Read
     | Forget
     | Write

@@ -17,13 +17,13 @@ from agent.serving.endpoint_io.intake import SourceIntake
 from agent.serving.endpoint_io.kinds import PushSource, SourceEndpoint, source_kind
 from agent.serving.endpoint_io.spool import Spool, remove_if_empty
 from agent.serving.endpoints.arrivals import ArrivalSchedule
-from agent.serving.endpoints.feeds import Feed, OfferedFeed, PacedFeed
+from agent.serving.endpoints.feeds import OfferedFeed, PacedFeed, RequestFeed
 from agent.serving.endpoints.ledger import RequestLedger
 from agent.serving.endpoints.request import Request
 from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
-from agent.serving.instructions import Forget, Read, Record, Refuse, Settled
+from agent.serving.instructions import Forget, Read, Record, RejectOffers, Settled
 from agent.serving.routing.generation import Generation
 from tiermesh.documents.assignment import ReplicaSpec, SourceSpec, StageSpec
 from tiermesh.errors import StorageFull, TiermeshError
@@ -43,7 +43,7 @@ class _Opened:
     items: Sequence[str] | None
     trace: Sequence[float]
 
-    def feed(self, share: tuple[float, float]) -> Feed:
+    def feed(self, share: tuple[float, float]) -> RequestFeed:
         """The requests of the part of the source that is made here."""
         if self.items is None:
             part, admit = share[1] - share[0], self.spec.admit_rps
@@ -72,7 +72,7 @@ class _Place:
     replica: str
     workflow: str
     run: str
-    feed: Feed
+    feed: RequestFeed
 
 
 class SourceHost:
@@ -126,7 +126,7 @@ class SourceHost:
         return key
 
     async def _go_on(
-        self, flow: Flow, source: SourceState, replica: str, opened: _Opened, feed: Feed
+        self, flow: Flow, source: SourceState, replica: str, opened: _Opened, feed: RequestFeed
     ) -> None:
         """Let a source of the generation before go on as one of this."""
         serving = self._serving[flow.workflow, source.key]
@@ -238,9 +238,11 @@ class SourceHost:
 
     # Instructions
 
-    def carry_out(self, flow: Flow, instruction: Record | Refuse | Read | Forget | Settled) -> None:
+    def carry_out(
+        self, flow: Flow, instruction: Record | RejectOffers | Read | Forget | Settled
+    ) -> None:
         """Do what a flow says, on the disk."""
-        if isinstance(instruction, Refuse):
+        if isinstance(instruction, RejectOffers):
             serving = self._serving.get((flow.workflow, instruction.source))
             if serving is not None:
                 serving.intake.refused(instruction.offers, instruction.why)

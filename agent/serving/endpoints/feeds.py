@@ -34,7 +34,7 @@ class FeedRequest(NamedTuple):
         return self.payload.size if self.payload is not None else 0
 
 
-class Feed(Protocol):
+class RequestFeed(Protocol):
     """The requests of one replica of a source, in order; `accepted` is how many it has accepted."""
 
     @property
@@ -52,7 +52,7 @@ class Feed(Protocol):
         """When the next request is, or was, due; infinity: none is to be seen."""
         ...
 
-    def begin(self, former: Feed | None, accepted: int, now: float) -> None:
+    def begin(self, former: RequestFeed | None, accepted: int, now: float) -> None:
         """Go on from here, after the feed of the generation before, if there was one."""
         ...
 
@@ -99,7 +99,7 @@ class PacedFeed:
         """When the next request is, or was, due."""
         return self._next_at
 
-    def begin(self, former: Feed | None, accepted: int, now: float) -> None:
+    def begin(self, former: RequestFeed | None, accepted: int, now: float) -> None:
         """Go on with the request that would come next; it comes no later than it would have."""
         gap = 0.0 if self.is_over(accepted) else self._arrivals.gap(accepted)
         before = former.next_at if isinstance(former, PacedFeed) else inf
@@ -188,7 +188,7 @@ class OfferedFeed:
         """When the oldest that waits was offered; infinity: none does."""
         return self.queue.offered_at
 
-    def begin(self, former: Feed | None, accepted: int, now: float) -> None:
+    def begin(self, former: RequestFeed | None, accepted: int, now: float) -> None:
         """Go on with what was offered to the feed before."""
         if isinstance(former, OfferedFeed):
             self.queue = former.queue

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from agent.serving.endpoints.feeds import Feed, FeedRequest, OfferedFeed
+from agent.serving.endpoints.feeds import FeedRequest, OfferedFeed, RequestFeed
 from agent.serving.endpoints.ledger import RequestLedger
 from agent.serving.endpoints.pacing import RateLimiter
 from agent.serving.endpoints.request import Request
@@ -51,7 +51,7 @@ class SourceState:
         *,
         workflow: str,
         run: str,
-        feed: Feed,
+        feed: RequestFeed,
         ledger: RequestLedger,
         now: float,
     ) -> None:
@@ -68,7 +68,7 @@ class SourceState:
         self._throttled = False
         feed.begin(None, self._accepted, now)
 
-    def adopt(self, replica: str, feed: Feed, now: float) -> None:
+    def adopt(self, replica: str, feed: RequestFeed, now: float) -> None:
         """Go on as a replica of a newer generation of the same run."""
         self.replica = replica
         self.retired = False

@@ -14,7 +14,7 @@ from agent.serving.endpoints.ledger import RequestLedger
 from agent.serving.endpoints.request import PossibleDuplicate, Request
 from agent.serving.endpoints.sinks import how_it_ended, result_of
 from agent.serving.endpoints.source import SourceState, Steered
-from agent.serving.instructions import Forget, Refuse, Settled
+from agent.serving.instructions import Forget, RejectOffers, Settled
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
 from agent.serving.steering.rule import LaneRule
@@ -63,12 +63,12 @@ class Sources:
         source = self.by_key.get(key)
         why = source.offer(request) if source is not None else "it is not here"
         if why is not None and request.offer is not None:
-            self._post.do(Refuse(key, (request.offer,), why))
+            self._post.do(RejectOffers(key, (request.offer,), why))
 
     def _refuse(self, source: SourceState) -> None:
         offers = source.refuse()
         if offers:
-            self._post.do(Refuse(source.key, offers, "it has been stopped"))
+            self._post.do(RejectOffers(source.key, offers, "it has been stopped"))
 
     def _tell_throttled(
         self, generation: Generation | None, source: SourceState, now: float

@@ -49,7 +49,7 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
-    Refuse,
+    RejectOffers,
     Settled,
     StateInstruction,
     Unload,
@@ -376,7 +376,7 @@ class SimDevice:
                 self.change_state(instruction)
             case Notice(kind, text):
                 self.mesh.notices.append((kind, text))
-            case Unload() | Log() | Refuse():
+            case Unload() | Log() | RejectOffers():
                 pass
 
     def change_state(self, instruction: StateInstruction) -> None:

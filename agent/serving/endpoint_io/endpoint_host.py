@@ -10,13 +10,13 @@ from agent.serving.endpoint_io.data_folder import DataFolder
 from agent.serving.endpoint_io.sink_host import SinkHost
 from agent.serving.endpoint_io.source_host import SourceHost
 from agent.serving.flow import Flow
-from agent.serving.instructions import Drop, Forget, Read, Record, Refuse, Settled, Write
+from agent.serving.instructions import Drop, Forget, Read, Record, RejectOffers, Settled, Write
 from agent.serving.routing.generation import Generation
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
 from tiermesh.errors import TiermeshError
 
 
-class Endpoints:
+class EndpointHost:
     """Both sides. `data` is the folder that they may use; `state` is the agent's own."""
 
     def __init__(self, driver: FlowDriver, data: DataFolder, state: Path) -> None:
@@ -60,7 +60,9 @@ class Endpoints:
         await self._sources.retire(flow, but)
 
     def carry_out(
-        self, flow: Flow, instruction: Write | Drop | Read | Record | Refuse | Forget | Settled
+        self,
+        flow: Flow,
+        instruction: Write | Drop | Read | Record | RejectOffers | Forget | Settled,
     ) -> None:
         """Do what a flow says, in the threads of sources and sinks."""
         if isinstance(instruction, (Write, Drop)):
