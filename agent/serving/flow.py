@@ -21,8 +21,8 @@ from agent.serving.aggregates.sequence import Sequence
 from agent.serving.aggregates.snapshot import Given, Held
 from agent.serving.batcher import Job, Work
 from agent.serving.compute.suspects import Suspects
-from agent.serving.endpoints.ledger import Request
-from agent.serving.endpoints.sink import Arrival
+from agent.serving.endpoints.request import Request
+from agent.serving.endpoints.sink import SinkAction
 from agent.serving.endpoints.sinks import Sinks
 from agent.serving.endpoints.sources import Sources
 from agent.serving.instructions import (
@@ -65,8 +65,8 @@ class Flow:
         self.post = Post(device, self._generations)
         self.links = self.post.links
         self.sources = Sources(self.post, self._generations)
-        self._ends = Sinks(self.post, self._generations)
-        self.sinks = self._ends.by_stage
+        self._sinks = Sinks(self.post, self._generations)
+        self.sinks = self._sinks.by_stage
         self._suspects = suspects or Suspects({})
         self._sequences: dict[str, Sequence[tuple[_At, Work]]] = {}
         self.handovers = Handovers(workflow, self.post, self._generations, epoch)
@@ -107,7 +107,7 @@ class Flow:
             raise TiermeshError(f"generation {number} of {self.workflow} is not prepared")
         if self.current in self.generations:
             self.generations[self.current].touched = now
-        self._ends.fence(self.generations.get(self.current), self.generations[number])
+        self._sinks.fence(self.generations.get(self.current), self.generations[number])
         self._generations.current = number
         self.sources.switched(self.generations[number], now)
         self._bring_home(now)
@@ -209,9 +209,8 @@ class Flow:
         self._settle(now)
 
     def unreadable(self, source: str, request: Request, why: str, now: float) -> None:
-        """The file of a request cannot be read: it ends in an error."""
-        request.why = why
-        self.sources.fail(self.sources.by_key[source], request, now, why)
+        """The payload of a request cannot be read: it ends in an error."""
+        self.sources.unreadable(source, request, why, now)
         self._settle(now)
 
     # Frames
@@ -251,9 +250,9 @@ class Flow:
             case Kind.STATE:
                 self.handovers.hear(frame, now)
             case Kind.DROP:
-                self._ends.drop(frame, now)
+                self._sinks.drop(frame, now)
             case _:
-                self._ends.answer(frame, now)
+                self._sinks.answer(frame, now)
 
     def _enter(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         queue = at.queue
@@ -387,7 +386,7 @@ class Flow:
 
     def _end_at_sink(self, at: _At, frame: Frame, release: Release, now: float) -> None:
         queue = at.queue
-        if self._ends.arrive(queue.spec.stage, frame, now) is not Arrival.WRITE:
+        if self._sinks.arrive(queue.spec.stage, frame, now) is not SinkAction.WRITE:
             _call(release)
         elif queue.computes and frame.kind is Kind.DATA:
             self._add(at, Work(frame, now, release), now)
@@ -396,12 +395,12 @@ class Flow:
 
     def written(self, writes: Iterable[Write], now: float) -> None:
         """The ends of requests are on disk at a sink."""
-        self._ends.written(writes, now)
+        self._sinks.written(writes, now)
         self._settle(now)
 
     def dropped(self, drops: Iterable[tuple[Drop, Kind | None]], now: float) -> None:
         """The ends of requests are out of a sink's file."""
-        self._ends.dropped(drops, now)
+        self._sinks.dropped(drops, now)
         self._settle(now)
 
     # Computing

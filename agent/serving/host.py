@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.model_host.inference import Artifacts
-from agent.serving.aggregates.states import States
+from agent.serving.aggregate_io.states import States
 from agent.serving.batcher import Job, place_of, places_of
 from agent.serving.clock import Clock
 from agent.serving.compute.lane import ComputeLane
 from agent.serving.compute.replicas import Replicas, Report
 from agent.serving.compute.runners import Outcomes
 from agent.serving.compute.running_note import RunningNote
-from agent.serving.endpoints.data_folder import DataFolder
-from agent.serving.endpoints.files import Ends
+from agent.serving.endpoint_io.data_folder import DataFolder
+from agent.serving.endpoint_io.endpoint_host import EndpointHost
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
     Acknowledge,
@@ -36,6 +36,7 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
+    RejectOffers,
     Settled,
     Unload,
     Wake,
@@ -43,7 +44,7 @@ from agent.serving.instructions import (
 )
 from agent.serving.routing.generation import Generation
 from agent.serving.routing.graph import neighbours
-from agent.serving.streams.transport import Incoming, Outgoing
+from agent.serving.stream_io.transport import Incoming, Outgoing
 from agent.serving.tuning.entries import Entry
 from agent.serving.tuning.logbook import Logbook
 from tiermesh import limits
@@ -95,7 +96,7 @@ class Host:
         self._logbook = logbook
         self._clock = Clock()
         self._lane = ComputeLane(self._loop)
-        self._ends = Ends(self, data, state)
+        self._endpoints = EndpointHost(self, data, state)
         self._note = RunningNote(state / "serving")
         self._suspects = self._note.load()
         self._flows: dict[str, Flow] = {}
@@ -199,8 +200,8 @@ class Host:
         try:
             flow = self._flows.get(assignment.workflow) or self._new_flow(assignment.workflow)
             for spec, stage in generation.sources_and_sinks():
-                await self._ends.prepare(flow, assignment, spec, stage)
-            await self._ends.remember_sinks(flow, assignment)
+                await self._endpoints.prepare(flow, assignment, spec, stage)
+            await self._endpoints.remember_sinks(flow, assignment)
         except BaseException:
             self._replicas.unload(assignment.workflow, assignment.generation)
             raise
@@ -258,10 +259,8 @@ class Host:
         keys: set[str] = set()
         for spec, stage in generation.sources_and_sinks():
             if stage.source is not None:
-                keys.add(await self._ends.start_source(flow, generation, spec, stage))
-        for key, source in flow.sources.by_key.items():
-            if key not in keys:
-                source.retire()
+                keys.add(await self._endpoints.start_source(flow, generation, spec, stage))
+        await self._endpoints.retire_sources(flow, keys)
         await self._take_states(flow)
 
     async def _take_states(self, flow: Flow) -> None:
@@ -318,6 +317,7 @@ class Host:
         if flow is None:
             return
         flow.stop()
+        await self._endpoints.retire_sources(flow, ())
         longest = max((g.assignment.deadline_seconds for g in flow.generations.values()), default=0)
         drained = self._drained.setdefault(workflow, asyncio.Event())
         with contextlib.suppress(TimeoutError):
@@ -333,7 +333,7 @@ class Host:
             self._replicas.unload(workflow, number)
         for key in [k for k in self._outgoing if k[0] == workflow]:
             await self._outgoing.pop(key).close()
-        await self._ends.close_workflow(workflow)
+        await self._endpoints.close_workflow(workflow)
         self._drained.pop(workflow, None)
 
     async def close(self) -> None:
@@ -347,7 +347,7 @@ class Host:
         await asyncio.to_thread(self.close_logbook)
         for workflow in list(self._flows):
             await self._remove(workflow)
-        self._ends.close()
+        self._endpoints.close()
 
     # Instructions
 
@@ -366,8 +366,8 @@ class Host:
         match instruction:
             case Wake() | Hangup() | Acknowledge():
                 self._speak(flow, instruction)
-            case Write() | Read() | Record() | Forget() | Settled() | Drop():
-                self._ends.carry_out(flow, instruction)
+            case Write() | Read() | Record() | RejectOffers() | Forget() | Settled() | Drop():
+                self._endpoints.carry_out(flow, instruction)
             case Dump() | Adopt() | Own() | Give():
                 self._states.carry_out(flow, instruction)
             case Unload(generation):

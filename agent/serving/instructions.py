@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from agent.serving.aggregates.snapshot import Given
-from agent.serving.endpoints.ledger import Request, Stray
+from agent.serving.endpoints.request import PossibleDuplicate, Request
 from agent.serving.tuning.entries import Entry
 from tiermesh.frames import Frame, Packed
 
@@ -23,8 +23,16 @@ class Record(msgspec.Struct, frozen=True):
     requests: tuple[Request, ...]
 
 
+class RejectOffers(msgspec.Struct, frozen=True):
+    """Tell whoever offered requests to a source that they are not accepted, and why; `offers` are their numbers."""
+
+    source: str
+    offers: tuple[int, ...]
+    why: str
+
+
 class Read(msgspec.Struct, frozen=True):
-    """Read a request's file, then call `Flow.inject` with its payload, or `Flow.unreadable`."""
+    """Read a request's payload, then call `Flow.inject` with it, or `Flow.unreadable`."""
 
     source: str
     request: Request
@@ -38,10 +46,10 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """Take a stray, which counts nowhere else any more, out of a source's spool."""
+    """Take a duplicate, which counts nowhere else any more, out of a source's spool."""
 
     source: str
-    stray: Stray
+    duplicate: PossibleDuplicate
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -129,6 +137,7 @@ StateInstruction: TypeAlias = Dump | Adopt | Own | Give
 
 Instruction: TypeAlias = (
     Record
+    | RejectOffers
     | Read
     | Forget
     | Write

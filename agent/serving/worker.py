@@ -18,7 +18,7 @@ from typing import Any, Final
 import grpc.aio
 
 from agent.serving import control
-from agent.serving.endpoints.data_folder import DataFolder
+from agent.serving.endpoint_io.data_folder import DataFolder
 from agent.serving.host import Computing, Host
 from agent.serving.tuning import retuning
 from agent.serving.tuning.logbook import Logbook

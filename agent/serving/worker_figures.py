@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.serving.endpoints.sink import Endings, Sink
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.sink import OutcomeCounts, SinkState
+from agent.serving.endpoints.source import SourceState
 from agent.serving.flow import Flow
 from agent.serving.routing.generation import ReplicaQueue
 from tiermesh import histogram
@@ -51,7 +51,7 @@ def _add_sources(figures: pb.WorkerFigures, workflow: str, flow: Flow, now: floa
             _fill_source(figures.sources.add(workflow=workflow, stage=source.stage), source, now)
 
 
-def _fill_source(told: pb.SourceSample, source: Source, now: float) -> None:
+def _fill_source(told: pb.SourceSample, source: SourceState, now: float) -> None:
     ledger, counts = source.ledger, source.ledger.counts
     told.run = source.key.removesuffix(f".{source.stage}")
     told.accepted, told.confirmed, told.retried = counts.accepted, counts.confirmed, counts.retried
@@ -59,7 +59,7 @@ def _fill_source(told: pb.SourceSample, source: Source, now: float) -> None:
     told.in_flight, told.waiting = ledger.in_flight, source.waiting(now)
     told.finished = source.is_finished
     told.confirmed_rps = ledger.latency.rate(now)
-    told.retries_withheld = ledger.repeats.withheld
+    told.retries_withheld = ledger.retries.withheld
     told.generation = ledger.lanes.generation
     told.lanes.update(ledger.lanes.by_lane)
     told.shares.update(source.shares)
@@ -70,12 +70,12 @@ def _fill_source(told: pb.SourceSample, source: Source, now: float) -> None:
 def _add_sinks(figures: pb.WorkerFigures, workflow: str, flow: Flow) -> None:
     for stage, sink in flow.sinks.items():
         # One of a stage that has left, and at which nothing ended, only remembers what ended here before.
-        if flow.has_stage(stage) or sink.endings != Endings():
+        if flow.has_stage(stage) or sink.counts != OutcomeCounts():
             _fill_sink(figures.sinks.add(workflow=workflow, stage=stage), sink)
 
 
-def _fill_sink(told: pb.SinkSample, sink: Sink) -> None:
-    ends = sink.endings
+def _fill_sink(told: pb.SinkSample, sink: SinkState) -> None:
+    ends = sink.counts
     told.run = sink.run
     told.results, told.errors, told.filtered = ends.results, ends.errors, ends.filtered
     told.duplicates = ends.duplicates

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agent.serving.batcher import Job, Step, Work
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.ledger import Ledger, Request
-from agent.serving.endpoints.sink import Sink
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.feeds import PacedFeed
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.request import Request
+from agent.serving.endpoints.sink import SinkState
+from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
@@ -68,7 +70,7 @@ class Times(Protocol):
         ...
 
 
-class GivenArrivals(Arrivals):
+class GivenArrivals(ArrivalSchedule):
     """Arrivals at given times, whatever their share; `begun` is when the source starts."""
 
     def __init__(self, times: Sequence[float], admit_rps: float | None, begun: float) -> None:
@@ -94,13 +96,13 @@ class GivenArrivals(Arrivals):
         return self._times[index] - (self._times[index - 1] if index else self._begun)
 
 
-class _Files:
+class _Files(Sequence[str]):
     """As many files as anybody asks for."""
 
     def __len__(self) -> int:
         return 1_000_000
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: Any) -> Any:
         return f"{index}.jpg"
 
 
@@ -157,7 +159,7 @@ class Machine:
         generation = Generation(assignment, self.now)
         for _, stage in generation.sources_and_sinks():
             if stage.kind == "sink" and stage.name not in flow.sinks:
-                flow.sinks[stage.name] = Sink(assignment.run)
+                flow.sinks[stage.name] = SinkState(assignment.run)
         flow.prepare(generation)
 
     def commit(self, assignment: Assignment) -> None:
@@ -182,19 +184,18 @@ class Machine:
         key = f"{assignment.run}.{stage}"
         arrivals = GivenArrivals(self._times.arrivals(self.name), admit, self.now)
         if key in flow.sources.by_key:
-            flow.sources.by_key[key].adopt(replica, arrivals, _Files(), self.now)
+            flow.sources.by_key[key].adopt(replica, PacedFeed(arrivals, _Files()), self.now)
             return
-        ledger = Ledger(generation.graph.sinks_below(stage), assignment.deadline_seconds)
+        ledger = RequestLedger(generation.graph.sinks_below(stage), assignment.deadline_seconds)
         locate_sinks(ledger, generation, stage)
         count_for(ledger, generation, self.now)
-        flow.sources.by_key[key] = Source(
+        flow.sources.by_key[key] = SourceState(
             key,
             stage,
             replica,
             workflow=assignment.workflow,
             run=generation.router.run_of(stage, self.name),
-            arrivals=arrivals,
-            files=_Files(),
+            feed=PacedFeed(arrivals, _Files()),
             ledger=ledger,
             now=self.now,
         )

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from agent.serving.endpoints.arrivals import Arrivals
+from agent.serving.endpoints.arrivals import ArrivalSchedule
 from bench.attainment.truth import Sent
 from tiermesh import ids
 from tiermesh.documents.assignment import SourceSpec
@@ -60,7 +60,7 @@ class Camera:
     """One replica of the source: its device's id, its arrivals, and the run that its ids follow from."""
 
     device: str
-    arrivals: Arrivals
+    arrivals: ArrivalSchedule
     run: str
 
     def due(self, ended: Mapping[str, Mapping[str, Any]], horizon_s: float) -> list[Sent]:
@@ -94,7 +94,7 @@ def camera(
     device: str, spec: SourceSpec, share: tuple[float, float], run: str, trace: Sequence[float]
 ) -> Camera:
     """A replica of the source as its agent makes it."""
-    return Camera(device, Arrivals(spec, 1_000_000, share, trace), f"{run}@{device}")
+    return Camera(device, ArrivalSchedule(spec, 1_000_000, share, trace), f"{run}@{device}")
 
 
 def lines(files: Iterable[Path], run: str) -> list[dict[str, Any]]:

@@ -156,5 +156,5 @@ def _repeated(run: Run) -> tuple[int, int]:
     """Requests that were injected again, and ends that came twice."""
     flows = [m.flow for m in run.world.machines.values() if m.flow is not None]
     retried = sum(s.ledger.counts.retried for f in flows for s in f.sources.by_key.values())
-    twice = sum(sink.endings.duplicates for f in flows for sink in f.sinks.values())
+    twice = sum(sink.counts.duplicates for f in flows for sink in f.sinks.values())
     return retried, twice

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.serving.batcher import Work
-from agent.serving.endpoints.ledger import Request
+from agent.serving.endpoints.request import Request
 from bench.attainment.scenes import Scene, arrivals
 from bench.attainment.settings import BYTES, LINES, NOISE, Setting
 from bench.attainment.timeline import Timeline

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import grpc
 
-from agent.serving.endpoints.sink import Sink
+from agent.serving.endpoints.sink import SinkState
 from agent.serving.flow import Flow
 from agent.serving.instructions import Acknowledge, Hangup, Wake, Write
 from agent.serving.routing.generation import Generation
-from agent.serving.streams.transport import Incoming, Outgoing
+from agent.serving.stream_io.transport import Incoming, Outgoing
 from tiermesh import wire
 from tiermesh.documents.assignment import Assignment, Peer, ReplicaSpec, SinkSpec, StageSpec
 from tiermesh.documents.plan import Lane
@@ -40,7 +40,7 @@ class Driver:
 
     def __init__(self, device: str, peer: str, *, epoch: int = 1, stalled: bool = False) -> None:
         self._flow = Flow("bench", device, epoch)
-        self._flow.sinks["out"] = Sink("run", kept=1)
+        self._flow.sinks["out"] = SinkState("run", kept=1)
         self._flow.prepare(Generation(_assignment(device, peer), self.now()))
         self._stalled = stalled
         self.incoming = Incoming(self, device)

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from ends import REPORT, Driver, frames
 
+from agent.serving.stream_io.transport import Outgoing
 from agent.serving.streams.sender import Link
-from agent.serving.streams.transport import Outgoing
 from tiermesh import wire
 from tiermesh.frames import pack
 

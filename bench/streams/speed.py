@@ -15,8 +15,8 @@ import numpy as np
 from ends import DELAY, RAW, REPORT, Driver, frames
 from msgspec.structs import replace
 
+from agent.serving.stream_io.transport import Outgoing
 from agent.serving.streams.sender import Link
-from agent.serving.streams.transport import Outgoing
 from tiermesh import wire
 from tiermesh.frames import pack
 

@@ -16,6 +16,7 @@ from coordinator.cli.mesh import add_state_option
 from coordinator.cli.output import Output
 from coordinator.cli.replicas import ledger_line
 from coordinator.cli.text import clean
+from tiermesh.documents.endpoints import PacedSource
 from tiermesh.documents.workflow import Source, Workflow
 from tiermesh.errors import InvalidDocument
 
@@ -105,20 +106,26 @@ def check_ends(workflow: Workflow, what: str, fix: str) -> None:
     """Refuse to wait for the end of a run that has none.
 
     Raises:
-        InvalidDocument: naming the source that repeats for ever.
+        InvalidDocument: naming the source that repeats, or takes requests from outside, for ever.
     """
     endless = [name for name in workflow.of_kind(Source) if _is_endless(workflow, name)]
     if endless:
         raise InvalidDocument(
             f"{what} would never return",
-            why=f"the source `{endless[0]}` repeats its files for ever",
+            why=f"the source `{endless[0]}` {_why_endless(workflow, endless[0])}",
             fix=fix,
         )
 
 
 def _is_endless(workflow: Workflow, name: str) -> bool:
     source = workflow.stages[name]
-    return isinstance(source, Source) and source.repeat and source.count is None
+    return isinstance(source, Source) and source.is_endless
+
+
+def _why_endless(workflow: Workflow, name: str) -> str:
+    if isinstance(workflow.stages[name], PacedSource):
+        return "repeats its requests for ever"
+    return "takes requests from outside for ever"
 
 
 async def wait_and_show(

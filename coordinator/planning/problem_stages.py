@@ -60,8 +60,7 @@ def stage_of(fleet: MeasuredFleet, name: str) -> ProblemStage:
 
 def _arrivals(stage: Stage) -> Literal["constant", "poisson"]:
     """What is known of the arrivals; of a trace, nothing."""
-    even = isinstance(stage, Source) and stage.arrivals == "constant"
-    return "constant" if even else "poisson"
+    return "constant" if isinstance(stage, Source) and stage.is_even else "poisson"
 
 
 def _check_places(fleet: MeasuredFleet, name: str, stage: Stage) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec.structs import replace
+
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Catalogue, Device
 from coordinator.rollout import rooms
@@ -18,6 +20,7 @@ from tiermesh.documents.assignment import (
     SourceSpec,
     StageSpec,
 )
+from tiermesh.documents.endpoints import PacedSource
 from tiermesh.documents.plan import Plan, Replica
 from tiermesh.documents.workflow import (
     Aggregate,
@@ -239,21 +242,33 @@ def _stage(workflow: Workflow, name: str, carried: float) -> StageSpec:
             if isinstance(stage, Source)
             else None
         ),
-        sink=SinkSpec(kind=stage.sink, path=stage.path) if isinstance(stage, Sink) else None,
+        sink=_sink(stage) if isinstance(stage, Sink) else None,
     )
 
 
 def _source(stage: Source, offered_rps: float, carried: float) -> SourceSpec:
-    return SourceSpec(
-        path=stage.path,
+    spec = SourceSpec(
+        kind=stage.source,
+        path=getattr(stage, "path", []),
+        options=stage.own_options,
         rate_rps=float(stage.rate) if stage.rate is not None else None,
+        admit_rps=carried * offered_rps if 0 < carried < 1 else None,
+    )
+    if not isinstance(stage, PacedSource):
+        return spec
+    return replace(
+        spec,
         arrivals=stage.arrivals,
         trace=stage.trace,
         seed=stage.seed,
         count=stage.count,
         repeat=stage.repeat,
-        admit_rps=carried * offered_rps if 0 < carried < 1 else None,
     )
+
+
+def _sink(stage: Sink) -> SinkSpec:
+    path = getattr(stage, "path", None)
+    return SinkSpec(kind=stage.sink, path=path, options=stage.own_options)
 
 
 def _replica(replica: Replica, stage: Stage, catalogue: Catalogue, device: Device) -> ReplicaSpec:

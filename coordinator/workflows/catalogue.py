@@ -8,8 +8,9 @@ from typing import Protocol
 
 from coordinator.fleet.state import Catalogue
 from coordinator.planning.snapshot import AccuracyTable
+from tiermesh.documents.endpoints import CallbackSink
 from tiermesh.documents.variant import Bundle, Variant
-from tiermesh.documents.workflow import Aggregate, Filter, Join, Map, Model, Sink, Stage, Workflow
+from tiermesh.documents.workflow import Aggregate, Filter, Join, Map, Model, Stage, Workflow
 from tiermesh.errors import InvalidDocument
 
 
@@ -76,7 +77,7 @@ def _code_folder(stage: Stage) -> str | None:
     match stage:
         case Map(map=folder) | Filter(filter=folder) | Join(join=folder):
             return folder
-        case Aggregate(aggregate=folder) | Sink(call=folder):
+        case Aggregate(aggregate=folder) | CallbackSink(call=folder):
             return folder
         case _:
             return None

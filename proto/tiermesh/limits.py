@@ -47,6 +47,9 @@ STREAM_CREDIT_FRAMES: Final = 1_024
 """Some messages of small frames: with one at most under way, each would wait for the one before to be acknowledged."""
 STREAM_CREDIT_BYTES: Final = 64 * 2**20
 SOURCE_INFLIGHT_REQUESTS: Final = 1_024
+SOURCE_OFFERED_REQUESTS: Final = 256
+SOURCE_OFFERED_BYTES: Final = 64 * 2**20
+"""Of requests that were offered from outside and are not accepted yet."""
 SINK_REMEMBERED_IDS: Final = 1_000_000
 REQUEST_DEADLINE_S: Final = 60.0
 WARM_UP_S: Final = 60.0

@@ -1,1 +1,1 @@
-"""Stateful stages: the order in which they fold, their state on disk, and how it moves to another device."""
+"""Stateful stages: the order in which they fold, what their state is, and how it moves to another device."""

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from agent.model_host.inference import Artifacts
 from agent.model_host.process import resident_bytes
-from agent.serving.aggregates import statefile
+from agent.serving.aggregate_io import statefile
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.compute import runners
 from agent.serving.compute.runners import AggregateRunner, Runner

@@ -14,8 +14,8 @@ from agent.errors import StageCodeFailed
 from agent.model_host import stage_code
 from agent.model_host.emulation import Dilation
 from agent.model_host.inference import Artifacts, Inference
+from agent.serving.aggregate_io.statefile import StateFile
 from agent.serving.aggregates.folding import Aggregate
-from agent.serving.aggregates.statefile import StateFile
 from agent.serving.batcher import Item, Job, Step, Work
 from agent.serving.compute import warming
 from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared

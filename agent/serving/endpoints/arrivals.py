@@ -27,7 +27,7 @@ _ROUNDING: Final = 1e-9
 """Shares are sums of decimals; what they miss of 1 must not lose an arrival."""
 
 
-class Arrivals:
+class ArrivalSchedule:
     """The arrivals at one replica of a source, which makes the `share` (from, to) of the source's requests.
 
     `trace` are the times of `arrivals: trace`, in seconds from the start, of the whole source.

@@ -20,34 +20,38 @@ BUCKETS: Final = 30
 """Of each window: it is longer than it says by one in so many at most."""
 
 
-class Ended(StrEnum):
+class RequestOutcome(StrEnum):
     """How a request ended. Of several sinks the worst counts: an error, else a result, else filtered."""
 
     RESULT = "result"
     FILTERED = "filtered"
     ERROR = "error"
 
-    def with_another(self, other: Ended) -> Ended:
+    def with_another(self, other: RequestOutcome) -> RequestOutcome:
         """How a request ended that ended so at one sink, and like `other` at another."""
-        return next(e for e in (Ended.ERROR, Ended.RESULT, Ended.FILTERED) if e in (self, other))
+        return next(
+            e
+            for e in (RequestOutcome.ERROR, RequestOutcome.RESULT, RequestOutcome.FILTERED)
+            if e in (self, other)
+        )
 
 
 @dataclass(slots=True)
-class Tally:
+class OutcomeTally:
     """Requests that ended; `within` by the percentile of the SLO that they met."""
 
     ended: int = 0
     failed: int = 0
     within: dict[str, int] = field(default_factory=dict[str, int])
 
-    def add(self, ended: Ended, met: tuple[str, ...]) -> None:
+    def add(self, ended: RequestOutcome, met: tuple[str, ...]) -> None:
         """One more has ended."""
         self.ended += 1
-        self.failed += ended is Ended.ERROR
+        self.failed += ended is RequestOutcome.ERROR
         for percentile in met:
             self.within[percentile] = self.within.get(percentile, 0) + 1
 
-    def join(self, other: Tally) -> None:
+    def join(self, other: OutcomeTally) -> None:
         """Add what another has counted."""
         self.ended += other.ended
         self.failed += other.failed
@@ -61,21 +65,21 @@ class _Ring:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._width = seconds / BUCKETS
-        self._buckets: deque[tuple[int, Tally]] = deque()
+        self._buckets: deque[tuple[int, OutcomeTally]] = deque()
 
-    def bucket(self, now: float) -> Tally:
+    def bucket(self, now: float) -> OutcomeTally:
         """Where what ends now is counted."""
         at = int(now // self._width)
         self._drop(at)
         if not self._buckets or self._buckets[-1][0] < at:
-            self._buckets.append((at, Tally()))
+            self._buckets.append((at, OutcomeTally()))
         return self._buckets[-1][1]
 
     def window(self, began: float, now: float, limits: Mapping[str, float]) -> pb.SloWindow:
         """What the buckets add up to."""
         at = int(now // self._width)
         self._drop(at)
-        total = Tally(within=dict.fromkeys(limits, 0))
+        total = OutcomeTally(within=dict.fromkeys(limits, 0))
         for _, tally in self._buckets:
             total.join(tally)
         return _window(self.seconds, total, now - max(began, (at - BUCKETS) * self._width))
@@ -85,7 +89,7 @@ class _Ring:
             self._buckets.popleft()
 
 
-def _window(seconds: float, total: Tally, covered_s: float) -> pb.SloWindow:
+def _window(seconds: float, total: OutcomeTally, covered_s: float) -> pb.SloWindow:
     return pb.SloWindow(
         seconds=seconds,
         ended=total.ended,
@@ -95,7 +99,7 @@ def _window(seconds: float, total: Tally, covered_s: float) -> pb.SloWindow:
     )
 
 
-class Attainment:
+class SloAttainment:
     """The windows of one source. A request costs the same however many came before; so does the memory.
 
     The totals of the run outlive the worker: `note` returns the names of the counts that a request adds one to, for
@@ -110,7 +114,7 @@ class Attainment:
         self._begin(0.0)
 
     def _begin(self, now: float) -> None:
-        self._run = Tally(within=dict.fromkeys(self._limits, 0))
+        self._run = OutcomeTally(within=dict.fromkeys(self._limits, 0))
         self._run_began = self._began = now
         self._rings = [_Ring(seconds) for seconds in WINDOWS_S]
 
@@ -132,9 +136,9 @@ class Attainment:
             self._run.failed = self._kept.get(f"{asked}/failed", 0)
             self._run.within = {p: self._kept.get(f"{asked}/{p}", 0) for p in latency_s}
 
-    def note(self, ended: Ended, latency_s: float, now: float) -> tuple[str, ...]:
+    def note(self, ended: RequestOutcome, latency_s: float, now: float) -> tuple[str, ...]:
         """A request has ended `latency_s` after it was due: what it adds to the totals of the run."""
-        is_error = ended is Ended.ERROR
+        is_error = ended is RequestOutcome.ERROR
         met = tuple(p for p, limit in self._limits.items() if not is_error and latency_s <= limit)
         self._run.add(ended, met)
         for ring in self._rings:

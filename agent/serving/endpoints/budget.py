@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import exp
 
 
-class Budget:
+class RetryBudget:
     """A balance of repetitions: `share` for each request accepted and `floor_per_s`; what is not used goes in `ttl_s`.
 
     So it comes to `ttl_s * (share * rate + floor_per_s)`, however long there was nothing to repeat.

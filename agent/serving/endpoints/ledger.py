@@ -10,25 +10,27 @@ is repeated until they confirm it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
 from math import inf
 from typing import Final
 
-from agent.serving.endpoints.attainment import Attainment, Ended, LaneCounts
-from agent.serving.endpoints.budget import Budget
+from agent.serving.endpoints.attainment import LaneCounts, RequestOutcome, SloAttainment
+from agent.serving.endpoints.pacing import InFlightWindow
+from agent.serving.endpoints.request import (
+    DueRequests,
+    FormerSink,
+    PossibleDuplicate,
+    Request,
+    RetryCause,
+    SourceCounts,
+)
+from agent.serving.endpoints.retries import MOST_DOUBLED, STALLED_LEAST_S, Retries, StallDetector
 from agent.serving.tuning.durations import DurationWindow
-from tiermesh import limits
 
 RETRY_FIRST_S: Final = 0.1
 FAIL_AGAIN_S: Final = 2.0
 UNHEARD_SHARE: Final = 0.5
 """Losses are told, as a rule. For those of which nobody is left to tell, a request is repeated once after this much of
 its deadline: requests that are only slow have made the window shrink by then, and there is time for another attempt."""
-STALLED_LEAST_S: Final = 2.0
-STALLED_SHARE: Final = 0.25
-"""Where an aggregate takes requests in order, all others wait for the oldest; only that is repeated: when no request
-has ended for much longer than usual, at most this share of its deadline."""
 OFTEN_SHARE: Final = 0.125
 """Without a budget, and where the parts of a request may miss each other, what is not confirmed is repeated each time
 so much of the deadline has passed."""
@@ -45,216 +47,23 @@ HELD_S: Final = 0.1
 """How often requests that no lane can take are looked at."""
 
 
-class Cause(IntEnum):
-    """Why a request is due, the weakest reason first."""
-
-    UNHEARD = 0
-    """It has not been confirmed; nobody says that it is lost."""
-    SILENT = 1
-    """A device on its lane is silent: it may be lost, and it may be slow."""
-    LOST = 2
-    """It is known to be lost, or was never sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stray:
-    """A request has ended at a sink; at another device, where the sink was, or to which it had moved, it may have, too.
-
-    That device is told that it does not count there, at least `until` nothing of the request can be on its way.
-    """
-
-    request: str
-    sink: str
-    device: str
-    until: float
-
-
-@dataclass(slots=True)
-class Request:
-    """One accepted request. `due` is when something must be done about it next."""
-
-    index: int
-    id: str
-    file: str
-    accepted_at: float
-    deadline: float
-    unconfirmed: set[str]
-    attempt: int = 0
-    devices: frozenset[str] = frozenset()
-    due: float = inf
-    cause: Cause = Cause.LOST
-    guessed: bool = False
-    """It was repeated because nothing was heard of it; that is done once."""
-    withheld: bool = False
-    """The budget has no room for it."""
-    injected_at: float = -inf
-    reading: bool = False
-    """It is being read from the disk, to be injected."""
-    failed: bool = False
-    why: str = ""
-    """What was last heard to stand in its way."""
-    cleared: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    """Sinks and their former devices that have said that it has not ended there."""
-    asked_since: float = inf
-    forsaken: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
-    """Sinks and their former devices that have not said so in time: it goes to the new device nevertheless."""
-    strays: list[Stray] = field(default_factory=list["Stray"])
-    offered_at: float | None = None
-    """When it was due at its source; None where that is not known, such as of one that an older agent accepted."""
-    ended: Ended | None = None
-    """How it ended at the sinks that have confirmed it."""
-    counted: tuple[str, ...] = ()
-    """What it adds to the totals of the run; see `Attainment`."""
-
-
-class Pace:
-    """How many requests may be in flight.
-
-    The window grows by one with each confirmed request. When requests take more than a quarter of their deadline it
-    becomes what is in flight, and shrinks: a source that offers more than the mesh can do is slowed, instead of all its
-    requests being late.
-    """
-
-    def __init__(self, deadline_s: float) -> None:
-        self._deadline = deadline_s
-        self._window = float(_FIRST_WINDOW)
-
-    @property
-    def window(self) -> int:
-        """Requests that may be in flight."""
-        return int(self._window)
-
-    def confirmed(self, seconds: float, in_flight: int) -> None:
-        """A request has ended after so many seconds since it was accepted; so many are in flight still."""
-        if seconds > self._deadline / 4:
-            # A window that was never used up says nothing of what the mesh can do.
-            self._window = max(min(self._window, in_flight + 1) - 0.5, _LEAST_WINDOW)
-        else:
-            self._window = min(self._window + 1, limits.SOURCE_INFLIGHT_REQUESTS)
-
-
-_MOST_DOUBLED: Final = 16
-_FIRST_WINDOW: Final = 64
-_LEAST_WINDOW: Final = 4
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a source has done in its run, restarts included.
-
-    `accepted == confirmed + in flight` and `confirmed == results + errors + filtered`, always.
-    """
-
-    accepted: int = 0
-    confirmed: int = 0
-    retried: int = 0
-    errors: int = 0
-    filtered: int = 0
-
-    @property
-    def results(self) -> int:
-        """Of the confirmed ones, those with a result."""
-        return self.confirmed - self.errors - self.filtered
-
-    def end(self, ended: Ended) -> None:
-        """One more is confirmed."""
-        self.confirmed += 1
-        self.errors += ended is Ended.ERROR
-        self.filtered += ended is Ended.FILTERED
-
-
-class Progress:
-    """How long it takes until the next request ends, where they end in order: whether all have come to a halt."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self._most = STALLED_SHARE * deadline_s
-        self._ended_at = -inf
-        self._gap = 0.0
-        self._halts = 0
-
-    def ended(self, request: Request, now: float) -> None:
-        """A request has ended."""
-        gap = now - max(self._ended_at, request.injected_at)
-        self._gap += (min(gap, self._most) - self._gap) / 8
-        self._ended_at = now
-        self._halts = 0
-
-    def halts_at(self, oldest: Request) -> float:
-        """When it is to be supposed that nothing moves any more."""
-        patience = max(STALLED_LEAST_S, 4 * self._gap) * 2 ** min(self._halts, _MOST_DOUBLED)
-        return max(self._ended_at, oldest.injected_at) + min(patience, self._most)
-
-    def repeated(self) -> None:
-        """The oldest has been repeated for that: if that does not help, wait longer."""
-        self._halts += 1
-
-
-class Repeats:
-    """Which requests may be injected again without proof that they are lost, and how many were `withheld`.
-
-    Those on a silent device are many at a time, and most of them are lost. Those of which nothing was heard are, as a
-    rule, only slow: they have a small budget of their own, so that less than 1 % of all is done twice.
-    """
-
-    def __init__(self) -> None:
-        self.withheld = 0
-        self.are_bounded = True
-        self._budgets = {
-            Cause.SILENT: Budget(share=0.1, floor_per_s=2.0, ttl_s=60.0),
-            Cause.UNHEARD: Budget(share=0.005, floor_per_s=0.1, ttl_s=60.0),
-        }
-
-    def accepted(self, now: float) -> None:
-        """A request has been accepted."""
-        for budget in self._budgets.values():
-            budget.deposit(now)
-
-    def may(self, request: Request, cause: Cause, now: float) -> bool:
-        """Whether there is room for a repetition; it is counted then."""
-        budget = self._budgets.get(cause)
-        if budget is None or not self.are_bounded or budget.spend(now):
-            request.withheld = False
-            return True
-        self.withheld += not request.withheld
-        request.withheld = True
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Former:
-    """A sink was on another device for the requests below a number: some may have ended there."""
-
-    sink: str
-    device: str
-    below: int
-
-
-@dataclass(slots=True)
-class Due:
-    """What is due: requests to inject, requests to fail, and requests to ask a sink's former device about."""
-
-    inject: list[Request] = field(default_factory=list[Request])
-    fail: list[Request] = field(default_factory=list[Request])
-    ask: list[Request] = field(default_factory=list[Request])
-
-
-class Ledger:
+class RequestLedger:
     """The accepted requests of one source, by id."""
 
     def __init__(self, sinks: Iterable[str], deadline_s: float) -> None:
         self._sinks = frozenset(sinks)
         self._deadline_s = deadline_s
         self.requests: dict[str, Request] = {}
-        self.counts = Counts()
-        self.pace = Pace(deadline_s)
-        self.repeats = Repeats()
-        self.progress = Progress(deadline_s)
+        self.counts = SourceCounts()
+        self.window = InFlightWindow(deadline_s)
+        self.retries = Retries()
+        self.progress = StallDetector(deadline_s)
         self.meets_others = False
         """Its requests meet those of another source: parts of one may be on different lanes, and miss each other."""
         self.in_order = False
         """An aggregate takes its requests in order, so that each waits for all before it."""
         self.latency = DurationWindow()
-        self.attainment = Attainment()
+        self.attainment = SloAttainment()
         self.lanes = LaneCounts()
         self._lost: dict[str, float] = {}
         self._trying = ""
@@ -262,10 +71,10 @@ class Ledger:
         self._epochs: dict[str, int] = {}
         self._next_due = inf
         self.sink_devices: dict[str, str] = {}
-        self.formers: list[Former] = []
+        self.formers: list[FormerSink] = []
         self.addresses: dict[str, str] = {}
         """Where the devices on which sinks are, or were, take frames."""
-        self.strays: dict[tuple[str, str, str], Stray] = {}
+        self.duplicates: dict[tuple[str, str, str], PossibleDuplicate] = {}
         self._given_up: frozenset[str] = frozenset()
 
     def sinks_at(
@@ -281,17 +90,17 @@ class Ledger:
         """
         self._given_up = frozenset(lost)
         for request in self.requests.values():
-            if request.cause is Cause.SILENT and request.devices & self._given_up:
-                request.cause = Cause.LOST
+            if request.cause is RetryCause.SILENT and request.devices & self._given_up:
+                request.cause = RetryCause.LOST
         self.addresses |= {d: a for d, a in (addresses or {}).items() if d in devices.values()}
         for sink, device in self.sink_devices.items():
             if sink in devices and devices[sink] != device:
-                self.formers.append(Former(sink, device, self.counts.accepted))
+                self.formers.append(FormerSink(sink, device, self.counts.accepted))
         self.sink_devices = dict(devices)
         self.formers = [f for f in self.formers if f.below > self.settled]
         for request in self.requests.values():
             if not request.reading and not request.failed and self._is_stuck(request):
-                request.cause = Cause.LOST
+                request.cause = RetryCause.LOST
                 self._put(request, -inf)
 
     def _is_stuck(self, request: Request) -> bool:
@@ -304,7 +113,7 @@ class Ledger:
             return ()
         return tuple(sorted(self._sinks - request.unconfirmed))
 
-    def unclear(self, request: Request) -> list[Former]:
+    def unclear(self, request: Request) -> list[FormerSink]:
         """The devices that have not yet said whether a request ended there, and are asked."""
         return [
             former
@@ -313,7 +122,7 @@ class Ledger:
             and (former.sink, former.device) not in request.forsaken
         ]
 
-    def _unheard(self, request: Request) -> list[Former]:
+    def _unheard(self, request: Request) -> list[FormerSink]:
         """The devices where a request may have ended."""
         if not self.formers or not request.attempt:
             return []
@@ -344,7 +153,7 @@ class Ledger:
         if request is not None:
             request.cleared.add((sink, device))
             if not request.reading and not self.unclear(request):
-                request.cause = Cause.LOST
+                request.cause = RetryCause.LOST
                 self._put(request, min(request.due, now))
 
     @property
@@ -362,9 +171,9 @@ class Ledger:
     @property
     def may_accept(self) -> bool:
         """Whether one more request may be accepted; false is backpressure."""
-        return len(self.requests) < self.pace.window
+        return len(self.requests) < self.window.limit
 
-    def restore(self, requests: Iterable[Request], counts: Counts, now: float) -> None:
+    def restore(self, requests: Iterable[Request], counts: SourceCounts, now: float) -> None:
         """Go on from what the spool kept; all that was in flight is due at once.
 
         Over a reboot only the wall clock tells the time. Where it was set back, no request gets longer than it had.
@@ -380,29 +189,31 @@ class Ledger:
             self._put(request, -inf)
 
     def accept(
-        self, index: int, request_id: str, file: str, now: float, offered_at: float | None = None
+        self, index: int, request_id: str, item: str, now: float, offered_at: float | None = None
     ) -> Request:
         """A request, due since `offered_at`, is accepted; `record` it before it is injected."""
         deadline = now + self._deadline_s
-        request = Request(index, request_id, file, now, deadline, set(self._sinks))
+        request = Request(index, request_id, item, now, deadline, set(self._sinks))
         request.offered_at = offered_at
         self.requests[request_id] = request
         self.counts.accepted += 1
-        self.repeats.accepted(now)
+        self.retries.accepted(now)
         return request
 
     def recorded(self, request_id: str, now: float) -> None:
         """The request is on disk: it may be injected."""
-        if request_id in self.requests:
-            self._put(self.requests[request_id], now)
+        request = self.requests.get(request_id)
+        if request is not None:
+            request.payload = None
+            self._put(request, now)
 
-    def due(self, now: float, *, blocked: bool = False) -> Due:
+    def due(self, now: float, *, blocked: bool = False) -> DueRequests:
         """Take what is due; the caller injects or fails it and says so.
 
         While each lane is `blocked` by a lost device, one request at a time tries, and the others are held: the stages
         above the lost one would work on them in vain, and be busy when there is a way again.
         """
-        found = Due()
+        found = DueRequests()
         if now < self._next_due:
             return found
         if not blocked:
@@ -434,18 +245,18 @@ class Ledger:
 
     def _may_go(self, request: Request, now: float) -> bool:
         """Whether a request that is due may be injected; what nobody says is lost, only within the budget."""
-        if request.cause is Cause.LOST:
+        if request.cause is RetryCause.LOST:
             return True
-        is_guess = request.cause is Cause.UNHEARD
+        is_guess = request.cause is RetryCause.UNHEARD
         if is_guess and self.in_order and not self._holds_up_all(request, now):
             return False
-        cause = Cause.SILENT if is_guess and self.meets_others else request.cause
-        if not self.repeats.may(request, cause, now):
+        cause = RetryCause.SILENT if is_guess and self.meets_others else request.cause
+        if not self.retries.may(request, cause, now):
             return False
         if is_guess:
             request.guessed = True
             self.progress.repeated()
-        request.cause = Cause.LOST
+        request.cause = RetryCause.LOST
         return True
 
     def _holds_up_all(self, request: Request, now: float) -> bool:
@@ -471,7 +282,7 @@ class Ledger:
         request.reading = False
         request.devices = devices
         request.injected_at = now
-        request.cause = Cause.UNHEARD
+        request.cause = RetryCause.UNHEARD
         end = max(request.deadline, now) + GRACE_S
         self._put(request, min(now + self._patience_s(request), end))
 
@@ -479,7 +290,7 @@ class Ledger:
         """How long nothing is to be heard of a request before that is looked into."""
         if self.in_order:
             return STALLED_LEAST_S
-        if self.meets_others or not self.repeats.are_bounded:
+        if self.meets_others or not self.retries.are_bounded:
             return self._deadline_s * OFTEN_SHARE
         return inf if request.guessed else self._deadline_s * UNHEARD_SHARE
 
@@ -502,7 +313,7 @@ class Ledger:
         attempt: int = 0,
         by: str = "",
         *,
-        ended: Ended = Ended.RESULT,
+        ended: RequestOutcome = RequestOutcome.RESULT,
     ) -> Request | None:
         """A sink, on device `by`, has confirmed an attempt of a request: the request once all sinks have, else None."""
         request = self.requests.get(request_id)
@@ -511,7 +322,7 @@ class Ledger:
         if request_id == self._trying and attempt == request.attempt:
             self._lost.clear()
         if sink in request.unconfirmed:
-            self._note_strays(request, sink, by)
+            self._note_duplicates(request, sink, by)
             request.ended = ended if request.ended is None else request.ended.with_another(ended)
         request.unconfirmed.discard(sink)
         if request.unconfirmed:
@@ -522,30 +333,34 @@ class Ledger:
         return request
 
     def _count(self, request: Request, now: float) -> None:
-        ended = request.ended or Ended.RESULT
+        ended = request.ended or RequestOutcome.RESULT
         self.counts.end(ended)
         since = request.accepted_at if request.offered_at is None else request.offered_at
         request.counted = self.attainment.note(ended, now - since, now)
         seconds = now - request.accepted_at
         self.latency.add(seconds, now)
-        self.pace.confirmed(seconds, len(self.requests))
+        self.window.confirmed(seconds, len(self.requests))
 
-    def _note_strays(self, request: Request, sink: str, by: str) -> None:
+    def _note_duplicates(self, request: Request, sink: str, by: str) -> None:
         """A request has ended at one device of a sink: where else it may have ended, it must not count."""
         devices = {former.device for former in self._unheard(request) if former.sink == sink}
         if devices and sink in self.sink_devices:
             devices.add(self.sink_devices[sink])
         until = request.deadline + GRACE_S
-        strays = [Stray(request.id, sink, device, until) for device in sorted(devices - {by})]
-        request.strays += strays
-        self.strays |= {(s.request, s.sink, s.device): s for s in strays}
+        duplicates = [
+            PossibleDuplicate(request.id, sink, device, until) for device in sorted(devices - {by})
+        ]
+        request.duplicates += duplicates
+        self.duplicates |= {(s.request, s.sink, s.device): s for s in duplicates}
 
-    def dropped(self, request_id: str, sink: str, device: str, now: float) -> Stray | None:
-        """A device says that a request does not count there; the stray, once that is for good."""
-        stray = self.strays.get((request_id, sink, device))
-        if stray is None or now < stray.until:
+    def dropped(
+        self, request_id: str, sink: str, device: str, now: float
+    ) -> PossibleDuplicate | None:
+        """A device says that a request does not count there; the duplicate, once that is for good."""
+        duplicate = self.duplicates.get((request_id, sink, device))
+        if duplicate is None or now < duplicate.until:
             return None
-        return self.strays.pop((request_id, sink, device))
+        return self.duplicates.pop((request_id, sink, device))
 
     def lost(self, request_id: str, attempt: int, device: str, why: str, now: float) -> None:
         """A device says that it could not take on, or pass on, an attempt of a request."""
@@ -555,9 +370,9 @@ class Ledger:
         if request is None or attempt < request.attempt or request.reading:
             return
         request.why = why
-        doubled = 0 if request_id == self._trying else min(request.attempt - 1, _MOST_DOUBLED)
+        doubled = 0 if request_id == self._trying else min(request.attempt - 1, MOST_DOUBLED)
         wait = min(RETRY_FIRST_S * 2**doubled, self._deadline_s / 12)
-        request.cause = Cause.LOST
+        request.cause = RetryCause.LOST
         self._put(request, min(request.due, now + wait))
 
     def device_lost(self, device: str, epoch: int, *, gone: bool, now: float) -> int:
@@ -573,9 +388,9 @@ class Ledger:
         there = [r for r in self.requests.values() if device in r.devices and not r.reading]
         if repeated:
             # What waits for room in the budget since the device fell silent is lost indeed.
-            there = [r for r in there if r.cause is Cause.SILENT and not gone]
+            there = [r for r in there if r.cause is RetryCause.SILENT and not gone]
         for request in there:
-            request.cause = max(request.cause, Cause.SILENT if gone else Cause.LOST)
+            request.cause = max(request.cause, RetryCause.SILENT if gone else RetryCause.LOST)
             self._put(request, min(request.due, now))
         return len(there) if not repeated else 0
 

@@ -10,7 +10,7 @@ from tiermesh import limits
 from tiermesh.frames import Frame, Kind
 
 
-class Arrival(Enum):
+class SinkAction(Enum):
     """What to do with a frame that ends a request."""
 
     WRITE = "write"
@@ -21,7 +21,7 @@ class Arrival(Enum):
 
 
 @dataclass(slots=True)
-class Endings:
+class OutcomeCounts:
     """How many requests have ended here, and how many frames were repetitions."""
 
     results: int = 0
@@ -39,7 +39,7 @@ class Endings:
             self.filtered += by
 
 
-class Sink:
+class SinkState:
     """Removes duplicates, and counts how the requests of a run ended.
 
     `remembered` are the ids of the requests that ended before a restart, and how, oldest first.
@@ -49,18 +49,21 @@ class Sink:
         self,
         run: str,
         remembered: Mapping[str, Kind] | None = None,
-        endings: Endings | None = None,
+        counts: OutcomeCounts | None = None,
         *,
+        returns_results: bool = False,
         kept: int = limits.SINK_REMEMBERED_IDS,
     ) -> None:
         self.run = run
+        self.returns_results = returns_results
+        """Whether confirmations carry what came of a request, to the source that accepted it."""
         self._kept = kept
         self._ended: dict[bytes, Kind | None] = {
             bytes.fromhex(request): kind for request, kind in (remembered or {}).items()
         }
         """By id, how the request has ended here; None where it has ended elsewhere, as its source says."""
         self._writing: dict[str, Frame] = {}
-        self.endings = endings or Endings()
+        self.counts = counts or OutcomeCounts()
         self.since = 0
         """The generation since which this sink is here without a break. What was sent under an earlier one may have
         been sent to another device, too."""
@@ -87,28 +90,28 @@ class Sink:
         return not self._writing
 
     def begin(self, run: str) -> None:
-        """Count the endings of this run from now on."""
+        """Count the ends of this run's requests from now on."""
         if run != self.run:
             self.run = run
-            self.endings = Endings()
+            self.counts = OutcomeCounts()
 
-    def arrive(self, frame: Frame) -> Arrival:
+    def arrive(self, frame: Frame) -> SinkAction:
         """A frame ends a request here; WRITE: the caller writes it and calls `written`."""
         if bytes.fromhex(frame.request_id) in self._ended:
-            self.endings.duplicates += 1
-            return Arrival.CONFIRM
+            self.counts.duplicates += 1
+            return SinkAction.CONFIRM
         if frame.request_id in self._writing:
-            self.endings.duplicates += 1
-            return Arrival.WAIT
+            self.counts.duplicates += 1
+            return SinkAction.WAIT
         self._writing[frame.request_id] = frame
-        return Arrival.WRITE
+        return SinkAction.WRITE
 
     def written(self, request_id: str, kind: Kind, run: str) -> None:
         """The end of a request is on disk."""
         del self._writing[request_id]
         self._remember(request_id, kind)
         if run == self.run:
-            self.endings.count(kind)
+            self.counts.count(kind)
 
     def refuse(self, request_id: str) -> None:
         """A request has ended elsewhere: it does not end here."""
@@ -118,7 +121,7 @@ class Sink:
         """The end of a request, of this kind and in this run, is not in the file any more."""
         self.refuse(request_id)
         if kind is not None:
-            self.endings.count(kind, -1)
+            self.counts.count(kind, -1)
 
     def _remember(self, request_id: str, kind: Kind | None) -> None:
         self._ended[bytes.fromhex(request_id)] = kind

@@ -7,17 +7,18 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.sink import Arrival, Sink
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.request import SinkResult
+from agent.serving.endpoints.sink import SinkAction, SinkState
 from agent.serving.instructions import Drop, Write
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import EMPTY, Frame, Kind, pack
+from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 
 _SAID: Final = {
-    Kind.ERROR: pack({"ended": Ended.ERROR.value}),
-    Kind.FILTERED: pack({"ended": Ended.FILTERED.value}),
+    Kind.ERROR: pack({"ended": RequestOutcome.ERROR.value}),
+    Kind.FILTERED: pack({"ended": RequestOutcome.FILTERED.value}),
 }
 """What a confirmation says of how a request ended; nothing of a result, as agents before it do of all."""
 
@@ -26,7 +27,7 @@ class Sinks:
     """All sinks here, by stage."""
 
     def __init__(self, post: Post, generations: Generations) -> None:
-        self.by_stage: dict[str, Sink] = {}
+        self.by_stage: dict[str, SinkState] = {}
         self._post = post
         self._generations = generations
 
@@ -38,17 +39,17 @@ class Sinks:
             elif former is None or former.queue_of(name) is None:
                 sink.since = generation.number
 
-    def arrive(self, stage: str, frame: Frame, now: float) -> Arrival:
+    def arrive(self, stage: str, frame: Frame, now: float) -> SinkAction:
         """A frame ends a request at a sink; whoever is told WRITE calls `written`."""
         sink = self.by_stage[stage]
         if stage in frame.done:
             # It has ended here, or where this sink was before.
-            return Arrival.WAIT
+            return SinkAction.WAIT
         if frame.generation < sink.since and not sink.has_ended(frame.request_id):
             self._post.give_back(frame, "", f"{stage} has moved", now)
-            return Arrival.WAIT
+            return SinkAction.WAIT
         arrival = sink.arrive(frame)
-        if arrival is Arrival.CONFIRM:
+        if arrival is SinkAction.CONFIRM:
             self._confirm(frame, sink.ended(frame.request_id), now)
         return arrival
 
@@ -106,7 +107,7 @@ class Sinks:
             origin=frame.stage,
             stage="",
             sources=(),
-            payload=_SAID.get(ended, EMPTY) if ended is not None else EMPTY,
+            payload=self._said(frame, ended),
             error="",
             deadline=0.0,
             done=(),
@@ -114,12 +115,38 @@ class Sinks:
         for source in frame.sources:
             self._post.send_to(source, confirm, now)
 
+    def _said(self, frame: Frame, ended: Kind | None) -> Packed:
+        """What a confirmation says: how the request ended and, where the sink returns that, what came of it."""
+        said = _SAID.get(ended, EMPTY) if ended is not None else EMPTY
+        if not self.by_stage[frame.stage].returns_results or frame.kind is not ended:
+            return said
+        try:
+            if frame.kind is Kind.ERROR:
+                return pack({"ended": RequestOutcome.ERROR.value, "error": frame.error})
+            if frame.kind is Kind.DATA:
+                return pack({"result": frame.payload.unpack()})
+        except TiermeshError as error:
+            # Confirmed it must be, or the request would never end.
+            return pack({"error": f"the result cannot be returned: {error}"})
+        return said
 
-def how_it_ended(confirm: Frame) -> Ended:
+
+def result_of(confirm: Frame) -> SinkResult | None:
+    """What a confirmation says came of its request; None where the sink does not return that."""
+    try:
+        said = confirm.payload.unpack()
+    except TiermeshError:
+        return None
+    if "result" not in said and "error" not in said:
+        return None
+    return SinkResult(said.get("result"), str(said.get("error", "")))
+
+
+def how_it_ended(confirm: Frame) -> RequestOutcome:
     """How the request of a confirmation ended: with a result, where it says nothing else."""
     if confirm.payload == EMPTY:
-        return Ended.RESULT
+        return RequestOutcome.RESULT
     try:
-        return Ended(confirm.payload.unpack().get("ended", Ended.RESULT))
+        return RequestOutcome(confirm.payload.unpack().get("ended", RequestOutcome.RESULT))
     except (TiermeshError, ValueError):
-        return Ended.RESULT
+        return RequestOutcome.RESULT

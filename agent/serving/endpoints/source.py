@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.ledger import Ledger, Request
+from agent.serving.endpoints.feeds import FeedRequest, OfferedFeed, RequestFeed
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.pacing import RateLimiter
+from agent.serving.endpoints.request import Request
 from agent.serving.instructions import Instruction, Read, Record
 from agent.serving.steering.steering import Steering
 from tiermesh import ids
 
 ACCEPTED_AT_ONCE: Final = 32
-BURST_S: Final = 1.0
-"""Where a source is paced, this much of a second's requests may come at once."""
-SLOWED_S: Final = 2.0
-"""A source whose next request has been due for so long is slowed, and says so."""
-
-
-class Pacing:
-    """Lets through at most `rate_rps`, and bursts of `BURST_S`: a token bucket, kept as the time that it is paid until.
-
-    Source: the generic cell rate algorithm, as virtual scheduling (ITU-T I.371).
-    """
-
-    def __init__(self, rate_rps: float | None) -> None:
-        self.rate_rps = rate_rps
-        self._paid = -inf
-
-    @property
-    def next_at(self) -> float:
-        """When the next one may pass."""
-        return self._paid - BURST_S
-
-    def passed(self, now: float) -> None:
-        """One has passed."""
-        if self.rate_rps is not None:
-            self._paid = max(self._paid, now) + 1 / self.rate_rps
+THROTTLED_S: Final = 2.0
+"""A source whose next request has been due for so long is throttled, and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +40,8 @@ class Steered:
         return self.lanes.index(index)
 
 
-class Source:
-    """Offers `files` in order, by index; `run` names the run, with what tells this source's requests apart."""
+class SourceState:
+    """Accepts what its `feed` has, as far as there is room; `run` names the run, and tells its requests apart."""
 
     def __init__(
         self,
@@ -73,9 +51,8 @@ class Source:
         *,
         workflow: str,
         run: str,
-        arrivals: Arrivals,
-        files: Sequence[str],
-        ledger: Ledger,
+        feed: RequestFeed,
+        ledger: RequestLedger,
         now: float,
     ) -> None:
         self.key = key
@@ -86,26 +63,22 @@ class Source:
         self.steered: Steered | None = None
         self._workflow = workflow
         self._run = run
-        self._arrivals = arrivals
-        self._pacing = Pacing(arrivals.admit_rps)
-        self._slowed = False
-        self._files = files
-        self._next_at = now + (0.0 if self._is_over else arrivals.gap(self._index))
+        self._feed = feed
+        self._limiter = RateLimiter(feed.admit_rps)
+        self._throttled = False
+        feed.begin(None, self._accepted, now)
 
-    def adopt(self, replica: str, arrivals: Arrivals, files: Sequence[str], now: float) -> None:
+    def adopt(self, replica: str, feed: RequestFeed, now: float) -> None:
         """Go on as a replica of a newer generation of the same run."""
         self.replica = replica
         self.retired = False
-        self._arrivals = arrivals
-        if arrivals.admit_rps != self._pacing.rate_rps:
-            self._pacing = Pacing(arrivals.admit_rps)
-        self._files = files
-        self._next_at = min(
-            self._next_at, now + (0.0 if self._is_over else arrivals.gap(self._index))
-        )
+        if feed.admit_rps != self._limiter.rate_rps:
+            self._limiter = RateLimiter(feed.admit_rps)
+        feed.begin(self._feed, self._accepted, now)
+        self._feed = feed
 
     @property
-    def _index(self) -> int:
+    def _accepted(self) -> int:
         return self.ledger.counts.accepted
 
     @property
@@ -115,14 +88,13 @@ class Source:
 
     @property
     def planned_rps(self) -> float:
-        """The rate that the plan has found lanes for."""
-        made = 1 / self._arrivals.mean_gap
-        return min(made, self._pacing.rate_rps or made)
+        """The rate that the plan has found lanes for, in requests a second."""
+        made = self._feed.rate_rps
+        return min(made, self._limiter.rate_rps or made)
 
     @property
     def _is_over(self) -> bool:
-        count = self._arrivals.count
-        return self.retired or (count is not None and self._index >= count)
+        return self.retired or self._feed.is_over(self._accepted)
 
     @property
     def is_finished(self) -> bool:
@@ -135,60 +107,74 @@ class Source:
 
     def next_at(self) -> float:
         """When the next request is due, or something must be done about an accepted one."""
-        arrival = max(self._next_at, self._pacing.next_at)
+        arrival = max(self._feed.next_at, self._limiter.next_at)
         if self._is_over or not self.ledger.may_accept:
             arrival = inf
         return min(arrival, self.ledger.next_due)
 
     def waiting(self, now: float) -> int:
         """Requests that are due and not accepted, since there is no room for them below; about, if they are uneven."""
-        if self._is_over:
-            return 0
-        due = max(int((now - self._next_at) / self._arrivals.mean_gap), 0)
-        count = self._arrivals.count
-        return due if count is None else min(due, count - self._index)
+        return 0 if self._is_over else self._feed.waiting(self._accepted, now)
 
-    def slowed(self, now: float) -> str | None:
-        """What to tell people where the source has come to be slowed, or is no longer; None where nothing is new."""
-        behind = 0.0 if self._is_over else now - self._next_at
-        if not self._slowed and behind > SLOWED_S:
-            self._slowed = True
-            admitted = self._pacing.rate_rps
+    def throttled(self, now: float) -> str | None:
+        """What to tell people where the source has come to be throttled, or is no longer; None: nothing is new."""
+        behind_s = 0.0 if self._is_over else now - self._feed.next_at
+        made = self._feed.rate_rps
+        if not self._throttled and behind_s > THROTTLED_S:
+            self._throttled = True
+            carried = self._limiter.rate_rps
             why = (
-                "the devices take no more"
-                if admitted is None
-                else f"the plan carries {admitted:.3g}"
+                "the devices take no more" if carried is None else f"the plan carries {carried:.3g}"
             )
-            made = 1 / self._arrivals.mean_gap
+            queued = self.waiting(now)
             return (
-                f"it makes {made:.3g} requests a second, and {why}: the others wait to be accepted"
+                f"back-pressure: {queued} queued; it makes {made:.3g} requests a second, and {why}"
             )
-        if self._slowed and behind <= self._arrivals.mean_gap:
-            self._slowed = False
-            return "no request waits to be accepted any more"
+        if self._throttled and behind_s <= 1 / made:
+            self._throttled = False
+            return "back-pressure has ended: no request is queued"
         return None
+
+    def offer(self, request: FeedRequest) -> str | None:
+        """Take a request from outside into the queue; why it is refused, or None."""
+        if self.retired:
+            return "it has been stopped"
+        if not isinstance(self._feed, OfferedFeed):
+            return "it makes its own requests"
+        if not self._feed.offer(request):
+            return f"{self._feed.waiting(0, request.due_at)} requests are queued"
+        return None
+
+    def refuse(self) -> tuple[int, ...]:
+        """Once nothing is accepted any more, give up what was offered until then: the numbers of the offers."""
+        return self._feed.refuse() if self.retired else ()
 
     def accept(self, now: float) -> list[Instruction]:
         """Accept what is due, as far as the window allows."""
         accepted: list[Request] = []
         while (
             not self._is_over
-            and max(self._next_at, self._pacing.next_at) <= now
+            and max(self._feed.next_at, self._limiter.next_at) <= now
             and self.ledger.may_accept
             and len(accepted) < ACCEPTED_AT_ONCE
         ):
-            index = self._index
-            request = ids.request_id(self._workflow, self._run, index)
-            file = self._files[index % len(self._files)]
-            accepted.append(self.ledger.accept(index, request, file, now, self._next_at))
-            self._pacing.passed(now)
-            if not self._is_over:
-                self._next_at += self._arrivals.gap(self._index)
+            accepted.append(self._accept_next(now))
+            self._limiter.passed(now)
         return [Record(self.key, tuple(accepted))] if accepted else []
+
+    def _accept_next(self, now: float) -> Request:
+        index = self._accepted
+        taken = self._feed.take(index)
+        request = self.ledger.accept(
+            index, ids.request_id(self._workflow, self._run, index), taken.item, now, taken.due_at
+        )
+        request.payload, request.offer = taken.payload, taken.offer
+        request.is_kept = taken.payload is not None
+        return request
 
     def due(
         self, now: float, *, blocked: bool = False
     ) -> tuple[list[Instruction], list[str], list[Request]]:
-        """What is due of the accepted ones: files to read, ids of requests to fail, requests to ask about."""
+        """What is due of the accepted ones: payloads to read, ids of requests to fail, requests to ask about."""
         due = self.ledger.due(now, blocked=blocked)
         return [Read(self.key, r) for r in due.inject], [r.id for r in due.fail], due.ask

@@ -8,18 +8,20 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.ledger import Ledger, Request, Stray
-from agent.serving.endpoints.sinks import how_it_ended
-from agent.serving.endpoints.source import Source, Steered
-from agent.serving.instructions import Forget, Settled
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.feeds import FeedRequest
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.request import PossibleDuplicate, Request
+from agent.serving.endpoints.sinks import how_it_ended, result_of
+from agent.serving.endpoints.source import SourceState, Steered
+from agent.serving.instructions import Forget, RejectOffers, Settled
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
 from agent.serving.steering.rule import LaneRule
 from agent.serving.steering.steering import Steering
 from agent.serving.streams.sender import Link
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import Frame, Kind, Packed, pack
+from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 
 _LANES_ASKED = 64
 _LANES_STEERED: Final = 64
@@ -31,7 +33,7 @@ class Sources:
     """All sources here, by key: a run and a stage."""
 
     def __init__(self, post: Post, generations: Generations) -> None:
-        self.by_key: dict[str, Source] = {}
+        self.by_key: dict[str, SourceState] = {}
         self._post = post
         self._told_at: dict[str, float] = {}
         self._generations = generations
@@ -42,12 +44,13 @@ class Sources:
         for source in self.by_key.values():
             if generation is not None and self._may_accept(generation, source):
                 self._post.do(*source.accept(now))
-            self._tell_slowed(generation, source, now)
+            self._refuse(source)
+            self._tell_throttled(generation, source, now)
             steered = source.steered
             if steered is not None and steered.steering is not None:
                 steered.steering.tick(now)
             blocked = generation is not None and _is_blocked(generation, source, now)
-            self._drop_strays(source, now)
+            self._drop_duplicates(source, now)
             instructions, failed, unclear = source.due(now, blocked=blocked)
             self._post.do(*instructions)
             for request in unclear:
@@ -55,13 +58,27 @@ class Sources:
             for request in failed:
                 self.fail(source, source.ledger.requests[request], now)
 
-    def _tell_slowed(self, generation: Generation | None, source: Source, now: float) -> None:
-        told = source.slowed(now) if generation is not None else None
+    def offered(self, key: str, request: FeedRequest) -> None:
+        """Somebody outside offers a source a request."""
+        source = self.by_key.get(key)
+        why = source.offer(request) if source is not None else "it is not here"
+        if why is not None and request.offer is not None:
+            self._post.do(RejectOffers(key, (request.offer,), why))
+
+    def _refuse(self, source: SourceState) -> None:
+        offers = source.refuse()
+        if offers:
+            self._post.do(RejectOffers(source.key, offers, "it has been stopped"))
+
+    def _tell_throttled(
+        self, generation: Generation | None, source: SourceState, now: float
+    ) -> None:
+        told = source.throttled(now) if generation is not None else None
         if generation is not None and told is not None:
             text = f"{generation.assignment.workflow}, {source.stage}: {told}"
-            self._post.notice("source-slowed", text, now)
+            self._post.notice("source-throttled", text, now)
 
-    def _ask(self, source: Source, request: Request, now: float) -> None:
+    def _ask(self, source: SourceState, request: Request, now: float) -> None:
         """Ask the devices where a sink was before: a request must not end here and there."""
         for former in source.ledger.unclear(request):
             self._post.learn(former.device, source.ledger.addresses.get(former.device, ""))
@@ -85,26 +102,26 @@ class Sources:
             locate_sinks(source.ledger, generation, source.stage)
             count_for(source.ledger, generation, now)
 
-    def _drop_strays(self, source: Source, now: float) -> None:
+    def _drop_duplicates(self, source: SourceState, now: float) -> None:
         """Tell the devices in reach what does not count there; it is told again until they have said that they know."""
         ledger = source.ledger
-        if not ledger.strays or now < self._told_at.get(source.key, -inf) + DROP_AGAIN_S:
+        if not ledger.duplicates or now < self._told_at.get(source.key, -inf) + DROP_AGAIN_S:
             return
         self._told_at[source.key] = now
-        for device in sorted({stray.device for stray in ledger.strays.values()}):
+        for device in sorted({duplicate.device for duplicate in ledger.duplicates.values()}):
             self._post.learn(device, ledger.addresses.get(device, ""))
             self._post.wake(device)
-        for stray in list(ledger.strays.values()):
-            link = self._post.links.senders.get(stray.device)
-            if stray.device == self._post.device or (link is not None and link.link is Link.UP):
-                self._post.send_to(stray.device, self._drop(source, stray), now)
+        for duplicate in list(ledger.duplicates.values()):
+            link = self._post.links.senders.get(duplicate.device)
+            if duplicate.device == self._post.device or (link is not None and link.link is Link.UP):
+                self._post.send_to(duplicate.device, self._drop(source, duplicate), now)
 
-    def _drop(self, source: Source, stray: Stray) -> Frame:
+    def _drop(self, source: SourceState, duplicate: PossibleDuplicate) -> Frame:
         mine = (self._post.device,)
         number = self._generations.current
-        return Frame(Kind.DROP, number, 0, stray.request, 0, source.stage, stray.sink, mine)
+        return Frame(Kind.DROP, number, 0, duplicate.request, 0, source.stage, duplicate.sink, mine)
 
-    def _may_accept(self, generation: Generation, source: Source) -> bool:
+    def _may_accept(self, generation: Generation, source: SourceState) -> bool:
         """Whether the first stages take more: backpressure ends here, where it delays acceptance."""
         stage = generation.assignment.stages.get(source.stage)
         lanes = range(min(len(generation.assignment.lanes), _LANES_ASKED))
@@ -132,9 +149,16 @@ class Sources:
         for output in generation.assignment.stages[source.stage].outputs:
             self._post.send(replace(frame, stage=output, payload=payload), now)
 
+    def unreadable(self, key: str, request: Request, why: str, now: float) -> None:
+        """The payload of an accepted request cannot be read; one that has ended meanwhile may be gone from the disk."""
+        source = self.by_key[key]
+        if request.id in source.ledger.requests:
+            request.why = why
+            self.fail(source, request, now, why)
+
     @staticmethod
     def _lane(
-        source: Source,
+        source: SourceState,
         request: Request,
         generation: Generation,
         attempt: int,
@@ -158,7 +182,7 @@ class Sources:
         steering.sent(request.id, at, now)
         return steered.lanes[at]
 
-    def fail(self, source: Source, request: Request, now: float, why: str = "") -> None:
+    def fail(self, source: SourceState, request: Request, now: float, why: str = "") -> None:
         """End a request in an error at the sinks that have not confirmed it yet."""
         generation = self._generations.running
         source.ledger.failed(request, now)
@@ -170,13 +194,15 @@ class Sources:
         error = replace(
             self._frame(source, request, generation, lane),
             kind=Kind.ERROR,
-            payload=pack({"name": request.file}),
+            payload=pack({"name": request.item}) if request.item else EMPTY,
             error=f"{source.stage}: {why}",
         )
         for sink in sorted(request.unconfirmed):
             self._post.send(replace(error, stage=sink), now)
 
-    def _frame(self, source: Source, request: Request, generation: Generation, lane: int) -> Frame:
+    def _frame(
+        self, source: SourceState, request: Request, generation: Generation, lane: int
+    ) -> Frame:
         return Frame(
             Kind.DATA,
             generation.number,
@@ -201,9 +227,9 @@ class Sources:
             if frame.kind is Kind.CONFIRM:
                 self._confirm(source, frame, by, now)
             elif frame.kind is Kind.DROPPED:
-                stray = ledger.dropped(frame.request_id, frame.stage, frame.origin, now)
-                if stray is not None:
-                    self._post.do(Settled(source.key, stray))
+                duplicate = ledger.dropped(frame.request_id, frame.stage, frame.origin, now)
+                if duplicate is not None:
+                    self._post.do(Settled(source.key, duplicate))
             elif frame.kind is Kind.CLEAR:
                 ledger.cleared(frame.request_id, frame.stage, frame.origin, now)
             elif frame.request_id:
@@ -212,30 +238,35 @@ class Sources:
                 epoch, gone = _told(frame)
                 ledger.device_lost(frame.origin, epoch, gone=gone, now=now)
 
-    def _confirm(self, source: Source, confirm: Frame, by: str, now: float) -> None:
+    def _confirm(self, source: SourceState, confirm: Frame, by: str, now: float) -> None:
         ledger, how = source.ledger, how_it_ended(confirm)
+        request = ledger.requests.get(confirm.request_id)
+        if request is not None and request.offer is not None:
+            returned = result_of(confirm)
+            if returned is not None:
+                request.results.setdefault(confirm.origin, returned)
         ended = ledger.confirmed(
             confirm.request_id, confirm.origin, now, confirm.attempt, by, ended=how
         )
         if ended is None:
             return
-        if ended.ended is not Ended.ERROR:
+        if ended.ended is not RequestOutcome.ERROR:
             ledger.lanes.note(confirm.generation, confirm.lane)
         if source.steered is not None and source.steered.steering is not None:
             source.steered.steering.ended(ended.id, now)
         self._post.do(Forget(source.key, ended))
 
 
-def count_for(ledger: Ledger, generation: Generation, now: float) -> None:
+def count_for(ledger: RequestLedger, generation: Generation, now: float) -> None:
     """Have a ledger count against the SLO, and by the lanes, of the generation that is current."""
     ledger.attainment.ask({**generation.assignment.latency_s}, now)
     ledger.lanes.begin(generation.number)
 
 
-def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:
+def locate_sinks(ledger: RequestLedger, generation: Generation, stage: str) -> None:
     """Tell a ledger where the sinks of its source are in a generation."""
     assignment = generation.assignment
-    ledger.repeats.are_bounded = "retry-budget" in assignment.rings
+    ledger.retries.are_bounded = "retry-budget" in assignment.rings
     ledger.meets_others = generation.graph.meets_others(stage)
     ledger.in_order = generation.graph.is_in_order(stage)
     ledger.sinks_at(
@@ -245,7 +276,7 @@ def locate_sinks(ledger: Ledger, generation: Generation, stage: str) -> None:
     )
 
 
-def steer(generation: Generation, source: Source) -> Steered:
+def steer(generation: Generation, source: SourceState) -> Steered:
     """What steers a source's requests under a generation.
 
     Nothing does where requests meet those of another source, which must take the same lane; nor where an aggregate
@@ -282,7 +313,7 @@ def steer(generation: Generation, source: Source) -> Steered:
     return Steered(generation.number, lanes, steering)
 
 
-def _is_blocked(generation: Generation, source: Source, now: float) -> bool:
+def _is_blocked(generation: Generation, source: SourceState, now: float) -> bool:
     """Whether something is due, and each lane leads through a device that somebody has lost."""
     if source.ledger.next_due > now:
         return False

@@ -1,1 +1,1 @@
-"""Streams of frames between two devices: the state machines, pure, and gRPC around them."""
+"""Streams of frames between two devices, as state machines: numbers, acknowledgements, windows, fencing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -26,16 +26,18 @@ RINGS: tuple[Ring, ...] = ("order", "early-end", "shares", "accuracy", "retry-bu
 
 
 class SourceSpec(Document, frozen=True, kw_only=True):
-    """How a source makes requests; see `workflow.Source`. Paths lie within the device's data folder.
+    """How a source gets requests; `kind` is one of `endpoints.SOURCES`, and `options` are that kind's own.
 
-    `run` names this run of the workflow: request ids follow from it and the index of the request. A new
-    generation of the same run goes on where the last one stopped.
+    `path` lies within the data folder of the device. `arrivals`, `trace`, `seed`, `count` and `repeat` are of kinds
+    that make requests by themselves (`endpoints.PacedSource`); for the others `rate_rps` is what is expected to come.
 
     `admit_rps` is how many requests a second the plan carries where that is less than the source makes: it accepts no
     more, and the others wait. None: it accepts them as they come.
     """
 
-    path: str | list[str]
+    kind: str = "files"
+    path: str | list[str] = []
+    options: dict[str, Any] = {}
     rate_rps: float | None = None
     arrivals: Literal["constant", "poisson", "trace"] = "constant"
     trace: str | None = None
@@ -46,10 +48,14 @@ class SourceSpec(Document, frozen=True, kw_only=True):
 
 
 class SinkSpec(Document, frozen=True, kw_only=True):
-    """Where a sink puts results: a file within the device's data folder, or stage code."""
+    """Where a sink puts results; `kind` is one of `endpoints.SINKS`, and `options` are that kind's own.
 
-    kind: Literal["jsonl", "callback"]
+    `path`, for kinds that have one, lies within the device's data folder.
+    """
+
+    kind: str
     path: str | None = None
+    options: dict[str, Any] = {}
 
 
 class StageSpec(Document, frozen=True, kw_only=True):

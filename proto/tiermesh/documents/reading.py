@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -68,6 +69,15 @@ def schema_of(document: type, title: str) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
 
 
+def close_match(found: Iterable[str], allowed: Iterable[str]) -> str:
+    """``Did you mean `WORD`? `` for the first word that is nearly an allowed one; empty for none."""
+    known = list(allowed)
+    for word in found:
+        for match in difflib.get_close_matches(word, known, n=1):
+            return f"Did you mean `{match}`? "
+    return ""
+
+
 def _decode_quantity(to: type[Any], value: object) -> object:
     if issubclass(to, units.Quantity):
         return to.parse(value)
@@ -91,11 +101,10 @@ def _invalid(message: str, to: type, what: str, at: str) -> InvalidDocument:
         fix = f"Allowed: {', '.join(choices)}" if choices else ""
         return InvalidDocument(f"{what} is wrong at `{path}`", why=text, fix=fix, path=path)
     allowed = _fields_at(to, inner)
-    close = difflib.get_close_matches(unknown["field"], allowed, n=1)
     return InvalidDocument(
         f"{what} is wrong at `{path}`",
         why=f"there is no field `{unknown['field']}` here",
-        fix=(f"Did you mean `{close[0]}`? " if close else "") + f"Allowed: {', '.join(allowed)}",
+        fix=close_match([unknown["field"]], allowed) + f"Allowed: {', '.join(allowed)}",
         path=path,
         found=unknown["field"],
         allowed=allowed,

@@ -1,28 +1,34 @@
 """The workflow file: a DAG of stages and what is asked of it (its SLO), written by hand in YAML.
 
-A stage's kind is the key it is written with (`model: ocr-detect`); `from` names its inputs. Quantities carry their
-unit. `parse` turns the YAML's plain data into a checked `Workflow`: known kinds, inputs that exist, no cycle.
+A stage's kind is the key it is written with (`model: ocr-detect`); `from` names its inputs. Of sources and sinks there
+are several kinds, each with options of its own (`tiermesh.documents.endpoints`). Quantities carry their unit. `parse`
+turns the YAML's plain data into a checked `Workflow`: known kinds, inputs that exist, no cycle.
 """
 
 from __future__ import annotations
 
-import difflib
 import graphlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, field
 
 from tiermesh import ids, limits
-from tiermesh.documents.reading import Document, convert, quantity_schema, to_plain
+from tiermesh.documents import endpoints
+from tiermesh.documents.endpoints import Sink, Source
+from tiermesh.documents.reading import (
+    Document,
+    close_match,
+    convert,
+    quantity_schema,
+    to_plain,
+)
+from tiermesh.documents.stages import Inputs, Name, Options, Stage
 from tiermesh.errors import InvalidDocument
 from tiermesh.units import Duration, Power, Price, Rate, Share
 
-Name: TypeAlias = Annotated[str, Meta(pattern=ids.NAME_PATTERN)]
-Inputs: TypeAlias = Name | Annotated[list[Name], Meta(min_length=1)]
-Options: TypeAlias = dict[str, str | int | float | bool]
 Percentile: TypeAlias = Literal["p50", "p75", "p90", "p95", "p99"]
 
 PERCENTILES: dict[str, float] = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99}
@@ -53,38 +59,6 @@ class Slo(Document, frozen=True, kw_only=True):
     power: Power | None = None
     raw_data_stays_in: list[Name] = []
     confidence: Share | None = None
-
-
-class Stage(Document, frozen=True, kw_only=True):
-    """What every stage may say."""
-
-    kind: ClassVar[str]
-    tiers: list[Name] = []
-    devices: list[Name] = []
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the stages that this one reads from, in the order written."""
-        given = getattr(self, "source_stages", [])
-        return (given,) if isinstance(given, str) else tuple(given)
-
-
-class Source(Stage, frozen=True, kw_only=True):
-    """Where requests begin: the files of a folder or list, offered at a rate.
-
-    `arrivals` is how they are spaced: `constant`, `poisson` (seeded), or `trace`, a file of seconds, one a line.
-    `count` ends the run after that many requests; without it each file is sent once, or for ever with `repeat`.
-    """
-
-    kind: ClassVar = "source"
-    source: Literal["files"]
-    path: str | list[str]
-    rate: Rate | None = None
-    arrivals: Literal["constant", "poisson", "trace"] = "constant"
-    trace: str | None = None
-    seed: int = 0
-    count: Annotated[int, Meta(ge=1)] | None = None
-    repeat: bool = False
 
 
 class Model(Stage, frozen=True, kw_only=True):
@@ -141,16 +115,9 @@ class Union(Stage, frozen=True, kw_only=True):
     union: bool
     source_stages: Annotated[list[Name], Meta(min_length=2)] = field(name="from")
 
-
-class Sink(Stage, frozen=True, kw_only=True):
-    """Where results go: JSON lines in a file, or a function of the stage code in `call`."""
-
-    kind: ClassVar = "sink"
-    sink: Literal["jsonl", "callback"]
-    source_stages: Inputs = field(name="from")
-    path: str | None = None
-    call: str | None = None
-    options: Options = {}
+    def mistake(self) -> tuple[str, str] | None:
+        """`false` would mean that there is no such stage."""
+        return None if self.union else ("union", "write `union: true`, or leave the stage out")
 
 
 KINDS: dict[str, type[Stage]] = {
@@ -188,6 +155,7 @@ class Workflow(Document, frozen=True, kw_only=True):
     def digest(self) -> str:
         """The digest that a plan names: equal for workflows that mean the same."""
         plain = to_plain(self)
+        plain["stages"] = {name: stage.to_digest() for name, stage in self.stages.items()}
         if self.slo.confidence is None:
             plain["slo"].pop("confidence")
         return ids.digest_value(plain)
@@ -227,40 +195,22 @@ def _stage(name: str, body: Mapping[str, Any]) -> Stage:
                 if found
                 else f"no stage kind among its keys ({', '.join(map(str, body)) or 'none'})"
             ),
-            fix=_did_you_mean(body, KINDS) + f"Allowed: {', '.join(KINDS)}",
+            fix=close_match(map(str, body), KINDS) + f"Allowed: {', '.join(KINDS)}",
             path=at,
             found=list(body),
             allowed=list(KINDS),
         )
-    stage = convert(dict(body), KINDS[found[0]], "the workflow", at)
+    key = found[0]
+    struct = endpoints.struct_of(body, key, at) if key in ("source", "sink") else KINDS[key]
+    stage = convert(dict(body), struct, "the workflow", at)
     _check_stage(stage, at)
     return stage
 
 
-def _did_you_mean(found: Iterable[str], allowed: Iterable[str]) -> str:
-    for word in found:
-        for match in difflib.get_close_matches(str(word), list(allowed), n=1):
-            return f"Did you mean `{match}`? "
-    return ""
-
-
 def _check_stage(stage: Stage, at: str) -> None:
-    problem: tuple[str, str] | None = None
-    match stage:
-        case Sink(sink="jsonl", path=None):
-            problem = ("path", "a jsonl sink needs the path of the file it writes")
-        case Sink(sink="callback", call=None):
-            problem = ("call", "a callback sink needs `call: FOLDER`, the stage code to call")
-        case Union(union=False):
-            problem = ("union", "write `union: true`, or leave the stage out")
-        case Source(arrivals="trace", trace=None):
-            problem = ("trace", "`arrivals: trace` needs `trace: FILE`, one time in seconds a line")
-        case Source(rate=None) if stage.arrivals != "trace":
-            problem = ("rate", "a source needs a rate, for example `rate: 12/s`")
-        case _:
-            pass
-    if problem is not None:
-        key, why = problem
+    mistake = stage.mistake()
+    if mistake is not None:
+        key, why = mistake
         raise InvalidDocument(f"the workflow is wrong at `{at}.{key}`", why=why, path=f"{at}.{key}")
 
 
@@ -311,7 +261,8 @@ def _check_shape(stages: Mapping[str, Stage]) -> None:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the file as written, for editors that complete and check YAML."""
-    kinds = list(KINDS.values())
+    others = [kind for kind in KINDS.values() if kind not in (Source, Sink)]
+    kinds = [*endpoints.SOURCES.values(), *others, *endpoints.SINKS.values()]
     (_, *stage_refs), components = _schemas([_Outline, *kinds], quantity_schema)
     outline = components["_Outline"]
     outline["properties"]["stages"]["additionalProperties"] = {"anyOf": stage_refs}

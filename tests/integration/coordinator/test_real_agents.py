@@ -95,6 +95,43 @@ async def test_files_flow_through_two_devices_and_a_second_run_begins_again(
     assert (again.outcome, again.generation, again.sent_bytes["hub-1"]) == (Outcome.COMMITTED, 2, 0)
 
 
+LINES_WORKFLOW = """
+workflow: shout
+slo: {rate: 20/s, latency: {p95: 30 s}}
+stages:
+  lines: {source: jsonl, path: in.jsonl, rate: 20/s, devices: [cam-1]}
+  upper: {map: code, from: lines, devices: [hub-1]}
+  out:   {sink: files, path: out, from: upper, devices: [cam-1]}
+"""
+WITH_FIELDS = """
+class Upper:
+    def __init__(self, files, options):
+        pass
+
+    def apply(self, payload):
+        return {"text": payload["text"].upper(), "blob": bytes(payload["number"])}
+"""
+
+
+@pytest.mark.slow
+async def test_a_workflow_of_other_kinds_goes_from_lines_to_a_folder_of_results(
+    mesh, agents, ladder_folder, tmp_path
+):
+    lines = [json.dumps({"text": f"word {i}", "number": i}) for i in range(12)]
+    (tmp_path / "cam-1" / "data" / "in.jsonl").write_text("\n".join(lines))
+    path = write_workflow(ladder_folder, LINES_WORKFLOW)
+    (ladder_folder / "code" / "upper.py").write_text(WITH_FIELDS)
+    applied = await mesh.apply(await mesh.plan(await mesh.read_workflow(path)), run="morning")
+    assert applied.outcome is Outcome.COMMITTED, applied.failures
+    found = await wait(mesh, "shout", timeout_s=40.0)
+    assert found.ok, found.wrong
+    folder = tmp_path / "cam-1" / "data" / "out"
+    told = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+    assert {one["payload"]["text"] for one in told} == {f"WORD {i}" for i in range(12)}
+    sizes = sorted(file.stat().st_size for file in folder.glob("*.blob.bin"))
+    assert sizes == list(range(12))
+
+
 @pytest.mark.slow
 async def test_a_killed_agent_aborts_the_rollout_and_the_other_serves_on(
     mesh, agents, workflow_path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.rollout.store import Store
-from agent.serving.endpoints.data_folder import DataFolder
+from agent.serving.endpoint_io.data_folder import DataFolder
 from agent.serving.flow import Flow
 from agent.serving.host import TICK_S, Host
 from tiermesh.wire import LOOPBACK

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable
 import grpc.aio
 import pytest
 
-from agent.serving.endpoints.sink import Sink
+from agent.serving.endpoints.sink import SinkState
 from agent.serving.flow import Flow
 from agent.serving.instructions import Instruction, Notice
 from agent.serving.routing.generation import Generation
+from agent.serving.stream_io.transport import Incoming, Outgoing
 from agent.serving.streams.sender import SILENCE_S
-from agent.serving.streams.transport import Incoming, Outgoing
 from tests.simulation.serving.test_mesh import CHAIN, assign
 from tiermesh import PROTOCOL_VERSION, codec, limits, wire
 from tiermesh.frames import Frame, Kind, pack
@@ -26,7 +26,7 @@ class Driver:
 
     def __init__(self) -> None:
         self._flow = Flow("w", "b", 1)
-        self._flow.sinks["out"] = Sink("run")
+        self._flow.sinks["out"] = SinkState("run")
         assignment = assign(CHAIN, [(1.0, "aaab", "----")], "ab", count=1)["b"]
         self._flow.prepare(Generation(assignment, 0.0))
         self._flow.commit(1, 0.0)

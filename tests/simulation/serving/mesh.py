@@ -12,6 +12,7 @@ import heapq
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import count
@@ -20,11 +21,13 @@ from typing import Any
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, encode
 from agent.serving.batcher import Job, Step, Work
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.ledger import Counts, Former, Ledger, Request, Stray
-from agent.serving.endpoints.sink import Sink
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.feeds import FeedRequest, OfferedFeed, PacedFeed
+from agent.serving.endpoints.ledger import RequestLedger
+from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Request, SourceCounts
+from agent.serving.endpoints.sink import SinkState
+from agent.serving.endpoints.source import SourceState
 from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import (
@@ -46,6 +49,7 @@ from agent.serving.instructions import (
     Prepared,
     Read,
     Record,
+    RejectOffers,
     Settled,
     StateInstruction,
     Unload,
@@ -58,7 +62,7 @@ from agent.serving.streams.sender import SILENCE_S
 from tiermesh import codec
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
-from tiermesh.frames import Frame, Kind, pack
+from tiermesh.frames import Frame, Kind, Packed, pack
 
 FILES = 1_000_000
 KEYS = 5
@@ -135,10 +139,13 @@ class Disk:
 
     accepted: dict[str, int] = field(default_factory=dict[str, int])
     spool: dict[str, dict[str, tuple[int, str, float, float]]] = field(default_factory=dict)
+    payloads: dict[str, dict[str, Packed]] = field(default_factory=dict[str, dict[str, Packed]])
     lines: dict[str, list[tuple[str, Kind]]] = field(default_factory=dict)
     states: dict[str, Kept] = field(default_factory=dict)
-    sinks: dict[str, tuple[dict[str, str], list[Former]]] = field(default_factory=dict)
-    strays: dict[str, list[Stray]] = field(default_factory=dict[str, list[Stray]])
+    sinks: dict[str, tuple[dict[str, str], list[FormerSink]]] = field(default_factory=dict)
+    duplicates: dict[str, list[PossibleDuplicate]] = field(
+        default_factory=dict[str, list[PossibleDuplicate]]
+    )
     totals: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
 
 
@@ -228,9 +235,9 @@ class SimDevice:
             known = stage.name in here or stage.name in self.disk.lines
             if stage.kind == "sink" and known and stage.name not in self.flow.sinks:
                 lines = self.disk.lines.setdefault(stage.name, [])
-                sink = self.flow.sinks[stage.name] = Sink(assignment.run, dict(lines))
+                sink = self.flow.sinks[stage.name] = SinkState(assignment.run, dict(lines))
                 for _, kind in lines:
-                    sink.endings.count(kind)
+                    sink.counts.count(kind)
         for queue in generation.queues.values():
             if queue.stage.kind == "aggregate":
                 aggregate = self._aggregate(queue.stage.name)
@@ -259,34 +266,42 @@ class SimDevice:
             if stage.source is None:
                 continue
             key = stage.name
-            arrivals = Arrivals(stage.source, FILES)
-            files = _Names()
+            arrivals = ArrivalSchedule(stage.source, FILES)
+            is_offered = stage.source.kind == "offered"
+            feed = OfferedFeed(100.0) if is_offered else PacedFeed(arrivals, _Names())
             if key in flow.sources.by_key:
-                flow.sources.by_key[key].adopt(spec.id, arrivals, files, self.now)
+                flow.sources.by_key[key].adopt(spec.id, feed, self.now)
                 self.keep_sinks(key, flow.sources.by_key[key].ledger)
                 continue
-            ledger = Ledger(generation.graph.sinks_below(key), assignment.deadline_seconds)
+            ledger = RequestLedger(generation.graph.sinks_below(key), assignment.deadline_seconds)
             kept = self.disk.spool.setdefault(key, {})
-            requests = [Request(row[0], i, *row[1:], set(), attempt=1) for i, row in kept.items()]
+            payloads = self.disk.payloads.setdefault(key, {})
+            requests = [
+                Request(row[0], i, *row[1:], set(), attempt=1, is_kept=i in payloads)
+                for i, row in kept.items()
+            ]
             accepted = self.disk.accepted.get(key, 0)
             totals = self.disk.totals.setdefault(key, Counter())
-            ended = {"errors": totals[Ended.ERROR], "filtered": totals[Ended.FILTERED]}
-            counts = Counts(accepted, accepted - len(requests), **ended)
+            ended = {
+                "errors": totals[RequestOutcome.ERROR],
+                "filtered": totals[RequestOutcome.FILTERED],
+            }
+            counts = SourceCounts(accepted, accepted - len(requests), **ended)
             ledger.restore(requests, counts, self.now)
             ledger.attainment.resume(totals, self.now)
             ledger.sink_devices, ledger.formers = self.disk.sinks.get(key, ({}, []))
-            ledger.strays = {
-                (s.request, s.sink, s.device): s for s in self.disk.strays.setdefault(key, [])
+            ledger.duplicates = {
+                (s.request, s.sink, s.device): s for s in self.disk.duplicates.setdefault(key, [])
             }
             locate_sinks(ledger, generation, key)
             count_for(ledger, generation, self.now)
             self.keep_sinks(key, ledger)
-            flow.sources.by_key[key] = Source(
-                key, key, spec.id, workflow="w", run=assignment.run, arrivals=arrivals,
-                files=files, ledger=ledger, now=self.now,
+            flow.sources.by_key[key] = SourceState(
+                key, key, spec.id, workflow="w", run=assignment.run, feed=feed,
+                ledger=ledger, now=self.now,
             )  # fmt: skip
 
-    def keep_sinks(self, key: str, ledger: Ledger) -> None:
+    def keep_sinks(self, key: str, ledger: RequestLedger) -> None:
         self.disk.sinks[key] = (ledger.sink_devices, ledger.formers)
 
     def kill(self) -> None:
@@ -361,7 +376,7 @@ class SimDevice:
                 self.change_state(instruction)
             case Notice(kind, text):
                 self.mesh.notices.append((kind, text))
-            case Unload() | Log():
+            case Unload() | Log() | RejectOffers():
                 pass
 
     def change_state(self, instruction: StateInstruction) -> None:
@@ -409,7 +424,10 @@ class SimDevice:
 
     def record(self, source: str, requests: tuple[Request, ...]) -> None:
         for r in requests:
-            self.disk.spool[source][r.id] = (r.index, r.file, r.accepted_at, r.deadline)
+            self.disk.spool[source][r.id] = (r.index, r.item, r.accepted_at, r.deadline)
+            if r.payload is not None:
+                self.disk.payloads[source][r.id] = r.payload
+                self.mesh.offered[r.id] = r.payload.unpack()["number"]
             self.disk.accepted[source] = r.index + 1
             self.mesh.accepted.setdefault(source, set()).add(r.id)
 
@@ -417,15 +435,18 @@ class SimDevice:
         match instruction:
             case Forget(source, request):
                 self.forget(source, request)
-            case Settled(source, stray):
-                self.disk.strays[source].remove(stray)
+            case Settled(source, duplicate):
+                self.disk.duplicates[source].remove(duplicate)
             case Drop():
                 self.drop(flow, instruction)
 
     def forget(self, source: str, request: Request) -> None:
-        self.disk.strays.setdefault(source, []).extend(request.strays)
+        self.disk.duplicates.setdefault(source, []).extend(request.duplicates)
+        self.disk.payloads[source].pop(request.id, None)
         if self.disk.spool[source].pop(request.id, None) is not None:
-            self.disk.totals[source].update((request.ended or Ended.RESULT, *request.counted))
+            self.disk.totals[source].update(
+                (request.ended or RequestOutcome.RESULT, *request.counted)
+            )
 
     def drop(self, flow: Flow, drop: Drop) -> None:
         lines = self.disk.lines.get(drop.sink, [])
@@ -438,8 +459,16 @@ class SimDevice:
         flow.dropped([(drop, gone)], self.now)
 
     def inject(self, flow: Flow, source: str, request: Request) -> None:
+        if request.is_kept:
+            kept = self.disk.payloads[source].get(request.id)
+            if kept is None:
+                # It has ended meanwhile.
+                flow.unreadable(source, request, "it is gone", self.now)
+            else:
+                flow.inject(source, request, kept, self.now)
+            return
         payload = pack(
-            {"name": request.file, "number": request.index, "key": str(request.index % KEYS)}
+            {"name": request.item, "number": request.index, "key": str(request.index % KEYS)}
         )
         flow.inject(source, request, payload, self.now)
 
@@ -456,7 +485,7 @@ class SimDevice:
         flow.written([write], self.now)
 
 
-class _Names:
+class _Names(Items[str]):
     def __len__(self) -> int:
         return FILES
 
@@ -489,6 +518,8 @@ class SimMesh:
         self.silent: set[frozenset[str]] = set()
         self.cut: set[frozenset[str]] = set()
         self.accepted: dict[str, set[str]] = {}
+        self.offered: dict[str, int] = {}
+        """By id, the number in the payload of a request that was offered from outside."""
         self.endings: dict[str, dict[str, Kind]] = {}
         self.errors: list[str] = []
         self.may_repeat = False
@@ -537,6 +568,17 @@ class SimMesh:
         assert flow is not None
         return [seconds for _, seconds in flow.sources.by_key[source].ledger.latency.kept]
 
+    def offer(self, device: str, source: str, numbers: range, every_s: float) -> None:
+        """Offer a source one request after another; while its worker is down nobody takes them."""
+        if not numbers:
+            return
+        there, number = self.devices[device], numbers[0]
+        if there.runs and there.flow is not None:
+            payload = pack({"number": number, "key": str(number % KEYS)})
+            there.flow.sources.offered(source, FeedRequest(there.now, "", payload, number))
+            there.pump()
+        self.after(every_s, lambda: self.offer(device, source, numbers[1:], every_s))
+
     # Promises
 
     def folded(self, key: str, before: int, number: int) -> None:
@@ -550,6 +592,7 @@ class SimMesh:
         if frame.kind is Kind.DATA:
             payload = frame.payload.unpack()
             self.payloads[payload["number"]] = payload
+            assert self.offered.get(frame.request_id, payload["number"]) == payload["number"]
         if frame.kind is Kind.ERROR:
             self.errors.append(frame.error)
 
@@ -576,24 +619,30 @@ class SimMesh:
         """What the sources count, across kills, is what the sinks have written."""
         self.run(lambda: not self._in_flight(), 120.0)
         for key, requests in self.accepted.items():
-            said = Counter[Ended]()
+            said = Counter[RequestOutcome]()
             for ledger in self._ledgers(key):
                 said.update(
                     {
-                        Ended.RESULT: ledger.counts.results,
-                        Ended.ERROR: ledger.counts.errors,
-                        Ended.FILTERED: ledger.counts.filtered,
+                        RequestOutcome.RESULT: ledger.counts.results,
+                        RequestOutcome.ERROR: ledger.counts.errors,
+                        RequestOutcome.FILTERED: ledger.counts.filtered,
                     }
                 )
             assert +said == Counter(self._worst(r, sinks) for r in requests)
             windows = [list(ledger.attainment.windows(0.0))[-1] for ledger in self._ledgers(key)]
             assert sum(window.ended for window in windows) == len(requests)
 
-    def _worst(self, request: str, sinks: list[str]) -> Ended:
-        kinds = {Kind.DATA: Ended.RESULT, Kind.ERROR: Ended.ERROR, Kind.FILTERED: Ended.FILTERED}
-        return reduce(Ended.with_another, (kinds[self.endings[sink][request]] for sink in sinks))
+    def _worst(self, request: str, sinks: list[str]) -> RequestOutcome:
+        kinds = {
+            Kind.DATA: RequestOutcome.RESULT,
+            Kind.ERROR: RequestOutcome.ERROR,
+            Kind.FILTERED: RequestOutcome.FILTERED,
+        }
+        return reduce(
+            RequestOutcome.with_another, (kinds[self.endings[sink][request]] for sink in sinks)
+        )
 
-    def _ledgers(self, key: str) -> list[Ledger]:
+    def _ledgers(self, key: str) -> list[RequestLedger]:
         flows = [d.flow for d in self.devices.values() if d.flow is not None]
         return [f.sources.by_key[key].ledger for f in flows if key in f.sources.by_key]
 

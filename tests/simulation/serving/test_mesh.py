@@ -68,6 +68,7 @@ def assign(
     deadline: float = 120.0,
     rate: float = 100.0,
     admit: float | None = None,
+    source: str = "files",
     formers: dict[str, str] | None = None,
     lost: str = "",
 ) -> dict[str, Assignment]:
@@ -78,7 +79,9 @@ def assign(
             kind=kind,
             inputs=inputs,
             outputs=[n for n, (_, i) in stages.items() if name in i],
-            source=SourceSpec(path="in", rate_rps=rate, count=count, repeat=True, admit_rps=admit)
+            source=SourceSpec(
+                kind=source, path="in", rate_rps=rate, count=count, repeat=True, admit_rps=admit
+            )
             if kind == "source"
             else None,
             sink=SinkSpec(kind="jsonl", path="out") if kind == "sink" else None,
@@ -159,7 +162,7 @@ def test_without_faults_nothing_is_sent_twice() -> None:
     mesh.check_ledger(["out", "raw"])
     flows = [device.flow for device in mesh.devices.values() if device.flow is not None]
     assert sum(s.ledger.counts.retried for f in flows for s in f.sources.by_key.values()) == 0
-    assert sum(s.endings.duplicates for f in flows for s in f.sinks.values()) == 0
+    assert sum(s.counts.duplicates for f in flows for s in f.sinks.values()) == 0
     assert sum(s.resent_frames for f in flows for s in f.links.senders.values()) == 0
 
 
@@ -217,6 +220,22 @@ def test_a_request_is_filtered_only_where_every_route_filters_it(seed: int) -> N
     mesh.check_ledger(["out"])
     kinds = list(mesh.endings["out"].values())
     assert kinds.count(Kind.FILTERED) == sum(1 for n in range(200) if n % 2 and n % 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_offered_from_outside_ends_once_with_its_payload_if_it_was_accepted(
+    seed: int,
+) -> None:
+    mesh = SimMesh(seed, "abc", {})
+    lanes = [(0.7, "abca", "-c--"), (0.3, "acba", "-b--")]
+    serve(mesh, assign(CHAIN, lanes, "abc", count=1, source="offered"))
+    mesh.chaos(6.0, 12, "abc")
+    mesh.offer("a", "photos", range(400), 0.02)
+    mesh.run(lambda: mesh.time > 8.5 and not mesh._in_flight(), 400.0)
+    mesh.check_ledger(["out"])
+    assert mesh.endings["out"].keys() == mesh.offered.keys()
+    assert len(mesh.offered) > 100, "the worker of the source was not down all the time"
+    assert mesh.errors == []
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -309,7 +328,7 @@ def repeated(mesh: SimMesh) -> tuple[int, int]:
     """Requests injected again, and repetitions that reached a sink."""
     flows = [device.flow for device in mesh.devices.values() if device.flow is not None]
     retried = sum(s.ledger.counts.retried for f in flows for s in f.sources.by_key.values())
-    return retried, sum(s.endings.duplicates for f in flows for s in f.sinks.values())
+    return retried, sum(s.counts.duplicates for f in flows for s in f.sinks.values())
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -106,9 +106,9 @@ def test_an_aggregate_that_moves_takes_its_state_with_it(seed: int) -> None:
     check_counts(mesh)
 
 
-def strays(mesh: SimMesh) -> int:
+def duplicates(mesh: SimMesh) -> int:
     """Requests of which it is not settled yet where they count."""
-    return sum(len(s) for device in mesh.devices.values() for s in device.disk.strays.values())
+    return sum(len(s) for device in mesh.devices.values() for s in device.disk.duplicates.values())
 
 
 def check_lines(mesh: SimMesh, sink: str) -> None:
@@ -141,10 +141,10 @@ def test_requests_of_a_sink_that_is_given_up_end_at_the_new_one_and_count_once(s
     mesh.run(lambda: finished(mesh), 60.0)
     assert mesh.time < began + 18.0, "before the deadline of what was in flight"
     assert mesh.errors == []
-    assert strays(mesh) > 0
+    assert duplicates(mesh) > 0
     mesh.cut.clear()
     mesh.devices["d"].start()
-    mesh.run(lambda: strays(mesh) == 0, 120.0)
+    mesh.run(lambda: duplicates(mesh) == 0, 120.0)
     assert mesh.dropped > 0
     check_lines(mesh, "out")
 
@@ -164,5 +164,5 @@ def test_a_sinks_device_that_nobody_gave_up_is_asked_for_a_while(seed: int) -> N
     mesh.run(lambda: finished(mesh), 60.0)
     assert mesh.errors == []
     mesh.devices["d"].start()
-    mesh.run(lambda: strays(mesh) == 0, 120.0)
+    mesh.run(lambda: duplicates(mesh) == 0, 120.0)
     check_lines(mesh, "out")

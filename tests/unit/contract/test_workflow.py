@@ -1,6 +1,7 @@
 """The workflow file: what is accepted, and the one clear error for what is not."""
 
 import contextlib
+from typing import Literal
 
 import jsonschema
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiermesh.documents import workflow
+from tiermesh.documents import endpoints, workflow
 from tiermesh.errors import InvalidDocument, TiermeshError
 
 SIGNS = """
@@ -58,7 +59,20 @@ def test_the_digest_follows_the_meaning_not_the_text() -> None:
         ("93 %", "93", "$.slo.accuracy.at_least", "'93 %'"),
         ("path: out/text.jsonl, ", "", "$.stages.text.path", "needs the path"),
         (", rate: 12/s}", "}", "$.stages.photos.rate", "rate: 12/s"),
-        ("sink: jsonl", "sink: kafka", "$.stages.text.sink", "kafka"),
+        (
+            "sink: jsonl",
+            "sink: kafka",
+            "$.stages.text.sink",
+            "Known: jsonl, callback, files, reply",
+        ),
+        ("sink: jsonl", "sink: [jsonl]", "$.stages.text.sink", "no kind of sink"),
+        ("source: files", "source: file", "$.stages.photos.source", "Did you mean `files`?"),
+        ("source: files", "source: camera", "$.stages.photos.source", "Known: files, jsonl"),
+        ("path: signs/, ", "path: signs/, device: 0, ", "$.stages.photos", "no field `device`"),
+        ("sink: jsonl", "sink: reply", "$.stages.text", "no field `path`"),
+        ("sink: jsonl", "sink: files, call: x", "$.stages.text", "no field `call`"),
+        ("source: files", "source: jsonl, field: x", "$.stages.photos", "no field `field`"),
+        ("path: signs/, rate: 12/s", "path: [], rate: 12", "$.stages.photos.rate", "12/s"),
         (
             "{sink: jsonl, path: out/text.jsonl, from: detect}",
             "{union: false, from: [detect, photos]}",
@@ -118,3 +132,59 @@ def test_the_published_schema_agrees_with_the_parser() -> None:
     for old, new in [("12/s}", "12}"), ("at_least", "at_most"), ("model: ocr", "modle: ocr")]:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(yaml.safe_load(SIGNS.replace(old, new)), schema)
+
+
+OTHER_KINDS = """
+workflow: ask
+stages:
+  questions: {source: jsonl, path: in/questions.jsonl, rate: 2/s, arrivals: poisson, repeat: true}
+  answers:   {sink: files, path: out, from: questions}
+  back:      {sink: reply, from: questions}
+  code:      {sink: callback, call: code, from: questions, options: {level: 3}}
+"""
+
+
+def test_kinds_of_sources_and_sinks_have_options_of_their_own() -> None:
+    asked = parse(OTHER_KINDS)
+    questions, code = asked.stages["questions"], asked.stages["code"]
+    assert isinstance(questions, endpoints.JsonlSource)
+    assert questions.is_endless
+    assert not questions.is_even
+    assert questions.own_options == {}
+    assert isinstance(code, endpoints.CallbackSink)
+    assert code.options == {"level": 3}
+    photos = parse(SIGNS.replace("path: signs/", "path: signs/, field: photo")).stages["photos"]
+    assert isinstance(photos, endpoints.FilesSource)
+    assert photos.own_options == {"field": "photo"}
+    assert not photos.is_endless
+    jsonschema.validate(yaml.safe_load(OTHER_KINDS), workflow.json_schema())
+
+
+def test_a_kind_that_is_registered_is_a_kind_of_the_workflow_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Camera(workflow.Source, frozen=True, kw_only=True):
+        source: Literal["camera"]
+        device: int = 0
+
+    monkeypatch.setitem(endpoints.SOURCES, "camera", Camera)
+    text = SIGNS.replace("source: files, path: signs/", "source: camera, device: 2")
+    camera = parse(text).stages["photos"]
+    assert isinstance(camera, Camera)
+    assert (camera.device, camera.is_endless, camera.own_options) == (2, True, {"device": 2})
+    assert parse(text).offered_rps("photos") == 12.0
+
+
+def test_workflow_files_from_before_there_were_kinds_keep_their_digests() -> None:
+    text = """
+workflow: w
+stages:
+  a: {source: files, path: [x, y], rate: 3/s, arrivals: poisson, seed: 3, count: 4}
+  b: {sink: callback, call: code, from: a, options: {k: 1}}
+  c: {sink: callback, call: code, path: out, from: a}
+  d: {sink: jsonl, path: out, from: a, tiers: [edge]}
+"""
+    former = "sha256:7b6ef70d420fc80ee155bb76cbb3e8007a44de51882309b8259300d7dfff6862"
+    assert parse(text).digest == former
+    assert parse(text.replace("path: [x, y]", "path: [x, y], field: image")).digest == former
+    assert parse(text.replace("path: [x, y]", "path: [x, y], field: text")).digest != former

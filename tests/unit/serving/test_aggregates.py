@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.serving.aggregate_io.statefile import StateFile
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.sequence import Sequence
 from agent.serving.aggregates.snapshot import Snapshot
-from agent.serving.aggregates.statefile import StateFile
 from agent.serving.batcher import Batcher, Work
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, pack

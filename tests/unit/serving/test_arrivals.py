@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.endpoints.arrivals import Arrivals
+from agent.serving.endpoints.arrivals import ArrivalSchedule
 from tiermesh.documents.assignment import SourceSpec
 
 HALVES = ((0.0, 0.5), (0.5, 1.0))
@@ -22,7 +22,7 @@ def spec(kind: Literal["constant", "poisson", "trace"], *, repeat: bool = True) 
     return SourceSpec(path="in", rate_rps=4.0, arrivals=kind, trace="t", repeat=repeat)
 
 
-def together(parts: Sequence[Arrivals], each: int) -> list[float]:
+def together(parts: Sequence[ArrivalSchedule], each: int) -> list[float]:
     """When requests are due at any of the devices."""
     times = [list(accumulate(part.gap(i) for i in range(each))) for part in parts]
     end = min(of[-1] for of in times)
@@ -39,7 +39,7 @@ def variation(times: Sequence[float]) -> float:
 def test_poisson_arrivals_of_several_devices_are_poisson_together(
     shares: Sequence[tuple[float, float]],
 ) -> None:
-    times = together([Arrivals(spec("poisson"), 9, share) for share in shares], 4_000)
+    times = together([ArrivalSchedule(spec("poisson"), 9, share) for share in shares], 4_000)
     close = sum(b - a < 0.005 for a, b in pairwise(times)) / len(times)
     assert variation(times) == pytest.approx(1.0, abs=0.05)
     assert close == pytest.approx(1 - 2.718281828 ** (-0.005 * 4.0), abs=0.005)
@@ -50,7 +50,7 @@ def test_poisson_arrivals_of_several_devices_are_poisson_together(
 def test_even_arrivals_of_several_devices_are_even_together(
     shares: Sequence[tuple[float, float]],
 ) -> None:
-    times = together([Arrivals(spec("constant"), 9, share) for share in shares], 100)
+    times = together([ArrivalSchedule(spec("constant"), 9, share) for share in shares], 100)
     assert [b - a for a, b in pairwise(times)] == pytest.approx([0.25] * (len(times) - 1))
     assert times[0] == 0.0
 
@@ -61,7 +61,9 @@ def test_even_arrivals_of_several_devices_are_even_together(
 )
 def test_a_trace_is_dealt_each_time_to_one_device(weights: list[float], trace: list[float]) -> None:
     ends = [0.0, *(end / sum(weights) for end in accumulate(weights))]
-    parts = [Arrivals(spec("trace", repeat=False), 99, share, trace) for share in pairwise(ends)]
+    parts = [
+        ArrivalSchedule(spec("trace", repeat=False), 99, share, trace) for share in pairwise(ends)
+    ]
     made: list[float] = []
     for part in parts:
         made += accumulate(part.gap(i) for i in range(part.count or 0))
@@ -70,6 +72,6 @@ def test_a_trace_is_dealt_each_time_to_one_device(weights: list[float], trace: l
 
 def test_a_trace_that_repeats_goes_on_where_it_ended() -> None:
     trace = [1.0, 2.0, 2.5, 6.0]
-    parts = [Arrivals(spec("trace"), 99, share, trace) for share in HALVES]
+    parts = [ArrivalSchedule(spec("trace"), 99, share, trace) for share in HALVES]
     once = [t for part in parts for t in accumulate(part.gap(i) for i in range(2 * 2))]
     assert sorted(once) == pytest.approx([*trace, *(6.0 + t for t in trace)])

@@ -8,11 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.endpoints.arrivals import Arrivals
-from agent.serving.endpoints.attainment import BUCKETS, WINDOWS_S, Attainment, Ended, LaneCounts
-from agent.serving.endpoints.ledger import Ledger
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.attainment import (
+    BUCKETS,
+    WINDOWS_S,
+    LaneCounts,
+    RequestOutcome,
+    SloAttainment,
+)
+from agent.serving.endpoints.feeds import PacedFeed
+from agent.serving.endpoints.ledger import RequestLedger
 from agent.serving.endpoints.sinks import Sinks, how_it_ended
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.source import SourceState
 from agent.serving.routing.forwarding import Generations, Post
 from tiermesh.documents.assignment import SourceSpec
 from tiermesh.frames import Frame, Kind, pack
@@ -21,7 +28,7 @@ SLO = {"p50": 1.0, "p95": 3.0}
 
 
 def asked(slo=SLO, now=100.0):
-    attainment = Attainment()
+    attainment = SloAttainment()
     attainment.ask(slo, now)
     return attainment
 
@@ -32,10 +39,10 @@ def of(attainment, now):
 
 def test_a_request_counts_in_every_window_and_only_within_what_it_met():
     attainment = asked()
-    attainment.note(Ended.RESULT, 0.5, 101.0)
-    attainment.note(Ended.FILTERED, 2.0, 101.0)
-    attainment.note(Ended.RESULT, 3.5, 101.0)
-    attainment.note(Ended.ERROR, 0.1, 101.0)
+    attainment.note(RequestOutcome.RESULT, 0.5, 101.0)
+    attainment.note(RequestOutcome.FILTERED, 2.0, 101.0)
+    attainment.note(RequestOutcome.RESULT, 3.5, 101.0)
+    attainment.note(RequestOutcome.ERROR, 0.1, 101.0)
     for window in attainment.windows(102.0):
         assert (window.ended, window.failed) == (4, 1)
         assert window.within == {"p50": 1, "p95": 2}
@@ -44,7 +51,7 @@ def test_a_request_counts_in_every_window_and_only_within_what_it_met():
 
 def test_windows_are_the_shortest_first_and_forget_in_time():
     attainment = asked(now=0.0)
-    attainment.note(Ended.RESULT, 0.5, 0.0)
+    attainment.note(RequestOutcome.RESULT, 0.5, 0.0)
     assert [w.seconds for w in attainment.windows(1.0)] == [*WINDOWS_S, 0.0]
     later = of(attainment, 11.0)
     assert (later[10.0].ended, later[60.0].ended, later[0.0].ended) == (0, 1, 1)
@@ -58,7 +65,7 @@ def test_a_window_holds_what_ended_within_it_and_at_most_a_bucket_more(gaps, wai
     for gap in gaps:
         now += gap
         times.append(now)
-        attainment.note(Ended.RESULT, 0.0, now)
+        attainment.note(RequestOutcome.RESULT, 0.0, now)
     now += wait
     for seconds, window in of(attainment, now).items():
         if seconds:
@@ -73,7 +80,7 @@ def test_a_window_holds_what_ended_within_it_and_at_most_a_bucket_more(gaps, wai
 def test_memory_does_not_grow_with_requests():
     attainment = asked(now=0.0)
     for second in range(20_000):
-        attainment.note(Ended.RESULT, 0.0, float(second))
+        attainment.note(RequestOutcome.RESULT, 0.0, float(second))
     kept = [len(ring._buckets) for ring in attainment._rings]
     assert max(kept) <= BUCKETS + 1
 
@@ -82,12 +89,12 @@ def test_the_run_goes_on_after_a_restart_and_begins_anew_with_another_slo():
     names: dict[str, int] = {}
     first = asked()
     for latency_s in (0.5, 2.0, 9.0):
-        for name in first.note(Ended.RESULT, latency_s, 101.0):
+        for name in first.note(RequestOutcome.RESULT, latency_s, 101.0):
             names[name] = names.get(name, 0) + 1
-    again = Attainment()
+    again = SloAttainment()
     again.resume(names, 100.0)
     again.ask(SLO, 160.0)
-    again.note(Ended.RESULT, 0.5, 161.0)
+    again.note(RequestOutcome.RESULT, 0.5, 161.0)
     run, minute = of(again, 170.0)[0.0], of(again, 170.0)[60.0]
     assert (run.ended, run.within, run.covered_seconds) == (4, {"p50": 2, "p95": 3}, 70.0)
     assert (minute.ended, minute.covered_seconds) == (1, 10.0)
@@ -97,7 +104,7 @@ def test_the_run_goes_on_after_a_restart_and_begins_anew_with_another_slo():
 
 
 def test_what_was_asked_before_a_restart_does_not_count_for_another_slo():
-    again = Attainment()
+    again = SloAttainment()
     again.resume({"p95<=3/ended": 7, "p95<=3/p95": 7}, 10.0)
     again.ask({"p95": 2.0}, 100.0)
     run = of(again, 101.0)[0.0]
@@ -105,13 +112,13 @@ def test_what_was_asked_before_a_restart_does_not_count_for_another_slo():
 
 
 def test_of_several_sinks_the_worst_counts():
-    ledger = Ledger(["x", "y"], 60.0)
+    ledger = RequestLedger(["x", "y"], 60.0)
     ledger.attainment.ask(SLO, 0.0)
     for index, ends in enumerate(
         [
-            (Ended.RESULT, Ended.ERROR),
-            (Ended.FILTERED, Ended.RESULT),
-            (Ended.FILTERED, Ended.FILTERED),
+            (RequestOutcome.RESULT, RequestOutcome.ERROR),
+            (RequestOutcome.FILTERED, RequestOutcome.RESULT),
+            (RequestOutcome.FILTERED, RequestOutcome.FILTERED),
         ]
     ):
         request = ledger.accept(index, f"{index:032x}", "f", 0.0)
@@ -123,11 +130,11 @@ def test_of_several_sinks_the_worst_counts():
 
 def test_latency_counts_from_when_a_request_was_due_not_from_when_there_was_room_for_it():
     spec = SourceSpec(path="in", rate_rps=10.0, count=200)
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     ledger.attainment.ask({"p95": 1.0}, 0.0)
-    source = Source(
-        "k", "s", "r", workflow="w", run="r", arrivals=Arrivals(spec, 200),
-        files=["f"] * 200, ledger=ledger, now=0.0,
+    source = SourceState(
+        "k", "s", "r", workflow="w", run="r",
+        feed=PacedFeed(ArrivalSchedule(spec, 200), ["f"] * 200), ledger=ledger, now=0.0,
     )  # fmt: skip
     source.accept(20.0)
     held_back = list(ledger.requests.values())
@@ -155,19 +162,19 @@ def test_lanes_are_of_the_generation_that_is_current():
 @pytest.mark.parametrize(
     ("kind", "ended"),
     [
-        (Kind.DATA, Ended.RESULT),
-        (Kind.ERROR, Ended.ERROR),
-        (Kind.FILTERED, Ended.FILTERED),
+        (Kind.DATA, RequestOutcome.RESULT),
+        (Kind.ERROR, RequestOutcome.ERROR),
+        (Kind.FILTERED, RequestOutcome.FILTERED),
     ],
 )
 def test_a_confirmation_says_how_the_request_ended_and_so_does_one_that_is_repeated(kind, ended):
-    from agent.serving.endpoints.sink import Sink
+    from agent.serving.endpoints.sink import SinkState
     from agent.serving.instructions import Write
 
     sent: list[Frame] = []
     post = Post("here", Generations())
     sinks = Sinks(post, Generations())
-    sinks.by_stage["out"] = Sink("run")
+    sinks.by_stage["out"] = SinkState("run")
     frame = Frame(kind, 2, 1, "0" * 32, 1, "o", "out", ("here",), 5.0, 65.0, pack({"n": 1}))
     sinks.arrive("out", frame, 0.0)
     sinks.written([Write("out", "run", frame)], 0.0)
@@ -183,6 +190,6 @@ def test_a_confirmation_says_how_the_request_ended_and_so_does_one_that_is_repea
 
 def test_a_confirmation_of_an_older_agent_is_a_result():
     said = Frame(Kind.CONFIRM, 2, 1, "0" * 32, 1, "out", "")
-    assert how_it_ended(said) is Ended.RESULT
+    assert how_it_ended(said) is RequestOutcome.RESULT
     unknown = Frame(Kind.CONFIRM, 2, 1, "0" * 32, 1, "out", "", payload=pack({"ended": "sold"}))
-    assert how_it_ended(unknown) is Ended.RESULT
+    assert how_it_ended(unknown) is RequestOutcome.RESULT

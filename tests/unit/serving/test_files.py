@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import sqlite3
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,14 +13,22 @@ import numpy as np
 import pytest
 
 from agent.serving.clock import Anchor
-from agent.serving.endpoints.attainment import Ended
-from agent.serving.endpoints.data_folder import DataFolder
-from agent.serving.endpoints.ledger import Former, Request, Stray
-from agent.serving.endpoints.results import Line, ResultFile, SinkWriter, line_of, read_endings
-from agent.serving.endpoints.sink import Arrival, Sink
-from agent.serving.endpoints.spool import Spool, remove_if_empty
+from agent.serving.endpoint_io.data_folder import DataFolder
+from agent.serving.endpoint_io.results import (
+    RecordedSink,
+    ResultFile,
+    ResultLine,
+    line_of,
+    read_outcomes,
+)
+from agent.serving.endpoint_io.sink_writer import SinkWriter
+from agent.serving.endpoint_io.spool import Spool, remove_if_empty
+from agent.serving.endpoints.attainment import RequestOutcome
+from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Request
+from agent.serving.endpoints.sink import SinkAction, SinkState
 from agent.serving.instructions import Write
 from tiermesh import limits
+from tiermesh.documents.assignment import SourceSpec
 from tiermesh.errors import InvalidDocument, LimitExceeded, StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, pack
 
@@ -46,7 +55,7 @@ def test_a_spool_goes_on_where_it_was(tmp_path: Path) -> None:
     spool.forget([request(1)])
     # Not closed: the worker is killed.
     requests, counts = Spool(tmp_path / "deep" / "s.db").load()
-    assert [(r.index, r.id, r.file, r.accepted_at, r.deadline) for r in requests] == [
+    assert [(r.index, r.id, r.item, r.accepted_at, r.deadline) for r in requests] == [
         (0, IDS[0], "0.jpg", 1.5, 61.5),
         (2, IDS[2], "2.jpg", 1.5, 61.5),
     ]
@@ -58,8 +67,8 @@ def test_a_spool_keeps_how_requests_ended_and_when_they_were_due(tmp_path: Path)
     spool = Spool(path, Anchor("boot 1", 0.0))
     assert spool.totals(7.0) == ({}, 7.0)
     ended = [request(0), request(1), request(2)]
-    ended[0].ended, ended[0].counted = Ended.ERROR, ("p95<=3/ended", "p95<=3/failed")
-    ended[1].ended, ended[1].counted = Ended.RESULT, ("p95<=3/ended", "p95<=3/p95")
+    ended[0].ended, ended[0].counted = RequestOutcome.ERROR, ("p95<=3/ended", "p95<=3/failed")
+    ended[1].ended, ended[1].counted = RequestOutcome.RESULT, ("p95<=3/ended", "p95<=3/p95")
     ended[2].offered_at = 0.5
     spool.accept(ended)
     spool.forget(ended[:2])
@@ -72,6 +81,88 @@ def test_a_spool_keeps_how_requests_ended_and_when_they_were_due(tmp_path: Path)
     assert began == 107.0
     assert totals["p95<=3/ended"] == 2
     assert totals["p95<=3/p95"] == 1
+
+
+FORMER_SPOOL = """
+CREATE TABLE requests (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, file TEXT NOT NULL, accepted_at REAL NOT NULL, deadline REAL NOT NULL
+);
+CREATE TABLE source (next INTEGER NOT NULL);
+CREATE TABLE sinks (sink TEXT NOT NULL, device TEXT NOT NULL, below INTEGER);
+CREATE TABLE addresses (device TEXT PRIMARY KEY, address TEXT NOT NULL);
+CREATE TABLE strays (id TEXT NOT NULL, sink TEXT NOT NULL, device TEXT NOT NULL, until REAL NOT NULL);
+CREATE TABLE clock (boot TEXT NOT NULL, zero REAL NOT NULL);
+CREATE TABLE offered (number INTEGER PRIMARY KEY, at REAL NOT NULL);
+CREATE TABLE totals (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE began (at REAL NOT NULL);
+INSERT INTO source VALUES (9);
+INSERT INTO requests VALUES (7, 'ab', 'in/7.jpg', 1.5, 61.5), (8, 'cd', 'in/8.jpg', 2.5, 62.5);
+INSERT INTO offered VALUES (8, 2.25);
+INSERT INTO totals VALUES ('result', 6), ('error', 1);
+INSERT INTO strays VALUES ('ef', 'out', 'a', 60.0);
+INSERT INTO sinks VALUES ('out', 'b', NULL), ('out', 'a', 8);
+"""
+"""A spool as agents wrote it before spools had a version."""
+
+
+def test_a_spool_of_the_former_version_goes_on_with_all_that_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(FORMER_SPOOL)
+    for _ in range(2):
+        with contextlib.closing(Spool(path)) as spool:
+            requests, counts = spool.load()
+            assert [(r.index, r.id, r.item, r.deadline, r.offered_at) for r in requests] == [
+                (7, "ab", "in/7.jpg", 61.5, None),
+                (8, "cd", "in/8.jpg", 62.5, 2.25),
+            ]
+            assert not any(r.is_kept for r in requests)
+            assert (counts.accepted, counts.results, counts.errors) == (9, 6, 1)
+            assert spool.duplicates() == [PossibleDuplicate("ef", "out", "a", 60.0)]
+            assert spool.sinks() == ({"out": "b"}, [FormerSink("out", "a", 8)])
+            assert spool.spec() is None
+    with contextlib.closing(Spool(path)) as spool:
+        more = request(9)
+        more.payload = pack({"text": "x"})
+        spool.accept([more])
+        assert [r.is_kept for r in spool.load()[0]] == [False, False, True]
+
+
+def test_a_spool_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    Spool(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 7")
+    before = path.read_bytes()
+    with pytest.raises(TiermeshError, match=r"written by a newer agent.*version 7"):
+        Spool(path)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_spool_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"anything but a database" * 100)
+    before = path.read_bytes()
+    with pytest.raises(TiermeshError, match=r"cannot be read.*Move .* away"):
+        Spool(path)
+    assert path.read_bytes() == before
+
+
+def test_a_spool_keeps_the_payload_of_what_was_offered_from_outside(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    values = {"text": "t", "blob": b"b" * 5_000, "array": np.arange(6).reshape(2, 3), "n": [1, 2.5]}
+    offered = request(0)
+    offered.payload = pack(values)
+    spool = Spool(path)
+    spool.accept([offered, request(1)])
+    spool.keep_spec(SourceSpec(kind="jsonl", path="in"))
+    # Not closed: the worker is killed.
+    again = Spool(path)
+    assert again.payload(0) == offered.payload
+    assert [r.is_kept for r in again.load()[0]] == [True, False]
+    assert again.spec() == SourceSpec(kind="jsonl", path="in")
+    with pytest.raises(TiermeshError, match="no payload of request 1"):
+        again.payload(1)
 
 
 def test_a_clock_that_was_set_between_two_workers_moves_no_deadline(tmp_path: Path) -> None:
@@ -105,24 +196,24 @@ def test_a_spool_knows_where_the_sinks_are_and_were(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s.db")
     assert spool.sinks() == ({}, [])
     spool.keep_sinks({"out": "a"}, [])
-    spool.keep_sinks({"out": "b"}, [Former("out", "a", 7)])
-    assert Spool(tmp_path / "s.db").sinks() == ({"out": "b"}, [Former("out", "a", 7)])
+    spool.keep_sinks({"out": "b"}, [FormerSink("out", "a", 7)])
+    assert Spool(tmp_path / "s.db").sinks() == ({"out": "b"}, [FormerSink("out", "a", 7)])
 
 
 def test_a_spool_keeps_what_may_count_twice_after_the_request_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     spool = Spool(path)
     spool.keep_sinks({"out": "b"}, [], {"b": "127.0.0.1:9"})
-    stray = Stray(request(0).id, "out", "a", 60.0)
+    duplicate = PossibleDuplicate(request(0).id, "out", "a", 60.0)
     ended = request(0)
-    ended.strays.append(stray)
+    ended.duplicates.append(duplicate)
     spool.accept([ended])
     spool.forget([ended])
     spool.close()
     assert not remove_if_empty(path)
     again = Spool(path)
-    assert (again.strays(), again.addresses()) == ([stray], {"b": "127.0.0.1:9"})
-    again.settle(stray)
+    assert (again.duplicates(), again.addresses()) == ([duplicate], {"b": "127.0.0.1:9"})
+    again.settle(duplicate)
     again.close()
     assert remove_if_empty(path)
 
@@ -131,23 +222,23 @@ def test_lines_that_do_not_count_are_taken_out_and_the_others_stay(tmp_path: Pat
     path = tmp_path / "r.jsonl"
     with results(path) as file:
         file.remembered("r")
-        file.append([Line(f"{i:032x}", "result", run="r") for i in range(4)])
+        file.append([ResultLine(f"{i:032x}", "result", run="r") for i in range(4)])
         wanted = [f"{1:032x}", f"{3:032x}", f"{9:032x}"]
         assert file.drop(wanted, "r") == dict.fromkeys(wanted[:2], Kind.DATA)
-        file.append([Line(f"{4:032x}", "result", run="r")])
-    assert list(read_endings(path)) == [f"{i:032x}" for i in (0, 2, 4)]
+        file.append([ResultLine(f"{4:032x}", "result", run="r")])
+    assert list(read_outcomes(path)) == [f"{i:032x}" for i in (0, 2, 4)]
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_sink_refuses_what_has_ended_elsewhere() -> None:
-    sink = Sink("r")
+    sink = SinkState("r")
     sink.refuse("0" * 32)
-    assert sink.arrive(frame("0" * 32)) is Arrival.CONFIRM
+    assert sink.arrive(frame("0" * 32)) is SinkAction.CONFIRM
     assert not sink.has_written("0" * 32)
-    assert sink.arrive(frame("1" * 32)) is Arrival.WRITE
+    assert sink.arrive(frame("1" * 32)) is SinkAction.WRITE
     sink.written("1" * 32, Kind.DATA, "r")
     sink.dropped("1" * 32, Kind.DATA)
-    assert (sink.endings.results, sink.has_written("1" * 32)) == (0, False)
+    assert (sink.counts.results, sink.has_written("1" * 32)) == (0, False)
 
 
 def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:
@@ -179,7 +270,7 @@ def test_a_sink_that_is_elsewhere_now_is_only_read(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"id": "not hex", "outcome": "result"}\n' + whole[:10])
     before = path.read_bytes()
-    assert list(read_endings(path)) == IDS[:1]
+    assert list(read_outcomes(path)) == IDS[:1]
     assert path.read_bytes() == before, "somebody else may be writing it"
 
 
@@ -208,7 +299,7 @@ def test_lines_that_are_no_results_are_left_alone(tmp_path: Path) -> None:
 def test_a_line_says_what_people_need_and_sums_up_the_rest() -> None:
     values = {"name": "a.jpg", "image": b"x" * 5_000, "t": np.zeros((2, 3)), "l": [b"ab", {"k": 1}]}
     line = line_of(frame(IDS[0], **values), "run", 9.25)
-    assert line == Line(
+    assert line == ResultLine(
         id=IDS[0], outcome="result", run="run", name="a.jpg",
         payload={
             "name": "a.jpg",
@@ -236,11 +327,14 @@ def test_a_full_disk_delays_results_and_loses_none(
         return real(data)
 
     monkeypatch.setattr(file, "_write", write)
-    monkeypatch.setattr("agent.serving.endpoints.results._RETRY_S", 0.01)
+    monkeypatch.setattr("agent.serving.endpoint_io.sink_writer._RETRY_S", 0.01)
     troubles: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[list[Write]] = queue.SimpleQueue()
     writer = SinkWriter(
-        file, with_payload=True, clock=lambda: 1.0, done=done.put, trouble=troubles.put
+        RecordedSink(file, with_payload=True),
+        clock=lambda: 1.0,
+        done=done.put,
+        trouble=troubles.put,
     )
     writer.put(Write("out", "run", frame(IDS[0])))
     assert "No space left" in troubles.get(timeout=5)
@@ -252,21 +346,21 @@ def test_a_full_disk_delays_results_and_loses_none(
 
 
 def test_a_sink_takes_each_request_once() -> None:
-    sink = Sink("run", {IDS[0]: Kind.ERROR}, kept=2)
-    assert sink.arrive(frame(IDS[0])) is Arrival.CONFIRM
+    sink = SinkState("run", {IDS[0]: Kind.ERROR}, kept=2)
+    assert sink.arrive(frame(IDS[0])) is SinkAction.CONFIRM
     assert sink.ended(IDS[0]) is Kind.ERROR
-    assert sink.arrive(frame(IDS[1])) is Arrival.WRITE
-    assert sink.arrive(frame(IDS[1])) is Arrival.WAIT
+    assert sink.arrive(frame(IDS[1])) is SinkAction.WRITE
+    assert sink.arrive(frame(IDS[1])) is SinkAction.WAIT
     sink.written(IDS[1], Kind.DATA, "run")
-    assert sink.arrive(frame(IDS[1], Kind.ERROR)) is Arrival.CONFIRM
-    assert sink.endings.duplicates == 3
+    assert sink.arrive(frame(IDS[1], Kind.ERROR)) is SinkAction.CONFIRM
+    assert sink.counts.duplicates == 3
     for one in IDS[2:4]:
-        assert sink.arrive(frame(one)) is Arrival.WRITE
+        assert sink.arrive(frame(one)) is SinkAction.WRITE
         sink.written(one, Kind.ERROR, "run")
-    assert sink.arrive(frame(IDS[0])) is Arrival.WRITE, "its memory is bounded"
-    assert (sink.endings.results, sink.endings.errors) == (1, 2)
+    assert sink.arrive(frame(IDS[0])) is SinkAction.WRITE, "its memory is bounded"
+    assert (sink.counts.results, sink.counts.errors) == (1, 2)
     sink.begin("another run")
-    assert (sink.endings.results, sink.endings.errors) == (0, 0)
+    assert (sink.counts.results, sink.counts.errors) == (0, 0)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.endpoints.arrivals import Arrivals
+from agent.serving.endpoints.arrivals import ArrivalSchedule
+from agent.serving.endpoints.feeds import PacedFeed
 from agent.serving.endpoints.ledger import (
     ASK_AGAIN_S,
     ASK_SHARE,
@@ -16,29 +17,27 @@ from agent.serving.endpoints.ledger import (
     HELD_S,
     LOST_S,
     RETRY_FIRST_S,
-    STALLED_LEAST_S,
     UNHEARD_SHARE,
     WITHHELD_S,
-    Counts,
-    Former,
-    Ledger,
-    Pace,
-    Request,
+    RequestLedger,
 )
-from agent.serving.endpoints.source import Source
+from agent.serving.endpoints.pacing import InFlightWindow
+from agent.serving.endpoints.request import FormerSink, Request, SourceCounts
+from agent.serving.endpoints.retries import STALLED_LEAST_S
+from agent.serving.endpoints.source import SourceState
 from agent.serving.instructions import Record
 from tiermesh import limits
 from tiermesh.documents.assignment import SourceSpec
 from tiermesh.errors import InvalidDocument
 
 
-def accepted(ledger: Ledger, index: int = 0, now: float = 0.0) -> Request:
+def accepted(ledger: RequestLedger, index: int = 0, now: float = 0.0) -> Request:
     request = ledger.accept(index, f"{index:032x}", f"{index}.jpg", now)
     ledger.recorded(request.id, now)
     return request
 
 
-def injected(ledger: Ledger, devices: str = "ab", now: float = 0.0) -> list[Request]:
+def injected(ledger: RequestLedger, devices: str = "ab", now: float = 0.0) -> list[Request]:
     due = ledger.due(now).inject
     for request in due:
         ledger.injected(request, frozenset(devices), now)
@@ -46,19 +45,19 @@ def injected(ledger: Ledger, devices: str = "ab", now: float = 0.0) -> list[Requ
 
 
 def test_a_request_ends_when_every_sink_has_confirmed_it() -> None:
-    ledger = Ledger(["x", "y"], 60.0)
+    ledger = RequestLedger(["x", "y"], 60.0)
     request = accepted(ledger)
     assert injected(ledger) == [request]
     assert ledger.confirmed(request.id, "x", 1.0) is None
     assert ledger.confirmed(request.id, "x", 1.0) is None
     assert ledger.confirmed(request.id, "y", 2.0) is request
     assert ledger.confirmed(request.id, "y", 2.0) is None
-    assert ledger.counts == Counts(accepted=1, confirmed=1, retried=0)
+    assert ledger.counts == SourceCounts(accepted=1, confirmed=1, retried=0)
     assert ledger.latency.histogram(2.0).percentile_s(0.5) == pytest.approx(2.0, rel=0.011)
 
 
 def test_nothing_is_injected_before_it_is_on_disk() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     request = ledger.accept(0, "0" * 32, "f", 0.0)
     assert ledger.due(5.0).inject == []
     ledger.recorded(request.id, 6.0)
@@ -67,7 +66,7 @@ def test_nothing_is_injected_before_it_is_on_disk() -> None:
 
 
 def test_what_a_device_could_not_take_on_is_due_again_ever_later() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     request = accepted(ledger)
     waits = []
     now = 0.0
@@ -84,7 +83,7 @@ def test_what_a_device_could_not_take_on_is_due_again_ever_later() -> None:
 
 
 def test_a_loss_of_an_earlier_attempt_changes_nothing() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     request = accepted(ledger)
     injected(ledger)
     ledger.lost(request.id, 1, "b", "", 0.0)
@@ -95,7 +94,7 @@ def test_a_loss_of_an_earlier_attempt_changes_nothing() -> None:
 
 
 def test_while_no_lane_has_a_way_one_request_tries_and_the_others_are_held() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     first, *others = [accepted(ledger, i) for i in range(4)]
     ledger.lost(first.id, 0, "b", "b cannot be reached", 0.0)
     assert ledger.due(0.0, blocked=True).inject == [first]
@@ -109,7 +108,7 @@ def test_while_no_lane_has_a_way_one_request_tries_and_the_others_are_held() -> 
 
 
 def test_the_request_that_tries_tells_by_its_confirmation_that_there_is_a_way() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     first, second = accepted(ledger, 0), accepted(ledger, 1)
     ledger.device_lost("b", 4, gone=True, now=0.0)
     assert ledger.due(0.0, blocked=True).inject == [first]
@@ -120,7 +119,7 @@ def test_the_request_that_tries_tells_by_its_confirmation_that_there_is_a_way() 
 
 
 def test_what_an_earlier_attempt_brings_tells_nothing_of_the_way() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     first = accepted(ledger, 0)
     injected(ledger, "b")
     ledger.device_lost("b", 4, gone=True, now=0.0)
@@ -131,7 +130,7 @@ def test_what_an_earlier_attempt_brings_tells_nothing_of_the_way() -> None:
 
 
 def test_what_is_held_ends_at_its_deadline_and_says_why() -> None:
-    ledger = Ledger(["x"], 1.0)
+    ledger = RequestLedger(["x"], 1.0)
     _, held = accepted(ledger, 0), accepted(ledger, 1)
     ledger.due(0.0, blocked=True)
     assert held in ledger.due(1.0, blocked=True).fail
@@ -139,14 +138,14 @@ def test_what_is_held_ends_at_its_deadline_and_says_why() -> None:
 
 
 def test_a_device_that_somebody_has_reached_again_is_lost_no_longer() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     ledger.device_lost("b", 4, gone=True, now=1.0)
     ledger.device_lost("b", 4, gone=False, now=1.5)
     assert ledger.lost_devices(1.5) == frozenset()
 
 
 def test_a_lost_device_makes_its_requests_due_once_per_loss() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     accepted(ledger, 0)
     injected(ledger, "ab")
     accepted(ledger, 1)
@@ -160,7 +159,7 @@ def test_a_lost_device_makes_its_requests_due_once_per_loss() -> None:
 
 
 def test_a_late_request_fails_after_a_grace_until_the_sinks_confirm_that() -> None:
-    ledger = Ledger(["x"], 10.0)
+    ledger = RequestLedger(["x"], 10.0)
     request = accepted(ledger)
     injected(ledger)
     ledger.lost(request.id, 1, "b", "b is gone", 9.99)
@@ -175,30 +174,30 @@ def test_a_late_request_fails_after_a_grace_until_the_sinks_confirm_that() -> No
 
 
 def test_after_a_restart_everything_in_flight_is_due_at_once() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     kept = Request(3, "3" * 32, "f", 100.0, 160.0, set(), attempt=1)
-    ledger.restore([kept], Counts(accepted=8, confirmed=7), 110.0)
+    ledger.restore([kept], SourceCounts(accepted=8, confirmed=7), 110.0)
     assert ledger.due(110.0).inject == [kept]
     assert kept.attempt == 2
     assert kept.unconfirmed == {"x"}
 
 
 def test_a_clock_that_was_set_back_over_a_reboot_gives_no_request_longer_than_it_had() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     kept = Request(3, "3" * 32, "f", 4_100.0, 4_160.0, set(), attempt=1)
-    ledger.restore([kept], Counts(accepted=8, confirmed=7), 500.0)
+    ledger.restore([kept], SourceCounts(accepted=8, confirmed=7), 500.0)
     assert (kept.accepted_at, kept.deadline) == (500.0, 560.0)
 
 
 def test_a_request_waits_for_the_device_where_its_sink_was() -> None:
-    ledger = Ledger(["x", "y"], 60.0)
+    ledger = RequestLedger(["x", "y"], 60.0)
     ledger.sinks_at({"x": "a", "y": "c"})
     request = accepted(ledger)
     injected(ledger)
     ledger.confirmed(request.id, "y", 1.0)
     assert ledger.done(request) == ("y",)
     ledger.sinks_at({"x": "b", "y": "d"})
-    assert ledger.unclear(request) == [Former("x", "a", 1)], "y has confirmed it"
+    assert ledger.unclear(request) == [FormerSink("x", "a", 1)], "y has confirmed it"
     ledger.lost(request.id, 1, "", "moved", 2.0)
     due = ledger.due(2.2)
     assert (due.ask, due.inject) == ([request], [])
@@ -212,9 +211,9 @@ def test_a_request_waits_for_the_device_where_its_sink_was() -> None:
     assert ledger.formers == [], "all that was in flight has ended"
 
 
-def moved(*, lost: tuple[str, ...] = ()) -> tuple[Ledger, Request]:
+def moved(*, lost: tuple[str, ...] = ()) -> tuple[RequestLedger, Request]:
     """A request that is on its way to a sink on a while that moves to b."""
-    ledger = Ledger(["x"], 20.0)
+    ledger = RequestLedger(["x"], 20.0)
     ledger.sinks_at({"x": "a"})
     request = accepted(ledger)
     injected(ledger)
@@ -248,30 +247,30 @@ def test_a_device_that_is_given_up_is_not_asked() -> None:
 def test_what_may_have_ended_twice_is_told_until_nothing_of_it_can_be_on_its_way() -> None:
     ledger, request = moved(lost=("a",))
     assert ledger.confirmed(request.id, "x", 1.0, by="b") is request
-    (stray,) = request.strays
-    assert (stray.sink, stray.device, stray.until) == ("x", "a", 20.0 + GRACE_S)
-    assert list(ledger.strays.values()) == [stray]
+    (duplicate,) = request.duplicates
+    assert (duplicate.sink, duplicate.device, duplicate.until) == ("x", "a", 20.0 + GRACE_S)
+    assert list(ledger.duplicates.values()) == [duplicate]
     assert ledger.dropped(request.id, "x", "a", 2.0) is None
-    assert ledger.dropped(request.id, "x", "a", 21.0) == stray
-    assert ledger.strays == {}
+    assert ledger.dropped(request.id, "x", "a", 21.0) == duplicate
+    assert ledger.duplicates == {}
 
 
 def test_a_former_device_that_confirms_after_all_counts_and_the_new_one_does_not() -> None:
     ledger, request = moved(lost=("a",))
     ledger.confirmed(request.id, "x", 1.0, by="a")
-    assert [stray.device for stray in request.strays] == ["b"]
+    assert [duplicate.device for duplicate in request.duplicates] == ["b"]
 
 
 def test_what_a_former_device_has_cleared_leaves_nothing_to_settle() -> None:
     ledger, request = moved()
     ledger.cleared(request.id, "x", "a", 1.0)
     ledger.confirmed(request.id, "x", 2.0, by="b")
-    assert ledger.strays == {}
+    assert ledger.duplicates == {}
 
 
 @given(st.lists(st.tuples(st.sampled_from("aicrld"), st.integers(0, 5)), max_size=60))
 def test_the_ledger_balances_whatever_happens(events: list[tuple[str, int]]) -> None:
-    ledger = Ledger(["x"], 20.0)
+    ledger = RequestLedger(["x"], 20.0)
     now = 0.0
     for what, index in events:
         now += 0.3
@@ -294,22 +293,22 @@ def test_the_ledger_balances_whatever_happens(events: list[tuple[str, int]]) -> 
 
 
 def test_the_window_follows_what_the_mesh_can_do() -> None:
-    pace = Pace(deadline_s=40.0)
-    first = pace.window
+    pace = InFlightWindow(deadline_s=40.0)
+    first = pace.limit
     for _ in range(5_000):
         pace.confirmed(1.0, 20)
-    assert pace.window == limits.SOURCE_INFLIGHT_REQUESTS
+    assert pace.limit == limits.SOURCE_INFLIGHT_REQUESTS
     pace.confirmed(11.0, 200)
-    assert pace.window == 200, "more than are in flight were never tried"
+    assert pace.limit == 200, "more than are in flight were never tried"
     for _ in range(5_000):
         pace.confirmed(11.0, 200)
-    assert 1 <= pace.window < first
+    assert 1 <= pace.limit < first
 
 
 def test_a_request_that_is_only_slow_is_not_repeated_before_half_its_deadline_and_then_once() -> (
     None
 ):
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     for index in range(300):
         quick = accepted(ledger, index, now=index / 100)
         injected(ledger, now=index / 100)
@@ -323,7 +322,7 @@ def test_a_request_that_is_only_slow_is_not_repeated_before_half_its_deadline_an
 
 
 def test_where_all_are_slow_the_budget_bounds_how_many_are_repeated() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     for index in range(1_000):
         accepted(ledger, index)
     injected(ledger)
@@ -334,11 +333,11 @@ def test_where_all_are_slow_the_budget_bounds_how_many_are_repeated() -> None:
         now += WITHHELD_S
     assert 0 < again <= 0.01 * 1_000 + 5
     assert ledger.counts.retried == again
-    assert ledger.repeats.withheld >= 1_000 - again
+    assert ledger.retries.withheld >= 1_000 - again
 
 
 def test_what_is_known_to_be_lost_needs_no_budget() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     for index in range(1_000):
         accepted(ledger, index)
     injected(ledger, "b")
@@ -347,7 +346,7 @@ def test_what_is_known_to_be_lost_needs_no_budget() -> None:
 
 
 def test_a_device_that_falls_silent_over_and_over_does_not_multiply_the_work() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     for index in range(100):
         accepted(ledger, index)
     injected(ledger, "b")
@@ -357,14 +356,14 @@ def test_a_device_that_falls_silent_over_and_over_does_not_multiply_the_work() -
         ledger.device_lost("b", 5, gone=True, now=now)
         again += len(injected(ledger, "b", now=now))
     assert 100 <= again <= 350
-    assert ledger.repeats.withheld > 0
+    assert ledger.retries.withheld > 0
     ledger.device_lost("b", 5, gone=False, now=now)
     waiting = sum(request.withheld for request in ledger.requests.values())
     assert len(injected(ledger, "c", now=now)) == waiting, "that device has been started again"
 
 
 def test_what_waits_for_the_oldest_at_an_aggregate_is_not_repeated() -> None:
-    ledger = Ledger(["x"], 60.0)
+    ledger = RequestLedger(["x"], 60.0)
     ledger.in_order = True
     oldest, *others = [accepted(ledger, i) for i in range(20)]
     injected(ledger)
@@ -379,15 +378,16 @@ def test_what_waits_for_the_oldest_at_an_aggregate_is_not_repeated() -> None:
         assert injected(ledger, now=now + WITHHELD_S) == []
 
 
-def a_source(spec: SourceSpec, files: int = 3, ledger: Ledger | None = None) -> Source:
-    return Source(
-        "k", "s", "s@a", workflow="w", run="r", arrivals=Arrivals(spec, files),
-        files=[f"{i}.jpg" for i in range(files)], ledger=ledger or Ledger(["x"], 60.0), now=0.0,
+def a_source(spec: SourceSpec, files: int = 3, ledger: RequestLedger | None = None) -> SourceState:
+    return SourceState(
+        "k", "s", "s@a", workflow="w", run="r",
+        feed=PacedFeed(ArrivalSchedule(spec, files), [f"{i}.jpg" for i in range(files)]),
+        ledger=ledger or RequestLedger(["x"], 60.0), now=0.0,
     )  # fmt: skip
 
 
-def files_of(source: Source, now: float) -> list[str]:
-    return [r.file for i in source.accept(now) if isinstance(i, Record) for r in i.requests]
+def files_of(source: SourceState, now: float) -> list[str]:
+    return [r.item for i in source.accept(now) if isinstance(i, Record) for r in i.requests]
 
 
 def test_files_are_offered_in_order_at_their_rate_and_end() -> None:
@@ -406,7 +406,7 @@ def test_a_full_window_delays_acceptance() -> None:
     source = a_source(SourceSpec(path="in", rate_rps=1e6, repeat=True))
     for step in range(100):
         source.accept(1.0 + step / 1e3)
-    assert source.ledger.in_flight == source.ledger.pace.window
+    assert source.ledger.in_flight == source.ledger.window.limit
     assert source.next_at() == inf, "nothing is to be done until one has ended"
     one = next(iter(source.ledger.requests))
     source.ledger.confirmed(one, "x", 2.0)
@@ -418,44 +418,44 @@ def test_a_source_accepts_no_more_than_its_plan_carries_and_tells_what_waits() -
     accepted, told = 0, []
     for step in range(1_000):
         accepted += len(files_of(source, step / 100))
-        told += [text for text in [source.slowed(step / 100)] if text is not None]
+        told += [text for text in [source.throttled(step / 100)] if text is not None]
     assert accepted == pytest.approx(4.0 * 10, abs=5)
     assert accepted + source.waiting(10.0) == pytest.approx(10.0 * 10, abs=2)
     assert len(told) == 1
     assert "10 requests a second, and the plan carries 4" in told[0]
-    full = Arrivals(SourceSpec(path="in", rate_rps=10.0, repeat=True), 3)
-    source.adopt("s@b", full, ["0.jpg"], 10.0)
+    full = ArrivalSchedule(SourceSpec(path="in", rate_rps=10.0, repeat=True), 3)
+    source.adopt("s@b", PacedFeed(full, ["0.jpg"]), 10.0)
     for one in list(source.ledger.requests):
         source.ledger.confirmed(one, "x", 10.0)
     while source.waiting(10.0):
         assert files_of(source, 10.0), "what waits is taken in at once"
         for one in list(source.ledger.requests):
             source.ledger.confirmed(one, "x", 10.0)
-    assert source.slowed(10.0) == "no request waits to be accepted any more"
+    assert source.throttled(10.0) == "back-pressure has ended: no request is queued"
 
 
 def test_a_burst_passes_a_plan_that_carries_its_rate_on_average() -> None:
     spec = SourceSpec(path="in", arrivals="trace", trace="t", repeat=True, admit_rps=4.0)
     burst = [*(1.0 + i / 100 for i in range(4)), 2.0]
-    ledger = Ledger(["x"], 60.0)
-    source = Source(
-        "k", "s", "s@a", workflow="w", run="r", arrivals=Arrivals(spec, 1, trace=burst),
-        files=["0.jpg"], ledger=ledger, now=0.0,
+    ledger = RequestLedger(["x"], 60.0)
+    source = SourceState(
+        "k", "s", "s@a", workflow="w", run="r",
+        feed=PacedFeed(ArrivalSchedule(spec, 1, trace=burst), ["0.jpg"]), ledger=ledger, now=0.0,
     )  # fmt: skip
     assert len(files_of(source, 1.03)) == 4
     assert source.waiting(1.03) == 0
 
 
 def test_a_source_goes_on_at_the_index_where_it_stopped() -> None:
-    ledger = Ledger(["x"], 60.0)
-    ledger.restore([], Counts(accepted=4, confirmed=4), 0.0)
+    ledger = RequestLedger(["x"], 60.0)
+    ledger.restore([], SourceCounts(accepted=4, confirmed=4), 0.0)
     source = a_source(SourceSpec(path="in", rate_rps=10.0, repeat=True), ledger=ledger)
     assert files_of(source, 1e6)[:3] == ["1.jpg", "2.jpg", "0.jpg"]
 
 
 def test_poisson_arrivals_repeat_by_seed_and_have_their_rate() -> None:
     arrivals = [
-        Arrivals(SourceSpec(path="in", rate_rps=20.0, arrivals="poisson", seed=seed), 1)
+        ArrivalSchedule(SourceSpec(path="in", rate_rps=20.0, arrivals="poisson", seed=seed), 1)
         for seed in (1, 1, 2)
     ]
     gaps = [[one.gap(i) for i in range(4_000)] for one in arrivals]
@@ -467,14 +467,17 @@ def test_poisson_arrivals_repeat_by_seed_and_have_their_rate() -> None:
 
 def test_a_trace_is_followed_and_repeated() -> None:
     spec = SourceSpec(path="in", arrivals="trace", trace="t", repeat=True)
-    arrivals = Arrivals(spec, 1, trace=[1.0, 1.5, 4.0])
+    arrivals = ArrivalSchedule(spec, 1, trace=[1.0, 1.5, 4.0])
     assert [arrivals.gap(i) for i in range(5)] == [1.0, 0.5, 2.5, 1.0, 0.5]
     assert (
-        Arrivals(SourceSpec(path="in", arrivals="trace", trace="t"), 9, trace=[1.0, 2.0]).count == 2
+        ArrivalSchedule(
+            SourceSpec(path="in", arrivals="trace", trace="t"), 9, trace=[1.0, 2.0]
+        ).count
+        == 2
     )
     for wrong in ([], [2.0, 1.0], [-1.0]):
         with pytest.raises(InvalidDocument):
-            Arrivals(spec, 1, trace=wrong)
+            ArrivalSchedule(spec, 1, trace=wrong)
 
 
 @given(st.integers(1, 50), st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5))
@@ -483,7 +486,7 @@ def test_replicas_of_a_source_share_its_requests(count: int, weights: list[float
     total, done, counts = sum(weights), 0.0, 0
     for weight in weights:
         share = (done / total, (done + weight) / total)
-        made = Arrivals(spec, 100, share).count
+        made = ArrivalSchedule(spec, 100, share).count
         assert made is not None
         counts += made
         done += weight

@@ -65,7 +65,7 @@ class DataFolder:
             LimitExceeded: it does not fit into a frame. TiermeshError: it cannot be read.
         """
         try:
-            with self._open(name) as file:
+            with self.open(name) as file:
                 data = file.read(limits.FRAME_BYTES + 1)
         except OSError as error:
             raise TiermeshError(f"cannot read {name}", why=error.strerror or str(error)) from None
@@ -86,7 +86,12 @@ class DataFolder:
         except ValueError as error:
             raise InvalidDocument(f"{name} is not a trace of times", why=str(error)) from None
 
-    def _open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BinaryIO:
+        """A file, to be read.
+
+        Raises:
+            TiermeshError: it lies, or links, outside the folder. OSError: it cannot be opened.
+        """
         # NOFOLLOW: what was resolved a moment ago must not have become a link since.
         return os.fdopen(os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 

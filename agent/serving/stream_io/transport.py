@@ -359,7 +359,7 @@ class Incoming:
         return flow
 
     def _check_served(self, flow: Flow) -> None:
-        """Refuse what comes for a flow that has been stopped, also where the workflow is back as another flow.
+        """RejectOffers what comes for a flow that has been stopped, also where the workflow is back as another flow.
 
         Raises:
             TiermeshError: the sender connects again, and hears of the new flow's epoch.

@@ -8,17 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from io import RawIOBase
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import msgspec
 
-from agent.serving.endpoints.sink import Endings
+from agent.serving.endpoints.sink import OutcomeCounts
 from agent.serving.instructions import Write
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, Tensor
@@ -27,13 +24,9 @@ log = logging.getLogger(__name__)
 
 OUTCOMES: Final = {Kind.DATA: "result", Kind.ERROR: "error", Kind.FILTERED: "filtered"}
 _KINDS: Final = {outcome: kind for kind, outcome in OUTCOMES.items()}
-_RETRY_S: Final = 1.0
-
-Done: TypeAlias = Callable[[Sequence[Write]], None]
-Trouble: TypeAlias = Callable[[str], None]
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class ResultLine(msgspec.Struct, omit_defaults=True):
     """One line. Times are Unix seconds: `accepted_at` by the source's clock, `finished_at` by the sink's."""
 
     id: str
@@ -55,14 +48,14 @@ class _Known(msgspec.Struct):
     run: str = ""
 
 
-def line_of(frame: Frame, run: str, now: float, *, with_payload: bool = True) -> Line:
+def line_of(frame: Frame, run: str, now: float, *, with_payload: bool = True) -> ResultLine:
     """The line of a request that ends with `frame`; tensors and bytes are summarised."""
     try:
         values = frame.payload.unpack()
     except TiermeshError as error:
         values = {"unreadable": str(error)}
     name = values.get("name")
-    return Line(
+    return ResultLine(
         id=frame.request_id,
         outcome=OUTCOMES[frame.kind],
         run=run,
@@ -104,10 +97,10 @@ class ResultFile:
             ) from None
         self._encoder = msgspec.json.Encoder()
 
-    def remembered(self, run: str) -> tuple[dict[str, Kind], Endings]:
+    def remembered(self, run: str) -> tuple[dict[str, Kind], OutcomeCounts]:
         """How each request ended, by id, oldest first, and those of a run in numbers. A cut line is removed."""
         ids: dict[str, Kind] = {}
-        endings = Endings()
+        counts = OutcomeCounts()
         decoder = msgspec.json.Decoder(_Known)
         whole = 0
         self._file.seek(0)
@@ -124,12 +117,12 @@ class ResultFile:
                     continue
                 ids[known.id] = _KINDS.get(known.outcome, Kind.DATA)
                 if known.run == run and known.outcome in _KINDS:
-                    endings.count(_KINDS[known.outcome])
+                    counts.count(_KINDS[known.outcome])
         self._end = whole
         self._cut()
-        return ids, endings
+        return ids, counts
 
-    def append(self, lines: Sequence[Line]) -> None:
+    def append(self, lines: Sequence[ResultLine]) -> None:
         """Add lines and bring them to the disk, all or none.
 
         Raises:
@@ -210,7 +203,7 @@ def _opened(path: Path) -> RawIOBase:
     return cast("RawIOBase", os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0))
 
 
-def read_endings(path: Path) -> dict[str, Kind]:
+def read_outcomes(path: Path) -> dict[str, Kind]:
     """How each request ended, by id, in the whole lines of a sink's file that somebody may still write; blocks."""
     decoder = msgspec.json.Decoder(_Known)
     ids: dict[str, Kind] = {}
@@ -223,97 +216,38 @@ def read_endings(path: Path) -> dict[str, Kind]:
     return ids
 
 
-@dataclass(frozen=True, slots=True)
-class _Dropping:
-    """Lines to take out."""
+class RecordedSink:
+    """A sink that remembers by a file of JSON lines; what kinds deliver besides, they deliver before it is noted there.
 
-    ids: Collection[str]
-    run: str
-    done: Callable[[Mapping[str, Kind]], None]
-
-
-class SinkWriter:
-    """Writes a sink's lines in a thread of its own; what waits when a sync ends goes with the next one.
-
-    `done` is called with what is on disk, `trouble` with why nothing can be written now; it is tried again.
+    Methods block; one thread at a time.
     """
 
-    def __init__(
-        self,
-        file: ResultFile,
-        *,
-        with_payload: bool,
-        clock: Callable[[], float],
-        done: Done,
-        trouble: Trouble,
-    ) -> None:
-        self._file = file
+    def __init__(self, record: ResultFile, *, with_payload: bool) -> None:
+        self._record = record
         self._with_payload = with_payload
-        self._clock = clock
-        self._done = done
-        self._trouble = trouble
-        self._queue: queue.SimpleQueue[Write | _Dropping | None] = queue.SimpleQueue()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="sink", daemon=True)
-        self._thread.start()
 
-    def put(self, write: Write) -> None:
-        """Queue the end of a request."""
-        self._queue.put(write)
+    def recover(self, run: str) -> tuple[dict[str, Kind], OutcomeCounts]:
+        """How each request ended, by id, oldest first, and those of a run in numbers."""
+        return self._record.remembered(run)
 
-    def drop(
-        self, ids: Collection[str], run: str, done: Callable[[Mapping[str, Kind]], None]
-    ) -> None:
-        """Take lines out of the file, then call `done` with how the requests of this run had ended."""
-        self._queue.put(_Dropping(ids, run, done))
+    def write(self, ends: Sequence[Write], now: float) -> None:
+        """Add the ends of requests to the file.
+
+        Raises:
+            StorageFull: they cannot be written.
+        """
+        self._record.append(
+            [line_of(one.frame, one.run, now, with_payload=self._with_payload) for one in ends]
+        )
+
+    def drop(self, ids: Collection[str], run: str) -> dict[str, Kind]:
+        """Take the ends of requests out of the file: how those that are of this run had ended.
+
+        Raises:
+            StorageFull: it cannot be written anew.
+        """
+        return self._record.drop(ids, run)
 
     def close(self) -> None:
-        """Write what waits, and end."""
-        self._closed.set()
-        self._queue.put(None)
-        self._thread.join()
-        self._file.close()
-
-    def _work(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch, last = self._batch(first)
-            writes = [one for one in batch if isinstance(one, Write)]
-            lines = [self._line(write) for write in writes]
-            while lines and not self._append(lines):
-                if self._closed.wait(_RETRY_S):
-                    return
-            self._done(writes)
-            for one in batch:
-                if isinstance(one, _Dropping):
-                    self._take_out(one)
-            if last:
-                return
-
-    def _take_out(self, dropping: _Dropping) -> None:
-        try:
-            dropping.done(self._file.drop(dropping.ids, dropping.run))
-        except StorageFull as error:
-            # It is asked for again.
-            self._trouble(str(error))
-
-    def _batch(self, first: Write | _Dropping) -> tuple[list[Write | _Dropping], bool]:
-        batch = [first]
-        while True:
-            try:
-                more = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, False
-            if more is None:
-                return batch, True
-            batch.append(more)
-
-    def _line(self, write: Write) -> Line:
-        return line_of(write.frame, write.run, self._clock(), with_payload=self._with_payload)
-
-    def _append(self, lines: Sequence[Line]) -> bool:
-        try:
-            self._file.append(lines)
-        except StorageFull as error:
-            self._trouble(str(error))
-            return False
-        return True
+        """Close the file."""
+        self._record.close()

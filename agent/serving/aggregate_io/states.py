@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from agent.serving.aggregate_io.statefile import StateFile
 from agent.serving.aggregates import snapshot
 from agent.serving.aggregates.folding import Aggregate
 from agent.serving.aggregates.snapshot import Held, Snapshot
-from agent.serving.aggregates.statefile import StateFile
 from agent.serving.compute.lane import ComputeLane
 from agent.serving.compute.replicas import Replicas
-from agent.serving.endpoints.files import Driver
+from agent.serving.driver import FlowDriver
 from agent.serving.flow import Flow
 from agent.serving.instructions import Adopt, Dump, Give, Own, StateInstruction
 from tiermesh.errors import TiermeshError
@@ -22,7 +22,7 @@ _NOT_LOADED: Final = "it is not loaded any more"
 class States:
     """Carries out what a flow says about states."""
 
-    def __init__(self, driver: Driver, replicas: Replicas, lane: ComputeLane) -> None:
+    def __init__(self, driver: FlowDriver, replicas: Replicas, lane: ComputeLane) -> None:
         self._driver = driver
         self._replicas = replicas
         self._lane = lane

@@ -1,0 +1,1 @@
+"""The I/O of aggregates: their states on disk, and between devices."""
