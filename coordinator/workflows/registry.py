@@ -93,6 +93,11 @@ class Workflows:
         return catalogue_of(workflow, folder, self.ladders, self._bundle)
 
     @property
+    def has_ladders(self) -> bool:
+        """Whether there are ladders, and so variants to plan with."""
+        return self._ladders is not None
+
+    @property
     def ladders(self) -> Ladders:
         """The ladders; TiermeshError where the mesh was opened without any."""
         if self._ladders is None:

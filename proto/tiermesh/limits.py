@@ -92,3 +92,18 @@ WORKER_SILENT_S: Final = 10.0
 """A worker that says nothing for so long hangs: it is killed, and another is started."""
 MALFORMED_MESSAGES: Final = 5
 """Messages of one device that cannot be read, within a minute, before its streams are refused for a while."""
+
+API_PAGE: Final = 1_000
+"""Entries of one page of a list that a coordinator gives its clients."""
+API_CALLS: Final = 32
+"""Streaming calls that a coordinator works on at a time, so that clients cannot exhaust its memory."""
+API_PLANS: Final = 16
+"""Plans in one call."""
+API_NAMES: Final = DEVICES
+"""Names of devices, kinds or addresses in one call."""
+API_TEXT_CHARS: Final = 2**20
+"""Of a workflow file in a call."""
+API_PROGRESS_WAITING: Final = 1_024
+"""Steps of progress that a client has not read yet; beyond that it misses the oldest."""
+API_EVENTS_WAITING: Final = 10_000
+"""Events of the journal that are read at once for a client that watches."""
