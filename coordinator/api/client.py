@@ -123,13 +123,12 @@ class CoordinatorClient:
                 yield client
             return
         async with opened(options) as service:
-            yield await cls.in_process(service)
+            yield cls.in_process(service)
 
     @classmethod
-    async def in_process(cls, service: CoordinatorService) -> CoordinatorClient:
+    def in_process(cls, service: CoordinatorService) -> CoordinatorClient:
         """A client of a service in this process."""
-        info = await service.get_coordinator(pb.GetCoordinatorRequest())
-        return cls(DirectTransport(service), info)
+        return cls(DirectTransport(service), service.info())
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -200,9 +199,14 @@ class CoordinatorClient:
         reply = await self._transport.call("get_fleet", pb.GetFleetRequest())
         return await asyncio.to_thread(_fleet_state, reply)
 
-    async def watch_fleet(self, after: int = 0) -> AsyncGenerator[FleetState | Entry]:
-        """The state, then each event as it is recorded, for ever; `after` an event's number, only the events."""
-        request = pb.WatchFleetRequest(after=after)
+    async def watch_fleet(
+        self, after: int = 0, *, history: int = 0
+    ) -> AsyncGenerator[FleetState | Entry]:
+        """The state, then each event as it is recorded, for ever; `after` an event's number, only the events.
+
+        Before the state come `history` of the newest events that it has.
+        """
+        request = pb.WatchFleetRequest(after=after, history=history)
         async with contextlib.aclosing(self._transport.stream("watch_fleet", request)) as changes:
             async for change in changes:
                 if change.HasField("snapshot"):

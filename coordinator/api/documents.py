@@ -164,6 +164,10 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         """0 when the plan runs; 4 when it was partly applied and rolled back."""
         return EXIT_CODES[self.restored.outcome if self.restored else self.outcome]
 
+    def flat(self) -> dict[str, Any]:
+        """Its fields, to be told together with others."""
+        return msgspec.structs.asdict(self)
+
     @classmethod
     def of(cls, applied: Applied) -> Rollout:
         """The document of a rollout."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from coordinator.api.documents import encode_document
+from coordinator.fleet.state import Device
 from coordinator.planning.options import Options
 from coordinator.planning.search_progress import Standing
 from coordinator.progress import Progress, Tally, Transfer
+from coordinator.sessions.link_quality import Link
+from coordinator.telemetry.watching import Observed
 from tiermesh.documents.plan import Plan
 from tiermesh.v1 import coordinator_pb2 as pb
 
@@ -134,3 +137,16 @@ def progress_message(step: Progress) -> pb.WorkProgress:
             )
         )
     return made
+
+
+def observed_of(device: Device, message: pb.DeviceSample) -> Observed:
+    """What a device said, from its message."""
+    link = message.link
+    return Observed(
+        device,
+        message.sample if message.HasField("sample") else None,
+        message.why,
+        Link(link.rtt_ms, link.least_ms, link.pings, link.reconnects)
+        if message.HasField("link")
+        else None,
+    )

@@ -55,8 +55,12 @@ async def opened(options: MeshOptions) -> AsyncGenerator[CoordinatorService]:
         insecure_lan=options.insecure_lan,
         read_only=options.read_only,
     ) as mesh:
-        variants = str(options.variants.resolve()) if options.variants is not None else ""
+        variants = await asyncio.to_thread(_folder, options.variants)
         yield CoordinatorService(mesh, observer=options.read_only, variants=variants)
+
+
+def _folder(path: Path | None) -> str:
+    return str(path.resolve()) if path is not None else ""
 
 
 def _ladders(options: MeshOptions) -> Ladders | None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 from coordinator.cli.output import Output
-from coordinator.cli.standing import asked
 from coordinator.cli.tui import with_default
 from tiermesh import __version__
 from tiermesh.errors import TiermeshError
@@ -108,14 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     words = with_default(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
-    return finish(args, Output(json=args.json), words)
+    return finish(args, Output(json=args.json))
 
 
-def finish(args: argparse.Namespace, output: Output, words: Sequence[str] | None = None) -> int:
-    """Carry a parsed command out, here or, by its `words`, in the coordinator at work; returns the exit code."""
+def finish(args: argparse.Namespace, output: Output) -> int:
+    """Carry a parsed command out; returns the exit code."""
     try:
-        code = asked(args, words, output) if words is not None else None
-        return args.run(args, output) if code is None else code
+        return args.run(args, output)
     except TiermeshError as error:
         output.error(error)
         return error.exit_code

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from coordinator import config
-from coordinator.cli.mesh import add_state_option
+from coordinator.cli.mesh import add_state_option, run_reading
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, megabytes
 from coordinator.fleet.profile_text import is_disturbed
@@ -20,7 +19,6 @@ from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.fleet import Fleet
     from tiermesh.documents.profile import Profile
 
 
@@ -47,7 +45,8 @@ def register(commands: Commands) -> None:
 
 
 def _profiles(args: argparse.Namespace, output: Output) -> int:
-    found = _found(_fleet(args.state), args.variant, args.on)
+    held = run_reading(args, lambda client: client.profiles(args.variant or "", args.on or ""))
+    found = [(", ".join(devices), profile) for devices, profile in held]
     if args.output is not None:
         _write(_only(found), args.output)
     for part in _tables(found):
@@ -56,36 +55,6 @@ def _profiles(args: argparse.Namespace, output: Output) -> int:
         output.console.print("nothing was measured")
     output.document({"profiles": [profile for _, profile in found]})
     return 0
-
-
-def _fleet(state: Path | None) -> Fleet:
-    from coordinator.journal.store import Journal
-
-    journal = Journal.read_only(state or config.state_dir())
-    try:
-        return journal.load()
-    finally:
-        journal.close()
-
-
-def _found(fleet: Fleet, variant: str | None, on: str | None) -> list[tuple[str, Profile]]:
-    """Profiles with the names of the devices that they hold for."""
-    device = fleet.named(on) if on is not None else None
-    if on is not None and device is None:
-        known = ", ".join(sorted(d.name for d in fleet.devices.values())) or "none"
-        raise InvalidDocument(f"there is no device `{on}`", fix=f"Known: {known}")
-    model, _, name = (variant or "").partition("/")
-    found: list[tuple[str, Profile]] = []
-    for device_class, profiles in fleet.profiles.items():
-        if device is not None and device.device_class != device_class:
-            continue
-        alike = [d.name for d in fleet.devices.values() if d.device_class == device_class]
-        found += [
-            (", ".join(sorted(alike)), profile)
-            for profile in profiles.values()
-            if (not model or profile.model == model) and (not name or profile.variant == name)
-        ]
-    return sorted(found, key=lambda one: (one[0], one[1].model, one[1].variant))
 
 
 def _only(found: list[tuple[str, Profile]]) -> Profile:

@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator import config
 from coordinator.cli import arguments
-from coordinator.cli.mesh import VARIANTS, add_mesh_options, add_variants_option, mesh_of
+from coordinator.cli.mesh import (
+    VARIANTS,
+    add_mesh_options,
+    add_variants_option,
+    check_options,
+    options_of,
+    warn_insecure,
+)
 from coordinator.cli.output import Output
 from tiermesh import wire
-from tiermesh.errors import InvalidDocument, TiermeshError, Unreachable, Unsupported
+from tiermesh.errors import InvalidDocument, TiermeshError, Unsupported
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.mesh import Mesh
-    from coordinator.tui.actions import Asked
     from coordinator.tui.live import LiveSession, OpenMesh
 
 NAME: Final = "tui"
@@ -58,8 +63,6 @@ def register(commands: Commands) -> None:
     parser.add_argument("--light", action="store_true", help="begin with the light theme")
     add_variants_option(parser)
     add_mesh_options(parser)
-    # It is the coordinator at work, or asks that one itself.
-    parser.set_defaults(needs_mesh=False)
 
 
 def with_default(words: Sequence[str]) -> list[str]:
@@ -111,7 +114,7 @@ def _require_textual() -> None:
 
 
 def _session(args: argparse.Namespace, output: Output) -> LiveSession:
-    from coordinator.tui.live import LiveSession, OpenMesh
+    from coordinator.tui.live import LiveSession
 
     for address in args.device:
         wire.split_address(address)
@@ -119,15 +122,7 @@ def _session(args: argparse.Namespace, output: Output) -> LiveSession:
     @contextlib.asynccontextmanager
     async def opening() -> AsyncGenerator[OpenMesh]:
         async with contextlib.AsyncExitStack() as stack:
-            try:
-                mesh = await stack.enter_async_context(_coordinating(args, output))
-            except TiermeshError as error:
-                if "pid" not in error.fields:
-                    raise
-                mesh = await stack.enter_async_context(mesh_of(args, output, read_only=True))
-                yield OpenMesh(mesh, str(error), await asyncio.to_thread(_asked, args))
-            else:
-                yield OpenMesh(mesh)
+            yield await _opened(args, output, stack)
 
     return LiveSession(
         opening,
@@ -138,41 +133,36 @@ def _session(args: argparse.Namespace, output: Output) -> LiveSession:
     )
 
 
-@contextlib.asynccontextmanager
-async def _coordinating(args: argparse.Namespace, output: Output) -> AsyncGenerator[Mesh]:
-    """The mesh, of which this process is the coordinator; it takes the commands that are typed meanwhile."""
-    from coordinator.cli.standing import StandingCoordinator
-    from coordinator.commands.listening import listening
+async def _opened(
+    args: argparse.Namespace, output: Output, stack: contextlib.AsyncExitStack
+) -> OpenMesh:
+    """The mesh by its running coordinator; where none runs, this process coordinates it and takes commands meanwhile.
 
-    async with mesh_of(args, output) as mesh:
-        state, variants = await asyncio.to_thread(_folders, args)
-        async with listening(state, StandingCoordinator(mesh, variants).carry_out):
-            yield mesh
+    Where another process holds it and takes no commands, it is only looked at.
+    """
+    from coordinator.api import unix_socket
+    from coordinator.api.client import CoordinatorClient
+    from coordinator.api.opening import opened
+    from coordinator.api.server import serving
+    from coordinator.tui.live import OpenMesh
 
-
-def _folders(args: argparse.Namespace) -> tuple[Path, Path]:
-    return args.state or config.state_dir(), (args.variants or VARIANTS).resolve()
-
-
-def _asked(args: argparse.Namespace) -> Asked | None:
-    """Has the coordinator at work carry commands out; None where it takes none."""
-    from coordinator.commands.asking import ask
-    from coordinator.commands.messages import SOCKET_NAME, VERSION, Ask
-
-    folder: Path = args.state or config.state_dir()
-    if not (folder / SOCKET_NAME).exists():
-        return None
-
-    async def asked(words: list[str]) -> tuple[int, str]:
-        said: list[str] = []
-        state = ["--state", str(folder)]
-        wanted = Ask(version=VERSION, words=[*words, *state], folder=str(folder))
-        code = await ask(folder, wanted, lambda _stream, text: said.append(text))
-        if code is None:
-            raise Unreachable("the coordinator that was at work is gone", fix="Open this again")
-        return code, " ".join("".join(said).split())
-
-    return asked
+    options = options_of(args)
+    if await asyncio.to_thread(unix_socket.is_served, options.state):
+        client = await stack.enter_async_context(CoordinatorClient.connect(options.state))
+        await asyncio.to_thread(check_options, args, client.info)
+        return OpenMesh(client)
+    if options.insecure_lan:
+        warn_insecure(output)
+    try:
+        service = await stack.enter_async_context(opened(options))
+    except TiermeshError as error:
+        if "pid" not in error.fields:
+            raise
+        observing = opened(options_of(args, read_only=True))
+        service = await stack.enter_async_context(observing)
+        return OpenMesh(CoordinatorClient.in_process(service), refusal=str(error))
+    await stack.enter_async_context(serving(options.state, service))
+    return OpenMesh(CoordinatorClient.in_process(service), service)
 
 
 def _demo_session(args: argparse.Namespace) -> LiveSession:

@@ -65,11 +65,6 @@ BATCH_LOG_BYTES: Final = 16 * 2**20
 BATCH_LOG_ENTRIES_WAITING: Final = 10_000
 TELEMETRY_INTERVAL_MIN_MS: Final = 100
 
-COMMANDS: Final = 32
-"""Commands that a coordinator at work carries out at a time."""
-COMMAND_MESSAGE_BYTES: Final = 1 * 2**20
-COMMAND_WAITING_BYTES: Final = 128 * 2**20
-"""What a command printed and its client has not read yet; a plan of the largest size must fit."""
 
 CONTROL_MESSAGES_KEPT: Final = 1_024
 """Numbered messages of a control session, in each direction, that are sent and not yet handled."""
@@ -106,4 +101,4 @@ API_TEXT_CHARS: Final = 2**20
 API_PROGRESS_WAITING: Final = 1_024
 """Steps of progress that a client has not read yet; beyond that it misses the oldest."""
 API_EVENTS_WAITING: Final = 10_000
-"""Events of the journal that are read at once for a client that watches."""
+"""Past events that a client which watches may ask for."""

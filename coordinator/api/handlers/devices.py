@@ -26,6 +26,7 @@ from coordinator.fleet import replay
 from coordinator.fleet.event_text import summary
 from coordinator.fleet.profile_text import disturbed_share
 from tiermesh import limits, wire
+from tiermesh.errors import LimitExceeded
 from tiermesh.v1 import coordinator_pb2 as pb
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class DeviceHandlers(Handlers):
     async def get_coordinator(self, request: pb.GetCoordinatorRequest) -> pb.CoordinatorInfo:
         """Who answers."""
         del request
+        return self.info()
+
+    def info(self) -> pb.CoordinatorInfo:
+        """Who this is."""
         return pb.CoordinatorInfo(
             version=VERSION,
             pid=os.getpid(),
@@ -96,22 +101,27 @@ class DeviceHandlers(Handlers):
         return await self._now()
 
     async def watch_fleet(self, request: pb.WatchFleetRequest) -> AsyncGenerator[pb.FleetChange]:
-        """The state unless the client has it, and each event after that."""
+        """The state unless the client has it, before it some of the journal, and each event after that."""
         after = request.after
+        _check_history(request.history)
         if not after:
             snapshot = await self._now()
             after = snapshot.number
+            for entry in await self._history(after, request.history):
+                yield _change(entry)
             yield pb.FleetChange(snapshot=snapshot)
         while True:
             change = self.mesh.change
             for entry in await self.mesh.history(after=after):
                 after = entry.number
-                event = pb.RecordedEvent(number=after, event=encode_document(entry.event))
-                yield pb.FleetChange(event=event)
+                yield _change(entry)
             if not self.observer:
                 await change.wait()
             else:
                 await self._follow(after)
+
+    async def _history(self, number: int, most: int) -> list[Entry]:
+        return await self.mesh.history(before=number + 1, limit=most) if most else []
 
     async def _now(self) -> pb.FleetSnapshot:
         number, fleet = await self.mesh.snapshot()
@@ -148,6 +158,19 @@ class DeviceHandlers(Handlers):
             events=[encode_document(event_document(e, fleet, details=True)) for e in page],
             older_before=page[0].number if more else 0,
         )
+
+
+def _check_history(most: int) -> None:
+    if most > limits.API_EVENTS_WAITING:
+        raise LimitExceeded(
+            f"{most} events of history",
+            why=f"the limit is {limits.API_EVENTS_WAITING} (API_EVENTS_WAITING)",
+        )
+
+
+def _change(entry: Entry) -> pb.FleetChange:
+    event = pb.RecordedEvent(number=entry.number, event=encode_document(entry.event))
+    return pb.FleetChange(event=event)
 
 
 def _snapshot(number: int, fleet: Fleet) -> pb.FleetSnapshot:

@@ -66,7 +66,7 @@ class ModelHandlers(Handlers):
                 f"a workflow of {len(request.text)} characters",
                 why=f"the limit is {limits.API_TEXT_CHARS}",
             )
-        workflow = await self.writes().keep_workflow(request.text, request.folder)
+        workflow = await self.mesh.keep_workflow(request.text, request.folder)
         reply = pb.AddWorkflowReply(name=workflow.workflow, digest=workflow.digest)
         if self.mesh.workflows.has_ladders:
             reply.missing_profiles = await self._missing(workflow)

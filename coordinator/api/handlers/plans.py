@@ -59,7 +59,6 @@ class PlanHandlers(Handlers):
             watched = replace(options, watch=Watch(tell))
             if request.problem:
                 return await self._solved(problem, watched)
-            self.writes()
             return await self.mesh.solve(problem, watched)
 
         known = Standing()

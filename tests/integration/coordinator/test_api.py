@@ -70,7 +70,7 @@ def connected(open_mesh, tmp_path):
             service = CoordinatorService(mesh)
             await mesh.discover([agent.address for agent in agents], browse=False)
             if how == "in process":
-                yield await CoordinatorClient.in_process(service), service
+                yield CoordinatorClient.in_process(service), service
                 return
             state = tmp_path / "state"
             async with serving(state, service), CoordinatorClient.connect(state) as client:

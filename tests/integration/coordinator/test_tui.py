@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from coordinator.api.client import CoordinatorClient
+from coordinator.api.service import CoordinatorService
 from coordinator.tui.live import LiveSession, OpenMesh
 from tiermesh import wire
 from tiermesh.v1 import telemetry_pb2
@@ -53,7 +55,13 @@ async def until(pilot, condition, seconds=20.0):
 
 
 @pytest.fixture
-async def shown(serve, agents, open_mesh, tmp_path):
+def meshes():
+    """The meshes that apps have opened."""
+    return []
+
+
+@pytest.fixture
+async def shown(serve, agents, open_mesh, meshes, tmp_path):
     """Opens the app on a mesh whose workflow is known and measured, and does not run yet."""
     from coordinator.tui.app import TiermeshApp
 
@@ -71,7 +79,9 @@ async def shown(serve, agents, open_mesh, tmp_path):
                 await mesh.discover(addresses, browse=False)
                 await mesh.profile(await mesh.read_workflow(path))
                 await mesh.plan(await mesh.read_workflow(path))
-                yield OpenMesh(mesh)
+                service = CoordinatorService(mesh)
+                meshes.append(mesh)
+                yield OpenMesh(CoordinatorClient.in_process(service), service)
 
         session = LiveSession(opening, title="test", addresses=addresses, browse=False)
         app = TiermeshApp(session, repaint_s=0.05)
@@ -181,7 +191,7 @@ async def test_an_open_rollout_is_given_up(shown, agents):
         assert serving(app) == set()
 
 
-async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh, agents):
+async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh, agents, meshes):
     from coordinator.tui.app import TiermeshApp
 
     async with shown() as (app, pilot):
@@ -191,14 +201,16 @@ async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh,
         @contextlib.asynccontextmanager
         async def reading():
             async with open_mesh(read_only=True) as mesh:
-                yield OpenMesh(mesh, "another coordinator is at work")
+                service = CoordinatorService(mesh, observer=True)
+                client = CoordinatorClient.in_process(service)
+                yield OpenMesh(client, refusal="another coordinator is at work")
 
         beside = TiermeshApp(LiveSession(reading, title="beside"), repaint_s=0.05)
         async with beside.run_test(size=(120, 40)) as second:
             await until(second, lambda: serving(beside) == {"cam-1", "hub-1"})
             await until(second, lambda: len(beside.view.telemetry.pulses) == 3)
             assert beside.view.refusal
-            await app.session._actions._mesh.note("hello from the first")
+            await meshes[0].note("hello from the first")
             await until(second, lambda: beside.view.journal[-1].event.kind == "operator-noted")
 
 
