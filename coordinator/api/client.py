@@ -63,7 +63,7 @@ from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.variant import Variant
-from tiermesh.errors import TiermeshError, Unreachable
+from tiermesh.errors import TiermeshError, Unreachable, Unsupported
 from tiermesh.v1 import coordinator_pb2 as pb
 
 if TYPE_CHECKING:
@@ -560,7 +560,7 @@ async def _greeted(transport: Transport, state: Path) -> pb.CoordinatorInfo:
     try:
         return await transport.call("get_coordinator", request, timeout_s=CONNECT_S)
     except TiermeshError as error:
-        if error.kind != TiermeshError.kind:
+        if isinstance(error, Unsupported):
             raise
         raise Unreachable(
             f"what listens in {state} does not answer as a coordinator",

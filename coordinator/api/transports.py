@@ -15,7 +15,7 @@ from coordinator.api.calls import CALLS
 from coordinator.api.service import CoordinatorService
 from coordinator.api.version import OPERATION_KEY, VERSION, VERSION_KEY
 from tiermesh import wire
-from tiermesh.errors import LimitExceeded, TiermeshError, Unsupported
+from tiermesh.errors import LimitExceeded, TiermeshError, Unreachable, Unsupported
 from tiermesh.v1 import coordinator_pb2 as pb
 
 WAITING: Final = 64
@@ -161,7 +161,7 @@ def _error(error: grpc.aio.AioRpcError) -> TiermeshError:
             return wire.decode_error(value)
     code, details = error.code(), (error.details() or "").split(";")[0][:200]
     if code is grpc.StatusCode.UNAVAILABLE:
-        return TiermeshError(
+        return Unreachable(
             "the coordinator ended before this was done",
             why="it was stopped or killed; what serves goes on serving",
             fix="Start it again: it finishes or undoes an open rollout; see: coordinator events",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "tui"
 PORT: Final = 8000
+LOOK_S: Final = 0.5
+"""How often it is looked whether a coordinator runs again."""
 
 
 def register(commands: Commands) -> None:
@@ -119,10 +121,16 @@ def _session(args: argparse.Namespace, output: Output) -> LiveSession:
     for address in args.device:
         wire.split_address(address)
 
+    was_beside = False
+
     @contextlib.asynccontextmanager
     async def opening() -> AsyncGenerator[OpenMesh]:
+        nonlocal was_beside
         async with contextlib.AsyncExitStack() as stack:
-            yield await _opened(args, output, stack)
+            # Who looked on beside a coordinator does not take its place unasked.
+            opened = await _opened(args, output, stack, waits=was_beside)
+            was_beside = opened.client.is_running
+            yield opened
 
     return LiveSession(
         opening,
@@ -134,20 +142,20 @@ def _session(args: argparse.Namespace, output: Output) -> LiveSession:
 
 
 async def _opened(
-    args: argparse.Namespace, output: Output, stack: contextlib.AsyncExitStack
+    args: argparse.Namespace, output: Output, stack: contextlib.AsyncExitStack, *, waits: bool
 ) -> OpenMesh:
     """The mesh by its running coordinator; where none runs, this process coordinates it and takes commands meanwhile.
 
-    Where another process holds it and takes no commands, it is only looked at.
+    With `waits`, it waits until one runs. Where another process holds the mesh and takes no commands, it is only
+    looked at.
     """
-    from coordinator.api import unix_socket
     from coordinator.api.client import CoordinatorClient
     from coordinator.api.opening import opened
     from coordinator.api.server import serving
     from coordinator.tui.live import OpenMesh
 
     options = options_of(args)
-    if await asyncio.to_thread(unix_socket.is_served, options.state):
+    if await _is_served(options.state, waits=waits):
         client = await stack.enter_async_context(CoordinatorClient.connect(options.state))
         await asyncio.to_thread(check_options, args, client.info)
         return OpenMesh(client)
@@ -163,6 +171,16 @@ async def _opened(
         return OpenMesh(CoordinatorClient.in_process(service), refusal=str(error))
     await stack.enter_async_context(serving(options.state, service))
     return OpenMesh(CoordinatorClient.in_process(service), service)
+
+
+async def _is_served(state: Path, *, waits: bool) -> bool:
+    from coordinator.api import unix_socket
+
+    while True:
+        served = await asyncio.to_thread(unix_socket.is_served, state)
+        if served or not waits:
+            return served
+        await asyncio.sleep(LOOK_S)
 
 
 def _demo_session(args: argparse.Namespace) -> LiveSession:

@@ -14,7 +14,7 @@ from coordinator.fleet import Fleet, apply
 from coordinator.progress import Progress
 from coordinator.tui import messages as m
 from coordinator.tui.actions import Actions
-from tiermesh.errors import TiermeshError
+from tiermesh.errors import TiermeshError, Unreachable
 
 if TYPE_CHECKING:
     from coordinator.api.client import CoordinatorClient
@@ -78,7 +78,9 @@ class LiveSession:
         self._steps: dict[tuple[str, str], Progress] = {}
         self._solving: Solving | None = None
         self._actions = Actions(None, self.report, "the mesh is not open yet")
+        # The state, and the number of the newest event that it has; 0: it has not come yet.
         self._fleet = Fleet()
+        self._number: int = 0
         self._journalled: list[Entry] = []
         self._changed = asyncio.Event()
 
@@ -94,10 +96,27 @@ class LiveSession:
         # A third of a second of imports, while the first picture is painted.
         await asyncio.to_thread(importlib.import_module, "coordinator.api.client")
         try:
-            async with self._opening() as opened:
-                await self._follow(opened)
+            while await self._opened_once():
+                self._actions = Actions(None, self.report, "the coordinator has ended")
         except* TiermeshError as errors:
             post(m.Fatal(next(e for e in _leaves(errors) if isinstance(e, TiermeshError))))
+
+    async def _opened_once(self) -> bool:
+        """Follow the mesh until its coordinator, another process, has ended; whether that is so.
+
+        Opening it again then waits for that coordinator, and goes on after the newest event that is known.
+        """
+        is_running = False
+        try:
+            async with self._opening() as opened:
+                is_running = opened.client.is_running
+                await self._follow(opened)
+        except* Unreachable as errors:
+            if not is_running:
+                raise
+            error = next(e for e in _leaves(errors) if isinstance(e, Unreachable))
+            self._post(m.Refused("follow the mesh", error))
+        return is_running
 
     async def _follow(self, opened: OpenMesh) -> None:
         from coordinator.tui.solving import Solving
@@ -143,15 +162,18 @@ class LiveSession:
         """Follow the journal: what the app shows is what its events add up to."""
         from coordinator.api.client import FleetState
 
-        async with contextlib.aclosing(client.watch_fleet(history=HISTORY)) as changes:
-            begun = False
+        known = self._number
+        begun, history = known > 0, 0 if known else HISTORY
+        async with contextlib.aclosing(client.watch_fleet(known, history=history)) as changes:
             async for change in changes:
                 if isinstance(change, FleetState):
-                    self._fleet, begun = change.fleet, True
+                    begun, self._fleet, self._number = True, change.fleet, change.number
                 else:
                     self._journalled.append(change)
                     # What comes before the state is in it already.
-                    self._fleet = apply(change.event, self._fleet) if begun else self._fleet
+                    if begun:
+                        self._fleet = apply(change.event, self._fleet)
+                        self._number = change.number
                 if begun:
                     self._changed.set()
 

@@ -214,7 +214,9 @@ async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh,
             await until(second, lambda: beside.view.journal[-1].event.kind == "operator-noted")
 
 
-async def test_a_coordinator_at_work_is_given_commands(standing, planned, folder, monkeypatch):
+@pytest.fixture
+async def beside(standing, planned, folder, monkeypatch):
+    """Opens the app beside a running coordinator."""
     from coordinator.cli import build_parser
     from coordinator.cli.output import Output
     from coordinator.cli.tui import _session
@@ -223,14 +225,77 @@ async def test_a_coordinator_at_work_is_given_commands(standing, planned, folder
     monkeypatch.setenv("TIERMESH_HOME", str(folder / "home"))
     words = ["tui", "--no-browse", "--variants", str(folder / "variants")]
     parser = await asyncio.to_thread(build_parser)
-    session = _session(parser.parse_args(words), Output(json=False))
-    app = TiermeshApp(session, repaint_s=0.05)
-    async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: len(app.view.fleet.ready) == 2 and app.view.fleet.plans)
-        assert not app.view.refusal
+
+    @contextlib.asynccontextmanager
+    async def opened():
+        session = _session(parser.parse_args(words), Output(json=False))
+        app = TiermeshApp(session, repaint_s=0.05)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: len(app.view.fleet.ready) == 2 and app.view.fleet.plans)
+            assert not app.view.refusal
+            yield app, pilot
+
+    return opened
+
+
+async def test_a_running_coordinator_applies_and_rolls_back(beside, planned):
+    async with beside() as (app, pilot):
         await applied(app, pilot)
         await until(pilot, lambda: "read" in app.view.fleet.running)
         assert planned[0].generations == {"read": 1}
+        await until(pilot, lambda: len(app.view.telemetry.pulses) == 2)
         await pilot.press("4", "b", "y")
         await until(pilot, lambda: app._notifications)
         assert any("no other plan" in said.message for said in app._notifications)
+
+
+async def test_a_running_coordinators_rollout_is_held_let_go_on_and_given_up(beside, planned):
+    async with beside() as (app, pilot):
+        planned[0].hold["prepare"] = asyncio.Event()
+        await applied(app, pilot)
+        await pilot.press("4")
+        await until(pilot, lambda: "read" in app.view.fleet.rollouts)
+        await pilot.press("space")
+        await until(pilot, lambda: app.view.fleet.rollouts["read"].held)
+        await pilot.press("space")
+        await until(pilot, lambda: not app.view.fleet.rollouts["read"].held)
+        await pilot.press("x", "y")
+        await until(pilot, lambda: app.view.fleet.rollouts["read"].outcome == "aborted")
+        assert serving(app) == set()
+
+
+async def test_a_running_coordinator_measures_a_variant_again_and_drains_a_device(beside, planned):
+    async with beside() as (app, pilot):
+        before = planned[0].calls.count("profile") + planned[1].calls.count("profile")
+        await pilot.press("5")
+        await until(pilot, lambda: app.screen.map is not None)
+        await pilot.press("r", "y")
+        await until(pilot, lambda: any(said.message == "measured" for said in app._notifications))
+        assert planned[0].calls.count("profile") + planned[1].calls.count("profile") > before
+        session, hub = app.session, app.view.fleet.named("hub-1").id
+        app.work("drain", session.drain(hub))
+        await until(pilot, lambda: app.view.fleet.devices[hub].state == "draining")
+        app.work("undo the drain", session.drain(hub, undo=True))
+        await until(pilot, lambda: app.view.fleet.devices[hub].state == "ready")
+
+
+async def test_the_app_goes_on_when_its_coordinator_runs_again(
+    beside, standing, start_coordinator, coordinator
+):
+    async with beside() as (app, pilot):
+        known = len(app.view.journal)
+        standing.terminate()
+        await standing.communicate()
+        await until(pilot, lambda: app._notifications)
+        assert any("the coordinator ended" in said.message for said in app._notifications)
+        again = await start_coordinator()
+        try:
+            applied_there = await coordinator("apply", "plan.json")
+            assert applied_there.code == 0, applied_there.err
+            await until(pilot, lambda: serving(app))
+            numbers = [entry.number for entry in app.view.journal]
+            assert len(numbers) > known
+            assert numbers == sorted(set(numbers)), "none is missed, and none is told twice"
+        finally:
+            again.terminate()
+            await again.communicate()
