@@ -20,11 +20,14 @@ from coordinator.api.service import CoordinatorService
 from coordinator.api.unix_socket import SOCKET_NAME
 from coordinator.api.version import VERSION
 from coordinator.fleet import apply
+from coordinator.planning.options import Options
+from coordinator.planning.simulate import Load
 from tests.commands import until
 from tiermesh import limits
 from tiermesh.errors import (
     InvalidDocument,
     LimitExceeded,
+    StorageFull,
     TiermeshError,
     Unreachable,
     Unsupported,
@@ -128,6 +131,48 @@ async def test_a_plan_is_made_applied_rolled_back_and_drained(
         assert (back.generation, back.running, back.plan) == (1, 2, made.plan.digest)
         assert [(m[2], m[3]) for m in changes.moved] == [("hub-2", "hub-1")]
         assert (await client.roll_back()).generation == 3
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_several_plans_are_applied_until_one_fails(how, connected, agents, workflow_file):
+    async with connected(how, *agents) as (client, service):
+        _, first = await planned(client, workflow_file)
+        text = WORKFLOW.replace("workflow: read", "workflow: other")
+        other = await client.add_workflow(text, str(workflow_file.parent))
+        second = await client.make_plan(other.digest)
+        rollouts = await client.apply(first.plan, second.plan.digest)
+        assert [r.workflow for r in rollouts] == ["read", "other"]
+        assert {w.name for w in await client.workflows() if w.generation} == {"read", "other"}
+        agents[1].fail["prepare"] = StorageFull("the disk is full")
+        rollouts = await client.apply(first.plan, second.plan.digest, run="again")
+        assert [(r.workflow, r.exit_code) for r in rollouts] == [("read", 4)]
+        assert service.mesh.fleet.rollouts["other"].generation == 1
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_problems_are_solved_and_played_without_being_kept(
+    how, connected, agents, workflow_file
+):
+    async with connected(how, *agents) as (client, _):
+        workflow, made = await planned(client, workflow_file)
+        problem = await client.problem(workflow.digest, without_devices=["hub-2"])
+        assert "hub-2" not in {device.name for device in problem.devices}
+        heard = []
+        again = await client.make_plan(problem, Options(time_limit_s=5.0), tell=heard.append)
+        assert again.problem == problem
+        assert again.plan.digest not in (await client.fleet()).fleet.plans
+        assert all(news.bound is not None or news.objective is not None for news in heard)
+        outcome = await client.simulate_plan(made.plan, made.problem, Load(requests=200))
+        assert (outcome.completed, outcome.lost) == (200, 0)
+        assert {f"{v.model}/{v.name}" for v in await client.variants()} == {
+            "ocr-detect/v3",
+            "ocr-detect/v4",
+        }
+        held = await client.profiles("ocr-detect/v3", "hub-1")
+        assert [names for names, _ in held] == [["hub-1", "hub-2"]]
+        too_much = Load(requests=2_000_000)
+        with pytest.raises(InvalidDocument, match="nothing to simulate"):
+            await client.simulate_plan(made.plan, made.problem, too_much)
 
 
 @pytest.mark.parametrize("how", HOW)
