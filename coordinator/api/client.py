@@ -260,6 +260,10 @@ class CoordinatorClient:
         _, source = await asyncio.to_thread(read_workflow, path)
         return await self.add_workflow(source.text, source.folder)
 
+    async def remove_workflow(self, name: str) -> None:
+        """Know a workflow that does not run no longer, in any version."""
+        await self._transport.call("remove_workflow", pb.RemoveWorkflowRequest(name=name))
+
     async def variants(self) -> list[Variant]:
         """The variants whose artifacts are on the coordinator's machine."""
         found = await self._pages("list_variants", pb.ListVariantsRequest, "variants")

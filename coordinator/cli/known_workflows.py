@@ -1,4 +1,4 @@
-"""`coordinator workflows`: the workflows that the coordinator knows; adds one without planning it."""
+"""`coordinator workflows`: the workflows that the coordinator knows; adds one without planning it, and removes one."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "workflows",
         _workflows,
-        help="List the workflows that the coordinator knows, or add one",
-        examples="  coordinator workflows\n  coordinator workflows --add read-signs.yaml",
+        help="List the workflows that the coordinator knows; add or remove one",
+        examples=(
+            "  coordinator workflows\n"
+            "  coordinator workflows --add read-signs.yaml\n"
+            "  coordinator workflows --remove read-signs      # one that does not run"
+        ),
     )
     parser.add_argument("--add", type=Path, metavar="FILE", help="a workflow file to add first")
+    parser.add_argument("--remove", metavar="NAME", help="a workflow to remove first")
     add_mesh_options(parser)
 
 
 def _workflows(args: argparse.Namespace, output: Output) -> int:
     if args.add is not None:
         run_with_mesh(args, output, lambda client: client.add_workflow_file(args.add))
+    if args.remove is not None:
+        run_with_mesh(args, output, lambda client: client.remove_workflow(args.remove))
     known = run_reading(args, lambda client: client.workflows())
     table = Table("workflow", "version", "generation", "folder", box=None, header_style="bold")
     for one in known:

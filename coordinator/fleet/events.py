@@ -169,6 +169,12 @@ class WorkflowRecorded(Happening, frozen=True, kw_only=True):
     folder: str
 
 
+class WorkflowRemoved(Happening, frozen=True, kw_only=True):
+    """A workflow that does not run is known no longer, in no version."""
+
+    workflow: str
+
+
 class PlanMade(Happening, frozen=True, kw_only=True):
     """A plan was computed; `inputs` is what of the fleet it was computed from."""
 
@@ -340,6 +346,7 @@ Event: TypeAlias = (
     | ProfileFailed
     | ProfileDropped
     | WorkflowRecorded
+    | WorkflowRemoved
     | PlanMade
     | ReplanStarted
     | ReplanEnded

@@ -72,6 +72,19 @@ class ModelHandlers(Handlers):
             reply.missing_profiles = await self._missing(workflow)
         return reply
 
+    async def remove_workflow(self, request: pb.RemoveWorkflowRequest) -> pb.RemoveWorkflowReply:
+        """Know a workflow that does not run no longer."""
+        mesh = self.writes()
+        runs = request.name in mesh.fleet.running
+        if not runs and self.keeping is not None and self.keeping.keeps(request.name):
+            raise TiermeshError(
+                f"`{request.name}` cannot be removed",
+                why="the running coordinator keeps it served",
+                fix="Start that coordinator again without it",
+            )
+        await mesh.workflows.remove(request.name)
+        return pb.RemoveWorkflowReply()
+
     async def _missing(self, workflow: Workflow) -> int:
         fleet = self.mesh.fleet
         try:

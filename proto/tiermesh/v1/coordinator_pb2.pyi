@@ -632,6 +632,40 @@ class AddWorkflowReply(_message.Message):
 Global___AddWorkflowReply: _TypeAlias = AddWorkflowReply  # noqa: Y015
 
 @_typing.final
+class RemoveWorkflowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWorkflowRequest: _TypeAlias = RemoveWorkflowRequest  # noqa: Y015
+
+@_typing.final
+class RemoveWorkflowReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWorkflowReply: _TypeAlias = RemoveWorkflowReply  # noqa: Y015
+
+@_typing.final
 class ListVariantsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -102,6 +102,11 @@ class CoordinatorStub:
                 request_serializer=tiermesh_dot_v1_dot_coordinator__pb2.AddWorkflowRequest.SerializeToString,
                 response_deserializer=tiermesh_dot_v1_dot_coordinator__pb2.AddWorkflowReply.FromString,
                 _registered_method=True)
+        self.RemoveWorkflow = channel.unary_unary(
+                '/tiermesh.v1.Coordinator/RemoveWorkflow',
+                request_serializer=tiermesh_dot_v1_dot_coordinator__pb2.RemoveWorkflowRequest.SerializeToString,
+                response_deserializer=tiermesh_dot_v1_dot_coordinator__pb2.RemoveWorkflowReply.FromString,
+                _registered_method=True)
         self.ListVariants = channel.unary_unary(
                 '/tiermesh.v1.Coordinator/ListVariants',
                 request_serializer=tiermesh_dot_v1_dot_coordinator__pb2.ListVariantsRequest.SerializeToString,
@@ -289,6 +294,12 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddWorkflow(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveWorkflow(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -486,6 +497,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.AddWorkflow,
                     request_deserializer=tiermesh_dot_v1_dot_coordinator__pb2.AddWorkflowRequest.FromString,
                     response_serializer=tiermesh_dot_v1_dot_coordinator__pb2.AddWorkflowReply.SerializeToString,
+            ),
+            'RemoveWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveWorkflow,
+                    request_deserializer=tiermesh_dot_v1_dot_coordinator__pb2.RemoveWorkflowRequest.FromString,
+                    response_serializer=tiermesh_dot_v1_dot_coordinator__pb2.RemoveWorkflowReply.SerializeToString,
             ),
             'ListVariants': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVariants,
@@ -925,6 +941,33 @@ class Coordinator:
             '/tiermesh.v1.Coordinator/AddWorkflow',
             tiermesh_dot_v1_dot_coordinator__pb2.AddWorkflowRequest.SerializeToString,
             tiermesh_dot_v1_dot_coordinator__pb2.AddWorkflowReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tiermesh.v1.Coordinator/RemoveWorkflow',
+            tiermesh_dot_v1_dot_coordinator__pb2.RemoveWorkflowRequest.SerializeToString,
+            tiermesh_dot_v1_dot_coordinator__pb2.RemoveWorkflowReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,7 @@ class CoordinatorStub:
     ListEvents: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListEventsRequest, _coordinator_pb2.ListEventsReply]
     ListWorkflows: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListWorkflowsRequest, _coordinator_pb2.ListWorkflowsReply]
     AddWorkflow: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AddWorkflowRequest, _coordinator_pb2.AddWorkflowReply]
+    RemoveWorkflow: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RemoveWorkflowRequest, _coordinator_pb2.RemoveWorkflowReply]
     ListVariants: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListVariantsRequest, _coordinator_pb2.ListVariantsReply]
     ListProfiles: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListProfilesRequest, _coordinator_pb2.ListProfilesReply]
     Measure: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.MeasureRequest, _coordinator_pb2.MeasureEvent]
@@ -108,6 +109,7 @@ class CoordinatorAsyncStub(CoordinatorStub):
     ListEvents: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListEventsRequest, _coordinator_pb2.ListEventsReply]  # type: ignore[assignment]
     ListWorkflows: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListWorkflowsRequest, _coordinator_pb2.ListWorkflowsReply]  # type: ignore[assignment]
     AddWorkflow: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AddWorkflowRequest, _coordinator_pb2.AddWorkflowReply]  # type: ignore[assignment]
+    RemoveWorkflow: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RemoveWorkflowRequest, _coordinator_pb2.RemoveWorkflowReply]  # type: ignore[assignment]
     ListVariants: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListVariantsRequest, _coordinator_pb2.ListVariantsReply]  # type: ignore[assignment]
     ListProfiles: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListProfilesRequest, _coordinator_pb2.ListProfilesReply]  # type: ignore[assignment]
     Measure: _aio.UnaryStreamMultiCallable[_coordinator_pb2.MeasureRequest, _coordinator_pb2.MeasureEvent]  # type: ignore[assignment]
@@ -230,6 +232,13 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.AddWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.AddWorkflowReply, _abc.Awaitable[_coordinator_pb2.AddWorkflowReply]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveWorkflow(
+        self,
+        request: _coordinator_pb2.RemoveWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.RemoveWorkflowReply, _abc.Awaitable[_coordinator_pb2.RemoveWorkflowReply]]: ...
 
     @_abc_1.abstractmethod
     def ListVariants(

@@ -140,7 +140,15 @@ async def test_several_plans_are_applied_until_one_fails(how, connected, agents,
         text = WORKFLOW.replace("workflow: read", "workflow: other")
         other = await client.add_workflow(text, str(workflow_file.parent))
         second = await client.make_plan(other.digest)
+        third = await client.add_workflow(text.replace("other", "third"), "")
+        assert third.name in {w.name for w in await client.workflows()}
+        await client.remove_workflow("third")
+        assert third.name not in {w.name for w in await client.workflows()}
+        with pytest.raises(InvalidDocument, match="no workflow `third` is known"):
+            await client.remove_workflow("third")
         rollouts = await client.apply(first.plan, second.plan.digest)
+        with pytest.raises(TiermeshError, match="`other` cannot be removed"):
+            await client.remove_workflow("other")
         assert [r.workflow for r in rollouts] == ["read", "other"]
         assert {w.name for w in await client.workflows() if w.generation} == {"read", "other"}
         agents[1].fail["prepare"] = StorageFull("the disk is full")

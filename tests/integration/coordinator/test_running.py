@@ -32,6 +32,7 @@ COMMANDS = (
     "diff plan.json",
     "artifacts",
     "workflows",
+    "workflows --remove read",
     "drain hub-1",
     "drain moon",
     "rollback",
