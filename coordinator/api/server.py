@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,13 @@ from coordinator.api.service import CoordinatorService
 from coordinator.api.unix_socket import SOCKET_NAME, SocketAddress
 from coordinator.api.version import OPERATION_KEY, VERSION, VERSION_KEY, check_version
 from tiermesh import limits, wire
-from tiermesh.errors import InvalidDocument, LimitExceeded, TiermeshError
+from tiermesh.errors import LimitExceeded, TiermeshError
 from tiermesh.v1 import coordinator_pb2 as pb
 
+log = logging.getLogger(__name__)
+
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
 STOP_S: Final = 1.0
 """How long calls without a stream may take to end with the coordinator."""
 
@@ -60,6 +64,7 @@ class Admission(grpc.aio.ServerInterceptor):
         try:
             self._check(Incoming(details.method, dict(details.invocation_metadata or ())))
         except TiermeshError as error:
+            log.warning("refused %s: %s", details.method, error)
             return _refusing(handler, error) if handler is not None else None
         return handler
 
@@ -164,7 +169,7 @@ class _Server:
         method = getattr(self._service, name)
 
         async def answer(request: Any, context: Context) -> Any:
-            return await wire.answer_errors(context, lambda: _checked(method(request)))
+            return await wire.answer_errors(context, lambda: method(request))
 
         return answer
 
@@ -184,7 +189,7 @@ class _Server:
             operation = dict(context.invocation_metadata() or ()).get(OPERATION_KEY, "")
             work = self.operations.run(str(operation), pump(request, context))
             try:
-                await wire.answer_errors(context, lambda: _checked(work))
+                await wire.answer_errors(context, lambda: work)
             except Interrupted:
                 await self._cut(context)
 
@@ -195,14 +200,6 @@ class _Server:
         if self.ending:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the coordinator has ended")
         await context.abort(grpc.StatusCode.CANCELLED, "interrupted")
-
-
-async def _checked(work: Awaitable[Any]) -> Any:
-    """The result of a handler; a value that its request lacks or that is out of range is the client's error."""
-    try:
-        return await work
-    except (ValueError, OverflowError) as error:
-        raise InvalidDocument("the request cannot be carried out", why=str(error)) from error
 
 
 @contextlib.asynccontextmanager
@@ -218,6 +215,7 @@ async def serving(folder: Path, service: CoordinatorService) -> AsyncGenerator[N
     with SocketAddress(folder) as path:
         await unix_socket.bind(server, folder, path)
         await server.start()
+        log.info("clients are served on %s", folder / SOCKET_NAME)
         try:
             yield
         finally:
