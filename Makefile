@@ -28,8 +28,9 @@ types: $(VENV)/.dev
 proto: $(VENV)/.dev  ## Regenerate the stubs of proto/tiermesh/v1
 	@PATH=$(BIN):$$PATH $(BIN)/python proto/generate.py
 
-schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/schemas
+schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of documents and of the API
 	@$(BIN)/python -m tiermesh.schemas
+	@$(BIN)/python -m coordinator.api.schemas
 
 bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
 	@for script in bench/*/__main__.py; do PYTHONPATH=. $(BIN)/python $$(dirname $$script) || exit 1; done

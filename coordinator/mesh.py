@@ -359,6 +359,10 @@ class Mesh(Recorder):
         await self.plan_made(plan)
         return plan
 
+    def made_problem_of(self, plan: Plan) -> bool:
+        """Whether the plan's problem was made by this mesh, so that what it was made from is known."""
+        return plan.made_for.problem in self._snapshots
+
     async def plan_made(self, plan: Plan) -> None:
         """Keep a plan for a problem of this mesh in the journal, with what it was made from."""
         made = self._snapshots.get(plan.made_for.problem)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 from coordinator.cli.output import Output
-from coordinator.cli.standing import asked
 from coordinator.cli.tui import with_default
 from tiermesh import __version__, logs
 from tiermesh.errors import TiermeshError
@@ -28,12 +27,15 @@ COMMAND_MODULES: Final = (
     "coordinator.cli.plans",
     "coordinator.cli.rollout",
     "coordinator.cli.rollback",
+    "coordinator.cli.steer",
     "coordinator.cli.drain",
     "coordinator.cli.run",
     "coordinator.cli.status",
     "coordinator.cli.waiting",
     "coordinator.cli.artifacts",
     "coordinator.cli.events",
+    "coordinator.cli.settings",
+    "coordinator.cli.known_workflows",
     "coordinator.cli.variants",
     "coordinator.cli.batching",
 )
@@ -105,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = _with_action(with_default(sys.argv[1:] if argv is None else argv))
     args = build_parser().parse_args(words)
     logs.configure(args.log_level, args.log_format, default="warning")
-    return finish(args, Output(json=args.json), words)
+    return finish(args, Output(json=args.json))
 
 
 def _with_action(words: Sequence[str]) -> list[str]:
@@ -116,11 +118,10 @@ def _with_action(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def finish(args: argparse.Namespace, output: Output, words: Sequence[str] | None = None) -> int:
-    """Carry a parsed command out, here or, by its `words`, in the coordinator at work; returns the exit code."""
+def finish(args: argparse.Namespace, output: Output) -> int:
+    """Carry a parsed command out; returns the exit code."""
     try:
-        code = asked(args, words, output) if words is not None else None
-        return args.run(args, output) if code is None else code
+        return args.run(args, output)
     except TiermeshError as error:
         output.error(error)
         return error.exit_code

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from coordinator.cli.devices import known_device
 from coordinator.cli.mesh import add_mesh_options, run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, megabytes
-from tiermesh.errors import TiermeshError
+from tiermesh.errors import error_of
 
 if TYPE_CHECKING:
+    from coordinator.api.documents import DeviceArtifacts
     from coordinator.cli import Commands
-    from coordinator.fleet.state import Device
-    from coordinator.mesh import Mesh
-    from tiermesh.v1.rollout_pb2 import CollectReply
 
 
 def register(commands: Commands) -> None:
@@ -42,61 +38,15 @@ def register(commands: Commands) -> None:
 
 
 def _artifacts(args: argparse.Namespace, output: Output) -> int:
-    return run_with_mesh(args, output, lambda mesh: _work(args, output, mesh))
+    found = run_with_mesh(args, output, lambda c: c.artifacts(args.of, collect=args.collect))
+    output.console.print(_table(found.devices, collected=args.collect))
+    for name, error in found.failures.items():
+        output.progress.print(f"[red]{clean(name)}[/]: {clean(error_of(error))}")
+    output.document(found)
+    return 1 if found.failures else 0
 
 
-async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
-    devices = [known_device(mesh.fleet, name) for name in args.of] or mesh.fleet.ready
-
-    async def ask(device: Device) -> CollectReply | TiermeshError:
-        try:
-            return await mesh.distribution.link(device).collect(free=args.collect)
-        except TiermeshError as error:
-            return error
-
-    answers = await asyncio.gather(*(ask(device) for device in devices))
-    told = {d.name: a for d, a in zip(devices, answers, strict=True)}
-    failed = {name: a for name, a in told.items() if isinstance(a, TiermeshError)}
-    replies = {name: a for name, a in told.items() if not isinstance(a, TiermeshError)}
-    if args.collect:
-        freed = sum(reply.freed_bytes for reply in replies.values())
-        await mesh.note(f"freed {freed} bytes of artifacts on {', '.join(replies) or 'no device'}")
-    output.console.print(_table(replies, collected=args.collect))
-    for name, error in failed.items():
-        output.progress.print(f"[red]{clean(name)}[/]: {clean(error)}")
-    output.document(
-        {
-            "devices": {name: _plain(reply) for name, reply in replies.items()},
-            "failures": {name: error.to_dict() for name, error in failed.items()},
-        }
-    )
-    return 1 if failed else 0
-
-
-def _plain(reply: CollectReply) -> dict[str, Any]:
-    return {
-        "artifacts": [
-            {
-                "digest": one.digest,
-                "bytes": one.bytes,
-                "complete": one.complete,
-                "needed_for": one.needed_for,
-                "used_at": one.used_at,
-                "freed": one.freed,
-            }
-            for one in reply.artifacts
-        ],
-        "unneeded_bytes": _unneeded(reply),
-        "freed_bytes": reply.freed_bytes,
-        "free_bytes": reply.free_bytes,
-    }
-
-
-def _unneeded(reply: CollectReply) -> int:
-    return sum(one.bytes for one in reply.artifacts if not one.needed_for and not one.freed)
-
-
-def _table(replies: Mapping[str, CollectReply], *, collected: bool) -> Table:
+def _table(replies: Mapping[str, DeviceArtifacts], *, collected: bool) -> Table:
     """A row for each device and each thing that artifacts are needed for; it fits into 80 columns."""
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("device", "needed for", ">artifacts", ">size", ">freed", ">free disk"):
@@ -116,7 +66,7 @@ def _table(replies: Mapping[str, CollectReply], *, collected: bool) -> Table:
     return table
 
 
-def _rows(reply: CollectReply) -> Sequence[tuple[str, int, int]]:
+def _rows(reply: DeviceArtifacts) -> Sequence[tuple[str, int, int]]:
     """What is needed for what, in words: how many artifacts, and their bytes. One line where nothing is there."""
     left = [one for one in reply.artifacts if not one.freed]
     counts = Counter(one.needed_for for one in left)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from coordinator.cli.devices import known_device
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.plans import show_difference
 from coordinator.cli.progress import bars
-from coordinator.cli.rollout import document, show
+from coordinator.cli.rollout import show
 from coordinator.cli.text import clean
 from coordinator.cli.workflows import add_workflow_options
-from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
+    from coordinator.api.client import CoordinatorClient
+    from coordinator.api.documents import Drain
     from coordinator.cli import Commands
-    from coordinator.fleet.state import Device
-    from coordinator.keeping.draining import Draining
-    from coordinator.mesh import Mesh
 
 
 def register(commands: Commands) -> None:
@@ -46,65 +43,48 @@ def register(commands: Commands) -> None:
 
 
 def _drain(args: argparse.Namespace, output: Output) -> int:
-    return run_with_mesh(args, output, lambda mesh: _work(args, output, mesh))
-
-
-async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
-    from coordinator.keeping.draining import Draining
-
-    device = known_device(mesh.fleet, args.drained)
     if args.undo:
-        return await _undo(device, output, mesh)
-    if device.state == "left":
-        raise InvalidDocument(f"{device.name} has been taken out", fix="See: coordinator devices")
-    with output.progress.status("planning without it"):
-        draining = await Draining.of(mesh, device, source_bytes=dict(args.source_bytes))
-    return await _carry_out(draining, args, output)
+        name = run_with_mesh(args, output, lambda client: client.undo_drain(args.drained))
+        output.console.print(f"{clean(name)} is planned for again, from the next plan on")
+        output.document({"device": name, "undone": True})
+        return 0
+    found = run_with_mesh(args, output, lambda client: _drained(args, output, client))
+    code = _show(found, output)
+    output.document(found)
+    return code
 
 
-async def _undo(device: Device, output: Output, mesh: Mesh) -> int:
-    from coordinator.keeping.draining import undo
-
-    if device.state != "draining":
-        raise InvalidDocument(
-            f"{device.name} is not draining",
-            why=f"it is {device.state}",
-            fix="See: coordinator devices",
+async def _drained(args: argparse.Namespace, output: Output, client: CoordinatorClient) -> Drain:
+    with bars(output) as report:
+        return await client.drain(
+            args.drained,
+            dry_run=args.dry_run,
+            source_bytes=dict(args.source_bytes),
+            planned=lambda planned: _show_changes(planned, output),
+            report=report,
         )
-    await undo(mesh, device)
-    output.console.print(f"{clean(device.name)} is planned for again, from the next plan on")
-    output.document({"device": device.name, "undone": True})
-    return 0
 
 
-async def _carry_out(draining: Draining, args: argparse.Namespace, output: Output) -> int:
-    from coordinator.planning.diff import difference
-
-    name = clean(draining.device.name)
-    differences = {m.workflow.workflow: difference(m.before, m.after) for m in draining.moves}
-    for workflow, found in differences.items():
+def _show_changes(planned: Drain, output: Output) -> None:
+    for workflow, found in planned.changes.items():
         output.console.print(f"[bold]{clean(workflow)}[/]")
         show_difference(found, output)
-    told: dict[str, Any] = {
-        "device": draining.device.name,
-        "dry_run": args.dry_run,
-        "changes": differences,
-    }
-    if args.dry_run:
-        if not differences:
-            output.console.print(f"nothing runs on {name}; it would be left out of new plans")
-        output.document(told)
+    if planned.dry_run and not planned.changes:
+        name = clean(planned.device)
+        output.console.print(f"nothing runs on {name}; it would be left out of new plans")
+
+
+def _show(found: Drain, output: Output) -> int:
+    """Say what came of it; returns the exit code."""
+    if found.drained is None:
         return 0
-    with bars(output) as report:
-        applied = await draining.carry_out(report=report)
-    for one in applied:
+    for one in found.rollouts:
         show(one, output)
-    code = applied[-1].exit_code if applied else 0
+    name = clean(found.device)
     output.console.print(
         f"{name} serves nothing, and is left out of new plans until: coordinator drain {name} --undo"
-        if code == 0
+        if found.drained
         else f"[yellow]{name} is not drained: it is planned for again[/]",
         soft_wrap=True,
     )
-    output.document({**told, "drained": code == 0, "rollouts": [document(one) for one in applied]})
-    return code
+    return found.rollouts[-1].exit_code if found.rollouts else 0

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
-import msgspec
 from rich.table import Table
 
-from coordinator import config
 from coordinator.cli import arguments
-from coordinator.cli.mesh import add_state_option
+from coordinator.cli.mesh import add_state_option, run_reading
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from coordinator.fleet import events
-from coordinator.fleet.event_text import described, name_of, summary
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
-    from coordinator.cli import Commands
-    from coordinator.fleet import Fleet
-    from coordinator.journal.store import Entry, Journal
+    from collections.abc import Sequence
 
-POLL_S = 0.5
+    from coordinator.api.client import CoordinatorClient
+    from coordinator.api.documents import EventDocument
+    from coordinator.cli import Commands
+
 KINDS = sorted(events.kind_of(kind) for kind in get_args(events.Event))
 
 
@@ -53,7 +51,7 @@ def register(commands: Commands) -> None:
 
 
 def _events(args: argparse.Namespace, output: Output) -> int:
-    from coordinator.journal.store import Journal
+    from coordinator.api.documents import Events
 
     if args.follow and args.json:
         raise InvalidDocument(
@@ -61,80 +59,63 @@ def _events(args: argparse.Namespace, output: Output) -> int:
             why="--json prints one document, and --follow never ends",
             fix="Leave one of them out",
         )
-    journal = Journal.read_only(args.state or config.state_dir())
-    try:
-        fleet = journal.load()
-        about = _subject(fleet, args.about)
+
+    async def work(client: CoordinatorClient) -> None:
         kinds: list[str] = args.kind or []
-        entries = journal.events(kinds=kinds, about=about, limit=args.limit)
-        output.console.print(_table(entries, fleet) if entries else "no such events")
-        output.document({"events": [_plain(entry, fleet) for entry in entries]})
+        about: str = args.about or ""
+        found = await client.events(kinds=kinds, about=about, limit=args.limit)
+        output.console.print(_table(found) if found else "no such events")
+        output.document(Events(events=found))
         if args.follow:
-            asyncio.run(
-                _follow(journal, entries[-1].number if entries else 0, kinds, about, output)
-            )
-    finally:
-        journal.close()
+            await _follow(client, found, kinds, about, output)
+
+    run_reading(args, work)
     return 0
 
 
 async def _follow(
-    journal: Journal, after: int, kinds: list[str], about: str, output: Output
+    client: CoordinatorClient,
+    known: Sequence[EventDocument],
+    kinds: list[str],
+    about: str,
+    output: Output,
 ) -> None:
-    while True:
-        fresh = await asyncio.to_thread(journal.events, after=after, kinds=kinds, about=about)
-        if fresh:
-            after = fresh[-1].number
-            output.console.print(_table(fresh, await asyncio.to_thread(journal.load)))
-        await asyncio.sleep(POLL_S)
+    """Print what is recorded from now on, for ever."""
+    newest = known[-1].number if known else (await client.fleet()).number
+    async with contextlib.aclosing(client.watch_fleet(newest)) as changes:
+        async for _ in changes:
+            fresh = await client.events(after=newest, kinds=kinds, about=about)
+            if fresh:
+                newest = fresh[-1].number
+                output.console.print(_table(fresh))
 
 
-def _subject(fleet: Fleet, about: str | None) -> str:
-    if about is None:
-        return ""
-    device = fleet.named(about)
-    return device.id if device is not None else about
-
-
-def told(entry: Entry, fleet: Fleet) -> dict[str, Any]:
-    """An event for programs, in a few words."""
-    event = entry.event
-    return {
-        "number": entry.number,
-        "at": event.at,
-        "who": event.who,
-        "event": event.kind,
-        "about": name_of(fleet, event.subject),
-        "text": summary(event),
-    }
-
-
-def _plain(entry: Entry, fleet: Fleet) -> dict[str, Any]:
-    return told(entry, fleet) | {"details": msgspec.to_builtins(entry.event, enc_hook=float)}
-
-
-def line(entry: Entry, fleet: Fleet) -> str:
+def line(event: EventDocument) -> str:
     """An event for people, as one line."""
-    event = entry.event
-    who, text = clean(name_of(fleet, event.who)), clean(described(event, fleet))
-    return f"{_when(event, '%H:%M:%S')} {who} [bold]{event.kind}[/] {text}".rstrip()
+    return f"{_when(event, '%H:%M:%S')} {clean(event.by)} [bold]{event.event}[/] {_told(event)}".rstrip()
 
 
-def _when(event: events.Event, form: str) -> str:
+def _when(event: EventDocument, form: str) -> str:
     return datetime.fromtimestamp(event.at, UTC).astimezone().strftime(form)
 
 
-def _table(entries: list[Entry], fleet: Fleet) -> Table:
+def _table(found: Sequence[EventDocument]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
     for wrapped in (False, False, False, False, True):
         table.add_column(no_wrap=not wrapped, overflow="fold" if wrapped else "ellipsis")
-    for entry in entries:
-        event = entry.event
+    for event in found:
         table.add_row(
-            f"[dim]{entry.number}[/]",
+            f"[dim]{event.number}[/]",
             _when(event, "%m-%d %H:%M:%S"),
-            clean(name_of(fleet, event.who)),
-            f"[bold]{event.kind}[/]",
-            clean(described(event, fleet)),
+            clean(event.by),
+            f"[bold]{event.event}[/]",
+            _told(event),
         )
     return table
+
+
+def _told(event: EventDocument) -> str:
+    """What happened, after whom or what it is about, where that is not who did it."""
+    if event.about in ("", event.by):
+        return clean(event.text)
+    return clean(f"{event.about}: {event.text}" if event.text else event.about)

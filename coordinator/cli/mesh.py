@@ -1,52 +1,28 @@
-"""What the commands that speak to devices share: their options, and the mesh that they open."""
+"""What the commands that speak to a coordinator share: their options, and the client that they use."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from coordinator import config
+from coordinator.api.opening import MeshOptions
 from coordinator.cli import arguments
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean
 from tiermesh import wire
+from tiermesh.errors import Unsupported
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
-    from coordinator.mesh import Mesh
+    from coordinator.api.client import CoordinatorClient
+    from tiermesh.v1 import coordinator_pb2 as pb
 
 T = TypeVar("T")
 VARIANTS: Final = Path("variants")
-
-
-class Standing(Protocol):
-    """The coordinator at work that a command is carried out in: it has the mesh open."""
-
-    @property
-    def mesh(self) -> Mesh:
-        """Its mesh."""
-        ...
-
-    def check(self, args: argparse.Namespace) -> None:
-        """Refuse options that ask for another mesh than this one.
-
-        Raises:
-            TiermeshError: naming the option.
-        """
-        ...
-
-    def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do the work in its event loop, from another thread."""
-        ...
-
-
-STANDING: Final[ContextVar[Standing | None]] = ContextVar("standing", default=None)
-"""Set while a command is carried out in a coordinator at work."""
 
 
 def add_state_option(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +36,8 @@ def add_state_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_mesh_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `run_with_mesh` reads. A coordinator at work carries such a command out."""
+    """The options that `run_with_mesh` reads."""
     add_state_option(parser)
-    parser.set_defaults(needs_mesh=True)
     group = parser.add_argument_group("finding devices")
     group.add_argument(
         "--device",
@@ -92,7 +67,8 @@ def add_mesh_options(parser: argparse.ArgumentParser) -> None:
         help="seconds to wait for a device (default: %(default)g)",
     )
     arguments.add_credentials(
-        group, "reach beyond this machine, unencrypted: only where everyone may control the devices"
+        group,
+        "reach beyond this machine, unencrypted: only where everyone may control the devices",
     )
 
 
@@ -106,88 +82,113 @@ def add_variants_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def options_of(args: argparse.Namespace, *, read_only: bool = False) -> MeshOptions:
+    """The mesh that the options of a command describe."""
+    return MeshOptions(
+        state=args.state or config.state_dir(),
+        home=config.home(),
+        variants=(args.variants or VARIANTS) if hasattr(args, "variants") else None,
+        fleet=getattr(args, "fleet", None),
+        name=getattr(args, "mesh", None) or DEFAULT_MESH,
+        credentials=getattr(args, "credentials", wire.LOOPBACK),
+        read_only=read_only,
+    )
+
+
+def run_reading(args: argparse.Namespace, work: Callable[[CoordinatorClient], Awaitable[T]]) -> T:
+    """Do some work that changes nothing: by the running coordinator, else on its journal."""
+
+    async def run() -> T:
+        from coordinator.api.client import CoordinatorClient
+
+        async with CoordinatorClient.open(options_of(args, read_only=True)) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def run_changing(args: argparse.Namespace, work: Callable[[CoordinatorClient], Awaitable[T]]) -> T:
+    """Do some work that changes what the coordinator knows and needs no device."""
+
+    async def run() -> T:
+        from coordinator.api.client import CoordinatorClient
+
+        async with CoordinatorClient.open(options_of(args)) as client:
+            if client.is_running:
+                await asyncio.to_thread(check_options, args, client.info)
+            return await work(client)
+
+    return asyncio.run(run())
+
+
 def run_with_mesh(
     args: argparse.Namespace,
     output: Output,
-    work: Callable[[Mesh], Awaitable[T]],
+    work: Callable[[CoordinatorClient], Awaitable[T]],
     *,
     expect: int | None = None,
 ) -> T:
-    """Open the mesh that the options describe, find its devices, and do the work.
+    """Find the devices of the mesh that the options describe, and do some work.
 
-    In a coordinator at work its own mesh is used.
+    A running coordinator does it; where none runs, this process is the coordinator meanwhile.
     """
 
     async def run() -> T:
-        async with _opened(args, output, expect) as mesh:
-            return await work(mesh)
+        from coordinator.api.client import CoordinatorClient
 
-    standing = STANDING.get()
-    if standing is None:
-        return asyncio.run(run())
-    standing.check(args)
-    return standing.run(run)
+        for address in args.device:
+            wire.split_address(address)
+        async with CoordinatorClient.open(options_of(args)) as client:
+            if client.is_running:
+                await asyncio.to_thread(check_options, args, client.info)
+            else:
+                warn_credentials(args, output)
+            with output.progress.status("finding devices"):
+                found = await client.discover(
+                    args.device,
+                    expect=expect,
+                    browse=not args.no_browse,
+                    timeout_s=args.timeout,
+                )
+            warn_unanswered(found.unanswered, output)
+            return await work(client)
 
-
-@contextlib.asynccontextmanager
-async def _opened(
-    args: argparse.Namespace, output: Output, expect: int | None
-) -> AsyncGenerator[Mesh]:
-    for address in args.device:
-        wire.split_address(address)
-    standing = STANDING.get()
-    async with contextlib.AsyncExitStack() as stack:
-        if standing is None:
-            mesh = await stack.enter_async_context(mesh_of(args, output))
-        else:
-            mesh = standing.mesh
-        # A coordinator at work browses all the time.
-        browse = standing is None and not args.no_browse
-        with output.progress.status("finding devices"):
-            await mesh.discover(args.device, expect=expect, browse=browse, timeout_s=args.timeout)
-        warn_unreached(mesh, args.device, output)
-        yield mesh
+    return asyncio.run(run())
 
 
-@contextlib.asynccontextmanager
-async def mesh_of(
-    args: argparse.Namespace, output: Output, *, read_only: bool = False
-) -> AsyncGenerator[Mesh]:
-    """The mesh that the options describe, opened; nothing has been looked for yet.
+def check_options(args: argparse.Namespace, info: pb.CoordinatorInfo) -> None:
+    """Refuse options that ask for another mesh than that of the running coordinator.
 
-    With `read_only`, another coordinator may be at work on it meanwhile.
+    Raises:
+        Unsupported: naming the option.
     """
-    from coordinator.mesh import Mesh
-    from coordinator.workflows.yaml_files import read_fleet_file
+    variants: Path | None = getattr(args, "variants", None)
+    others = {
+        "--mesh": args.mesh not in (None, info.mesh),
+        "--insecure-lan": args.credentials != wire.LOOPBACK
+        and args.credentials.__struct_config__.tag != info.credentials,
+        "--fleet": args.fleet is not None,
+        "--variants": variants is not None and str(variants.resolve()) != info.variants,
+    }
+    for option, other in others.items():
+        if other:
+            raise Unsupported(
+                f"{option} cannot be given while a coordinator is running",
+                why="the command is carried out there, with the options that it was started with",
+                fix=f"Leave {option} out, or start that coordinator again with it",
+            )
 
+
+def warn_credentials(args: argparse.Namespace, output: Output) -> None:
+    """Say what a person should know who uses these credentials."""
     if args.credentials.warning:
         output.progress.print(f"[yellow]{args.credentials.warning}[/]")
-    async with Mesh.open(
-        args.state or config.state_dir(),
-        ladders=await asyncio.to_thread(_ladders, args),
-        home=config.home(),
-        name=args.mesh or DEFAULT_MESH,
-        network=await asyncio.to_thread(read_fleet_file, args.fleet) if args.fleet else None,
-        credentials=args.credentials,
-        read_only=read_only,
-    ) as mesh:
-        yield mesh
 
 
-def _ladders(args: argparse.Namespace):  # noqa: ANN202 - imported only where it is needed
-    if not hasattr(args, "variants"):
-        return None
-    from coordinator.variants import Ladders
-
-    return Ladders.open(args.variants or VARIANTS, config.home())
-
-
-def warn_unreached(mesh: Mesh, named: list[str], output: Output) -> None:
+def warn_unanswered(unanswered: Iterable[pb.Unanswered], output: Output) -> None:
     """Say which of the named addresses and known devices do not answer, and why."""
-    for key, way in mesh.fleet.sightings.items():
-        if way.failures and (way.device is not None or key in named):
-            device = mesh.fleet.devices.get(way.device or "")
-            who = device.name if device is not None else key
-            output.progress.print(
-                f"[yellow]{clean(who)} does not answer:[/] {clean('; '.join(way.failures))}"
-            )
+    for one in unanswered:
+        output.progress.print(
+            f"[yellow]{clean(one.name or one.address)} does not answer:[/]"
+            f" {clean('; '.join(one.failures))}"
+        )

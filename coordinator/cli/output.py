@@ -5,8 +5,7 @@ Progress and errors go to standard error, so that standard output can be piped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -49,21 +48,6 @@ class Output:
 
 def _console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, emoji=False)
-
-
-def console_elsewhere(
-    file: IO[str], *, terminal: bool, size: tuple[int, int], environment: Mapping[str, str]
-) -> Console:
-    """A console as it would be in another process, whose `size` is in columns and lines."""
-    return Console(
-        file=file,
-        force_terminal=terminal,
-        width=size[0],
-        height=size[1],
-        highlight=False,
-        emoji=False,
-        _environ=environment,
-    )
 
 
 def _escaped(text: str) -> str:

@@ -67,13 +67,6 @@ def _register_plan(commands: Commands) -> None:
     add_workflow_options(parser)
     add_variants_option(parser)
     add_mesh_options(parser)
-    parser.set_defaults(needs_mesh=_is_of_workflow)
-
-
-def _is_of_workflow(args: argparse.Namespace) -> bool:
-    """Whether a workflow is planned; a problem file needs no mesh, and is solved where the command is typed."""
-    problem: Path = args.problem
-    return problem.suffix in SUFFIXES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +107,8 @@ def options_of(args: argparse.Namespace) -> Options:
 
 def _plan(args: argparse.Namespace, output: Output) -> int:
     if args.problem.suffix in SUFFIXES:
-        plan, problem = plan_workflow(args, output, replace(options_of(args), frontier=True))
-        return hand_over(plan, problem, output, args.output)
+        made = plan_workflow(args, output, replace(options_of(args), frontier=True))
+        return hand_over(made.plan, made.problem, output, args.output)
     refuse_for_problem(args)
     return make_plan(read_problem(args.problem), options_of(args), output, args.output)
 

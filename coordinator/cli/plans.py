@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from coordinator import config
 from coordinator.cli import arguments
 from coordinator.cli.arrivals import add_arrivals_option, with_arrivals
 from coordinator.cli.margin import interval_words, percent
-from coordinator.cli.mesh import add_state_option
+from coordinator.cli.mesh import add_state_option, run_reading
 from coordinator.cli.output import Output
 from coordinator.cli.planning import problem_beside, read_file, read_problem
 from coordinator.cli.text import clean
@@ -162,7 +161,7 @@ def _register_diff(commands: Commands) -> None:
     parser.add_argument(
         "before", type=Path, nargs="?", metavar="OTHER", help="the plan before (default: what runs)"
     )
-    parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's folder")
+    add_state_option(parser)
     parser.add_argument(
         "--price-per-start", type=float, default=0.0, metavar="USD", help="per hour, of each start"
     )
@@ -171,30 +170,14 @@ def _register_diff(commands: Commands) -> None:
 def _diff(args: argparse.Namespace, output: Output) -> int:
     from coordinator.planning.diff import difference
 
-    after = read_plan(args.plan)
-    before = read_plan(args.before) if args.before else _running(after.workflow, args.state)
-    found = difference(before, after, churn_per_start=args.price_per_start)
+    after, price = read_plan(args.plan), args.price_per_start
+    if args.before:
+        found = difference(read_plan(args.before), after, churn_per_start=price)
+    else:
+        found = run_reading(args, lambda c: c.diff_plans(after, price_per_start=price))
     show_difference(found, output)
     output.document(found)
     return 0
-
-
-def _running(workflow: str, state: Path | None) -> Plan:
-    """The plan that runs, from the coordinator's journal."""
-    from coordinator.journal.store import Journal
-
-    journal = Journal.read_only(state or config.state_dir())
-    try:
-        fleet = journal.load()
-    finally:
-        journal.close()
-    running = fleet.running.get(workflow)
-    record = fleet.plans.get(running.plan) if running is not None else None
-    if record is None:
-        raise InvalidDocument(
-            f"no plan of `{workflow}` runs", fix="Name the plan to compare with: diff PLAN OTHER"
-        )
-    return record.plan
 
 
 def show_difference(found: Difference, output: Output) -> None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from coordinator import config
 from coordinator.cli import Commands
 from coordinator.cli.mesh import (
-    STANDING,
     add_mesh_options,
     add_state_option,
     add_variants_option,
-    mesh_of,
+    run_changing,
+    run_reading,
 )
 from coordinator.cli.output import Output
 from coordinator.cli.text import clean, megabytes
@@ -27,11 +25,12 @@ from coordinator.fleet.profile_text import is_disturbed
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
-    from coordinator.fleet import Fleet
-    from coordinator.fleet.state import Device
-    from coordinator.mesh import Mesh
+    from coordinator.api.client import CoordinatorClient
     from tiermesh.documents.profile import Profile
     from tiermesh.documents.published import PublishedProfile
+
+    Profiles = list[tuple[list[str], Profile]]
+    Priors = list[tuple[list[str], PublishedProfile]]
 
 PROFILES: Final = Path("profiles")
 """The folder of published profiles in a checkout."""
@@ -129,11 +128,14 @@ def _no_action(args: argparse.Namespace, output: Output) -> int:
 
 
 def _list(args: argparse.Namespace, output: Output) -> int:
-    fleet = _fleet(args.state)
-    found = _found(fleet, args.variant, args.on)
+    async def asked(client: CoordinatorClient) -> tuple[Profiles, Priors]:
+        wanted = args.variant or "", args.on or ""
+        return await client.profiles(*wanted), await client.priors(*wanted)
+
+    held, priors = run_reading(args, asked)
+    found = [(", ".join(devices), profile) for devices, profile in held]
     if args.output is not None:
         _write(_only(found), args.output)
-    priors = _priors(fleet, args.variant, args.on)
     for part in [*_tables(found), *_prior_tables(priors)]:
         output.console.print(part)
     if not found and not priors:
@@ -148,64 +150,6 @@ def _list(args: argparse.Namespace, output: Output) -> int:
         }
     )
     return 0
-
-
-def _fleet(state: Path | None) -> Fleet:
-    from coordinator.journal.store import Journal
-
-    journal = Journal.read_only(state or config.state_dir())
-    try:
-        return journal.load()
-    finally:
-        journal.close()
-
-
-def _device(fleet: Fleet, on: str | None) -> Device | None:
-    device = fleet.named(on) if on is not None else None
-    if on is not None and device is None:
-        known = ", ".join(sorted(d.name for d in fleet.devices.values())) or "none"
-        raise InvalidDocument(f"there is no device `{on}`", fix=f"Known: {known}")
-    return device
-
-
-def _found(fleet: Fleet, variant: str | None, on: str | None) -> list[tuple[str, Profile]]:
-    """Profiles with the names of the devices that they hold for."""
-    device = _device(fleet, on)
-    model, _, name = (variant or "").partition("/")
-    found: list[tuple[str, Profile]] = []
-    for device_class, profiles in fleet.profiles.items():
-        if device is not None and device.device_class != device_class:
-            continue
-        alike = [d.name for d in fleet.devices.values() if d.device_class == device_class]
-        found += [
-            (", ".join(sorted(alike)), profile)
-            for profile in profiles.values()
-            if (not model or profile.model == model) and (not name or profile.variant == name)
-        ]
-    return sorted(found, key=lambda one: (one[0], one[1].model, one[1].variant))
-
-
-def _priors(
-    fleet: Fleet, variant: str | None, on: str | None
-) -> list[tuple[list[str], PublishedProfile]]:
-    """Priors with the names of the devices that have not measured the variant, and so use them."""
-    from coordinator.fleet.priors import Priors
-
-    device, known = _device(fleet, on), Priors(fleet)
-    devices = [device] if device is not None else list(fleet.devices.values())
-    model, _, name = (variant or "").partition("/")
-    found: list[tuple[list[str], PublishedProfile]] = []
-    for of_class in fleet.priors.values():
-        for digest, one in of_class.items():
-            used = sorted(d.name for d in devices if known.of(d, digest) is one)
-            is_wanted = (not model or one.profile.model == model) and (
-                not name or one.profile.variant == name
-            )
-            if is_wanted and (used or device is None):
-                found.append((used, one))
-    return sorted(
-        found, key=lambda o: (o[1].hardware.label, o[0], o[1].profile.model, o[1].profile.variant)
-    )
 
 
 def _only(found: list[tuple[str, Profile]]) -> Profile:
@@ -297,11 +241,9 @@ def _when(profiles: list[Profile]) -> str:
 
 
 def _export(args: argparse.Namespace, output: Output) -> int:
-    from coordinator.fleet.priors import exported
-
-    fleet = _fleet(args.state)
-    model, _, variant = (args.variant or "").partition("/")
-    published = exported(fleet, model, variant, _device(fleet, args.on))
+    published = run_reading(
+        args, lambda client: client.exported_profiles(args.variant or "", args.on or "")
+    )
     if not published:
         raise InvalidDocument(
             "there is nothing to export",
@@ -333,38 +275,12 @@ def _import(args: argparse.Namespace, output: Output) -> int:
     from coordinator.workflows.published_files import read_published_files
 
     published = read_published_files(args.sources)
-
-    async def work(mesh: Mesh) -> dict[str, Any]:
-        return await _take(mesh, published)
-
-    async def alone() -> dict[str, Any]:
-        async with mesh_of(args, output) as mesh:
-            return await work(mesh)
-
-    standing = STANDING.get()
-    if standing is None:
-        document = asyncio.run(alone())
-    else:
-        standing.check(args)
-        document = standing.run(lambda: work(standing.mesh))
-    used = ", ".join(document["used_for"]) or "no known device, until one of their class comes"
+    taken = run_changing(args, lambda client: client.import_priors(published))
+    used = ", ".join(taken.used_for) or "no known device, until one of their class comes"
     output.console.print(
-        f"{document['imported']} of {document['read']} published profiles are new; used for {clean(used)}"
+        f"{taken.imported} of {len(published)} published profiles are new; used for {clean(used)}"
     )
-    output.document(document)
+    output.document(
+        {"read": len(published), "imported": taken.imported, "used_for": list(taken.used_for)}
+    )
     return 0
-
-
-async def _take(mesh: Mesh, published: list[PublishedProfile]) -> dict[str, Any]:
-    """Take them in; what came of it, with the names of the devices that use some of them."""
-    from coordinator.fleet.priors import Priors
-
-    imported = await mesh.import_priors(published)
-    known = Priors(mesh.fleet)
-    digests = {one.profile.variant_digest for one in published}
-    used = [
-        device.name
-        for device in mesh.fleet.devices.values()
-        if any(known.of(device, digest) is not None for digest in digests)
-    ]
-    return {"read": len(published), "imported": imported, "used_for": sorted(used)}

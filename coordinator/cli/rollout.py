@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 from rich.table import Table
 
 from coordinator.cli import arguments
@@ -16,17 +14,14 @@ from coordinator.cli.output import Output
 from coordinator.cli.plans import read_plan
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
-from coordinator.cli.waiting import check_ends, wait_and_show
-from coordinator.cli.waiting import document as waited_document
 from coordinator.cli.waiting import show as show_waited
-from tiermesh.documents.plan import Plan
-from tiermesh.errors import InvalidDocument
+from coordinator.cli.waiting import wait_and_show
 
 if TYPE_CHECKING:
+    from coordinator.api.client import CoordinatorClient
+    from coordinator.api.documents import Preview, Rollout
+    from coordinator.api.messages import PlanToApply
     from coordinator.cli import Commands
-    from coordinator.mesh import Mesh
-    from coordinator.rollout.applying import Applied, Applying, Part
-    from tiermesh.documents.workflow import Workflow
 
 MEASURE_S: Final = 1.0
 """How long each replica is run on its samples before it serves."""
@@ -83,96 +78,58 @@ def register(commands: Commands) -> None:
 
 
 def _apply(args: argparse.Namespace, output: Output) -> int:
-    return run_with_mesh(args, output, lambda mesh: _work(args, output, mesh))
+    return run_with_mesh(args, output, lambda client: _work(args, output, client))
 
 
-async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> int:
-    plan = await asyncio.to_thread(_plan, args.plan, mesh)
-    workflow: Workflow | None = None
-    if args.workflow is not None:
-        workflow = await mesh.read_workflow(args.workflow)
-    if args.wait:
-        check_ends(
-            workflow or mesh.workflow_of(plan),
-            "--wait",
-            "Leave --wait out; without it, too, apply returns only when every device serves the plan",
-        )
+async def _work(args: argparse.Namespace, output: Output, client: CoordinatorClient) -> int:
+    plan, run = await _plan(args, client), args.new_run or ""
     if args.dry_run:
-        return await _preview(await mesh.applying(plan, workflow=workflow), args, output)
+        (preview,) = await client.preview_apply(plan, run=run, must_end=args.wait)
+        return _show_preview(preview, output)
     with bars(output) as report:
-        applied = await mesh.apply(
-            plan, workflow=workflow, run=args.new_run, measure_s=MEASURE_S, report=report
+        (rollout,) = await client.apply(
+            plan, run=run, measure_s=MEASURE_S, must_end=args.wait, report=report
         )
-    show(applied, output)
-    told = document(applied)
-    code = applied.exit_code
-    if args.wait and code == 0:
-        waited = await wait_and_show(mesh, applied.workflow, output)
-        show_waited(waited, output)
-        told |= {"waited": waited_document(waited), "ledger": msgspec.to_builtins(waited.ledger)}
-        code = 0 if waited.ok else 1
-    output.document(told)
-    return code
+    show(rollout, output)
+    if not args.wait or rollout.exit_code:
+        output.document(rollout)
+        return rollout.exit_code
+    waited = await wait_and_show(client, rollout.workflow, output)
+    show_waited(waited, output)
+    output.document(rollout.flat() | {"waited": waited, "ledger": waited.ledger})
+    return 0 if waited.ok else 1
 
 
-def _plan(given: str | Path, mesh: Mesh) -> Plan:
-    if isinstance(given, str):
-        record = mesh.fleet.plans.get(given)
-        if record is None:
-            raise InvalidDocument(f"no plan {given} was made here", fix="Give the plan's file")
-        return record.plan
-    return read_plan(given)
+async def _plan(args: argparse.Namespace, client: CoordinatorClient) -> PlanToApply:
+    """The plan of a file, or the digest of one that was made here, with the workflow file where one is named."""
+    from coordinator.api.messages import PlanToApply
+
+    plan = args.plan if isinstance(args.plan, str) else read_plan(args.plan)
+    if args.workflow is None:
+        return PlanToApply(plan)
+    return PlanToApply(plan, (await client.add_workflow_file(args.workflow)).digest)
 
 
-async def _preview(applying: Applying, args: argparse.Namespace, output: Output) -> int:
-    parts = await applying.preview(args.new_run)
+def _show_preview(preview: Preview, output: Output) -> int:
     table = Table("device", "replicas", "to push", box=None, header_style="bold")
-    for part in sorted(parts, key=lambda part: part.device):
-        replicas = ", ".join(r.id for r in part.assignment.replicas)
-        table.add_row(clean(part.device), clean(replicas), megabytes(part.lacking_bytes))
+    for part in sorted(preview.parts, key=lambda part: part.device):
+        table.add_row(
+            clean(part.device), clean(", ".join(part.replicas)), megabytes(part.lacking_bytes)
+        )
     output.console.print(table)
-    unable = [part for part in parts if part.lacking_bytes is None]
+    unable = [part for part in preview.parts if part.lacking_bytes is None]
     for part in unable:
         output.progress.print(f"[red]{clean(part.device)}[/]: {clean(part.why)}")
-    output.document({"dry_run": True, "parts": [_part(part) for part in parts]})
+    output.document(preview)
     return 1 if unable else 0
 
 
-def _part(part: Part) -> dict[str, Any]:
-    return {
-        "device": part.device,
-        "generation": part.assignment.generation,
-        "run": part.assignment.run,
-        "replicas": [replica.id for replica in part.assignment.replicas],
-        "artifacts": sorted(part.assignment.artifacts),
-        "lacking_bytes": part.lacking_bytes,
-        "why": part.why,
-    }
-
-
-def document(applied: Applied) -> dict[str, Any]:
-    """A rollout for programs."""
-    return {
-        "workflow": applied.workflow,
-        "plan": applied.plan,
-        "generation": applied.generation,
-        "run": applied.run,
-        "outcome": applied.outcome.value,
-        "unchanged": applied.unchanged,
-        "devices": {name: phase.value for name, phase in applied.phases.items()},
-        "failures": dict(applied.failures),
-        "sent_bytes": dict(applied.sent_bytes),
-        "fetched_bytes": {name: dict(by) for name, by in applied.fetched_bytes.items()},
-        "restored": document(applied.restored) if applied.restored is not None else None,
-    }
-
-
-def show(applied: Applied, output: Output) -> None:
+def show(rollout: Rollout, output: Output) -> None:
     """Say how a rollout ended, and why where it failed."""
-    said = "[green]serves already[/]" if applied.unchanged else _SAID[applied.outcome.value]
-    where = f"generation {applied.generation}, run {clean(applied.run)}"
-    output.console.print(f"{clean(applied.workflow)}, {where}: {said}")
-    for device, why in applied.failures.items():
+    said = "[green]serves already[/]" if rollout.unchanged else _SAID[rollout.outcome.value]
+    where = f"generation {rollout.generation}, run {clean(rollout.run)}"
+    output.console.print(f"{clean(rollout.workflow)}, {where}: {said}")
+    for device, why in rollout.failures.items():
         output.progress.print(f"[red]{clean(device)}[/]: {clean(why)}")
-    if applied.restored is not None:
-        show(applied.restored, output)
+    if rollout.restored is not None:
+        show(rollout.restored, output)

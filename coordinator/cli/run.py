@@ -11,23 +11,24 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from coordinator import config
-from coordinator.cli.events import line, told
+from coordinator.api.opening import opened
+from coordinator.cli.events import line
 from coordinator.cli.mesh import (
-    VARIANTS,
     add_mesh_options,
     add_variants_option,
-    mesh_of,
-    warn_unreached,
+    options_of,
+    warn_credentials,
+    warn_unanswered,
 )
 from coordinator.cli.output import Output
 from coordinator.cli.rollout import show
-from coordinator.cli.standing import StandingCoordinator
 from coordinator.cli.text import clean
 from coordinator.keeping import Keeping
 from tiermesh.errors import TiermeshError
+from tiermesh.v1 import coordinator_pb2 as pb
 
 if TYPE_CHECKING:
+    from coordinator.api.service import CoordinatorService
     from coordinator.cli import Commands
     from coordinator.mesh import Mesh
     from tiermesh.documents.workflow import Workflow
@@ -65,8 +66,6 @@ def register(commands: Commands) -> None:
     )
     add_variants_option(parser)
     add_mesh_options(parser)
-    # It is the coordinator at work, and does not ask one.
-    parser.set_defaults(needs_mesh=False)
 
 
 def _run(args: argparse.Namespace, output: Output) -> int:
@@ -74,28 +73,25 @@ def _run(args: argparse.Namespace, output: Output) -> int:
 
 
 async def _stay(args: argparse.Namespace, output: Output) -> int:
-    from coordinator.commands.listening import listening
+    from coordinator.api.server import serving
 
-    async with mesh_of(args, output) as mesh:
-        state, variants = await asyncio.to_thread(_folders, args)
-        at_work = StandingCoordinator(mesh, variants)
+    warn_credentials(args, output)
+    options = options_of(args)
+    async with opened(options) as service:
+        mesh = service.mesh
         newest = await mesh.history(limit=1)
         telling = _Telling(mesh, output, newest[-1].number if newest else 0)
-        async with telling.while_open(), listening(state, at_work.carry_out):
+        async with telling.while_open(), serving(options.state, service):
             async with _until_told_to_end():
                 output.progress.print(
                     f"the coordinator of the mesh {clean(mesh.name)} is at work (pid {os.getpid()});"
                     " Ctrl-C ends it, and serving goes on",
                     soft_wrap=True,
                 )
-                await _work(args, output, mesh)
+                await _work(args, output, service)
             await mesh.note("the coordinator was told to end")
     output.progress.print("the coordinator has ended; what serves goes on serving")
     return 0
-
-
-def _folders(args: argparse.Namespace) -> tuple[Path, Path]:
-    return args.state or config.state_dir(), (args.variants or VARIANTS).resolve()
 
 
 @contextlib.asynccontextmanager
@@ -123,14 +119,20 @@ async def _until_told_to_end() -> AsyncGenerator[None]:
             loop.remove_signal_handler(which)
 
 
-async def _work(args: argparse.Namespace, output: Output, mesh: Mesh) -> None:
+async def _work(args: argparse.Namespace, output: Output, service: CoordinatorService) -> None:
+    from coordinator.api.documents import Rollout
+
+    mesh = service.mesh
     await mesh.note("the coordinator is at work")
     given = [await mesh.read_workflow(path) for path in args.workflows]
-    await mesh.discover(args.device, browse=not args.no_browse, timeout_s=args.timeout)
-    warn_unreached(mesh, args.device, output)
+    looking = pb.DiscoverRequest(
+        addresses=args.device, browse=not args.no_browse, timeout_s=args.timeout
+    )
+    warn_unanswered((await service.discover(looking)).unanswered, output)
     for applied in await mesh.settle():
-        show(applied, output)
+        show(Rollout.of(applied), output)
     keeping = Keeping(mesh, _kept(mesh, given), auto_replan=not args.no_auto_replan)
+    service.keeping = keeping
     try:
         async with asyncio.TaskGroup() as together:
             together.create_task(mesh.look_out(browse=not args.no_browse, timeout_s=args.timeout))
@@ -176,8 +178,11 @@ class _Telling:
             await change.wait()
 
     async def _tell(self) -> None:
+        from coordinator.api.handlers.devices import event_document
+
         fleet = self._mesh.fleet
         for entry in await self._mesh.history(after=self._after):
             self._after = entry.number
-            self._output.document_line(told(entry, fleet))
-            self._output.console.print(line(entry, fleet), soft_wrap=True)
+            event = event_document(entry, fleet)
+            self._output.document_line(event)
+            self._output.console.print(line(event), soft_wrap=True)

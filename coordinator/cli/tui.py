@@ -14,20 +14,27 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator import config
 from coordinator.cli import arguments
-from coordinator.cli.mesh import VARIANTS, add_mesh_options, add_variants_option, mesh_of
+from coordinator.cli.mesh import (
+    VARIANTS,
+    add_mesh_options,
+    add_variants_option,
+    check_options,
+    options_of,
+    warn_credentials,
+)
 from coordinator.cli.output import Output
 from tiermesh import logs, wire
-from tiermesh.errors import InvalidDocument, TiermeshError, Unreachable, Unsupported
+from tiermesh.errors import InvalidDocument, TiermeshError, Unsupported
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.mesh import Mesh
-    from coordinator.tui.actions import Asked
     from coordinator.tui.live import LiveSession, OpenMesh
 
 NAME: Final = "tui"
 PORT: Final = 8000
+LOOK_S: Final = 0.5
+"""How often it is looked whether a coordinator runs again."""
 
 
 def register(commands: Commands) -> None:
@@ -58,8 +65,6 @@ def register(commands: Commands) -> None:
     parser.add_argument("--light", action="store_true", help="begin with the light theme")
     add_variants_option(parser)
     add_mesh_options(parser)
-    # It is the coordinator at work, or asks that one itself.
-    parser.set_defaults(needs_mesh=False)
 
 
 def with_default(words: Sequence[str]) -> list[str]:
@@ -118,23 +123,21 @@ def _require_textual() -> None:
 
 
 def _session(args: argparse.Namespace, output: Output) -> LiveSession:
-    from coordinator.tui.live import LiveSession, OpenMesh
+    from coordinator.tui.live import LiveSession
 
     for address in args.device:
         wire.split_address(address)
 
+    was_beside = False
+
     @contextlib.asynccontextmanager
     async def opening() -> AsyncGenerator[OpenMesh]:
+        nonlocal was_beside
         async with contextlib.AsyncExitStack() as stack:
-            try:
-                mesh = await stack.enter_async_context(_coordinating(args, output))
-            except TiermeshError as error:
-                if "pid" not in error.fields:
-                    raise
-                mesh = await stack.enter_async_context(mesh_of(args, output, read_only=True))
-                yield OpenMesh(mesh, str(error), await asyncio.to_thread(_asked, args))
-            else:
-                yield OpenMesh(mesh)
+            # Who looked on beside a coordinator does not take its place unasked.
+            opened = await _opened(args, output, stack, waits=was_beside)
+            was_beside = opened.client.is_running
+            yield opened
 
     return LiveSession(
         opening,
@@ -145,41 +148,45 @@ def _session(args: argparse.Namespace, output: Output) -> LiveSession:
     )
 
 
-@contextlib.asynccontextmanager
-async def _coordinating(args: argparse.Namespace, output: Output) -> AsyncGenerator[Mesh]:
-    """The mesh, of which this process is the coordinator; it takes the commands that are typed meanwhile."""
-    from coordinator.cli.standing import StandingCoordinator
-    from coordinator.commands.listening import listening
+async def _opened(
+    args: argparse.Namespace, output: Output, stack: contextlib.AsyncExitStack, *, waits: bool
+) -> OpenMesh:
+    """The mesh by its running coordinator; where none runs, this process coordinates it and takes commands meanwhile.
 
-    async with mesh_of(args, output) as mesh:
-        state, variants = await asyncio.to_thread(_folders, args)
-        async with listening(state, StandingCoordinator(mesh, variants).carry_out):
-            yield mesh
+    With `waits`, it waits until one runs. Where another process holds the mesh and takes no commands, it is only
+    looked at.
+    """
+    from coordinator.api.client import CoordinatorClient
+    from coordinator.api.opening import opened
+    from coordinator.api.server import serving
+    from coordinator.tui.live import OpenMesh
+
+    options = options_of(args)
+    if await _is_served(options.state, waits=waits):
+        client = await stack.enter_async_context(CoordinatorClient.connect(options.state))
+        await asyncio.to_thread(check_options, args, client.info)
+        return OpenMesh(client)
+    warn_credentials(args, output)
+    try:
+        service = await stack.enter_async_context(opened(options))
+    except TiermeshError as error:
+        if "pid" not in error.fields:
+            raise
+        observing = opened(options_of(args, read_only=True))
+        service = await stack.enter_async_context(observing)
+        return OpenMesh(CoordinatorClient.in_process(service), refusal=str(error))
+    await stack.enter_async_context(serving(options.state, service))
+    return OpenMesh(CoordinatorClient.in_process(service), service)
 
 
-def _folders(args: argparse.Namespace) -> tuple[Path, Path]:
-    return args.state or config.state_dir(), (args.variants or VARIANTS).resolve()
+async def _is_served(state: Path, *, waits: bool) -> bool:
+    from coordinator.api import unix_socket
 
-
-def _asked(args: argparse.Namespace) -> Asked | None:
-    """Has the coordinator at work carry commands out; None where it takes none."""
-    from coordinator.commands.asking import ask
-    from coordinator.commands.messages import SOCKET_NAME, VERSION, Ask
-
-    folder: Path = args.state or config.state_dir()
-    if not (folder / SOCKET_NAME).exists():
-        return None
-
-    async def asked(words: list[str]) -> tuple[int, str]:
-        said: list[str] = []
-        state = ["--state", str(folder)]
-        wanted = Ask(version=VERSION, words=[*words, *state], folder=str(folder))
-        code = await ask(folder, wanted, lambda _stream, text: said.append(text))
-        if code is None:
-            raise Unreachable("the coordinator that was at work is gone", fix="Open this again")
-        return code, " ".join("".join(said).split())
-
-    return asked
+    while True:
+        served = await asyncio.to_thread(unix_socket.is_served, state)
+        if served or not waits:
+            return served
+        await asyncio.sleep(LOOK_S)
 
 
 def _demo_session(args: argparse.Namespace) -> LiveSession:

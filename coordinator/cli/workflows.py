@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import run_with_mesh
 from coordinator.cli.output import Output
 from coordinator.cli.progress import searching
 from coordinator.cli.text import clean
-from coordinator.fleet.priors import Priors
 from tiermesh.errors import Unsupported
 from tiermesh.units import Size
 
 if TYPE_CHECKING:
-    from coordinator.mesh import Mesh
+    from coordinator.api.client import CoordinatorClient, MadePlan
     from coordinator.planning import Options
-    from tiermesh.documents.plan import Plan
-    from tiermesh.documents.problem import Problem
-    from tiermesh.documents.workflow import Workflow
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -44,41 +39,27 @@ def _source_bytes(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
-def plan_workflow(
-    args: argparse.Namespace, output: Output, options: Options
-) -> tuple[Plan, Problem]:
+def plan_workflow(args: argparse.Namespace, output: Output, options: Options) -> MadePlan:
     """Plan the workflow of `args.problem` on the devices that answer, and keep the plan in the journal."""
 
-    async def work(mesh: Mesh) -> tuple[Plan, Problem]:
-        workflow = await mesh.read_workflow(args.problem)
-        await _warn_unmeasured(mesh, workflow, args.problem, output)
-        sizes = dict(args.source_bytes)
-        problem = await mesh.problem(workflow, source_bytes=sizes, functions=True)
+    async def work(client: CoordinatorClient) -> MadePlan:
+        workflow = await client.add_workflow_file(args.problem)
+        if workflow.missing_profiles:
+            output.progress.print(
+                f"[yellow]{workflow.missing_profiles} profiles are missing[/] and left out of the"
+                f" plan; measure them with: coordinator profile {clean(args.problem)}",
+                soft_wrap=True,
+            )
         with searching(output, options) as followed:
-            return await mesh.solve(problem, followed), problem
+            return await client.make_plan(
+                workflow.digest,
+                options,
+                source_bytes=dict(args.source_bytes),
+                functions=True,
+                tell=followed.watch.tell,
+            )
 
     return run_with_mesh(args, output, work)
-
-
-async def _warn_unmeasured(mesh: Mesh, workflow: Workflow, path: Path, output: Output) -> None:
-    fleet, known = mesh.fleet, Priors(mesh.fleet)
-    unmeasured = [
-        known.of(device, variant.digest)
-        for variant in await mesh.variants(workflow)
-        for device in fleet.ready
-        if fleet.profile(device, variant.digest) is None
-    ]
-    missing = unmeasured.count(None)
-    if priors := len(unmeasured) - missing:
-        output.progress.print(
-            f"[yellow]{priors} profiles are priors of other devices of a class, not measured here[/]; "
-            f"measure them with: coordinator profile {clean(path)}"
-        )
-    if missing:
-        output.progress.print(
-            f"[yellow]{missing} profiles are missing[/] and left out of the plan; "
-            f"measure them with: coordinator profile {clean(path)}"
-        )
 
 
 def refuse_for_problem(args: argparse.Namespace) -> None:

@@ -279,6 +279,11 @@ def _workflow_recorded(event: events.WorkflowRecorded, fleet: Fleet) -> Fleet:
     return replace(fleet, workflows=_with(fleet.workflows, event.digest, source))
 
 
+def _workflow_removed(event: events.WorkflowRemoved, fleet: Fleet) -> Fleet:
+    left = {d: source for d, source in fleet.workflows.items() if source.name != event.workflow}
+    return replace(fleet, workflows=left)
+
+
 def _plan_made(event: events.PlanMade, fleet: Fleet) -> Fleet:
     record = PlanRecord(plan=event.plan, inputs=event.inputs, made_at=event.at)
     return replace(fleet, plans=_with(fleet.plans, event.plan.digest, record))
@@ -481,6 +486,7 @@ _HANDLERS: Final[dict[type, Callable[[Any, Fleet], Fleet]]] = {
     events.ProfileDropped: _profile_dropped,
     events.PriorImported: _prior_imported,
     events.WorkflowRecorded: _workflow_recorded,
+    events.WorkflowRemoved: _workflow_removed,
     events.PlanMade: _plan_made,
     events.ReplanStarted: _replan_started,
     events.ReplanEnded: _replan_ended,

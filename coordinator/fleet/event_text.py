@@ -97,6 +97,7 @@ _SUMMARIES: Final[dict[type, Callable[[Any], str]]] = {
     events.PriorImported: _prior,
     events.ProfileFailed: lambda e: f"{e.model}/{e.variant}: {e.why}",
     events.WorkflowRecorded: lambda e: short(e.digest),
+    events.WorkflowRemoved: lambda _e: "",
     events.PlanMade: lambda e: f"{short(e.plan.digest)}, {e.plan.cost.total_per_hour:.4g} USD/h",
     events.ReplanStarted: lambda e: f"{e.reason}: {e.why}",
     events.ReplanEnded: _replan_ended,

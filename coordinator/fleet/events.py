@@ -176,6 +176,12 @@ class WorkflowRecorded(Happening, frozen=True, kw_only=True):
     folder: str
 
 
+class WorkflowRemoved(Happening, frozen=True, kw_only=True):
+    """A workflow that does not run is known no longer, in no version."""
+
+    workflow: str
+
+
 class PlanMade(Happening, frozen=True, kw_only=True):
     """A plan was computed; `inputs` is what of the fleet it was computed from."""
 
@@ -348,6 +354,7 @@ Event: TypeAlias = (
     | ProfileFailed
     | ProfileDropped
     | WorkflowRecorded
+    | WorkflowRemoved
     | PlanMade
     | ReplanStarted
     | ReplanEnded

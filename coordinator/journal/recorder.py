@@ -65,17 +65,32 @@ class Recorder:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
+    async def snapshot(self) -> tuple[int, Fleet]:
+        """The state, and the number of the newest event that it has."""
+        async with self._writing:
+            # Nothing is written meanwhile, so that the number and the state are of one moment.
+            newest = await self.history(limit=1)
+            return newest[-1].number if newest else 0, self.fleet
+
+    async def reload(self) -> None:
+        """Take the state from the journal, where another process writes it."""
+        self.fleet = await self._in_thread(self._journal.load)
+
     async def history(
         self,
         *,
         after: int = 0,
+        before: int = 0,
         kinds: Sequence[str] = (),
         about: str = "",
         limit: int | None = None,
     ) -> list[Entry]:
-        """What the journal holds, oldest first; `about` is a device id or a workflow."""
+        """What the journal holds, oldest first; `about` is a device id or a workflow.
+
+        Numbers are above `after` and, unless it is 0, below `before`; with `limit`, the newest that many of these.
+        """
         return await self._in_thread(
-            self._journal.events, after=after, kinds=kinds, about=about, limit=limit
+            self._journal.events, after=after, before=before, kinds=kinds, about=about, limit=limit
         )
 
     async def note(self, text: str) -> None:

@@ -132,13 +132,20 @@ class Journal:
         self,
         *,
         after: int = 0,
+        before: int = 0,
         kinds: Sequence[str] = (),
         about: str = "",
         limit: int | None = None,
     ) -> list[Entry]:
-        """Events with a number above `after`, oldest first; with `limit`, the newest that many."""
+        """Events with a number above `after`, oldest first; with `limit`, the newest that many.
+
+        With `before`, only those with a number below it.
+        """
         where = "number > ?"
         values: list[object] = [after]
+        if before:
+            where += " AND number < ?"
+            values.append(before)
         if kinds:
             where += f" AND kind IN ({','.join('?' * len(kinds))})"
             values += kinds

@@ -81,6 +81,10 @@ class Keeping:
         )
         self._wanted = list(workflows)
 
+    def keeps(self, workflow: str) -> bool:
+        """Whether a workflow is kept served, or is to be as soon as it can be planned."""
+        return workflow in self._kept or any(w.workflow == workflow for w in self._wanted)
+
     async def run(self) -> None:
         """Keep them served until this is cancelled; what runs then goes on without it.
 

@@ -10,16 +10,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from coordinator.keeping import Keeping
+from coordinator.fleet import Fleet, apply
 from coordinator.progress import Progress
 from coordinator.tui import messages as m
-from coordinator.tui.actions import AskedActions, NoActions, OwnActions
-from tiermesh.errors import TiermeshError
+from coordinator.tui.actions import Actions
+from tiermesh.errors import TiermeshError, Unreachable
 
 if TYPE_CHECKING:
+    from coordinator.api.client import CoordinatorClient
+    from coordinator.api.service import CoordinatorService
+    from coordinator.journal.store import Entry
     from coordinator.mesh import Mesh
     from coordinator.telemetry.watching import Observed
-    from coordinator.tui.actions import Actions, Asked
     from coordinator.tui.model.candidate import Asking
     from coordinator.tui.session import Post
     from coordinator.tui.solving import Solving
@@ -31,22 +33,19 @@ SETTLE_S: Final = 0.1
 """Changes of the fleet that come so close together are told as one."""
 HISTORY: Final = 2_000
 INTERVAL_S: Final = 0.5
-POLL_S: Final = 0.5
-"""How often the journal of another coordinator is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMesh:
-    """A mesh, and who changes it: this process; or, where `beside` says so, the coordinator that is at work on it.
+    """A mesh, as the session uses it: by a client of its coordinator, which is this process or another one.
 
-    `asked` has that one carry out commands; without it, the mesh can only be looked at. `source_bytes` is what sources
-    send per request, by stage, as in `Mesh.plan`.
+    `service` is given where this process coordinates the mesh; the session then keeps it served. `refusal` says why
+    nothing can be changed from here, if so: another process holds the mesh, and has no socket.
     """
 
-    mesh: Mesh
-    beside: str = ""
-    asked: Asked | None = None
-    source_bytes: dict[str, float] | None = None
+    client: CoordinatorClient
+    service: CoordinatorService | None = None
+    refusal: str = ""
 
 
 class LiveSession:
@@ -78,7 +77,12 @@ class LiveSession:
         self._observed: list[Observed] = []
         self._steps: dict[tuple[str, str], Progress] = {}
         self._solving: Solving | None = None
-        self._actions: Actions | NoActions = NoActions("the mesh is not open yet")
+        self._actions = Actions(None, self.report, "the mesh is not open yet")
+        # The state, and the number of the newest event that it has; 0: it has not come yet.
+        self._fleet = Fleet()
+        self._number: int = 0
+        self._journalled: list[Entry] = []
+        self._changed = asyncio.Event()
 
     def now(self) -> float:
         """Unix seconds."""
@@ -90,39 +94,51 @@ class LiveSession:
         """Open the mesh and tell what happens, until this is cancelled."""
         self._post = post
         # A third of a second of imports, while the first picture is painted.
-        await asyncio.to_thread(importlib.import_module, "coordinator.mesh")
+        await asyncio.to_thread(importlib.import_module, "coordinator.api.client")
         try:
-            async with self._opening() as opened:
-                await self._follow(opened)
+            while await self._opened_once():
+                self._actions = Actions(None, self.report, "the coordinator has ended")
         except* TiermeshError as errors:
             post(m.Fatal(next(e for e in _leaves(errors) if isinstance(e, TiermeshError))))
+
+    async def _opened_once(self) -> bool:
+        """Follow the mesh until its coordinator, another process, has ended; whether that is so.
+
+        Opening it again then waits for that coordinator, and goes on after the newest event that is known.
+        """
+        is_running = False
+        try:
+            async with self._opening() as opened:
+                is_running = opened.client.is_running
+                await self._follow(opened)
+        except* Unreachable as errors:
+            if not is_running:
+                raise
+            error = next(e for e in _leaves(errors) if isinstance(e, Unreachable))
+            self._post(m.Refused("follow the mesh", error))
+        return is_running
 
     async def _follow(self, opened: OpenMesh) -> None:
         from coordinator.tui.solving import Solving
 
-        mesh = opened.mesh
-        self._solving = Solving(mesh, self._post, opened.source_bytes)
-        self._actions = self._actions_on(opened)
-        refusal = opened.beside if opened.asked is None else ""
-        self._post(m.Opened(self._title, mesh.network.tiers, refusal))
+        client, service = opened.client, opened.service
+        self._solving = Solving(client, self._post, lambda: self._fleet)
+        self._actions = Actions(client, self.report, opened.refusal)
+        self._post(m.Opened(self._title, client.info.tiers, opened.refusal))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._flush())
-            if opened.beside:
-                tasks.create_task(self._read_along(mesh))
-                tasks.create_task(self._watch(mesh))
-                return
-            tasks.create_task(self._tell_changes(mesh))
-            tasks.create_task(self._coordinate(mesh, opened.source_bytes))
+            tasks.create_task(self._tell_changes())
+            tasks.create_task(self._watch_fleet(client))
+            if service is None:
+                tasks.create_task(self._watch_samples(client))
+            else:
+                tasks.create_task(self._coordinate(service))
 
-    def _actions_on(self, opened: OpenMesh) -> Actions | NoActions:
-        if not opened.beside:
-            return OwnActions(opened.mesh, self.report)
-        if opened.asked is not None:
-            return AskedActions(opened.mesh, opened.asked)
-        return NoActions(opened.beside)
-
-    async def _coordinate(self, mesh: Mesh, source_bytes: dict[str, float] | None) -> None:
+    async def _coordinate(self, service: CoordinatorService) -> None:
         """Find the devices, end what an earlier coordinator left open, then keep served what runs."""
+        from coordinator.keeping import Keeping
+
+        mesh = service.mesh
         async with self.doing("find devices"):
             await mesh.discover(
                 self._addresses,
@@ -133,45 +149,43 @@ class LiveSession:
         async with self.doing("end what was left open"):
             await mesh.settle(report=self.report)
         keeping = Keeping(
-            mesh, [], source_bytes=source_bytes, told=self.observe, report=self.report
+            mesh, [], source_bytes=service.source_bytes, told=self.observe, report=self.report
         )
+        service.keeping = keeping
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(mesh.look_out(browse=self._browse))
             tasks.create_task(keeping.run())
             if self._begin is not None:
                 tasks.create_task(self._begin(mesh, self))
 
-    async def _tell_changes(self, mesh: Mesh) -> None:
-        """Tell of the fleet and the journal whenever something is recorded."""
-        known = await mesh.history(limit=HISTORY)
-        after = known[-1].number if known else 0
-        self._post(m.Journalled(known))
+    async def _watch_fleet(self, client: CoordinatorClient) -> None:
+        """Follow the journal: what the app shows is what its events add up to."""
+        from coordinator.api.client import FleetState
+
+        known = self._number
+        begun, history = known > 0, 0 if known else HISTORY
+        async with contextlib.aclosing(client.watch_fleet(known, history=history)) as changes:
+            async for change in changes:
+                if isinstance(change, FleetState):
+                    begun, self._fleet, self._number = True, change.fleet, change.number
+                else:
+                    self._journalled.append(change)
+                    # What comes before the state is in it already.
+                    if begun:
+                        self._fleet = apply(change.event, self._fleet)
+                        self._number = change.number
+                if begun:
+                    self._changed.set()
+
+    async def _tell_changes(self) -> None:
+        """Tell of the fleet and the journal: changes that come together are told as one."""
         while True:
-            change = mesh.change
-            fresh = await mesh.history(after=after)
-            if fresh:
-                after = fresh[-1].number
-                self._post(m.Journalled(fresh))
-            self._post(m.FleetChanged(mesh.fleet))
-            await change.wait()
+            await self._changed.wait()
+            self._changed.clear()
+            entries, self._journalled = self._journalled, []
+            self._post(m.Journalled(entries))
+            self._post(m.FleetChanged(self._fleet))
             await asyncio.sleep(SETTLE_S)
-
-    async def _read_along(self, mesh: Mesh) -> None:
-        """Follow the journal that another coordinator writes."""
-        from coordinator.fleet import replay
-
-        known = await mesh.history(limit=HISTORY)
-        after = known[-1].number if known else 0
-        self._post(m.Journalled(known))
-        self._post(m.FleetChanged(mesh.fleet))
-        while True:
-            await asyncio.sleep(POLL_S)
-            fresh = await mesh.history(after=after)
-            if fresh:
-                after = fresh[-1].number
-                mesh.fleet = replay((entry.event for entry in fresh), mesh.fleet)
-                self._post(m.Journalled(fresh))
-                self._post(m.FleetChanged(mesh.fleet))
 
     async def _flush(self) -> None:
         while True:
@@ -183,23 +197,16 @@ class LiveSession:
                 steps, self._steps = self._steps, {}
                 self._post(m.Progressed(list(steps.values())))
 
-    async def _watch(self, mesh: Mesh) -> None:
-        """Take the samples of every device that is ready, or was, where another coordinator keeps them served."""
-        watched: set[str] = set()
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                change = mesh.change
-                for device in mesh.fleet.ready:
-                    if device.id not in watched:
-                        watched.add(device.id)
-                        samples = mesh.watch(devices=[device], interval_s=INTERVAL_S)
-                        tasks.create_task(self._watch_one(samples))
-                await change.wait()
+    async def _watch_samples(self, client: CoordinatorClient) -> None:
+        """Take the samples of every device that is ready, by the coordinator that keeps them served."""
+        from coordinator.api.messages import observed_of
 
-    async def _watch_one(self, samples: AsyncGenerator[Observed]) -> None:
-        async with contextlib.aclosing(samples):
-            async for observed in samples:
-                self.observe(observed)
+        samples = client.watch_samples(interval_s=INTERVAL_S)
+        async with contextlib.aclosing(samples) as heard:
+            async for sample in heard:
+                device = self._fleet.devices.get(sample.device)
+                if device is not None:
+                    self.observe(observed_of(device, sample))
 
     def observe(self, observed: Observed) -> None:
         """Take a sample; it is told with the others of its moment."""

@@ -8,23 +8,24 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from coordinator.planning.options import Options, Strategy
 from coordinator.planning.search_progress import Standing, Watch
 from coordinator.tui import messages as m
 from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search, Step
-from coordinator.tui.model.slo_fields import changed_text, parsed
+from coordinator.tui.model.slo_fields import changed_text
 from tiermesh.errors import Infeasible, TiermeshError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from coordinator.fleet import Fleet
-    from coordinator.mesh import Mesh
     from coordinator.planning.explain import Explanation
     from coordinator.tui.session import Post
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.problem import Problem
-    from tiermesh.documents.workflow import Workflow
+    from tiermesh.v1 import coordinator_pb2 as pb
 
 GAP: Final = 1e-4
 TIME_LIMIT_S: Final = 20.0
@@ -36,17 +37,31 @@ CHOICE_S: Final = 4.0
 """How many accuracies a frontier has, and how long each is looked for."""
 
 
-class Solving:
-    """The planner of one mesh, as the app asks it. Problems that were solved are kept to be explained."""
+class Problems(Protocol):
+    """What the planner asks a coordinator: `CoordinatorClient` is one."""
 
-    def __init__(
-        self,
-        mesh: Mesh,
-        post: Post,
-        source_bytes: dict[str, float] | None,
-    ) -> None:
-        self._mesh, self._post = mesh, post
-        self._source_bytes = source_bytes
+    async def add_workflow(self, text: str, folder: str) -> pb.AddWorkflowReply:
+        """Make a workflow known; its digest is in the reply."""
+        ...
+
+    async def problem(self, workflow: str, *, without_devices: Iterable[str] = ()) -> Problem:
+        """The planning problem of a workflow, by its digest."""
+        ...
+
+    async def explain_plan(self, plan: Plan, problem: Problem | None = None) -> Explanation:
+        """Why a plan is as it is; without its problem, if that is still the mesh's."""
+        ...
+
+
+class Solving:
+    """The planner of one mesh, as the app asks it. `fleet` is the state as it is now.
+
+    Problems come from the coordinator. They are solved in this process: a plan is a pure function of its problem, and a
+    search must not take the time of whoever keeps workflows served. Those that were solved are kept to be explained.
+    """
+
+    def __init__(self, client: Problems, post: Post, fleet: Callable[[], Fleet]) -> None:
+        self._client, self._post, self._fleet = client, post, fleet
         self._problems: dict[str, Problem] = {}
         self._newest: Candidate | None = None
         self._searching = asyncio.Lock()
@@ -124,47 +139,35 @@ class Solving:
     async def explain(self, plan: Plan) -> None:
         """Say why a plan is as it is; of a plan made elsewhere, if its problem is still that of the mesh."""
         try:
-            problem = self._problems.get(plan.made_for.problem)
-            if problem is None:
-                workflow = self._mesh.workflow_of(plan)
-                problem = await self._mesh.problem(workflow, source_bytes=self._source_bytes)
-            with _waited_for() as stopped:
-                explanation = await asyncio.to_thread(
-                    _explain, problem, plan, Watch(stopped=stopped)
-                )
+            known = self._problems.get(plan.made_for.problem)
+            explanation = await self._client.explain_plan(plan, known)
             self._post(m.Explained(plan.digest, explanation))
         except TiermeshError as error:
             self._post(m.Refused("explain", error))
 
     async def _problem(self, asking: Asking) -> Problem:
-        from coordinator.planning.snapshot import without_devices
-
         workflow = await self._workflow(asking)
-        fleet = self._mesh.fleet
         without = asking.devices | {
-            d.name for d in fleet.ready if d.description.tier in asking.tiers
+            d.name for d in self._fleet().ready if d.description.tier in asking.tiers
         }
-        problem = await self._mesh.problem(
-            workflow,
-            source_bytes=self._source_bytes,
-            adjust=lambda problem: without_devices(problem, without),
-        )
+        problem = await self._client.problem(workflow, without_devices=sorted(without))
         self._problems[problem.digest] = problem
         return problem
 
-    async def _workflow(self, asking: Asking) -> Workflow:
-        fleet = self._mesh.fleet
+    async def _workflow(self, asking: Asking) -> str:
+        """The digest of the workflow, with the changes that are asked for."""
+        fleet = self._fleet()
         digest = workflow_digest(fleet, asking.workflow)
         source = fleet.workflows.get(digest or "")
-        if source is None:
+        if source is None or digest is None:
             raise TiermeshError(
                 f"the file of the workflow `{asking.workflow}` is not known here",
                 fix="Plan it once: coordinator plan WORKFLOW.yaml",
             )
         text = changed_text(source.text, asking.changes)
         if text == source.text:
-            return parsed(text)
-        return await self._mesh.keep_workflow(text, source.folder)
+            return digest
+        return (await self._client.add_workflow(text, source.folder)).digest
 
 
 def workflow_digest(fleet: Fleet, workflow: str) -> str | None:
@@ -238,12 +241,6 @@ def _solve(problem: Problem, options: Options) -> Plan | None:
         if options.strategy is Strategy.GREEDY:
             return None
         raise
-
-
-def _explain(problem: Problem, plan: Plan, watch: Watch) -> Explanation:
-    from coordinator.planning.explain import explain
-
-    return explain(problem, plan, watch)
 
 
 def _accuracies(problem: Problem) -> list[float]:

@@ -51,6 +51,30 @@ class Workflows:
             await self._recorder.record(recorded)
         return workflow
 
+    async def remove(self, name: str) -> None:
+        """Know a workflow no longer, in any version; its plans and its journal stay.
+
+        Raises:
+            InvalidDocument: there is none of that name.
+            TiermeshError: it runs, or is being rolled out.
+        """
+        fleet = self._recorder.fleet
+        names = sorted({source.name for source in fleet.workflows.values()})
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise InvalidDocument(f"no workflow `{name}` is known", fix=f"Known: {known}")
+        rollout = fleet.rollouts.get(name)
+        if name in fleet.running or (rollout is not None and rollout.outcome is None):
+            raise TiermeshError(
+                f"`{name}` cannot be removed",
+                why="it runs, or is being rolled out",
+                fix="Only what does not run can be removed",
+            )
+        removed = events.WorkflowRemoved(
+            at=self._recorder.now(), who=self._recorder.who, workflow=name
+        )
+        await self._recorder.record(removed)
+
     def of(self, plan: Plan) -> Workflow:
         """The workflow that a plan was made for.
 
@@ -91,6 +115,11 @@ class Workflows:
     def _read(self, workflow: Workflow, folder: Path) -> Catalogue:
         self.ladders.reload()
         return catalogue_of(workflow, folder, self.ladders, self._bundle)
+
+    @property
+    def has_ladders(self) -> bool:
+        """Whether there are ladders, and so variants to plan with."""
+        return self._ladders is not None
 
     @property
     def ladders(self) -> Ladders:

@@ -71,11 +71,6 @@ BATCH_LOG_BYTES: Final = 16 * 2**20
 BATCH_LOG_ENTRIES_WAITING: Final = 10_000
 TELEMETRY_INTERVAL_MIN_MS: Final = 100
 
-COMMANDS: Final = 32
-"""Commands that a coordinator at work carries out at a time."""
-COMMAND_MESSAGE_BYTES: Final = 1 * 2**20
-COMMAND_WAITING_BYTES: Final = 128 * 2**20
-"""What a command printed and its client has not read yet; a plan of the largest size must fit."""
 
 CONTROL_MESSAGES_KEPT: Final = 1_024
 """Numbered messages of a control session, in each direction, that are sent and not yet handled."""
@@ -98,3 +93,18 @@ WORKER_SILENT_S: Final = 10.0
 """A worker that says nothing for so long hangs: it is killed, and another is started."""
 MALFORMED_MESSAGES: Final = 5
 """Messages of one device that cannot be read, within a minute, before its streams are refused for a while."""
+
+API_PAGE: Final = 1_000
+"""Entries of one page of a list that a coordinator gives its clients."""
+API_CALLS: Final = 32
+"""Streaming calls that a coordinator works on at a time, so that clients cannot exhaust its memory."""
+API_PLANS: Final = 16
+"""Plans in one call."""
+API_NAMES: Final = DEVICES
+"""Names of devices, kinds or addresses in one call."""
+API_TEXT_CHARS: Final = 2**20
+"""Of a workflow file in a call."""
+API_PROGRESS_WAITING: Final = 1_024
+"""Steps of progress that a client has not read yet; beyond that it misses the oldest."""
+API_EVENTS_WAITING: Final = 10_000
+"""Past events that a client which watches may ask for."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.api import schemas as api_schemas
 from tiermesh import schemas
 
 ROOT = Path(__file__).parents[2]
@@ -30,4 +31,12 @@ def test_the_json_schemas_are_those_of_the_documents(tmp_path: Path) -> None:
     schemas.write(tmp_path)
     made = {p.name: p.read_text() for p in tmp_path.iterdir()}
     committed = {p.name: p.read_text() for p in schemas.FOLDER.iterdir()}
+    assert made == committed, "run `make schemas`"
+
+
+def test_the_schema_of_the_api_is_that_of_its_documents(tmp_path: Path) -> None:
+    api_schemas.write(tmp_path)
+    made, committed = (
+        (f / api_schemas.FILE_NAME).read_text() for f in (tmp_path, api_schemas.FOLDER)
+    )
     assert made == committed, "run `make schemas`"

@@ -36,34 +36,40 @@ def load() -> Candidate:
 
 
 class RecordedMesh:
-    """As much of a mesh as the planner is asked with."""
+    """As much of a coordinator as the planner is asked with."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, source_bytes: dict[str, float]) -> None:
         from coordinator import config
         from coordinator.variants import Ladders
 
         self.fleet = recording.fleet(recording.time_of("device-failed") - 2.0)
         self._ladders = Ladders.open(Path("variants"), config.home())
+        self._source_bytes = source_bytes
+        self._added: dict[str, Any] = {}
 
-    async def keep_workflow(self, text: str, _folder: str) -> Any:
+    async def add_workflow(self, text: str, _folder: str) -> Any:
         from coordinator.tui.model.slo_fields import parsed
 
-        return parsed(text)
+        workflow = parsed(text)
+        self._added[workflow.digest] = workflow
+        return workflow
 
-    async def problem(self, workflow: Any, *, source_bytes: Any, adjust: Any) -> Any:
+    async def problem(self, workflow: str, *, without_devices: Any = ()) -> Any:
         from coordinator.fleet.file import FleetFile
         from coordinator.planning.snapshot import snapshot
+        from coordinator.planning.snapshot import without_devices as without
         from coordinator.workflows.catalogue import accuracy_of
 
+        added = self._added[workflow]
         made = snapshot(
             self.fleet,
-            workflow,
-            self.fleet.running[workflow.workflow].catalogue,
-            accuracy=accuracy_of(workflow, self._ladders),
+            added,
+            self.fleet.running[added.workflow].catalogue,
+            accuracy=accuracy_of(added, self._ladders),
             network=FleetFile(),
-            source_bytes=source_bytes,
+            source_bytes=self._source_bytes,
         )
-        return adjust(made.problem)
+        return without(made.problem, set(without_devices))
 
 
 def _photo_bytes() -> float:
@@ -81,8 +87,8 @@ async def main() -> None:
     from coordinator.tui.solving import Solving
 
     told: list[Candidate] = []
-    mesh: Any = RecordedMesh(Recording.load())
-    solving = Solving(mesh, lambda m: told.append(m.candidate), {"photos": _photo_bytes()})
+    mesh: Any = RecordedMesh(Recording.load(), {"photos": _photo_bytes()})
+    solving = Solving(mesh, lambda m: told.append(m.candidate), lambda: mesh.fleet)
     await solving.solve(ASKING)
     await solving.frontier(ASKING)
     found = told[-1]

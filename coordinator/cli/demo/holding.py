@@ -47,6 +47,8 @@ class HeldDemo:
         Raises:
             TiermeshError: another demo uses the folder.
         """
+        from coordinator.api.client import CoordinatorClient
+        from coordinator.api.service import CoordinatorService
         from coordinator.tui.live import OpenMesh
 
         ladders = self._ladders = await asyncio.to_thread(Ladders.open, self._variants, self._home)
@@ -55,7 +57,8 @@ class HeldDemo:
         ) as mesh:
             await asyncio.to_thread(self._render)
             async with agents.running(self._agents, self._name):
-                yield OpenMesh(mesh, source_bytes=self._source_bytes())
+                service = CoordinatorService(mesh, source_bytes=self._source_bytes())
+                yield OpenMesh(CoordinatorClient.in_process(service), service)
 
     def _render(self) -> None:
         cameras = [d.name for d in DEVICES if d.tier == DEVICES[0].tier]

@@ -212,6 +212,15 @@ class FakeAgent(
         self.store[digest] = data
         yield rollout_pb2.PushReply(bytes=size, complete=True)
 
+    async def Collect(self, request, context):
+        """Nothing is needed for anything, and nothing is freed."""
+        await self._meet("collect", context)
+        held = [
+            rollout_pb2.CollectReply.Artifact(digest=digest, bytes=len(data), complete=True)
+            for digest, data in sorted(self.store.items())
+        ]
+        return rollout_pb2.CollectReply(artifacts=held, free_bytes=self.free_bytes)
+
     async def Fetch(self, request, context):
         """What an agent says whose peers are of no use: the coordinator sends everything itself."""
         await self._meet("fetch", context)
@@ -538,16 +547,26 @@ def coordinator(started):
 
 
 @pytest.fixture
-async def standing(started, planned):
-    """A coordinator at work beside the planned two, and what it said."""
-    process = await started(
-        "run", "--no-browse", "--json", *[w for a in planned for w in ("--device", a.address)]
-    )
-    said = ""
-    while "is at work" not in said:
-        line = (await process.stderr.readline()).decode()
-        assert line, said
-        said += line
+def start_coordinator(started, planned):
+    """Starts a coordinator beside the planned two; it is at work when this returns."""
+
+    async def start(*words):
+        named = [w for a in planned for w in ("--device", a.address)]
+        process = await started("run", "--no-browse", "--json", *words, *named)
+        said = ""
+        while "is at work" not in said:
+            line = (await process.stderr.readline()).decode()
+            assert line, said
+            said += line
+        return process
+
+    return start
+
+
+@pytest.fixture
+async def standing(start_coordinator):
+    """A coordinator at work beside the planned two."""
+    process = await start_coordinator()
     yield process
     if process.returncode is None:
         process.terminate()

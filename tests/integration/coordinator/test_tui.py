@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from coordinator.api.client import CoordinatorClient
+from coordinator.api.service import CoordinatorService
 from coordinator.tui.live import LiveSession, OpenMesh
 from tiermesh import wire
 from tiermesh.v1 import telemetry_pb2
@@ -53,7 +55,13 @@ async def until(pilot, condition, seconds=20.0):
 
 
 @pytest.fixture
-async def shown(serve, agents, open_mesh, tmp_path):
+def meshes():
+    """The meshes that apps have opened."""
+    return []
+
+
+@pytest.fixture
+async def shown(serve, agents, open_mesh, meshes, tmp_path):
     """Opens the app on a mesh whose workflow is known and measured, and does not run yet."""
     from coordinator.tui.app import TiermeshApp
 
@@ -71,7 +79,9 @@ async def shown(serve, agents, open_mesh, tmp_path):
                 await mesh.discover(addresses, browse=False)
                 await mesh.profile(await mesh.read_workflow(path))
                 await mesh.plan(await mesh.read_workflow(path))
-                yield OpenMesh(mesh)
+                service = CoordinatorService(mesh)
+                meshes.append(mesh)
+                yield OpenMesh(CoordinatorClient.in_process(service), service)
 
         session = LiveSession(opening, title="test", addresses=addresses, browse=False)
         app = TiermeshApp(session, repaint_s=0.05)
@@ -181,7 +191,7 @@ async def test_an_open_rollout_is_given_up(shown, agents):
         assert serving(app) == set()
 
 
-async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh, agents):
+async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh, agents, meshes):
     from coordinator.tui.app import TiermeshApp
 
     async with shown() as (app, pilot):
@@ -191,18 +201,22 @@ async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh,
         @contextlib.asynccontextmanager
         async def reading():
             async with open_mesh(read_only=True) as mesh:
-                yield OpenMesh(mesh, "another coordinator is at work")
+                service = CoordinatorService(mesh, observer=True)
+                client = CoordinatorClient.in_process(service)
+                yield OpenMesh(client, refusal="another coordinator is at work")
 
         beside = TiermeshApp(LiveSession(reading, title="beside"), repaint_s=0.05)
         async with beside.run_test(size=(120, 40)) as second:
             await until(second, lambda: serving(beside) == {"cam-1", "hub-1"})
             await until(second, lambda: len(beside.view.telemetry.devices) == 3)
             assert beside.view.refusal
-            await app.session._actions._mesh.note("hello from the first")
+            await meshes[0].note("hello from the first")
             await until(second, lambda: beside.view.journal[-1].event.kind == "operator-noted")
 
 
-async def test_a_coordinator_at_work_is_given_commands(standing, planned, folder, monkeypatch):
+@pytest.fixture
+async def beside(standing, planned, folder, monkeypatch):
+    """Opens the app beside a running coordinator."""
     from coordinator.cli import build_parser
     from coordinator.cli.output import Output
     from coordinator.cli.tui import _session
@@ -211,14 +225,77 @@ async def test_a_coordinator_at_work_is_given_commands(standing, planned, folder
     monkeypatch.setenv("TIERMESH_HOME", str(folder / "home"))
     words = ["tui", "--no-browse", "--variants", str(folder / "variants")]
     parser = await asyncio.to_thread(build_parser)
-    session = _session(parser.parse_args(words), Output(json=False))
-    app = TiermeshApp(session, repaint_s=0.05)
-    async with app.run_test(size=(120, 40)) as pilot:
-        await until(pilot, lambda: len(app.view.fleet.ready) == 2 and app.view.fleet.plans)
-        assert not app.view.refusal
+
+    @contextlib.asynccontextmanager
+    async def opened():
+        session = _session(parser.parse_args(words), Output(json=False))
+        app = TiermeshApp(session, repaint_s=0.05)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: len(app.view.fleet.ready) == 2 and app.view.fleet.plans)
+            assert not app.view.refusal
+            yield app, pilot
+
+    return opened
+
+
+async def test_a_running_coordinator_applies_and_rolls_back(beside, planned):
+    async with beside() as (app, pilot):
         await applied(app, pilot)
         await until(pilot, lambda: "read" in app.view.fleet.running)
         assert planned[0].generations == {"read": 1}
+        await until(pilot, lambda: len(app.view.telemetry.pulses) == 2)
         await pilot.press("4", "b", "y")
         await until(pilot, lambda: app._notifications)
         assert any("no other plan" in said.message for said in app._notifications)
+
+
+async def test_a_running_coordinators_rollout_is_held_let_go_on_and_given_up(beside, planned):
+    async with beside() as (app, pilot):
+        planned[0].hold["prepare"] = asyncio.Event()
+        await applied(app, pilot)
+        await pilot.press("4")
+        await until(pilot, lambda: "read" in app.view.fleet.rollouts)
+        await pilot.press("space")
+        await until(pilot, lambda: app.view.fleet.rollouts["read"].held)
+        await pilot.press("space")
+        await until(pilot, lambda: not app.view.fleet.rollouts["read"].held)
+        await pilot.press("x", "y")
+        await until(pilot, lambda: app.view.fleet.rollouts["read"].outcome == "aborted")
+        assert serving(app) == set()
+
+
+async def test_a_running_coordinator_measures_a_variant_again_and_drains_a_device(beside, planned):
+    async with beside() as (app, pilot):
+        before = planned[0].calls.count("profile") + planned[1].calls.count("profile")
+        await pilot.press("5")
+        await until(pilot, lambda: app.screen.map is not None)
+        await pilot.press("r", "y")
+        await until(pilot, lambda: any(said.message == "measured" for said in app._notifications))
+        assert planned[0].calls.count("profile") + planned[1].calls.count("profile") > before
+        session, hub = app.session, app.view.fleet.named("hub-1").id
+        app.work("drain", session.drain(hub))
+        await until(pilot, lambda: app.view.fleet.devices[hub].state == "draining")
+        app.work("undo the drain", session.drain(hub, undo=True))
+        await until(pilot, lambda: app.view.fleet.devices[hub].state == "ready")
+
+
+async def test_the_app_goes_on_when_its_coordinator_runs_again(
+    beside, standing, start_coordinator, coordinator
+):
+    async with beside() as (app, pilot):
+        known = len(app.view.journal)
+        standing.terminate()
+        await standing.communicate()
+        await until(pilot, lambda: app._notifications)
+        assert any("the coordinator ended" in said.message for said in app._notifications)
+        again = await start_coordinator()
+        try:
+            applied_there = await coordinator("apply", "plan.json")
+            assert applied_there.code == 0, applied_there.err
+            await until(pilot, lambda: serving(app))
+            numbers = [entry.number for entry in app.view.journal]
+            assert len(numbers) > known
+            assert numbers == sorted(set(numbers)), "none is missed, and none is told twice"
+        finally:
+            again.terminate()
+            await again.communicate()

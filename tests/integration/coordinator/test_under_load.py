@@ -11,8 +11,7 @@ from collections import Counter
 import pytest
 from msgspec.structs import replace
 
-from coordinator.commands.asking import ask
-from coordinator.commands.messages import VERSION, Ask
+from coordinator.api.client import CoordinatorClient
 from coordinator.fleet.lifecycle import Outcome
 from coordinator.journal.store import Journal
 from coordinator.keeping.draining import Draining
@@ -194,11 +193,12 @@ class Victims:
 
     async def apply(self, plan):
         """The exit code of `apply`; None where the coordinator died of it."""
-        wanted = Ask(version=VERSION, words=["apply", plan.digest], folder=str(self.folder))
         try:
-            return await ask(self.state, wanted, lambda stream, text: None)
+            async with CoordinatorClient.connect(self.state) as client:
+                (rollout,) = await client.apply(plan.digest)
         except TiermeshError:
             return None
+        return rollout.exit_code
 
     async def stop(self):
         if self.process is not None and self.process.returncode is None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.api.handlers.rollouts import check_ends
 from coordinator.cli import main
-from coordinator.cli.waiting import check_ends
 from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.errors import InvalidDocument
 
