@@ -244,7 +244,7 @@ class Sources:
         if request is not None and request.offer is not None:
             returned = result_of(confirm)
             if returned is not None:
-                request.results.setdefault(confirm.origin, returned)
+                request.results = ((confirm.origin, returned), *request.results)
         ended = ledger.confirmed(
             confirm.request_id, confirm.origin, now, confirm.attempt, by, ended=how
         )
