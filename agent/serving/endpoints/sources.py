@@ -61,7 +61,11 @@ class Sources:
     def offered(self, key: str, request: FeedRequest) -> None:
         """Somebody outside offers a source a request."""
         source = self.by_key.get(key)
-        why = source.offer(request) if source is not None else "there is no such source on this device"
+        why = (
+            source.offer(request)
+            if source is not None
+            else "there is no such source on this device"
+        )
         if why is not None and request.offer is not None:
             self._post.do(RejectOffers(key, (request.offer,), why))
 
