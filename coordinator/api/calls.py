@@ -15,7 +15,7 @@ SERVICE_NAME: Final[str] = _SERVICE.full_name
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """A call: `wire_name` as in the .proto file, and the classes of its messages; `streams`: it has many replies."""
 
     wire_name: str
@@ -29,11 +29,11 @@ class Call:
         return f"/{SERVICE_NAME}/{self.wire_name}"
 
 
-def _calls() -> dict[str, Call]:
-    made: dict[str, Call] = {}
+def _calls() -> dict[str, ApiCall]:
+    made: dict[str, ApiCall] = {}
     for method in _SERVICE.methods:
         name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
-        made[name] = Call(
+        made[name] = ApiCall(
             wire_name=method.name,
             request=message_factory.GetMessageClass(method.input_type),
             reply=message_factory.GetMessageClass(method.output_type),

@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from coordinator.api import unix_socket
 from coordinator.api.documents import (
-    Artifacts,
+    ArtifactReport,
     Causes,
     DeviceDocument,
     Devices,
     Drain,
     EventDocument,
-    Measurements,
+    MeasurementReport,
     Preview,
-    Rollout,
+    RolloutReport,
     UnreachableAddress,
     WaitedRun,
     decode_document,
@@ -316,7 +316,7 @@ class CoordinatorClient:
         threads: Iterable[int] = (),
         time_limit_s: float = 0.0,
         report: Report = silent,
-    ) -> Measurements:
+    ) -> MeasurementReport:
         """Have devices measure the variants of a workflow (by digest), or of all models, or these (by digests)."""
         request = pb.MeasureRequest(
             workflow=workflow,
@@ -328,13 +328,15 @@ class CoordinatorClient:
             time_limit_s=time_limit_s,
         )
         last = await self._followed("measure", request, report)
-        return decode_document(last.measurements, Measurements)
+        return decode_document(last.measurements, MeasurementReport)
 
-    async def artifacts(self, devices: Iterable[str] = (), *, collect: bool = False) -> Artifacts:
+    async def artifacts(
+        self, devices: Iterable[str] = (), *, collect: bool = False
+    ) -> ArtifactReport:
         """What lies on devices and what for; with `collect`, what nothing needs is freed first."""
         request = pb.ListArtifactsRequest(devices=devices, collect=collect)
         reply = await self._transport.call("list_artifacts", request)
-        return decode_document(reply.artifacts, Artifacts)
+        return decode_document(reply.artifacts, ArtifactReport)
 
     # --- planning ------------------------------------------------------------------------------------------------
 
@@ -444,7 +446,7 @@ class CoordinatorClient:
         measure_s: float = 0.0,
         must_end: bool = False,
         report: Report = silent,
-    ) -> list[Rollout]:
+    ) -> list[RolloutReport]:
         """Roll plans out, or plans by their digests, one after another; it stops at the first that fails.
 
         Each replica is measured for `measure_s` seconds before it serves. `must_end` refuses a run that never ends.
@@ -470,7 +472,7 @@ class CoordinatorClient:
         reply = await self._transport.call("preview_rollback", request)
         return reply, decode_document(reply.difference, Difference)
 
-    async def roll_back(self, workflow: str = "", *, report: Report = silent) -> Rollout:
+    async def roll_back(self, workflow: str = "", *, report: Report = silent) -> RolloutReport:
         """Roll out the plan that served a workflow before, as a new generation."""
         request = pb.RollbackRequest(workflow=workflow)
         return (await self._rolled_out("rollback", request, report))[0]
@@ -573,14 +575,14 @@ class CoordinatorClient:
                 report(progress_of(event.progress))
         raise _cut_short(name)
 
-    async def _rolled_out(self, name: str, request: Any, report: Report) -> list[Rollout]:
-        found: list[Rollout] = []
+    async def _rolled_out(self, name: str, request: Any, report: Report) -> list[RolloutReport]:
+        found: list[RolloutReport] = []
         async with contextlib.aclosing(self._transport.stream(name, request)) as events:
             async for event in events:
                 if event.HasField("progress"):
                     report(progress_of(event.progress))
                 else:
-                    found.append(decode_document(event.rollout, Rollout))
+                    found.append(decode_document(event.rollout, RolloutReport))
         if not found:
             raise _cut_short(name)
         return found

@@ -135,7 +135,7 @@ class FailedMeasurement(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Measurements(msgspec.Struct, frozen=True, kw_only=True):
+class MeasurementReport(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after measuring. `measured` are new profiles, `seconds` is how long that took."""
 
     profiles: list[Measurement]
@@ -144,7 +144,7 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
     """How a rollout ended; see `coordinator.rollout.rollouts.Applied`."""
 
     workflow: str
@@ -157,7 +157,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     failures: dict[str, str]
     sent_bytes: dict[str, int]
     fetched_bytes: dict[str, dict[str, int]]
-    restored: Rollout | None
+    restored: RolloutReport | None
 
     @property
     def exit_code(self) -> int:
@@ -169,7 +169,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.asdict(self)
 
     @classmethod
-    def of(cls, applied: Applied) -> Rollout:
+    def of(cls, applied: Applied) -> RolloutReport:
         """The document of a rollout."""
         return cls(
             workflow=applied.workflow,
@@ -225,7 +225,7 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool
     changes: dict[str, Difference]
     drained: bool | None = None
-    rollouts: list[Rollout] = []
+    rollouts: list[RolloutReport] = []
 
 
 class ArtifactDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,7 +248,7 @@ class DeviceArtifacts(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int
 
 
-class Artifacts(msgspec.Struct, frozen=True, kw_only=True):
+class ArtifactReport(msgspec.Struct, frozen=True, kw_only=True):
     """The artifacts of devices by name, and why others did not say."""
 
     devices: dict[str, DeviceArtifacts]

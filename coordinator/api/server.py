@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from coordinator.api import unix_socket
-from coordinator.api.calls import CALLS, SERVICE_NAME, Call
+from coordinator.api.calls import CALLS, SERVICE_NAME, ApiCall
 from coordinator.api.service import CoordinatorService
 from coordinator.api.unix_socket import SOCKET_NAME, SocketAddress
 from coordinator.api.version import OPERATION_KEY, VERSION, VERSION_KEY, check_version
@@ -31,14 +31,14 @@ STOP_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class IncomingCall:
     """A call before it is carried out: its path, and what the client says of itself."""
 
     path: str
     metadata: Mapping[str, str | bytes]
 
 
-def admit(incoming: Incoming) -> None:
+def admit(incoming: IncomingCall) -> None:
     """Refuse a client that may not call. Everybody who can open the socket is the coordinator's own user.
 
     Raises:
@@ -50,7 +50,7 @@ def admit(incoming: Incoming) -> None:
 class Admission(grpc.aio.ServerInterceptor):
     """Every call passes here first: `check` raises a TiermeshError for those that may not be made."""
 
-    def __init__(self, check: Callable[[Incoming], None] = admit) -> None:
+    def __init__(self, check: Callable[[IncomingCall], None] = admit) -> None:
         self._check = check
 
     async def intercept_service(
@@ -62,7 +62,7 @@ class Admission(grpc.aio.ServerInterceptor):
         details: Any = handler_call_details
         handler = await continuation(handler_call_details)
         try:
-            self._check(Incoming(details.method, dict(details.invocation_metadata or ())))
+            self._check(IncomingCall(details.method, dict(details.invocation_metadata or ())))
         except TiermeshError as error:
             log.warning("refused %s: %s", details.method, error)
             return _refusing(handler, error) if handler is not None else None
@@ -154,7 +154,7 @@ class _Server:
         made = {call.wire_name: self._handler(name, call) for name, call in CALLS.items()}
         return grpc.method_handlers_generic_handler(SERVICE_NAME, made)
 
-    def _handler(self, name: str, call: Call) -> Any:
+    def _handler(self, name: str, call: ApiCall) -> Any:
         kind: Any = (
             grpc.unary_stream_rpc_method_handler
             if call.streams

@@ -20,7 +20,7 @@ from tiermesh import limits
 
 if TYPE_CHECKING:
     from coordinator.api.client import CoordinatorClient
-    from coordinator.api.documents import Measurement, Measurements
+    from coordinator.api.documents import Measurement, MeasurementReport
     from coordinator.cli import Commands
     from coordinator.progress import Progress
 
@@ -78,7 +78,7 @@ def _profile(args: argparse.Namespace, output: Output) -> int:
 
 async def _measure(
     args: argparse.Namespace, output: Output, client: CoordinatorClient
-) -> Measurements:
+) -> MeasurementReport:
     path: Path | None = args.workflow
     workflow = (await client.add_workflow_file(path)).digest if path is not None else ""
     ended = 0
@@ -106,7 +106,7 @@ async def _measure(
         raise
 
 
-def _say(found: Measurements, output: Output) -> None:
+def _say(found: MeasurementReport, output: Output) -> None:
     output.console.print(_table(found.profiles))
     output.console.print(f"{found.measured} measurements in {duration(found.seconds)}")
     for failed in found.failed:

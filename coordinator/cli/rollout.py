@@ -19,7 +19,7 @@ from coordinator.cli.waiting import wait_and_show
 
 if TYPE_CHECKING:
     from coordinator.api.client import CoordinatorClient
-    from coordinator.api.documents import Preview, Rollout
+    from coordinator.api.documents import Preview, RolloutReport
     from coordinator.api.messages import PlanToApply
     from coordinator.cli import Commands
 
@@ -124,7 +124,7 @@ def _show_preview(preview: Preview, output: Output) -> int:
     return 1 if unable else 0
 
 
-def show(rollout: Rollout, output: Output) -> None:
+def show(rollout: RolloutReport, output: Output) -> None:
     """Say how a rollout ended, and why where it failed."""
     said = "[green]serves already[/]" if rollout.unchanged else _SAID[rollout.outcome.value]
     where = f"generation {rollout.generation}, run {clean(rollout.run)}"

@@ -120,7 +120,7 @@ async def _until_told_to_end() -> AsyncGenerator[None]:
 
 
 async def _work(args: argparse.Namespace, output: Output, service: CoordinatorService) -> None:
-    from coordinator.api.documents import Rollout
+    from coordinator.api.documents import RolloutReport
 
     mesh = service.mesh
     await mesh.note("the coordinator is at work")
@@ -130,7 +130,7 @@ async def _work(args: argparse.Namespace, output: Output, service: CoordinatorSe
     )
     warn_unanswered((await service.discover(looking)).unanswered, output)
     for applied in await mesh.settle():
-        show(Rollout.of(applied), output)
+        show(RolloutReport.of(applied), output)
     keeping = Keeping(mesh, _kept(mesh, given), auto_replan=not args.no_auto_replan)
     service.keeping = keeping
     try:

@@ -8,7 +8,7 @@ from tiermesh.errors import TiermeshError, Unsupported
 
 if TYPE_CHECKING:
     from coordinator.api.client import CoordinatorClient
-    from coordinator.api.documents import Rollout
+    from coordinator.api.documents import RolloutReport
     from coordinator.progress import Report
     from tiermesh.documents.plan import Plan
 
@@ -69,7 +69,7 @@ class Actions:
         return _told(failed[0]) if failed else f"{drained.device} has no work any more"
 
 
-def _told(rollout: Rollout) -> str:
+def _told(rollout: RolloutReport) -> str:
     """What a rollout came to, in words.
 
     Raises:

@@ -87,7 +87,7 @@ class Request:
     """Its payload is in the spool; otherwise it is read by `item` each time."""
     offer: int | None = None
     """By which number whoever offered it is told what becomes of it; None: nobody is."""
-    results: dict[str, SinkResult] = field(default_factory=dict[str, "SinkResult"])
+    results: tuple[tuple[str, SinkResult], ...] = ()
     """By sink, what came of it, from sinks that return that; only for requests that were offered."""
     counted: tuple[str, ...] = ()
     """What it adds to the totals of the run; see `SloAttainment`."""

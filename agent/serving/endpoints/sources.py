@@ -61,7 +61,11 @@ class Sources:
     def offered(self, key: str, request: FeedRequest) -> None:
         """Somebody outside offers a source a request."""
         source = self.by_key.get(key)
-        why = source.offer(request) if source is not None else "it is not here"
+        why = (
+            source.offer(request)
+            if source is not None
+            else "there is no such source on this device"
+        )
         if why is not None and request.offer is not None:
             self._post.do(RejectOffers(key, (request.offer,), why))
 
@@ -244,7 +248,7 @@ class Sources:
         if request is not None and request.offer is not None:
             returned = result_of(confirm)
             if returned is not None:
-                request.results.setdefault(confirm.origin, returned)
+                request.results = ((confirm.origin, returned), *request.results)
         ended = ledger.confirmed(
             confirm.request_id, confirm.origin, now, confirm.attempt, by, ended=how
         )

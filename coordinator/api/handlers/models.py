@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.api.documents import (
     ArtifactDocument,
-    Artifacts,
+    ArtifactReport,
     DeviceArtifacts,
     FailedMeasurement,
     Measurement,
-    Measurements,
+    MeasurementReport,
     encode_document,
 )
 from coordinator.api.handlers.base import Handlers, check_count, paged, reported
@@ -231,7 +231,7 @@ class ModelHandlers(Handlers):
             freed = sum(reply.freed_bytes for reply in replies.values())
             on = ", ".join(replies) or "no device"
             await self.mesh.note(f"freed {freed} bytes of artifacts on {on}")
-        document = Artifacts(
+        document = ArtifactReport(
             devices={name: _artifacts(reply) for name, reply in replies.items()},
             failures={n: _plain(a) for n, a in told.items() if isinstance(a, TiermeshError)},
         )
@@ -335,7 +335,7 @@ def _measurements(
     before: Mapping[str, Mapping[str, Profile]],
     *,
     seconds: float,
-) -> Measurements:
+) -> MeasurementReport:
     """What is known of the variants on the devices, and how much of it is new."""
     found = [(d, v, fleet.profile(d, v.digest)) for d in devices for v in variants]
     failures = fleet.profile_failures
@@ -344,7 +344,7 @@ def _measurements(
         for device_class, of_class in fleet.profiles.items()
         for digest, profile in of_class.items()
     )
-    return Measurements(
+    return MeasurementReport(
         profiles=[_measurement(d, v, p) for d, v, p in found if p is not None],
         failed=[
             FailedMeasurement(

@@ -10,7 +10,7 @@ from coordinator.api.documents import (
     Drain,
     Preview,
     PreviewPart,
-    Rollout,
+    RolloutReport,
     decode_document,
     encode_document,
 )
@@ -60,7 +60,7 @@ class RolloutHandlers(Handlers):
             exit_code = 0
             async with aclosing(self._applied(mesh, request, plan, workflow)) as events:
                 async for event in events:
-                    if isinstance(event, Rollout):
+                    if isinstance(event, RolloutReport):
                         exit_code = event.exit_code
                     yield _event(plan.workflow, event)
             if exit_code:
@@ -68,7 +68,7 @@ class RolloutHandlers(Handlers):
 
     async def _applied(
         self, mesh: Mesh, request: pb.ApplyRequest, plan: Plan, workflow: Workflow
-    ) -> AsyncGenerator[Progress | Rollout]:
+    ) -> AsyncGenerator[Progress | RolloutReport]:
         async def work(report: Report) -> Applied:
             return await mesh.apply(
                 plan,
@@ -80,7 +80,7 @@ class RolloutHandlers(Handlers):
 
         async with aclosing(reported(work)) as steps:
             async for step in steps:
-                yield step if isinstance(step, Progress) else Rollout.of(step)
+                yield step if isinstance(step, Progress) else RolloutReport.of(step)
 
     def _to_apply(self, request: pb.ApplyRequest) -> list[tuple[Plan, Workflow]]:
         """The plans with their workflows; all are read before anything is done."""
@@ -148,7 +148,7 @@ class RolloutHandlers(Handlers):
 
         async with aclosing(reported(work)) as steps:
             async for step in steps:
-                yield _event(name, step if isinstance(step, Progress) else Rollout.of(step))
+                yield _event(name, step if isinstance(step, Progress) else RolloutReport.of(step))
 
     async def drain(self, request: pb.DrainRequest) -> AsyncGenerator[pb.DrainEvent]:
         """Say what moves where without a device; then, unless it is a dry run, roll that out."""
@@ -194,7 +194,7 @@ class RolloutHandlers(Handlers):
         return pb.UndoDrainReply(name=device.name)
 
 
-def _event(workflow: str, step: Progress | Rollout) -> pb.RolloutEvent:
+def _event(workflow: str, step: Progress | RolloutReport) -> pb.RolloutEvent:
     if isinstance(step, Progress):
         return pb.RolloutEvent(workflow=workflow, progress=progress_message(step))
     return pb.RolloutEvent(workflow=workflow, rollout=encode_document(step))
@@ -210,7 +210,7 @@ def _drain(
         dry_run=request.dry_run,
         changes={m.workflow.workflow: difference(m.before, m.after) for m in draining.moves},
         drained=None if applied is None else not (applied and applied[-1].exit_code),
-        rollouts=[Rollout.of(one) for one in applied or []],
+        rollouts=[RolloutReport.of(one) for one in applied or []],
     )
 
 

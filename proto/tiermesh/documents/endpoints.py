@@ -193,7 +193,7 @@ def struct_of(body: Mapping[str, Any], role: Literal["source", "sink"], at: str)
     raise InvalidDocument(
         f"the workflow is wrong at `{at}.{role}`",
         why=f"there is no kind of {role} called `{name}`",
-        fix=close_match([str(name)], kinds) + f"Known: {', '.join(kinds)}",
+        fix=close_match([str(name)], kinds) + f"Allowed: {', '.join(kinds)}",
         path=f"{at}.{role}",
         found=name,
         allowed=list(kinds),

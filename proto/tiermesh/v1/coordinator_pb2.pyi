@@ -967,7 +967,7 @@ class MeasureEvent(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     MEASUREMENTS_FIELD_NUMBER: _builtins.int
     measurements: _builtins.bytes
-    """The document `Measurements`."""
+    """The document `MeasurementReport`."""
     @_builtins.property
     def progress(self) -> Global___WorkProgress: ...
     def __init__(
@@ -1577,7 +1577,7 @@ class RolloutEvent(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     rollout: _builtins.bytes
-    """The document `Rollout`."""
+    """The document `RolloutReport`."""
     @_builtins.property
     def progress(self) -> Global___WorkProgress: ...
     def __init__(
@@ -1871,7 +1871,7 @@ class ListArtifactsReply(_message.Message):
 
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     artifacts: _builtins.bytes
-    """The document `Artifacts`."""
+    """The document `ArtifactReport`."""
     def __init__(
         self,
         *,

@@ -48,12 +48,12 @@ COMMANDS = (
 
 DOCUMENTS = {
     "devices": "Devices",
-    "profile read.yaml --batch-sizes 1": "Measurements",
+    "profile read.yaml --batch-sizes 1": "MeasurementReport",
     "plan read.yaml": "Plan",
     "apply plan.json --dry-run": "Preview",
-    "apply plan.json": "Rollout",
+    "apply plan.json": "RolloutReport",
     "diff plan.json": "Difference",
-    "artifacts": "Artifacts",
+    "artifacts": "ArtifactReport",
     "wait --timeout 0.5s": "WaitedRun",
     "events --kind rollout-started": "Events",
 }
