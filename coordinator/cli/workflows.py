@@ -44,6 +44,12 @@ def plan_workflow(args: argparse.Namespace, output: Output, options: Options) ->
 
     async def work(client: CoordinatorClient) -> MadePlan:
         workflow = await client.add_workflow_file(args.problem)
+        if workflow.prior_profiles:
+            output.progress.print(
+                f"[yellow]{workflow.prior_profiles} profiles are priors of other devices of a class, not"
+                f" measured here[/]; measure them with: coordinator profile {clean(args.problem)}",
+                soft_wrap=True,
+            )
         if workflow.missing_profiles:
             output.progress.print(
                 f"[yellow]{workflow.missing_profiles} profiles are missing[/] and left out of the"

@@ -72,7 +72,7 @@ class ModelHandlers(Handlers):
         workflow = await self.mesh.keep_workflow(request.text, request.folder)
         reply = pb.AddWorkflowReply(name=workflow.workflow, digest=workflow.digest)
         if self.mesh.workflows.has_ladders:
-            reply.missing_profiles = await self._missing(workflow)
+            reply.missing_profiles, reply.prior_profiles = await self._unmeasured(workflow)
         return reply
 
     async def remove_workflow(self, request: pb.RemoveWorkflowRequest) -> pb.RemoveWorkflowReply:
@@ -88,14 +88,23 @@ class ModelHandlers(Handlers):
         await mesh.workflows.remove(request.name)
         return pb.RemoveWorkflowReply()
 
-    async def _missing(self, workflow: Workflow) -> int:
+    async def _unmeasured(self, workflow: Workflow) -> tuple[int, int]:
+        """How many profiles on ready devices there are not at all, and for how many a prior stands in."""
         fleet = self.mesh.fleet
         try:
             variants = await self.mesh.variants(workflow)
         except TiermeshError:
             # What is wrong with its models is said by whoever needs them.
-            return 0
-        return sum(fleet.profile(d, v.digest) is None for v in variants for d in fleet.ready)
+            return 0, 0
+        known = Priors(fleet)
+        priors = [
+            known.of(device, variant.digest)
+            for variant in variants
+            for device in fleet.ready
+            if fleet.profile(device, variant.digest) is None
+        ]
+        missing = priors.count(None)
+        return missing, len(priors) - missing
 
     async def list_variants(self, request: pb.ListVariantsRequest) -> pb.ListVariantsReply:
         """A page of the variants whose artifacts are on the coordinator's machine."""

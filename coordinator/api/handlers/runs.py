@@ -272,11 +272,11 @@ def _as_planned(fleet: Fleet, used: Collection[str]) -> Fleet:
 def _causes(fleet: Fleet, measuring: Measuring, newest: Mapping[str, Observed]) -> Causes:
     from coordinator.keeping.evidence import evidence_of
     from coordinator.replanning.causes import causes
-    from coordinator.replanning.expected import expected
+    from coordinator.replanning.corrected_prediction import while_serving
 
     drifts = measuring.drifts()
     found = causes(evidence_of(fleet, measuring, drifts, newest))
-    now = expected(measuring.problem, measuring.plan, drifts)
+    now = while_serving(measuring.problem, measuring.plan, drifts)
     load = measuring.load()
     return Causes(
         workflow=measuring.problem.name,

@@ -611,24 +611,33 @@ class AddWorkflowReply(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     MISSING_PROFILES_FIELD_NUMBER: _builtins.int
+    PRIOR_PROFILES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     missing_profiles: _builtins.int
     """Profiles of its variants on ready devices that are missing; None where the coordinator has no ladders."""
+    prior_profiles: _builtins.int
+    """Of the profiles that are not measured, those for which a prior stands in."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         digest: _builtins.str = ...,
         missing_profiles: _builtins.int | None = ...,
+        prior_profiles: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_missing_profiles", b"_missing_profiles", "missing_profiles", b"missing_profiles"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_missing_profiles", b"_missing_profiles", "_prior_profiles", b"_prior_profiles", "missing_profiles", b"missing_profiles", "prior_profiles", b"prior_profiles"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_missing_profiles", b"_missing_profiles", "digest", b"digest", "missing_profiles", b"missing_profiles", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_missing_profiles", b"_missing_profiles", "_prior_profiles", b"_prior_profiles", "digest", b"digest", "missing_profiles", b"missing_profiles", "name", b"name", "prior_profiles", b"prior_profiles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__missing_profiles: _TypeAlias = _typing.Literal["missing_profiles"]  # noqa: Y015
     _WhichOneofArgType__missing_profiles: _TypeAlias = _typing.Literal["_missing_profiles", b"_missing_profiles"]  # noqa: Y015
+    _WhichOneofReturnType__prior_profiles: _TypeAlias = _typing.Literal["prior_profiles"]  # noqa: Y015
+    _WhichOneofArgType__prior_profiles: _TypeAlias = _typing.Literal["_prior_profiles", b"_prior_profiles"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__missing_profiles) -> _WhichOneofReturnType__missing_profiles | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prior_profiles) -> _WhichOneofReturnType__prior_profiles | None: ...
 
 Global___AddWorkflowReply: _TypeAlias = AddWorkflowReply  # noqa: Y015
 

@@ -243,7 +243,7 @@ async def test_a_running_coordinator_applies_and_rolls_back(beside, planned):
         await applied(app, pilot)
         await until(pilot, lambda: "read" in app.view.fleet.running)
         assert planned[0].generations == {"read": 1}
-        await until(pilot, lambda: len(app.view.telemetry.pulses) == 2)
+        await until(pilot, lambda: len(app.view.telemetry.devices) == 2)
         await pilot.press("4", "b", "y")
         await until(pilot, lambda: app._notifications)
         assert any("no other plan" in said.message for said in app._notifications)
