@@ -47,7 +47,9 @@ def _shared(commands: list[argparse.ArgumentParser]) -> dict[str, str]:
 
 
 def _overview(commands: list[argparse.ArgumentParser]) -> str:
-    rows = [f"| [`{c.prog}`](#{_anchor(c.prog)}) | {_cell(c.description or '')} |" for c in commands]
+    rows = [
+        f"| [`{c.prog}`](#{_anchor(c.prog)}) | {_cell(c.description or '')} |" for c in commands
+    ]
     return "\n".join(["| command | purpose |", "| --- | --- |", *rows])
 
 

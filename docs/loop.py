@@ -48,9 +48,13 @@ def svg() -> str:
 
 def _column(index: int, step: Step) -> list[str]:
     left = _left(index)
-    parts = [_text(left + BOX[0] / 2, ROWS["step"] + 16, step.name, "font-weight='bold' font-size='15'")]
+    parts = [
+        _text(left + BOX[0] / 2, ROWS["step"] + 16, step.name, "font-weight='bold' font-size='15'")
+    ]
     if index + 1 < len(STEPS):
-        parts.append(_line(left + BOX[0] - 25, ROWS["step"] + 11, _left(index + 1) + 25, ROWS["step"] + 11))
+        parts.append(
+            _line(left + BOX[0] - 25, ROWS["step"] + 11, _left(index + 1) + 25, ROWS["step"] + 11)
+        )
     for owner, fill, path in (
         ("device", "#e6f2ea", step.device),
         ("coordinator", "#e8ecf8", step.coordinator),

@@ -56,7 +56,11 @@ class Reference:
         accuracy = self._definition(slo["properties"]["accuracy"]["anyOf"][-1])
         parts = [HEAD.rstrip(), "## Top level", self._table(self._schema, "workflow")]
         parts += ["## `slo`", self._told("slo"), self._table(slo, "slo")]
-        parts += ["### `slo.accuracy`", self._told("slo.accuracy"), self._table(accuracy, "accuracy")]
+        parts += [
+            "### `slo.accuracy`",
+            self._told("slo.accuracy"),
+            self._table(accuracy, "accuracy"),
+        ]
         parts += ["## Stages", self._told("stages")]
         for reference in self._schema["properties"]["stages"]["additionalProperties"]["anyOf"]:
             parts += self._stage(self._definition(reference))

@@ -19,7 +19,12 @@ from coordinator.cli.tui import with_default
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.rglob("*.md")),
+]
 OF_THE_REPOSITORY = re.compile(r"^(?:agent|bench|coordinator|docs|proto|profiles|tests|variants)/")
 PLACEHOLDER = re.compile(r"\b(?:NAME|MODEL|WORKFLOW|NNN)\b")
 ONE_PAGE_LINES = 110
@@ -41,7 +46,16 @@ def test_generated_pages_are_current(tmp_path: Path) -> None:
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     """Strict: an unknown page, link or anchor fails."""
     pytest.importorskip("material", reason="mkdocs-material is not installed")
-    words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", tmp_path / "site"]
+    words = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--strict",
+        "-d",
+        tmp_path / "site",
+    ]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
@@ -52,7 +66,9 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_to_files_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    links = re.findall(
+        r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    )
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
 
@@ -60,7 +76,9 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_paths_that_are_named_exist(page: Path) -> None:
     code = re.findall(r"`([^`\n]+)`", page.read_text())
-    paths = [text for text in code if OF_THE_REPOSITORY.match(text) and not PLACEHOLDER.search(text)]
+    paths = [
+        text for text in code if OF_THE_REPOSITORY.match(text) and not PLACEHOLDER.search(text)
+    ]
     assert [path for path in paths if not (ROOT / path.split()[0]).exists()] == []
 
 
