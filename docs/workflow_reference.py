@@ -40,7 +40,7 @@ stages:
 
 
 class Reference:
-    """The schema, and the sentences of `keys.toml` by ``KIND.KEY`` or ``KEY``."""
+    """The schema, and the sentences of `keys.toml`: the most specific one counts."""
 
     def __init__(self, schema: dict[str, Any], sentences: dict[str, str]) -> None:
         self._schema = schema
@@ -70,15 +70,15 @@ class Reference:
         (kind, *_) = [kind for kind in KINDS if kind in stage["properties"]]
         title = f"{kind}: {_value(stage['properties'][kind])}" if _is_named(stage, kind) else kind
         told = " ".join(stage.get("description", "").split())
-        return [f"### `{title}`", told, self._table(stage, kind)]
+        return [f"### `{title}`", told, self._table(stage, kind, title)]
 
-    def _table(self, described: dict[str, Any], kind: str) -> str:
+    def _table(self, described: dict[str, Any], kind: str, title: str = "") -> str:
         rows = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
         required = described.get("required", [])
         for key in sorted(described["properties"], key=lambda k: (k not in required, k != kind)):
             body = described["properties"][key]
             default = "required" if key in required else _default(body)
-            told = body.get("description") or self._told(f"{kind}.{key}", key)
+            told = body.get("description") or self._told(f"{title}.{key}", f"{kind}.{key}", key)
             rows.append(f"| `{key}` | {self._type(body)} | {default} | {told} |")
         return "\n".join(rows)
 
@@ -100,7 +100,7 @@ class Reference:
         for key in keys:
             if key in self._sentences:
                 return self._sentences[key]
-        raise KeyError(f"docs/reference/keys.toml has no sentence for `{keys[0]}`")
+        raise KeyError(f"docs/reference/keys.toml has no sentence for any of: {', '.join(keys)}")
 
     def _definition(self, reference: dict[str, Any]) -> dict[str, Any]:
         return self._schema["$defs"][reference["$ref"].rpartition("/")[2]]
