@@ -24,8 +24,8 @@ STEPS: Final = (
 )
 REPLAN: Final = "coordinator/replanning/"
 
-BOX: Final = (150, 44)
-GAP: Final = 30
+BOX: Final = (180, 44)
+GAP: Final = 20
 LEFT: Final = 20
 ROWS: Final = {"device": 64, "step": 20, "coordinator": 140}
 HEIGHT: Final = 250
