@@ -14,11 +14,12 @@ COMMON: Final = "--json"
 def page(parser: argparse.ArgumentParser, introduction: str) -> str:
     """The reference of `parser`: a section for each command, then the groups of options that commands share."""
     commands = list(_commands(parser))
-    shared = _shared(commands)
+    shared, everywhere = _shared(commands), _everywhere(commands)
     parts = [f"# `{parser.prog}`", parser.description or "", introduction.strip()]
-    parts += [_overview(commands)]
-    parts += [_section(command, shared) for command in commands]
-    parts += [_group_section(title, rows) for title, rows in shared.items()]
+    parts += [_overview(commands), "## Options of every command" if everywhere else ""]
+    parts += [_table(everywhere)]
+    parts += [_section(command, shared, everywhere) for command in commands]
+    parts += [_group_section(title, _table(rows)) for title, rows in shared.items()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -31,40 +32,59 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPars
                 yield from below or [command]
 
 
-def _groups(command: argparse.ArgumentParser) -> dict[str, str]:
-    """The tables of a command's options by the title of their group."""
-    tables = {
-        group.title or "options": _table(command, group._group_actions)
+def _groups(command: argparse.ArgumentParser) -> dict[str, tuple[str, ...]]:
+    """The rows of a command's options by the title of their group."""
+    return {
+        group.title or "options": tuple(
+            _row(command, a) for a in group._group_actions if _is_shown(a)
+        )
         for group in command._action_groups
     }
-    return {title: table for title, table in tables.items() if table}
 
 
-def _shared(commands: list[argparse.ArgumentParser]) -> dict[str, str]:
+def _shared(commands: list[argparse.ArgumentParser]) -> dict[str, tuple[str, ...]]:
     """The groups that several commands have alike."""
-    found = Counter((t, table) for c in commands for t, table in _groups(c).items() if t not in OWN)
-    return {title: table for (title, table), count in found.items() if count > 1}
+    found = Counter((t, rows) for c in commands for t, rows in _groups(c).items() if t not in OWN)
+    return {title: rows for (title, rows), count in found.items() if rows and count > 1}
+
+
+def _everywhere(commands: list[argparse.ArgumentParser]) -> tuple[str, ...]:
+    """The options that every command has alike, in their order."""
+    first, *others = [_groups(command).get("options", ()) for command in commands]
+    return tuple(row for row in first if all(row in rows for rows in others))
 
 
 def _overview(commands: list[argparse.ArgumentParser]) -> str:
     rows = [
-        f"| [`{c.prog}`](#{_anchor(c.prog)}) | {_cell(c.description or '')} |" for c in commands
+        f"| [`{c.prog}`](#{_anchor(c.prog)}) | {_cell(_capital(c.description or ''))} |"
+        for c in commands
     ]
     return "\n".join(["| command | purpose |", "| --- | --- |", *rows])
 
 
-def _section(command: argparse.ArgumentParser, shared: dict[str, str]) -> str:
-    parts = [f"## `{command.prog}`", f"{(command.description or '').rstrip('.')}."]
+def _section(
+    command: argparse.ArgumentParser,
+    shared: dict[str, tuple[str, ...]],
+    everywhere: tuple[str, ...],
+) -> str:
+    told = (command.description or "").rstrip(".")
+    parts = [f"## `{command.prog}`", f"{_capital(told)}."]
     parts.append(f"```text\n{_usage(command)}\n```")
-    for title, table in _groups(command).items():
-        parts.append(f"See also: [{title}](#{_anchor(title)})." if title in shared else table)
+    for title, rows in _groups(command).items():
+        own = tuple(row for row in rows if row not in everywhere)
+        link = f"See also: [{title}](#{_anchor(title)})."
+        if rows and rows == shared.get(title):
+            parts.append(link)
+        elif own:
+            parts += [] if title in OWN else [f"{_capital(title)}:"]
+            parts.append(_table(own))
     if command.epilog:
         parts.append(f"```text\n{_dedented(command.epilog)}\n```")
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _group_section(title: str, table: str) -> str:
-    return f"## {title[:1].upper()}{title[1:]}\n\nSeveral commands take these options.\n\n{table}"
+    return f"## {_capital(title)}\n\nSeveral commands take these options.\n\n{table}"
 
 
 def _usage(command: argparse.ArgumentParser) -> str:
@@ -76,8 +96,7 @@ def _usage(command: argparse.ArgumentParser) -> str:
     return " ".join(words)
 
 
-def _table(command: argparse.ArgumentParser, actions: list[argparse.Action]) -> str:
-    rows = [_row(command, action) for action in actions if _is_shown(action)]
+def _table(rows: tuple[str, ...]) -> str:
     return "\n".join(["| argument | meaning |", "| --- | --- |", *rows]) if rows else ""
 
 
@@ -107,6 +126,10 @@ def _cell(text: str) -> str:
 
 def _dedented(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _anchor(title: str) -> str:
