@@ -33,7 +33,7 @@ schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/json_sch
 
 docs: $(VENV)/.dev  ## Write the generated pages of docs/, and build the site into site/; a broken link fails
 	@$(BIN)/python docs/generate.py
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
 	@for script in bench/*/__main__.py; do PYTHONPATH=. $(BIN)/python $$(dirname $$script) || exit 1; done
