@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TIERMESH_HOME ?= $(CURDIR)/.tiermesh
 
-.PHONY: help demo test check lint types proto schemas bench chaos clean
+.PHONY: help demo test check lint types proto schemas docs bench chaos clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile
@@ -28,9 +28,13 @@ types: $(VENV)/.dev
 proto: $(VENV)/.dev  ## Regenerate the stubs of proto/tiermesh/v1
 	@PATH=$(BIN):$$PATH $(BIN)/python proto/generate.py
 
-schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of documents and of the API
+schemas: $(VENV)/.dev  ## Regenerate the JSON Schemas of proto/tiermesh/json_schemas
 	@$(BIN)/python -m tiermesh.schemas
 	@$(BIN)/python -m coordinator.api.schemas
+
+docs: $(VENV)/.dev  ## Write the generated pages of docs/, and build the site into site/; a broken link fails
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.dev  ## Every benchmark; each prints what it measured
 	@for script in bench/*/__main__.py; do PYTHONPATH=. $(BIN)/python $$(dirname $$script) || exit 1; done

@@ -1,4 +1,4 @@
-"""README says what is so: each of its commands is run here, in its order, and its workflow is the one that ships.
+"""README and the user guide are correct: each of their commands is run here, and the workflow is the one that ships.
 
 A command that these tests do not know fails them. What a test changes of a command it says, with the reason.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tomllib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,9 +31,14 @@ from tiermesh.documents.reading import encode_json
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PHOTOS: Final = 8
-PLAN: Final = "coordinator plan variants/read-signs/read-signs.yaml -o plan.json"
-PROFILES: Final = "coordinator profiles ocr-recognise/v6s -o profile.json"
+GUIDE = [
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("quickstart", "operating", "planner", "batching")
+]
+PHOTOS: Final = 20
+WORKFLOW: Final = "variants/read-signs/read-signs.yaml"
+PLAN: Final = f"coordinator plan {WORKFLOW} -o plan.json"
+PROFILES: Final = "coordinator profiles ocr-recognise/v6s --on hub-1 -o profile.json"
 SIMULATE: Final = "coordinator simulate plan.json --arrivals poisson"
 PLAN_IN_A_SCRIPT: Final = f"{PLAN} --json | python -m json.tool"
 APPLY: Final = "coordinator apply plan.json --wait"
@@ -51,35 +56,56 @@ INSTALLED = [
 DEMOS = ["coordinator demo --kill-worker any", "coordinator demo --hold"]
 # Run by tests/tui, which need a terminal or a browser.
 INTERFACES = ["coordinator --demo", "coordinator", "coordinator --serve"]
+# Settings of the shell that the test has, with other values.
+SHELL = ['export PATH="$PWD/.venv/bin:$PATH" TIERMESH_HOME="$PWD/.tiermesh"']
+RENDER: Final = "python -m variants.data mesh/cam-1/data/signs"
+AGENTS: Final = [
+    "agent run --state mesh/cam-1 --name cam-1 --tier edge --price 0.01 --threads 1 --slowdown 6",
+    "agent run --state mesh/hub-1 --name hub-1 --tier hub --price 0.02 --threads 1",
+]
+RESULTS: Final = "head -n 3 mesh/cam-1/data/out/text.jsonl"
+AGAIN: Final = "coordinator apply plan.json --run evening --wait"
 # Each with what the test adds, where it is not run as it stands. `--mesh` keeps it from the agents of others.
-ON_A_MESH: Final = {
-    "agent run --tier hub --price 0.02": f"--mesh {MESH}",
-    "agent doctor": "",
-    "agent status": "",
-    "coordinator devices": f"--mesh {MESH}",
+QUICKSTART: Final = {
+    "coordinator devices --expect 2": f"--mesh {MESH}",
     "coordinator variants fetch": "",
-    # Measuring all of it takes ten minutes, and would write to the checkout.
-    "coordinator variants measure": "--dataset signs --count 1",
-    # Less exact than what one waits for on a device, and enough to plan with.
-    "coordinator profile variants/read-signs/read-signs.yaml": (
-        f"--mesh {MESH} --time-limit 10 --batch-sizes 1"
-    ),
-    PROFILES: "",
+    f"coordinator profile {WORKFLOW} --batch-sizes 1 --time-limit 5": f"--mesh {MESH}",
     PLAN: f"--mesh {MESH}",
     "coordinator explain plan.json": "",
-    SIMULATE: "",
-    "coordinator apply plan.json --dry-run": f"--mesh {MESH}",
     APPLY: f"--mesh {MESH}",
-    "coordinator wait": "",
     "coordinator status": "",
+    RESULTS: "",
+}
+# Of the pages about operating and planning, on the mesh of the quickstart.
+OPERATING: Final = {
+    "agent doctor": "",
+    "agent status": "--state mesh/hub-1",
+    "coordinator devices": f"--mesh {MESH}",
+    # What the quickstart has measured is there already.
+    f"coordinator profile {WORKFLOW}": f"--mesh {MESH} --time-limit 10 --batch-sizes 1",
+    "coordinator profiles": "",
+    PROFILES: "",
+    # Measuring all of it takes ten minutes, and would write to the checkout.
+    "coordinator variants measure": "--dataset signs --count 1",
+    SIMULATE: "",
+    "coordinator simulate plan.json --slower 25%": "",
+    # Asked for less than the quickstart, a plan may need no hub.
+    "coordinator simulate plan.json --fail hub-1": "--fail cam-1",
+    "coordinator apply plan.json --dry-run": f"--mesh {MESH}",
+    "coordinator wait": "",
     "coordinator explain --now": "--interval 2",
     "coordinator events": "",
     "coordinator artifacts": f"--mesh {MESH}",
+    f"coordinator plan {WORKFLOW} --confidence 99%": f"--mesh {MESH}",
+    f"coordinator plan {WORKFLOW} --no-margin": f"--mesh {MESH}",
     PLAN_IN_A_SCRIPT: f"--mesh {MESH}",
     f"{APPLY} --json": f"--mesh {MESH}",
+    AGAIN: f"--mesh {MESH}",
 }
+# An agent with its own settings, started by the test that follows.
+ALONE: Final = "agent run --tier hub --price 0.02"
 # On a mesh of three agents that serve a workflow without models; measuring those takes a minute.
-STAYING: Final = "coordinator run variants/read-signs/read-signs.yaml"
+STAYING: Final = f"coordinator run {WORKFLOW}"
 STAYING_AS_RUN: Final = f"coordinator run shout.yaml --mesh {MESH}-stays"
 BESIDE_IT: Final = [
     "coordinator drain hub-1",
@@ -94,10 +120,11 @@ ON_FILES = [
 ]
 
 
-def commands() -> list[str]:
-    """Every line of README's blocks of commands, without its comment."""
-    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    lines = (re.sub(r"\s+#.*", "", line).strip() for block in blocks for line in block.splitlines())
+def commands(page: str) -> list[str]:
+    """Every line of a page's blocks of commands, without its comment."""
+    blocks = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shell = [body for language, body in blocks if language in ("", "sh")]
+    lines = (re.sub(r"\s+#.*", "", line).strip() for body in shell for line in body.splitlines())
     return [line for line in lines if line]
 
 
@@ -107,10 +134,22 @@ def workflow_shown() -> Any:
 
 
 def test_every_command_is_known_here_and_none_is_left_over() -> None:
-    known = [*MADE, *DEMOS, *INTERFACES, *INSTALLED, *ON_A_MESH, STAYING, *BESIDE_IT, *ON_FILES]
-    assert sorted(commands()) == sorted(known)
-    for run in (list(ON_A_MESH), [STAYING, *BESIDE_IT]):
-        assert [line for line in commands() if line in run] == run, "they are run in README's order"
+    of_readme = [*MADE, *DEMOS, INTERFACES[0], *INSTALLED, *SHELL, RENDER, *AGENTS, *QUICKSTART]
+    assert sorted(commands(README)) == sorted(of_readme)
+    of_guide = {command for page in GUIDE for command in commands(page)}
+    later = {*INTERFACES, ALONE, *OPERATING, STAYING, *BESIDE_IT, *ON_FILES}
+    assert of_guide - set(of_readme) == later - set(of_readme)
+
+
+@pytest.mark.parametrize("page", [README, GUIDE[0]], ids=["README", "quickstart"])
+def test_the_quickstart_is_run_in_its_order(page: str) -> None:
+    assert [line for line in commands(page) if line in QUICKSTART] == list(QUICKSTART)
+
+
+@pytest.mark.parametrize("run", [OPERATING, [STAYING, *BESIDE_IT]], ids=["operating", "staying"])
+def test_the_guide_is_run_in_its_order(run: Iterable[str]) -> None:
+    shown = [line for line in commands(GUIDE[1]) if line in run]
+    assert shown == [line for line in run if line in shown]
 
 
 @pytest.mark.parametrize("command", MADE)
@@ -231,17 +270,16 @@ def shell(tmp_path: Path, home: Path) -> Shell:
 
 
 @pytest.fixture
-def agent(shell: Shell, home: Path) -> Iterator[subprocess.Popen[str]]:
-    """README's own agent, with photos to serve."""
-    from variants.data import render_signs
-
-    photos = home / "agent" / "data" / "signs"
-    render_signs(photos, PHOTOS, seed=3)
-    (photos / "truth.json").unlink()
-    run, more = next(iter(ON_A_MESH.items()))
-    process = shell.start_agent(f"{run} {more}")
-    yield process
-    end(process)
+def agents(shell: Shell) -> Iterator[list[subprocess.Popen[str]]]:
+    """The quickstart's agents, with photos to serve."""
+    shell.run(RENDER)
+    started: list[subprocess.Popen[str]] = []
+    try:
+        started += (shell.start_agent(f"{command} --mesh {MESH}") for command in AGENTS)
+        yield started
+    finally:
+        for process in started:
+            end(process)
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -249,21 +287,23 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=20)
 
 
-def as_run(command: str) -> str:
+def as_run(command: str, more: str) -> str:
     """A command with what the test adds to it, before its pipe."""
     first, *rest = command.split(" | ")
-    return " | ".join([f"{first} {ON_A_MESH[command]}".strip(), *rest])
+    return " | ".join([f"{first} {more}".strip(), *rest])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(500)
 @pytest.mark.xdist_group("demo")
 def test_the_commands_take_a_workflow_to_its_results(
-    agent: subprocess.Popen[str], shell: Shell, home: Path
+    agents: list[subprocess.Popen[str]], shell: Shell
 ) -> None:
-    said = {command: shell.run(as_run(command)) for command in list(ON_A_MESH)[1:]}
-    assert agent.poll() is None
+    run = {**QUICKSTART, **OPERATING}
+    said = {command: shell.run(as_run(command, more)) for command, more in run.items()}
+    assert [process.poll() for process in agents] == [None, None]
 
+    assert {"cam-1", "hub-1"} <= set(said["coordinator devices --expect 2"].split())
     assert "hub" in said["coordinator devices"]
     assert "ocr-recognise/v6s" in said[PROFILES]
     assert "p95" in said[SIMULATE]
@@ -278,8 +318,20 @@ def test_the_commands_take_a_workflow_to_its_results(
     applied = json.loads(said[f"{APPLY} --json"])
     assert applied["outcome"] == "committed"
     assert (applied["ledger"]["accepted"], applied["ledger"]["results"]) == (PHOTOS, PHOTOS)
-    results = (home / "agent" / "data" / "out" / "text.jsonl").read_text().splitlines()
-    assert len(results) == PHOTOS
+    assert f"accepted {PHOTOS} = results {PHOTOS} + errors 0" in said[AGAIN]
+    shown = [json.loads(line)["payload"]["name"] for line in said[RESULTS].splitlines()]
+    assert len(shown) == 3
+    assert all(name.startswith("signs/") for name in shown)
+    results = (shell.folder / "mesh/cam-1/data/out/text.jsonl").read_text().splitlines()
+    assert len(results) == 2 * PHOTOS
+
+
+@pytest.mark.slow
+def test_an_agent_starts_without_a_name_or_a_folder(shell: Shell, home: Path) -> None:
+    process = shell.start_agent(f"{ALONE} --mesh {MESH}-alone")
+    end(process)
+    assert process.returncode == 0
+    assert (home / "agent" / "data").is_dir()
 
 
 STAYING_WORKFLOW: Final = """
