@@ -104,14 +104,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = _with_action(with_default(sys.argv[1:] if argv is None else argv))
+    words = completed(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     logs.configure(args.log_level, args.log_format, default="warning")
     return finish(args, Output(json=args.json))
 
 
-def _with_action(words: Sequence[str]) -> list[str]:
-    """`profiles` without an action lists."""
+def completed(argv: Sequence[str]) -> list[str]:
+    """The words of a command line with what may be left out: the interface's command, and `list` of `profiles`."""
+    words = with_default(argv)
     actions = ("list", "export", "import", "-h", "--help")
     if words and words[0] == "profiles" and (len(words) == 1 or words[1] not in actions):
         return ["profiles", "list", *words[1:]]

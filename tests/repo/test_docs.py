@@ -14,7 +14,7 @@ import pytest
 
 from agent.cli import build_parser as agent_parser
 from coordinator.cli import build_parser as coordinator_parser
-from coordinator.cli.tui import with_default
+from coordinator.cli import completed
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -116,7 +116,7 @@ def test_commands_parse(page: str, command: str) -> None:
     if program == "agent":
         assert agent_parser().parse_args(words).run
     else:
-        assert coordinator_parser().parse_args(with_default(words)).run
+        assert coordinator_parser().parse_args(completed(words)).run
 
 
 def test_every_decision_states_context_decision_and_consequence() -> None:
