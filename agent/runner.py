@@ -146,7 +146,12 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     )
     artifacts = ArtifactsService(store, collector, insecure_lan=config.insecure_lan)
     activation = Activation(
-        identity.device_id, assignments, supervisor, store.has, stopped=artifacts.collect_soon
+        identity.device_id,
+        assignments,
+        supervisor,
+        store.has,
+        stopped=artifacts.collect_soon,
+        insecure_lan=config.insecure_lan,
     )
     commands = Commands(activation)
     stack.push_async_callback(commands.close)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
@@ -15,6 +16,7 @@ from agent import node as nodes
 from agent.durable import write_whole
 from agent.errors import StateDamaged
 from agent.node import Node
+from tiermesh import wire
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import StorageFull, TiermeshError
@@ -127,9 +129,11 @@ class Activation:
         has_artifact: Callable[[str], bool],
         *,
         stopped: Callable[[], None] = lambda: None,
+        insecure_lan: bool = False,
     ) -> None:
         """`stopped` is called when a workflow has been stopped and forgotten."""
         self._stopped = stopped
+        self._check_address = partial(wire.check_peer, insecure_lan=insecure_lan)
         self._folder = folder
         self._serving = serving
         self._has_artifact = has_artifact
@@ -172,6 +176,7 @@ class Activation:
 
     async def _prepare(self, assignment: Assignment, report: Report) -> None:
         nodes.check_prepare(self.node, assignment, self._has_artifact)
+        nodes.check_peers(assignment, self._check_address)
         replaced = self.node.prepared.get(assignment.workflow)
         if replaced is not None:
             await self._serving.abort(replaced.workflow, replaced.generation)

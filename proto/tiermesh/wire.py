@@ -113,6 +113,31 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_unspecified(host: str) -> bool:
+    """Whether a host means every address of a machine: it can be listened on, and nobody can connect to it."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return host == ""
+
+
+def check_peer(address: str, *, insecure_lan: bool) -> None:
+    """Whether a channel may be opened to ``host:port``.
+
+    Raises:
+        InvalidDocument: it is no address, or one that leads nowhere.
+        TiermeshError: it is not loopback, and `insecure_lan` is not given.
+    """
+    host, _ = split_address(address)
+    if is_unspecified(host):
+        raise InvalidDocument(
+            f"{address} is no address of a peer",
+            why=f"{host} is every address of whoever connects to it",
+            fix="Name one address of the device",
+        )
+    _check_host(host, insecure_lan, "connect to")
+
+
 async def answer_errors(
     context: grpc.aio.ServicerContext[Any, Any], work: Callable[[], Awaitable[Any]]
 ) -> Any:

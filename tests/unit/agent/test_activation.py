@@ -8,9 +8,9 @@ import pytest
 
 from agent.rollout.activate import Activation, AssignmentFolder, Report
 from tests.unit.agent.test_node import an_assignment
-from tiermesh.documents.assignment import Assignment, ReplicaSpec
+from tiermesh.documents.assignment import Assignment, Peer, ReplicaSpec
 from tiermesh.documents.variant import Artifact, Bundle
-from tiermesh.errors import StorageFull, TiermeshError
+from tiermesh.errors import InvalidDocument, StorageFull, TiermeshError
 
 
 class RecordingServing:
@@ -149,4 +149,25 @@ async def test_a_standby_for_another_device_or_without_its_artifacts_is_refused(
     replicas = [ReplicaSpec(id="in@dev", stage="in", bundle=bundle)]
     with pytest.raises(TiermeshError, match="not on the device"):
         await bare.stand_by(an_assignment(1, replicas=replicas))
+    assert serving.told == []
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("0.0.0.0:7001", "0.0.0.0 is every address of whoever connects to it"),
+        ("[::]:7001", ":: is every address of whoever connects to it"),
+        ("192.0.2.1:7001", "only loopback is used"),
+        ("nowhere", "not an address"),
+    ],
+)
+async def test_a_peer_whose_address_leads_nowhere_is_refused_before_anything_is_loaded(
+    tmp_path: Path, address: str, why: str
+) -> None:
+    serving = RecordingServing()
+    here = activation(tmp_path, serving)
+    mine = Peer(device="dev", name="d", address="127.0.0.1:1")
+    peers = {"dev": mine, "cam": Peer(device="cam", name="cam", address=address)}
+    with pytest.raises(InvalidDocument, match=f"cam cannot be reached from here.*{why}"):
+        await here.prepare(an_assignment(1, peers=peers), lambda *_: None)
     assert serving.told == []
