@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from coordinator.discovery.describe import Answer, describe_any
 from coordinator.fleet import Desired
@@ -19,15 +21,24 @@ from coordinator.fleet.events import (
 )
 from coordinator.fleet.instructions import Describe, Instruction
 from coordinator.fleet.lifecycle import Reach
+from coordinator.fleet.state import Sighting
 from coordinator.journal.reconcile import Pursuit, Recording
 from coordinator.sessions.channels import Channels
 from tiermesh import limits, wire
 from tiermesh.ids import DEFAULT_MESH
 
+if TYPE_CHECKING:
+    from zeroconf.asyncio import AsyncZeroconf
+
+log = logging.getLogger(__name__)
+
 SERVICE: Final = "_tiermesh._tcp.local."
+ZEROCONF: Final = "zeroconf"
 RESOLVE_MS: Final = 1_000
 RETRY_S: Final = 0.25
 """Between two attempts at a device that somebody waits for."""
+
+_ANNOUNCED: Final = f"{ZEROCONF}:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +72,14 @@ class Describing:
         """Ask a sighting's addresses; silence is an event, not an exception."""
         assert isinstance(instruction, Describe)  # noqa: S101 - only these are desired
         key = instruction.sighting
-        addresses = self._keeper.fleet.sightings[key].addresses
-        found = await describe_any(self._channels, addresses, self._timeout_s)
+        way = self._keeper.fleet.sightings[key]
+        asking = partial(
+            describe_any, self._channels, way.addresses, self._timeout_s, announced(key, way)
+        )
+        found = await asking()
         while isinstance(found, list) and _passing(found) and self._time_left():
             await asyncio.sleep(RETRY_S)
-            found = await describe_any(self._channels, addresses, self._timeout_s)
+            found = await asking()
         if isinstance(found, list):
             return [
                 DeviceUnreachable(at=self._now(), who="coordinator", sighting=key, reasons=found)
@@ -116,6 +130,11 @@ async def look_out(
             await keeper.record(*events)
 
 
+def announced(key: str, way: Sighting) -> str | None:
+    """The id of the device that a way must lead to; None where an operator named an address."""
+    return key.removeprefix(_ANNOUNCED) if way.via == ZEROCONF else None
+
+
 def _passing(reasons: list[Unreached]) -> bool:
     return any(reason.reach in (Reach.REFUSED, Reach.TIMEOUT) for reason in reasons)
 
@@ -142,9 +161,7 @@ async def _pump(queue: asyncio.Queue[Seen], keeper: Recording, now: Callable[[],
         seen = [await queue.get()]
         while not queue.empty():
             seen.append(queue.get_nowait())
-        await keeper.record(
-            *(sighted(now(), s.sighting, s.addresses, via="zeroconf") for s in seen)
-        )
+        await keeper.record(*(sighted(now(), s.sighting, s.addresses, via=ZEROCONF) for s in seen))
 
 
 def sighted(at: float, key: str, addresses: Iterable[str], *, via: str) -> DeviceDiscovered:
@@ -162,12 +179,11 @@ async def browsing(
 
     Without `insecure_lan` only the loopback interface is browsed. OSError where there is no multicast.
     """
-    from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange
-    from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+    from zeroconf import ServiceStateChange
+    from zeroconf.asyncio import AsyncServiceBrowser
 
     found: asyncio.Queue[Seen] = asyncio.Queue(limits.DEVICES)
-    interfaces = InterfaceChoice.All if insecure_lan else ["127.0.0.1"]
-    zeroconf = AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
+    zeroconf = _opened(insecure_lan=insecure_lan)
     resolving: set[asyncio.Task[None]] = set()
 
     def changed(name: str, state_change: ServiceStateChange, **_: Any) -> None:
@@ -185,6 +201,20 @@ async def browsing(
         await asyncio.gather(*resolving, return_exceptions=True)
         await browser.async_cancel()
         await zeroconf.async_close()
+
+
+def _opened(*, insecure_lan: bool) -> AsyncZeroconf:
+    """On loopback, or on all interfaces: by IPv6, too, where this machine has it."""
+    from zeroconf import InterfaceChoice, IPVersion
+    from zeroconf.asyncio import AsyncZeroconf
+
+    if not insecure_lan:
+        return AsyncZeroconf(interfaces=["127.0.0.1"], ip_version=IPVersion.V4Only)
+    try:
+        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.All)
+    except OSError as error:
+        log.info("mDNS by IPv4 only: %s", error)
+        return AsyncZeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
 
 
 def _handler(changed: Callable[..., None]) -> Callable[..., None]:
@@ -206,4 +236,4 @@ async def _resolve(zeroconf: Any, name: str, mesh: str, found: asyncio.Queue[See
     advertised = (info.decoded_properties.get("id") or name.removesuffix("." + SERVICE))[:64]
     addresses = tuple(wire.join_address(host, info.port) for host in info.parsed_addresses())
     if addresses and not found.full():
-        found.put_nowait(Seen(f"zeroconf:{advertised}", addresses))
+        found.put_nowait(Seen(f"{_ANNOUNCED}{advertised}", addresses))

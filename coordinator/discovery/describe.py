@@ -44,9 +44,13 @@ class NoAnswer(Exception):
 
 
 async def describe_any(
-    channels: Channels, addresses: Iterable[str], timeout_s: float
+    channels: Channels, addresses: Iterable[str], timeout_s: float, expected: str | None = None
 ) -> Answer | list[Unreached]:
-    """The first answer from any of a device's addresses, or for each of them why there is none."""
+    """The first answer from any of a device's addresses, or for each of them why there is none.
+
+    An answer of another device than the one `expected` does not count: an address such as 172.17.0.1, of a container's
+    bridge, is on many hosts.
+    """
     attempts = [
         asyncio.ensure_future(describe(channels, address, timeout_s)) for address in addresses
     ]
@@ -54,7 +58,7 @@ async def describe_any(
     try:
         for attempt in asyncio.as_completed(attempts):
             try:
-                return await attempt
+                return _of(await attempt, expected)
             except NoAnswer as silence:
                 reasons.append(silence.unreached)
     finally:
@@ -62,6 +66,13 @@ async def describe_any(
             attempt.cancel()
         await asyncio.gather(*attempts, return_exceptions=True)
     return sorted(reasons, key=lambda reason: reason.address)
+
+
+def _of(answer: Answer, expected: str | None) -> Answer:
+    if expected in (None, answer.device):
+        return answer
+    detail = f"{answer.name} ({answer.device}) answers there, not {expected}"
+    raise NoAnswer(Unreached(answer.address, Reach.OTHER_DEVICE, _short(detail)))
 
 
 async def describe(channels: Channels, address: str, timeout_s: float) -> Answer:
