@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta
 
+from tiermesh import folders
 from tiermesh.documents.reading import Document, convert
 from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument
@@ -43,22 +45,24 @@ class Config(Document, frozen=True, kw_only=True):
     @property
     def state_folder(self) -> Path:
         """Where identity, artifacts and assignments are kept."""
-        return Path(self.state).expanduser()
+        return folders.expanded(self.state)
 
     @property
     def data_folder(self) -> Path:
         """What sources and sinks are confined to."""
-        return Path(self.data).expanduser() if self.data else self.state_folder / "data"
+        return folders.expanded(self.data) if self.data else self.state_folder / "data"
 
 
-def load(file: Path | None, given: dict[str, Any]) -> Config:
-    """The file's settings with `given` over them.
+def load(file: Path | None, given: dict[str, Any], *, default_state: Callable[[], str]) -> Config:
+    """The file's settings with `given` over them; `default_state` is asked where neither names the state folder.
 
     Raises:
         InvalidDocument: the file cannot be read, a key is unknown, or a value is out of range.
     """
-    settings = _read(file) if file is not None else {}
-    return convert({**settings, **given}, Config, f"the configuration{f' {file}' if file else ''}")
+    settings = {**(_read(file) if file is not None else {}), **given}
+    if "state" not in settings:
+        settings["state"] = default_state()
+    return convert(settings, Config, f"the configuration{f' {file}' if file else ''}")
 
 
 def _read(file: Path) -> dict[str, Any]:

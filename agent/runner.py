@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -110,6 +111,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         Identity.load_or_create(
             config.state_folder,
             config.name,
+            host=config.host,
             control_port=config.port,
             data_port=config.data_port,
         )
@@ -118,7 +120,9 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     store = Store(config.state_folder / "artifacts")
     await asyncio.to_thread(store.sweep)
     fingerprint = await asyncio.to_thread(
-        fingerprints.take, config.threads, config.slowdown if config.slowdown > 1 else None
+        partial(fingerprints.take, folder=config.state_folder),
+        config.threads,
+        config.slowdown if config.slowdown > 1 else None,
     )
     events = EventLog(time.time)
     data_address = wire.join_address(config.host, identity.data_port)

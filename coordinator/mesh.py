@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import threading
 import time
 from collections import defaultdict
@@ -45,6 +44,7 @@ from coordinator.sessions.session import Sessions
 from coordinator.telemetry.watching import Observed, Watching, look, note
 from coordinator.workflows.catalogue import Ladders
 from coordinator.workflows.registry import Workflows
+from tiermesh import folders
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.variant import Variant
@@ -126,7 +126,7 @@ class Mesh(Recorder):
                 home=home or state_dir,
                 name=name,
                 network=network or FleetFile(),
-                who=who or getpass.getuser(),
+                who=who or folders.user_name(),
                 read_only=read_only,
                 clock=clock,
             )

@@ -167,7 +167,7 @@ async def mesh_of(
     async with Mesh.open(
         args.state or config.state_dir(),
         ladders=await asyncio.to_thread(_ladders, args),
-        home=config.home(),
+        home=config.home_beside(args.state),
         name=args.mesh or DEFAULT_MESH,
         network=await asyncio.to_thread(read_fleet_file, args.fleet) if args.fleet else None,
         insecure_lan=args.insecure_lan,
@@ -181,7 +181,7 @@ def _ladders(args: argparse.Namespace):  # noqa: ANN202 - imported only where it
         return None
     from coordinator.variants import Ladders
 
-    return Ladders.open(args.variants or VARIANTS, config.home())
+    return Ladders.open(args.variants or VARIANTS, config.home_beside(args.state))
 
 
 def warn_unreached(mesh: Mesh, named: list[str], output: Output) -> None:
