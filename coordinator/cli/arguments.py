@@ -19,15 +19,9 @@ def seconds(text: str) -> float:
 def duration(text: str) -> float:
     """A time above 0 in seconds: with a unit, such as ``10min``, or a number of seconds."""
     try:
-        return _above_zero(Duration.parse(text), text)
+        return float(Duration.parse(text))
     except ValueError:
         return _number(text, _DURATION, above=0.0)
-
-
-def _above_zero(value: float, text: str) -> float:
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {_DURATION}")
-    return value
 
 
 _DURATION = "a time above 0, such as 90s or 10min"

@@ -3,6 +3,8 @@
 from typing import Final
 
 DOCUMENT_BYTES: Final = 64 * 2**20
+DOCUMENT_VALUES: Final = 1_000_000
+"""Values of a YAML file, references counted as what they stand for."""
 STAGES: Final = 256
 VARIANTS_PER_STAGE: Final = 64
 DEVICES: Final = 20_000
