@@ -161,7 +161,10 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     stack.push_async_callback(commands.close)
     # Rates are differences of samples: setting the device's clock must not change them.
     sampler = Sampler(
-        clock=Clock(), generations=lambda: activation.node.generations, fill=supervisor.fill
+        clock=Clock(),
+        generations=lambda: activation.node.generations,
+        fill=supervisor.fill,
+        also=events.tell_repeats,
     )
     control = ControlService(
         identity.device_id,
