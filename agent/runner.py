@@ -134,6 +134,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
             state_folder=str(config.state_folder),
             store=str(config.state_folder / "artifacts"),
             threads=fingerprint.threads,
+            memory_bytes=fingerprint.memory_bytes,
             slowdown=config.slowdown,
             insecure_lan=config.insecure_lan,
             batch_log=config.batch_log,

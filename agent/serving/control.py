@@ -31,6 +31,7 @@ class Start(_Message, frozen=True, kw_only=True):
     store: str
     slowdown: float = 1.0
     threads: int = 1
+    memory_bytes: int = 0
     insecure_lan: bool = False
     batch_log: bool = True
 

@@ -43,7 +43,10 @@ _BACK_OFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker of this device is started with. `data_address` stays equal across its restarts."""
+    """What a worker of this device is started with. `data_address` stays equal across its restarts.
+
+    `memory_bytes` is the device's memory, of which the worker leaves some to others; 0: it is not limited.
+    """
 
     device: str
     data_address: str
@@ -51,6 +54,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_folder: str
     store: str
     threads: int = 1
+    memory_bytes: int = 0
     slowdown: float = 1.0
     insecure_lan: bool = False
     batch_log: bool = True

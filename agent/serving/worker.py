@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import grpc.aio
 
+from agent.model_host import process
 from agent.serving import control
 from agent.serving.endpoints.data_folder import DataFolder
 from agent.serving.endpoints.sink import Endings
@@ -211,6 +212,7 @@ async def run(control_socket: socket.socket) -> None:
     start = await control.read_to_worker(reader)
     if not isinstance(start, control.Start):
         return
+    process.confine(start.memory_bytes)
     server = wire.server()
     host = _host(start, lambda kind, text: writer.write(control.encode(control.Event(kind, text))))
     host.incoming.add_to(server)

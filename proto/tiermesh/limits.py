@@ -41,6 +41,8 @@ MESSAGE_TARGET_BYTES: Final = 256 * 2**10
 """A message stops taking more frames once it is this large, whatever the link."""
 MESSAGE_MOST_BYTES: Final = 2 * 2**20
 """The same where the link takes so much in a few milliseconds: the larger a message, the less a byte of it costs."""
+PICTURE_PIXELS: Final = 100_000_000
+"""Of a picture that stage code decodes: 300 MB in colour."""
 TENSOR_DIMENSIONS: Final = 8
 TENSORS_PER_FRAME: Final = 4_096
 SOURCES_PER_FRAME: Final = 256

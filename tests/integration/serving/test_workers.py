@@ -387,6 +387,26 @@ async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) 
     assert any(kind == "request-quarantined" for kind, _ in mesh["b"].events)
 
 
+async def test_a_request_that_wants_more_memory_than_there_is_ends_once_and_alone(
+    mesh: Mesh,
+) -> None:
+    mesh["b"].memory_bytes = 3 * 2**30
+    mesh["b"].supervisor = mesh["b"].new_supervisor()
+    mesh.offer("a", 40)
+    (mesh["a"].data / "in" / "00007poison.txt").write_text("xyz")
+    code = {**CHAIN, "upper": ("map", ["photos"], "Hungry")}
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(code, [(1.0, lane, {})], rate=200.0))
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=41) == {"result": 40, "error": 1}
+    (error,) = [line for line in mesh["a"].results() if line["outcome"] == "error"]
+    assert error["name"] == "in/00007poison.txt"
+    assert "MemoryError" in error["error"]
+    assert mesh["b"].supervisor.restarts == 0
+    pid = mesh["b"].supervisor.pid
+    assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) > 0, "it goes before the agent"
+
+
 @pytest.mark.slow
 async def test_a_batch_that_never_ends_ends_its_worker_and_not_the_flow(mesh: Mesh) -> None:
     mesh.offer("a", 60)
