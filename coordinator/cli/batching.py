@@ -229,7 +229,7 @@ def _hours(args: argparse.Namespace, output: Output) -> tuple[Sequence[Hour], bo
 
     if args.trace is not None:
         path = Path(args.trace)
-        raw = read_timestamps(_read(path).decode("utf-8", "replace"), path.name)
+        raw = read_timestamps(_read(path), path.name)
         window = args.window_s if args.forecast else None
         return hours_of_trace(raw, window, output), args.forecast
     if args.rate is not None:

@@ -13,6 +13,8 @@ ITEMS_SEEN: Final = 4_096
 """Requests whose items tell how many items requests have."""
 TRACE_TIMES: Final = 100_000
 """Recorded arrivals in a problem."""
+TRACE_ARRIVALS: Final = 20_000_000
+"""Times of one file of recorded arrivals."""
 MAP_PHASES: Final = 64
 NAME_CHARS: Final = 64
 
