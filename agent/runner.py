@@ -158,6 +158,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         stopped=artifacts.collect_soon,
         insecure_lan=config.insecure_lan,
     )
+    supervisor.on_set_aside = activation.set_aside_soon
     commands = Commands(activation)
     stack.push_async_callback(commands.close)
     # Rates are differences of samples: setting the device's clock must not change them.

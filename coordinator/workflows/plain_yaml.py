@@ -38,12 +38,12 @@ def load(text: str, what: str, *, repeated_keys: bool = False) -> object:
                 _check_scalar(path, inner, what)
             elif isinstance(inner, MappingNode) and not repeated_keys:
                 _check_keys(path, inner, what)
-        return loader.construct_document(node)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return loader.construct_document(node)  # pyright: ignore[reportUnknownMemberType]
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         why = " ".join(str(error).split())
         raise InvalidDocument(f"{what} is not YAML", why=why, path="$") from None
     finally:
-        loader.dispose()  # pyright: ignore[reportUnknownMemberType]
+        loader.dispose()
 
 
 def _count(node: Node, what: str, known: dict[int, int], above: frozenset[int]) -> int:

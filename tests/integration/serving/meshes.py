@@ -111,6 +111,13 @@ CODE = """
                 pass
             return payload
 
+    class Stalls:
+        def __init__(self, files, options):
+            if pathlib.Path("DATA/stall").exists():
+                os.kill(os.getpid(), 19)
+        def apply(self, payload):
+            return payload
+
     class Deadly:
         def __init__(self, files, options):
             if pathlib.Path("DATA/die").exists():
@@ -134,7 +141,7 @@ class Device:
         self.epochs = itertools.count(1)
         self.supervisor = self.new_supervisor()
 
-    def new_supervisor(self) -> WorkerSupervisor:
+    def new_supervisor(self, **more: Any) -> WorkerSupervisor:
         return WorkerSupervisor(
             WorkerSettings(
                 device=self.name,
@@ -146,6 +153,7 @@ class Device:
             ),
             next_epoch=lambda: next(self.epochs),
             on_event=lambda kind, text: self.events.append((kind, text)),
+            **more,
         )
 
     def put(self, data: bytes) -> Artifact:

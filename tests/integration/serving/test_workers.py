@@ -372,6 +372,55 @@ async def test_a_worker_that_dies_again_and_again_is_started_ever_later(mesh: Me
     assert "exit status 3" in ends()[-1]
 
 
+async def test_an_assignment_that_ends_the_worker_is_set_aside_and_the_others_are_served(
+    mesh: Mesh,
+) -> None:
+    device, aside = mesh["a"], []
+    device.supervisor = device.new_supervisor(probation_s=1.0)
+    device.supervisor.on_set_aside = lambda *what: aside.append(what)
+    mesh.offer("a", 5)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    deadly = {**CHAIN, "upper": ("map", ["photos"], "Deadly")}
+    bad = replace(mesh.assign(deadly, [(1.0, lane, {})])["a"], workflow="bad")
+    good = mesh.assign(CHAIN, [(1.0, lane, {})], rate=1.0, sink_path="good.jsonl")["a"]
+    for assignment in (bad, good):
+        await mesh.serve({"a": assignment})
+    (device.data / "die").touch()
+    kill(mesh, "a", signal.SIGKILL)
+    events = lambda kind: [text for k, text in device.events if k == kind]  # noqa: E731
+    await until(lambda: events("worker-restarted"), "the other workflow is served again", 40.0)
+    (told,) = events("assignment-set-aside")
+    assert told.startswith("bad, generation 1: the worker ended 4 times in a row")
+    assert [(workflow, generation) for workflow, generation, _ in aside] == [("bad", 1)]
+    await until(lambda: len(device.results("good.jsonl")) == 5, "it has ended", 20.0)
+
+
+@pytest.mark.slow
+async def test_an_assignment_that_makes_the_worker_hang_is_set_aside(mesh: Mesh) -> None:
+    device = mesh["a"]
+    device.supervisor = device.new_supervisor(probation_s=12.0)
+    mesh.offer("a", 5)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    stalls = {**CHAIN, "upper": ("map", ["photos"], "Stalls")}
+    bad = replace(mesh.assign(stalls, [(1.0, lane, {})])["a"], workflow="bad")
+    await mesh.serve({"a": bad})
+    (device.data / "stall").touch()
+    kill(mesh, "a", signal.SIGKILL)
+    told = lambda: [text for k, text in device.events if k == "assignment-set-aside"]  # noqa: E731
+    await until(told, "it is set aside", 90.0)
+
+
+async def test_workers_that_somebody_else_kills_say_nothing_of_what_they_served(mesh: Mesh) -> None:
+    mesh.offer("a", 1)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})]))
+    supervisor = mesh["a"].supervisor
+    for number in range(1, 6):
+        kill(mesh, "a", signal.SIGKILL)
+        await until(lambda n=number: supervisor.restarts == n and supervisor.pid, "it is back")
+    assert not [text for kind, text in mesh["a"].events if kind == "assignment-set-aside"]
+
+
 async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) -> None:
     mesh.offer("a", 40)
     (mesh["a"].data / "in" / "00007poison.txt").write_text("xyz")
