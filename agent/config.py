@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
@@ -14,6 +14,10 @@ from tiermesh.documents.reading import Document, convert
 from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument
 from tiermesh.ids import DEFAULT_MESH
+
+
+_MOST_PRICE: Final = 1e9
+_MOST_SLOWDOWN: Final = 1e6
 
 
 class Config(Document, frozen=True, kw_only=True):
@@ -31,10 +35,10 @@ class Config(Document, frozen=True, kw_only=True):
     name: Name | None = None
     mesh: Name = DEFAULT_MESH
     tier: Name = "edge"
-    price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
+    price_per_hour: Annotated[float, Meta(ge=0, le=_MOST_PRICE)] = 0.0
     usable_share: Annotated[float, Meta(gt=0, le=1)] = 0.8
     threads: Annotated[int, Meta(ge=1)] | None = None
-    slowdown: Annotated[float, Meta(ge=1)] = 1.0
+    slowdown: Annotated[float, Meta(ge=1, le=_MOST_SLOWDOWN)] = 1.0
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, lt=65536)] = 0
     data_port: Annotated[int, Meta(ge=0, lt=65536)] = 0

@@ -36,6 +36,22 @@ def count(text: str) -> int:
     return int(number)
 
 
+def amount(text: str) -> float:
+    """A finite number of at least 0."""
+    number = _number(text, _AMOUNT, above=-math.inf)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {_AMOUNT}")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, "a number above 0", above=0.0)
+
+
+_AMOUNT = "a number of at least 0"
+
+
 def name(text: str) -> str:
     """A name as devices, meshes and runs have it."""
     if not re.fullmatch(ids.NAME_PATTERN, text):

@@ -164,7 +164,11 @@ def _register_diff(commands: Commands) -> None:
     )
     parser.add_argument("--state", type=Path, metavar="DIR", help="the coordinator's folder")
     parser.add_argument(
-        "--price-per-start", type=float, default=0.0, metavar="USD", help="per hour, of each start"
+        "--price-per-start",
+        type=arguments.amount,
+        default=0.0,
+        metavar="USD",
+        help="per hour, of each start",
     )
 
 
@@ -236,7 +240,11 @@ def _register_simulate(commands: Commands) -> None:
     )
     _add_problem(parser)
     parser.add_argument(
-        "--load", type=float, default=1.0, metavar="X", help="times the planned rate (default: 1)"
+        "--load",
+        type=arguments.above_zero,
+        default=1.0,
+        metavar="X",
+        help="times the planned rate (default: 1)",
     )
     parser.add_argument(
         "--requests",
