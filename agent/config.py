@@ -15,7 +15,6 @@ from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument
 from tiermesh.ids import DEFAULT_MESH
 
-
 _MOST_PRICE: Final = 1e9
 _MOST_SLOWDOWN: Final = 1e6
 

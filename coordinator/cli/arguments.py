@@ -36,6 +36,11 @@ def count(text: str) -> int:
     return int(number)
 
 
+def finite(text: str) -> float:
+    """A number, whose sign is checked by whoever knows what it may be."""
+    return _number(text, "a finite number", above=-math.inf)
+
+
 def amount(text: str) -> float:
     """A finite number of at least 0."""
     number = _number(text, _AMOUNT, above=-math.inf)

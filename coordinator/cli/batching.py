@@ -47,20 +47,20 @@ def register(commands: Commands) -> None:
     arrivals = parser.add_argument_group("arrivals").add_mutually_exclusive_group(required=True)
     arrivals.add_argument("--arrivals", metavar="FILE[#KEY]", help="MAPs: one hour, or a trace")
     arrivals.add_argument(
-        "--rate", metavar="RPS", type=arguments.above_zero, help="Poisson arrivals per second"
+        "--rate", metavar="RPS", type=arguments.finite, help="Poisson arrivals per second"
     )
     arrivals.add_argument("--trace", metavar="FILE", help="timestamps in seconds, one a line")
     _add_grid(parser.add_argument_group("settings to choose from"))
     ask = parser.add_argument_group("what must hold")
     ask.add_argument(
-        "--percentile", type=arguments.above_zero, default=0.95, help="0.5, 0.75, 0.9, 0.95 or 0.99"
+        "--percentile", type=arguments.finite, default=0.95, help="0.5, 0.75, 0.9, 0.95 or 0.99"
     )
     limit = ask.add_mutually_exclusive_group(required=True)
     limit.add_argument(
-        "--latency-slo", metavar="SECONDS", type=arguments.above_zero, help="minimise cost within"
+        "--latency-slo", metavar="SECONDS", type=arguments.finite, help="minimise cost within"
     )
     limit.add_argument(
-        "--cost-slo", metavar="USD", type=arguments.above_zero, help="minimise latency within"
+        "--cost-slo", metavar="USD", type=arguments.finite, help="minimise latency within"
     )
     out = parser.add_argument_group("output")
     out.add_argument("--frontier", action="store_true", help="every setting that none beats")
@@ -89,7 +89,7 @@ def _add_grid(group: Any) -> None:
     )
     group.add_argument(
         "--usd-per-hour",
-        type=arguments.amount,
+        type=arguments.finite,
         help="price of a device (default: free; the least time wins)",
     )
 
@@ -100,7 +100,7 @@ def _add_hours(group: Any) -> None:
     )
     group.add_argument(
         "--window-s",
-        type=arguments.above_zero,
+        type=arguments.finite,
         default=3600.0,
         help="length of an hour of --trace --forecast",
     )

@@ -40,7 +40,6 @@ def home(tmp_path, monkeypatch):
         ("simulate p.json --load 0", "--load"),
         ("batching --rate nan --service s.json --latency-slo 1", "--rate"),
         ("batching --rate 1 --service s.json --latency-slo inf", "--latency-slo"),
-        ("batching --rate 1 --service s.json --cost-slo -1", "--cost-slo"),
     ],
 )
 def test_an_option_out_of_range(command, option, capsys, home):
