@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.errors import StageCodeFailed
-from agent.model_host import runtimes, stage_code
+from agent.model_host import model_files, runtimes, stage_code
 from agent.model_host.emulation import CountedTime, Dilation
 from agent.model_host.runtimes import Session
 from agent.model_host.stage_code import ModelCode
@@ -95,7 +95,8 @@ class Inference:
         folder = store.unpack(variant.bundle.artifact.digest)
         code = stage_code.load(variant.bundle, folder, files, variant.options, "model")
         _limit_threads(threads)
-        session = runtime.load(files[variant.model_file], files, threads=threads)
+        with model_files.named(files) as named:
+            session = runtime.load(named[variant.model_file], named, threads=threads)
         return cls(code, session, dilation or Dilation(slowdown))
 
     def prepare(self, payload: Payload) -> list[Item]:
