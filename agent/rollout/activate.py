@@ -19,6 +19,7 @@ from agent.durable import write_whole
 from agent.errors import StateDamaged
 from agent.node import Node
 from tiermesh import wire
+from tiermesh.background import Background
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import StorageFull, TiermeshError
@@ -157,7 +158,7 @@ class Activation:
         self._serving = serving
         self._has_artifact = has_artifact
         self._lock = asyncio.Lock()
-        self._setting_aside: set[asyncio.Task[None]] = set()
+        self._setting_aside = Background()
         self.node = Node(device)
 
     def prepared(self) -> list[tuple[str, Assignment]]:
@@ -181,9 +182,9 @@ class Activation:
 
     def set_aside_soon(self, workflow: str, generation: int, why: str) -> None:
         """As `set_aside`, once the step that is under way has ended."""
-        task = asyncio.create_task(self.set_aside(workflow, generation, why))
-        self._setting_aside.add(task)
-        task.add_done_callback(self._setting_aside.discard)
+        self._setting_aside.start(
+            self.set_aside(workflow, generation, why), f"{workflow} is set aside"
+        )
 
     async def set_aside(self, workflow: str, generation: int, why: str) -> None:
         """Do not serve a generation any more, also after a restart: it ended the worker. No older one comes back."""

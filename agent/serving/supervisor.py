@@ -22,6 +22,7 @@ import msgspec
 from agent.serving import control
 from agent.serving.compute.running_note import has_left_work
 from tiermesh import limits, wire
+from tiermesh.background import Background
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError, error_of
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -247,7 +248,7 @@ class WorkerSupervisor:
         self._committed: dict[str, Assignment] = {}
         self._standby: dict[str, Assignment] = {}
         self._leases: dict[str, asyncio.TimerHandle] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending = Background()
         self._preparing = 0
         self._calls = count(1)
         self._lock = asyncio.Lock()
@@ -323,9 +324,7 @@ class WorkerSupervisor:
         former = self._standby.get(workflow)
         if former is not None:
             nothing = msgspec.structs.replace(former, replicas=[])
-            task = asyncio.create_task(self.stand_by(nothing), name="standby ends")
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._ending.start(self.stand_by(nothing), "standby ends")
 
     async def commit(self, workflow: str, generation: int) -> None:
         """Switch to the prepared generation.
@@ -388,7 +387,7 @@ class WorkerSupervisor:
         for lease in self._leases.values():
             lease.cancel()
         # One that is ending a worker already must have ended it before the loop goes.
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._ending.finish()
         await self._end()
 
     # The process
@@ -467,7 +466,8 @@ class WorkerSupervisor:
             await asyncio.sleep(self._back_off())
             try:
                 process = await self._start()
-            except TiermeshError as error:
+            except (TiermeshError, OSError) as error:
+                # Also where no process or socket can be had just now: nobody else tries again.
                 self._on_event("worker-failed", f"the worker does not start again: {error}")
                 continue
             self.restarts += 1

@@ -25,6 +25,7 @@ from coordinator.fleet.state import Sighting
 from coordinator.journal.reconcile import Pursuit, Recording
 from coordinator.sessions.channels import Channels
 from tiermesh import limits, wire
+from tiermesh.background import Background
 from tiermesh.ids import DEFAULT_MESH
 
 if TYPE_CHECKING:
@@ -148,12 +149,12 @@ async def watching_zeroconf(
     OSError where there is no multicast.
     """
     async with browsing(mesh=mesh, insecure_lan=insecure_lan) as queue:
-        pump = asyncio.ensure_future(_pump(queue, keeper, now))
+        background = Background()
+        background.start(_pump(queue, keeper, now), "recording what announces itself")
         try:
             yield
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            await background.close()
 
 
 async def _pump(queue: asyncio.Queue[Seen], keeper: Recording, now: Callable[[], float]) -> None:
@@ -184,21 +185,17 @@ async def browsing(
 
     found: asyncio.Queue[Seen] = asyncio.Queue(limits.DEVICES)
     zeroconf = _opened(insecure_lan=insecure_lan)
-    resolving: set[asyncio.Task[None]] = set()
+    resolving = Background()
 
     def changed(name: str, state_change: ServiceStateChange, **_: Any) -> None:
         if state_change is not ServiceStateChange.Removed and len(resolving) < limits.DEVICES:
-            task = asyncio.ensure_future(_resolve(zeroconf, name, mesh, found))
-            resolving.add(task)
-            task.add_done_callback(resolving.discard)
+            resolving.start(_resolve(zeroconf, name, mesh, found), f"resolving {name[:80]!r}")
 
     browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[_handler(changed)])
     try:
         yield found
     finally:
-        for task in resolving:
-            task.cancel()
-        await asyncio.gather(*resolving, return_exceptions=True)
+        await resolving.close()
         await browser.async_cancel()
         await zeroconf.async_close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -419,6 +420,28 @@ async def test_workers_that_somebody_else_kills_say_nothing_of_what_they_served(
         kill(mesh, "a", signal.SIGKILL)
         await until(lambda n=number: supervisor.restarts == n and supervisor.pid, "it is back")
     assert not [text for kind, text in mesh["a"].events if kind == "assignment-set-aside"]
+
+
+async def test_a_worker_that_cannot_be_started_just_now_is_started_when_it_can(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.offer("a", 1)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})]))
+    real, refused = asyncio.create_subprocess_exec, []
+
+    async def no_room(*words: object, **more: object) -> object:
+        if len(refused) < 2:
+            refused.append(words)
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return await real(*words, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_room)
+    kill(mesh, "a", signal.SIGKILL)
+    await until(lambda: mesh["a"].supervisor.restarts == 1, "it is back")
+    told = [text for kind, text in mesh["a"].events if kind == "worker-failed"]
+    assert len(told) == 2
+    assert "Resource temporarily unavailable" in told[0]
 
 
 async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) -> None:
