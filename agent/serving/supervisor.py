@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -104,7 +104,7 @@ class _Process:
             TiermeshError: it does not start.
         """
         mine, theirs = socket.socketpair()
-        with theirs:
+        with theirs, _closed_on_error(mine):
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -452,7 +452,13 @@ class WorkerSupervisor:
             self._on_event("worker-ended", f"the worker ended: {how}")
             self._count_fall(process, asyncio.get_running_loop().time() - began)
             process = await self._replace()
-            await self._serve_all_again(process)
+            try:
+                await self._serve_all_again(process)
+            except asyncio.CancelledError:
+                # Nobody else knows of it before it serves.
+                if self._process is not process:
+                    await process.end()
+                raise
 
     def _count_fall(self, process: _Process, lived_s: float) -> None:
         """Count the ends that what is served may be to blame for, in a row."""
@@ -586,6 +592,15 @@ class WorkerSupervisor:
             self._held.close()
             self._held = None
         self._state = pb.WorkerState.STATE_STOPPED
+
+
+@contextlib.contextmanager
+def _closed_on_error(end: socket.socket) -> Generator[None]:
+    try:
+        yield
+    except BaseException:
+        end.close()
+        raise
 
 
 def _nothing(_workflow: str, _generation: int, _why: str) -> None:
