@@ -15,7 +15,7 @@ import msgspec
 
 from agent import config as configs
 from agent.readable import readable
-from tiermesh import PROTOCOL_VERSION, __version__, histogram, logs, wire
+from tiermesh import PROTOCOL_VERSION, __version__, folders, histogram, logs, wire
 from tiermesh.documents.reading import to_plain
 from tiermesh.errors import TiermeshError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tiermesh.v1 import telemetry_pb2
 
 _NARROWEST: Final = 40
+_FOLDER: Final = "agent"
 _RUN_EXAMPLES = """examples:
   agent run --tier hub --price 0.05
   agent run --config /etc/tiermesh/agent.toml
@@ -58,14 +59,13 @@ def _add(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentPars
     )
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--state", metavar="DIR", help="the agent's folder (default: %(default)s)")
-    parser.set_defaults(state=_default_state())
+    default = (Path(folders.home_text()) / _FOLDER).as_posix().replace("%", "%%")
+    parser.add_argument("--state", metavar="DIR", help=f"the agent's folder (default: {default})")
     return parser
 
 
-def _default_state() -> str:
-    home = os.environ.get("TIERMESH_HOME") or "~/.local/state/tiermesh"
-    return str(Path(home).expanduser() / "agent")
+def _state_folder(args: argparse.Namespace) -> Path:
+    return folders.expanded(args.state) if args.state else folders.home() / _FOLDER
 
 
 def _add_run(commands: Any) -> None:
@@ -114,22 +114,24 @@ def _run(args: argparse.Namespace) -> int:
 
     keys = configs.Config.__struct_fields__
     given = {k: v for k, v in vars(args).items() if k in keys and v is not None}
-    config = configs.load(args.config, given)
+    config = configs.load(args.config, given, default_state=lambda: str(_state_folder(args)))
     logs.configure(args.log_level, args.log_format, default="info")
     asyncio.run(runner.run(config, exit_with_stdin=args.exit_with_stdin))
     return 0
 
 
 def _status(args: argparse.Namespace) -> int:
-    address = args.address or _own_address(Path(args.state))
-    asyncio.run(_print_status(args.credentials, address, json=args.json))
+    address = args.address or _own_address(_state_folder(args))
+    # An address of the state folder is one that this machine's own agent was told to listen on.
+    credentials = args.credentials if args.address else wire.INSECURE_LAN
+    asyncio.run(_print_status(credentials, address, json=args.json))
     return 0
 
 
 def _own_address(state: Path) -> str:
     from agent.identity import read_ports
 
-    return wire.join_address("127.0.0.1", read_ports(state).control)
+    return read_ports(state).control_address
 
 
 async def _print_status(credentials: wire.Credentials, address: str, *, json: bool) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
+from tiermesh import folders
 from tiermesh.documents.reading import Document, convert
 from tiermesh.documents.workflow import Name
 from tiermesh.errors import InvalidDocument
 from tiermesh.ids import DEFAULT_MESH
 from tiermesh.wire import INSECURE_LAN, LOOPBACK, AnyCredentials
+
+_MOST_PRICE: Final = 1e9
+_MOST_SLOWDOWN: Final = 1e6
 
 
 class Config(Document, frozen=True, kw_only=True):
@@ -30,10 +35,10 @@ class Config(Document, frozen=True, kw_only=True):
     name: Name | None = None
     mesh: Name = DEFAULT_MESH
     tier: Name = "edge"
-    price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
+    price_per_hour: Annotated[float, Meta(ge=0, le=_MOST_PRICE)] = 0.0
     usable_share: Annotated[float, Meta(gt=0, le=1)] = 0.8
     threads: Annotated[int, Meta(ge=1)] | None = None
-    slowdown: Annotated[float, Meta(ge=1)] = 1.0
+    slowdown: Annotated[float, Meta(ge=1, le=_MOST_SLOWDOWN)] = 1.0
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, lt=65536)] = 0
     data_port: Annotated[int, Meta(ge=0, lt=65536)] = 0
@@ -49,22 +54,24 @@ class Config(Document, frozen=True, kw_only=True):
     @property
     def state_folder(self) -> Path:
         """Where identity, artifacts and assignments are kept."""
-        return Path(self.state).expanduser()
+        return folders.expanded(self.state)
 
     @property
     def data_folder(self) -> Path:
         """What sources and sinks are confined to."""
-        return Path(self.data).expanduser() if self.data else self.state_folder / "data"
+        return folders.expanded(self.data) if self.data else self.state_folder / "data"
 
 
-def load(file: Path | None, given: dict[str, Any]) -> Config:
-    """The file's settings with `given` over them.
+def load(file: Path | None, given: dict[str, Any], *, default_state: Callable[[], str]) -> Config:
+    """The file's settings with `given` over them; `default_state` is asked where neither names the state folder.
 
     Raises:
         InvalidDocument: the file cannot be read, a key is unknown, or a value is out of range.
     """
-    settings = _read(file) if file is not None else {}
-    return convert({**settings, **given}, Config, f"the configuration{f' {file}' if file else ''}")
+    settings = {**(_read(file) if file is not None else {}), **given}
+    if "state" not in settings:
+        settings["state"] = default_state()
+    return convert(settings, Config, f"the configuration{f' {file}' if file else ''}")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.profiling.fingerprint import network
@@ -51,7 +51,10 @@ class Advertisement:
         port: int,
         data_address: str,
         credentials: wire.Credentials = wire.LOOPBACK,
+        known: Callable[[], list[str]] | None = None,
     ) -> None:
+        """`known` gives the addresses of this machine."""
+        self._known = known or _addresses
         self._identity = identity
         self._host = host
         self._port = port
@@ -66,14 +69,23 @@ class Advertisement:
             "enrolled": "no",
             "data": data_address,
         }
+        self._places = wire.Places([], [])
         # zeroconf's coroutines are typed without what they give.
         self._zeroconf: Any = None
         self._sending: asyncio.Future[object] | None = None
 
     async def start(self) -> None:
         """Announce. Without multicast this is logged, and the agent serves unannounced."""
+        self._places = await asyncio.to_thread(self._find_places)
+        if not self._places.addresses:
+            log.warning(
+                "not announced: %s takes no address that this machine has (%s); use another --host",
+                self._host,
+                ", ".join(self._places.interfaces) or "none beyond loopback",
+            )
+            return
         try:
-            self._zeroconf = wire.multicast(self._credentials, self._addresses())
+            self._zeroconf = wire.multicast(self._credentials, self._places.interfaces)
             await self._send(
                 await self._zeroconf.async_register_service(
                     self._info(), cooperating_responders=True
@@ -84,6 +96,9 @@ class Advertisement:
                 "mDNS unavailable, not announced: %s; add this device by its address", error
             )
             await self.stop()
+
+    def _find_places(self) -> wire.Places:
+        return wire.announced(self._credentials, wire.first_address(self._host), self._known())
 
     async def update(self, **changed: str) -> None:
         """Announce changed properties."""
@@ -123,10 +138,9 @@ class Advertisement:
                 for key, text in self._properties.items()
             },
             server=f"{device}.local.",
-            parsed_addresses=self._addresses(),
+            parsed_addresses=self._places.addresses,
         )
 
-    def _addresses(self) -> list[str]:
-        """The IPv4 addresses to announce, each on its own interface."""
-        own = [address for each in network.addresses().values() for address in each]
-        return wire.announced(self._credentials, self._host, own)
+
+def _addresses() -> list[str]:
+    return [address for each in network.addresses().values() for address in each]

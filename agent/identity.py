@@ -23,21 +23,30 @@ from tiermesh.session import Tenure
 
 _FILE: Final = "identity.json"
 _LOCK: Final = "lock"
+_LOOPBACK: Final = "127.0.0.1"
 
 Port = Annotated[int, Meta(gt=0, lt=2**16)]
 
 
 class Ports(NamedTuple):
-    """Where the agent of a state folder listens."""
+    """Where the agent of a state folder listens; `host` is what it was last started with."""
 
+    host: str
     control: int
     data: int
+
+    @property
+    def control_address(self) -> str:
+        """Where a client on this machine reaches the agent."""
+        anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
+        return wire.join_address(anywhere.get(self.host, self.host), self.control)
 
 
 class _Kept(Document, kw_only=True, frozen=True):
     schema: Literal["tiermesh.identity/1"] = "tiermesh.identity/1"
     device_id: Annotated[str, Meta(pattern=ids.NAME_PATTERN)]
     name: Name
+    host: str = _LOOPBACK
     control_port: Port
     data_port: Port
     worker_epoch: Annotated[int, Meta(ge=0)] = 0
@@ -55,11 +64,18 @@ class Identity:
 
     @classmethod
     def load_or_create(
-        cls, state: Path, name: str | None = None, *, control_port: int = 0, data_port: int = 0
+        cls,
+        state: Path,
+        name: str | None = None,
+        *,
+        host: str = _LOOPBACK,
+        control_port: int = 0,
+        data_port: int = 0,
     ) -> Identity:
         """Take the folder and read its identity; the first time, make one.
 
-        A name or port that is given replaces the one that was kept; 0 and None keep it.
+        A name or port that is given replaces the one that was kept; 0 and None keep it. `host` is where the agent
+        listens this time, kept for those who ask it.
 
         Raises:
             TiermeshError: another agent runs on this folder, or it cannot be written.
@@ -71,6 +87,7 @@ class Identity:
             kept = replace(
                 before,
                 name=name or before.name,
+                host=host,
                 control_port=control_port or before.control_port,
                 data_port=data_port or before.data_port,
             )
@@ -156,7 +173,7 @@ def read_ports(state: Path) -> Ports:
             f"no agent has run with the state folder {state}",
             fix="Start one: agent run; or name its folder with --state",
         )
-    return Ports(kept.control_port, kept.data_port)
+    return Ports(kept.host, kept.control_port, kept.data_port)
 
 
 def _take(state: Path) -> IO[str]:

@@ -73,6 +73,26 @@ def check_standby(node: Node, assignment: Assignment, has_artifact: Callable[[st
         )
 
 
+def check_peers(assignment: Assignment, check_address: Callable[[str], None]) -> None:
+    """Whether the worker may connect to every peer of an assignment; `check_address` raises where it may not.
+
+    Raises:
+        InvalidDocument: naming the peer whose address this device must not or cannot connect to.
+    """
+    for peer in assignment.peers.values():
+        if peer.device == assignment.device:
+            continue
+        try:
+            check_address(peer.address)
+        except TiermeshError as error:
+            raise InvalidDocument(
+                f"{peer.name} cannot be reached from here: {error.what}",
+                why=error.why,
+                fix=error.fix,
+                path=f"$.peers.{peer.device}.address",
+            ) from None
+
+
 def prepared(node: Node, assignment: Assignment) -> Node:
     """The state once every replica of `assignment` is loaded, warm and self-tested."""
     return replace(node, prepared={**node.prepared, assignment.workflow: assignment})

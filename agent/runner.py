@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -109,6 +110,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         Identity.load_or_create(
             config.state_folder,
             config.name,
+            host=config.host,
             control_port=config.port,
             data_port=config.data_port,
         )
@@ -117,7 +119,9 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     store = Store(config.state_folder / "artifacts")
     await asyncio.to_thread(store.sweep)
     fingerprint = await asyncio.to_thread(
-        fingerprints.take, config.threads, config.slowdown if config.slowdown > 1 else None
+        partial(fingerprints.take, folder=config.state_folder),
+        config.threads,
+        config.slowdown if config.slowdown > 1 else None,
     )
     events = EventLog(time.time)
     data_address = wire.join_address(config.host, identity.data_port)
@@ -129,6 +133,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
             state_folder=str(config.state_folder),
             store=str(config.state_folder / "artifacts"),
             threads=fingerprint.threads,
+            memory_bytes=fingerprint.memory_bytes,
             slowdown=config.slowdown,
             credentials=credentials,
             batch_log=config.batch_log,
@@ -145,13 +150,22 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
     )
     artifacts = ArtifactsService(store, collector, credentials=credentials)
     activation = Activation(
-        identity.device_id, assignments, supervisor, store.has, stopped=artifacts.collect_soon
+        identity.device_id,
+        assignments,
+        supervisor,
+        store.has,
+        stopped=artifacts.collect_soon,
+        credentials=credentials,
     )
+    supervisor.on_set_aside = activation.set_aside_soon
     commands = Commands(activation)
     stack.push_async_callback(commands.close)
     # Rates are differences of samples: setting the device's clock must not change them.
     sampler = Sampler(
-        clock=Clock(), generations=lambda: activation.node.generations, fill=supervisor.fill
+        clock=Clock(),
+        generations=lambda: activation.node.generations,
+        fill=supervisor.fill,
+        also=events.tell_repeats,
     )
     control = ControlService(
         identity.device_id,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,21 +19,64 @@ from tiermesh.v1 import telemetry_pb2 as pb
 log = logging.getLogger(__name__)
 
 DROPPED: Final = "events-dropped"
+_EACH: Final = "worker-"
+_REPEATS_S: Final = 10.0
+_REPEATS_MOST_S: Final = 600.0
+_REPEATS: Final = 1_000
+
+
+@dataclass
+class _Repeated:
+    """How often an event came again since `began`, and for how long that is counted before it is told."""
+
+    began: float
+    lasts_s: float = _REPEATS_S
+    count: int = 0
 
 
 class EventLog:
-    """The last events of the device, numbered from its start. `on_add` is called after each."""
+    """The last events of the device, numbered from its start. `on_add` is called after each.
+
+    An event that comes again with the same text is counted, and the count told after 10 s, then after 20 s, and so on
+    up to 10 min: a full disk fails a hundred times a second. Events of the worker's life are each told.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._events: deque[pb.DeviceEvent] = deque(maxlen=limits.DEVICE_EVENTS_KEPT)
         self._number = 0
+        self._repeated: dict[tuple[str, str], _Repeated] = {}
         self.on_add: Callable[[], None] = lambda: None
 
     def add(self, kind: str, text: str) -> None:
         """Note something that people should see."""
-        self._number += 1
+        self.tell_repeats()
         text = text[: limits.DEVICE_EVENT_CHARS]
+        repeated = self._repeated.get((kind, text))
+        if repeated is not None:
+            repeated.count += 1
+            return
+        if not kind.startswith(_EACH):
+            self._repeated[kind, text] = _Repeated(self._clock())
+        self._put(kind, text)
+
+    def tell_repeats(self) -> None:
+        """Tell how often events came again whose time is over; to be called now and then."""
+        now = self._clock()
+        for (kind, text), repeated in list(self._repeated.items()):
+            # A clock that was set back ends a time, too.
+            if 0 <= now - repeated.began < repeated.lasts_s and len(self._repeated) <= _REPEATS:
+                continue
+            if not repeated.count:
+                del self._repeated[kind, text]
+                continue
+            longer_s = min(2 * repeated.lasts_s, _REPEATS_MOST_S)
+            self._repeated[kind, text] = _Repeated(now, longer_s)
+            told = f" ({repeated.count} more times within {repeated.lasts_s:g} s)"
+            self._put(kind, text[: limits.DEVICE_EVENT_CHARS - len(told)] + told)
+
+    def _put(self, kind: str, text: str) -> None:
+        self._number += 1
         log.info("%s: %s", kind, text)
         self._events.append(
             pb.DeviceEvent(number=self._number, at=self._clock(), kind=kind, text=text)
@@ -97,7 +141,7 @@ class SystemGauges:
 
 
 class Sampler:
-    """Samples of the device, each with the next number. `fill` adds what serving knows."""
+    """Samples of the device, each with the next number. `fill` adds what serving knows; `also` is called for each."""
 
     def __init__(
         self,
@@ -106,7 +150,9 @@ class Sampler:
         generations: Callable[[], Mapping[str, int]],
         fill: Callable[[pb.Sample], None],
         gauges: SystemGauges | None = None,
+        also: Callable[[], None] = lambda: None,
     ) -> None:
+        self._also = also
         self._clock = clock
         self._generations = generations
         self._fill = fill
@@ -116,6 +162,7 @@ class Sampler:
     async def sample(self) -> pb.Sample:
         """The state of the device now."""
         self._number += 1
+        self._also()
         sample = pb.Sample(
             number=self._number,
             at=self._clock(),

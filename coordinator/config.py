@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from tiermesh import folders
+from tiermesh.errors import TiermeshError
 
 
 def home() -> Path:
     """``TIERMESH_HOME``, else ``~/.local/state/tiermesh``; artifacts lie here."""
-    return Path(os.environ.get("TIERMESH_HOME") or "~/.local/state/tiermesh").expanduser()
+    return folders.home()
+
+
+def home_beside(state: Path | None) -> Path:
+    """`home`; where nobody can tell it, the state folder that was given."""
+    try:
+        return home()
+    except TiermeshError:
+        if state is None:
+            raise
+        return state
 
 
 def state_dir() -> Path:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import threading
 import time
 from collections import defaultdict
@@ -46,7 +45,7 @@ from coordinator.sessions.session import Sessions
 from coordinator.telemetry.watching import Observed, Watching, look, note
 from coordinator.workflows.catalogue import Ladders
 from coordinator.workflows.registry import Workflows
-from tiermesh import wire
+from tiermesh import folders, wire
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.published import PublishedProfile
@@ -129,7 +128,7 @@ class Mesh(Recorder):
                 home=home or state_dir,
                 name=name,
                 network=network or FleetFile(),
-                who=who or getpass.getuser(),
+                who=who or folders.user_name(),
                 read_only=read_only,
                 clock=clock,
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.errors import StageCodeFailed
-from agent.model_host import runtimes, stage_code
+from agent.model_host import model_files, runtimes, stage_code
 from agent.model_host.emulation import CountedTime, Dilation
 from agent.model_host.runtimes import ModelToLoad, Session
 from agent.model_host.stage_code import ModelCode
@@ -88,20 +88,21 @@ class Inference:
         """
         runtime = runtimes.runtime(variant.runtime)
         files = {name: store.path(artifact.digest) for name, artifact in variant.files.items()}
-        model = _model_file(variant, files, needed=runtime.needs_model_file)
+        model_file = _model_file(variant, needed=runtime.needs_model_file)
         folder = store.unpack(variant.bundle.artifact.digest)
         code = stage_code.load(variant.bundle, folder, files, variant.options, "model")
         _limit_threads(threads)
-        session = runtime.load(
-            ModelToLoad(
-                variant=f"{variant.model}/{variant.name}",
-                model=model,
-                files=files,
-                settings=variant.settings or {},
-                threads=threads,
-                code=code,
+        with model_files.named(files) as named:
+            session = runtime.load(
+                ModelToLoad(
+                    variant=f"{variant.model}/{variant.name}",
+                    model=named[model_file] if model_file is not None else None,
+                    files=named,
+                    settings=variant.settings or {},
+                    threads=threads,
+                    code=code,
+                )
             )
-        )
         return cls(code, session, dilation or Dilation(slowdown))
 
     def prepare(self, payload: Payload) -> list[Item]:
@@ -181,17 +182,17 @@ class Inference:
         self._session.close()
 
 
-def _model_file(variant: Variant, files: Mapping[str, Path], *, needed: bool) -> Path | None:
+def _model_file(variant: Variant, *, needed: bool) -> str | None:
     name = variant.model_file
     if name is None and not needed:
         return None
-    if name is None or name not in files:
+    if name is None or name not in variant.files:
         why = "its runtime needs a model file, and it names none"
         raise TiermeshError(
             f"the variant {variant.name} is incomplete",
             why=why if name is None else f"its model file {name} is not among its files",
         )
-    return files[name]
+    return name
 
 
 def by_shape(items: Sequence[Item]) -> Iterable[list[int]]:

@@ -1,4 +1,4 @@
-"""What a measuring process does to and reads of itself: its end, its memory."""
+"""What a process that runs stage code does to and reads of itself: its end, its memory, how much a decoder may make."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from agent.host_facts import host_facts
+from tiermesh import limits
 
 _PR_SET_PDEATHSIG: Final = 1
+_OOM_SCORE: Final = 500
+"""Of -1000 to 1000: whom the kernel kills first where memory runs out. The agent must not be it."""
+_SHARE_OF_MEMORY: Final = 0.8
 
 
 def die_with(parent: int) -> None:
@@ -24,6 +28,34 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def confine(memory_bytes: int) -> None:
+    """Let this process, and each that it starts, take at most 80 % of a device's memory; 0: no limit.
+
+    What asks for more gets a MemoryError, which ends a request in an error, rather than the device without memory.
+    Model files that are mapped do not count.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    if memory_bytes > 0:
+        limit = int(_SHARE_OF_MEMORY * memory_bytes)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (least, hard))
+
+
+def bound_decoders() -> None:
+    """Let OpenCV refuse pictures of more than `limits.PICTURE_PIXELS`: a file of 100 kB may claim 900 megapixels.
+
+    It reads that when it is loaded, so this comes before any stage code. What the operator set stays.
+    """
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(limits.PICTURE_PIXELS))
 
 
 def forget_peak() -> int:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.errors import StageCodeFailed
+from agent.model_host import process
 from tiermesh.documents.variant import Bundle
 from tiermesh.errors import Unsupported
 from tiermesh.frames import Payload
@@ -131,6 +132,7 @@ def load(
         them.
         StageCodeFailed: the entry is not there, lacks a method, or its code raises.
     """
+    process.bound_decoders()
     check_requires(bundle)
     module_name, _, class_name = bundle.entry.partition(":")
     try:

@@ -31,10 +31,12 @@ import msgspec
 
 import agent
 from agent.errors import MeasurementFailed, StageCodeFailed
+from agent.host_facts import host_facts
 from agent.model_host import process, runtimes, stage_code
 from agent.model_host.emulation import CountedTime, Dilation
 from agent.model_host.inference import Inference, Item, Trial
 from agent.profiling.disturbance import Disturbance, Reading, Watch
+from agent.profiling.fingerprint import memory
 from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
 from agent.profiling.repeating import Rule, Samples
 from agent.profiling.rotation import Rotation
@@ -305,6 +307,7 @@ def _import_all(modules: Sequence[str]) -> None:
 def main() -> None:
     """Read the request, measure, answer."""
     process.die_with(int(sys.argv[1]))
+    process.confine(_memory_bytes())
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
@@ -314,6 +317,13 @@ def main() -> None:
 
     ask = msgspec.json.decode(sys.stdin.buffer.read(), type=Ask)
     say(_outcome(ask, say))
+
+
+def _memory_bytes() -> int:
+    try:
+        return memory.total_bytes(Path("/proc"), Path("/sys"), host_facts())
+    except (OSError, ValueError):
+        return 0
 
 
 def _outcome(ask: Ask, report: Report) -> Measured | CannotRun | Failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.documents.variant import Variant
-from tiermesh.errors import LimitExceeded, TiermeshError
+from tiermesh.errors import InvalidDocument, LimitExceeded, TiermeshError
 from tiermesh.v1 import profiling_pb2 as pb
 from tiermesh.v1 import profiling_pb2_grpc
 
@@ -115,13 +116,14 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
             variant=variant,
             store=str(self._store.root),
             batch_sizes=sizes,
-            to_beat_seconds=[to_beat.get(size, 0.0) for size in sizes],
+            to_beat_seconds=[_seconds(to_beat.get(size, 0.0), "to_beat_seconds") for size in sizes],
             quota_cores=self._fingerprint.cpu_quota_cores,
             threads=self._threads(request.threads),
             time_limit_seconds=min(
-                request.time_limit_seconds or _TIME_LIMIT_S, limits.PROFILE_SECONDS
+                _seconds(request.time_limit_seconds, "time_limit_seconds") or _TIME_LIMIT_S,
+                limits.PROFILE_SECONDS,
             ),
-            interval=request.interval or _INTERVAL,
+            interval=_seconds(request.interval, "interval") or _INTERVAL,
             min_repeats=max(request.min_repeats or _MIN_REPEATS, 2),
             max_repeats=request.max_repeats or _MAX_REPEATS,
             slowdown=self._fingerprint.emulated.slowdown if self._fingerprint.emulated else 1.0,
@@ -151,6 +153,17 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
         if isinstance(result, CannotRun):
             return replace(profile, cannot_run=result.why)
         return replace(profile, **asdict(result))
+
+
+def _seconds(value: float, field: str) -> float:
+    """A number of a request; one that is only compared lets through what is no number."""
+    if not 0 <= value < math.inf:
+        raise InvalidDocument(
+            f"the request is wrong at `{field}`",
+            why=f"{value} is not a finite number of at least 0",
+            path=f"$.{field}",
+        )
+    return value
 
 
 def _sizes(asked: Iterable[int]) -> list[int]:

@@ -8,13 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
+
+import msgspec
 
 from agent import node as nodes
 from agent.durable import write_whole
 from agent.errors import StateDamaged
 from agent.node import Node
+from tiermesh import wire
+from tiermesh.background import Background
 from tiermesh.documents.assignment import Assignment
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import StorageFull, TiermeshError
@@ -22,6 +27,7 @@ from tiermesh.errors import StorageFull, TiermeshError
 log = logging.getLogger(__name__)
 
 _LAST: Final = ".last"
+_ASIDE: Final = ".aside"
 
 Report: TypeAlias = Callable[[str, str, float], None]
 """Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took; see `compute.replicas`."""
@@ -56,16 +62,18 @@ class AssignmentFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.unreadable: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self) -> dict[str, Assignment]:
-        """All assignments; one that cannot be read is logged and left out, so that the others still serve."""
+        """All assignments; one that cannot be read is left out, and told in `unreadable`."""
+        self.unreadable = []
         found: dict[str, Assignment] = {}
         for path in sorted(self._folder.glob("*.json")):
             try:
                 assignment = decode_json(path.read_bytes(), Assignment, str(path))
             except (TiermeshError, OSError) as error:
-                log.error("cannot resume from %s: %s", path, error)
+                self.unreadable.append(f"{path.stem}: cannot resume from {path}: {error}")
                 continue
             found[assignment.workflow] = assignment
         return found
@@ -84,9 +92,20 @@ class AssignmentFolder:
                 fix="Free disk space on the device",
             ) from None
 
+    def set_aside(self, workflow: str, why: str) -> None:
+        """Keep a workflow's assignment, with the reason, where nothing resumes it."""
+        path = self._path(workflow)
+        try:
+            aside = {"why": why, "assignment": msgspec.Raw(path.read_bytes())}
+            write_whole(self._aside(workflow), msgspec.json.encode(aside))
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.error("cannot set the assignment of %s aside on disk: %s", workflow, error)
+
     def forget(self, workflow: str) -> None:
         """Remove a workflow's assignment."""
         self._path(workflow).unlink(missing_ok=True)
+        self._aside(workflow).unlink(missing_ok=True)
         self._last(workflow).unlink(missing_ok=True)
 
     def kept(self) -> list[tuple[str, Assignment]]:
@@ -112,6 +131,9 @@ class AssignmentFolder:
     def _last(self, workflow: str) -> Path:
         return self._folder / f"{workflow}.json{_LAST}"
 
+    def _aside(self, workflow: str) -> Path:
+        return self._folder / f"{workflow}.json{_ASIDE}"
+
     def _path(self, workflow: str) -> Path:
         return self._folder / f"{workflow}.json"
 
@@ -127,13 +149,16 @@ class Activation:
         has_artifact: Callable[[str], bool],
         *,
         stopped: Callable[[], None] = lambda: None,
+        credentials: wire.Credentials = wire.LOOPBACK,
     ) -> None:
         """`stopped` is called when a workflow has been stopped and forgotten."""
         self._stopped = stopped
+        self._check_address = partial(wire.check_peer, credentials)
         self._folder = folder
         self._serving = serving
         self._has_artifact = has_artifact
         self._lock = asyncio.Lock()
+        self._setting_aside = Background()
         self.node = Node(device)
 
     def prepared(self) -> list[tuple[str, Assignment]]:
@@ -150,9 +175,25 @@ class Activation:
                 try:
                     await self._prepare(assignment, _unreported)
                     await self._commit(workflow, assignment.generation)
-                except TiermeshError as error:
-                    failures.append(f"{workflow}, generation {assignment.generation}: {error}")
-        return failures
+                except Exception as error:  # noqa: BLE001 - one assignment must not keep the others from being served
+                    why = str(error) if isinstance(error, TiermeshError) else repr(error)
+                    failures.append(f"{workflow}, generation {assignment.generation}: {why}")
+        return [*self._folder.unreadable, *failures]
+
+    def set_aside_soon(self, workflow: str, generation: int, why: str) -> None:
+        """As `set_aside`, once the step that is under way has ended."""
+        self._setting_aside.start(
+            self.set_aside(workflow, generation, why), f"{workflow} is set aside"
+        )
+
+    async def set_aside(self, workflow: str, generation: int, why: str) -> None:
+        """Do not serve a generation any more, also after a restart: it ended the worker. No older one comes back."""
+        async with self._lock:
+            running = self.node.committed.get(workflow)
+            if running is None or running.generation != generation:
+                return
+            await asyncio.to_thread(self._folder.set_aside, workflow, why)
+            self.node = nodes.stop(self.node, workflow, generation)
 
     async def prepare(self, assignment: Assignment, report: Report) -> None:
         """Prepare a generation beside what runs; on any error what runs is untouched.
@@ -172,6 +213,7 @@ class Activation:
 
     async def _prepare(self, assignment: Assignment, report: Report) -> None:
         nodes.check_prepare(self.node, assignment, self._has_artifact)
+        nodes.check_peers(assignment, self._check_address)
         replaced = self.node.prepared.get(assignment.workflow)
         if replaced is not None:
             await self._serving.abort(replaced.workflow, replaced.generation)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import IO, Final
 
 from tiermesh import limits
 from tiermesh.errors import LimitExceeded, StorageFull, TiermeshError
 
 _MOST_BUNDLE_FILES: Final = 4_096
+_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED: Final = 0x1
+_PIECE_BYTES: Final = 2**20
 
 
 def unzip(bundle: Path, into: Path, free: int) -> None:
@@ -42,9 +44,18 @@ def _unzip(bundle: Path, into: Path, free: int) -> None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            # zipfile stops at the size that the entry declares, so the check above binds.
             with archive.open(entry) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
+                _copy(source, file, entry)
+
+
+def _copy(source: IO[bytes], file: IO[bytes], entry: zipfile.ZipInfo) -> None:
+    """Copy what an entry holds, as long as it is what it declares: the check of all sizes binds only then."""
+    left = entry.file_size
+    while piece := source.read(_PIECE_BYTES):
+        left -= len(piece)
+        if left < 0:
+            raise zipfile.BadZipFile(f"{entry.filename!r} is longer than it declares")
+        file.write(piece)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], free: int) -> None:
@@ -70,6 +81,12 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise TiermeshError(
             f"the bundle holds a path that leads out of it: {entry.filename!r}",
             fix="Build the bundle again, with relative paths only",
+        )
+    if entry.compress_type not in _METHODS or entry.flag_bits & _ENCRYPTED:
+        # Other methods expand a million times, in memory, before a piece of it can be counted.
+        raise TiermeshError(
+            f"the bundle holds a file that is not stored or deflated: {entry.filename!r}",
+            fix="Build the bundle again",
         )
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise TiermeshError(f"the bundle holds a link or a special file: {entry.filename!r}")

@@ -30,6 +30,7 @@ class Start(_Message, frozen=True, kw_only=True):
     store: str
     slowdown: float = 1.0
     threads: int = 1
+    memory_bytes: int = 0
     credentials: AnyCredentials = LOOPBACK
     batch_log: bool = True
 

@@ -13,13 +13,16 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
 from google.protobuf.message import DecodeError
 
 from agent.serving import control
+from agent.serving.compute.running_note import has_left_work
 from tiermesh import limits, wire
+from tiermesh.background import Background
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError, error_of
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -39,11 +42,19 @@ _READY_S: Final = 30.0
 _END_S: Final = 5.0
 _LISTEN_S: Final = 0.5
 _SUCCEEDED_S: Final = 30.0
+_STABLE_S: Final = 60.0
+"""What a worker serves for so long does not end it by being served."""
+_PROBATION_S: Final = limits.WORKER_SILENT_S + 2.0
+_FALLS: Final = 3
+"""Ends of workers in a row, soon after their start and with no request running, before an assignment is suspected."""
 _BACK_OFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker of this device is started with. `data_address` stays equal across its restarts."""
+    """What a worker of this device is started with. `data_address` stays equal across its restarts.
+
+    `memory_bytes` is the device's memory, of which the worker leaves some to others; 0: it is not limited.
+    """
 
     device: str
     data_address: str
@@ -51,6 +62,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_folder: str
     store: str
     threads: int = 1
+    memory_bytes: int = 0
     slowdown: float = 1.0
     credentials: wire.AnyCredentials = wire.LOOPBACK
     batch_log: bool = True
@@ -80,6 +92,7 @@ class _Process:
         self._calls: dict[int, tuple[asyncio.Future[None], Report | None]] = {}
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heard = False
+        self._silent = False
         self._listening = asyncio.create_task(self._listen(), name="worker's messages")
         self._minding = asyncio.create_task(self._kill_if_silent(), name="worker's silence")
 
@@ -91,7 +104,8 @@ class _Process:
             TiermeshError: it does not start.
         """
         mine, theirs = wire.process_pair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as on_error:
+            on_error.callback(mine.close)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -101,6 +115,7 @@ class _Process:
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**MALLOC, **os.environ},
             )
+            on_error.pop_all()
         reader, writer = await wire.streams(mine, line_bytes=control.LINE_BYTES)
         worker = cls(process, reader, writer, on_event)
         try:
@@ -131,6 +146,11 @@ class _Process:
         finally:
             del self._calls[call]
 
+    @property
+    def ended_itself(self) -> bool:
+        """Whether it ended by an error, or hung, and nobody else killed it."""
+        return self._silent or (self.process.returncode or 0) > 0
+
     async def wait(self) -> str:
         """Wait for its end; says how it ended."""
         code = await self.process.wait()
@@ -159,6 +179,7 @@ class _Process:
             await asyncio.sleep(_LISTEN_S)
             silent_s = 0.0 if self._heard or not self._ready.done() else silent_s + _LISTEN_S
             self._heard = False
+        self._silent = True
         self._on_event("worker-silent", f"the worker says nothing for {silent_s:g} s; it is killed")
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
@@ -213,15 +234,23 @@ class WorkerSupervisor:
         *,
         next_epoch: Callable[[], int],
         on_event: Callable[[str, str], None],
+        probation_s: float = _PROBATION_S,
     ) -> None:
+        """`on_set_aside` is called with a workflow, its generation and why it is not served any more.
+
+        `probation_s` is for how long an assignment is served alone before it is known not to end the worker.
+        """
         self._settings = settings
         self._next_epoch = next_epoch
         self._on_event = on_event
+        self._probation_s = probation_s
+        self.on_set_aside: Callable[[str, int, str], None] = _nothing
+        self._falls = 0
         self._prepared: dict[tuple[str, int], Assignment] = {}
         self._committed: dict[str, Assignment] = {}
         self._standby: dict[str, Assignment] = {}
         self._leases: dict[str, asyncio.TimerHandle] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending = Background()
         self._preparing = 0
         self._calls = count(1)
         self._lock = asyncio.Lock()
@@ -297,9 +326,7 @@ class WorkerSupervisor:
         former = self._standby.get(workflow)
         if former is not None:
             nothing = msgspec.structs.replace(former, replicas=[])
-            task = asyncio.create_task(self.stand_by(nothing), name="standby ends")
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._ending.start(self.stand_by(nothing), "standby ends")
 
     async def commit(self, workflow: str, generation: int) -> None:
         """Switch to the prepared generation.
@@ -356,7 +383,7 @@ class WorkerSupervisor:
         for lease in self._leases.values():
             lease.cancel()
         # One that is ending a worker already must have ended it before the loop goes.
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await self._ending.finish()
         await self._end()
 
     # The process
@@ -404,12 +431,26 @@ class WorkerSupervisor:
     async def _watch(self, process: _Process) -> None:
         """Replace the worker whenever it ends by itself."""
         while True:
+            began = asyncio.get_running_loop().time()
             how = await process.wait()
             self._process = None
             self._state = pb.WorkerState.STATE_FAILED
             self._on_event("worker-ended", f"the worker ended: {how}")
+            self._count_fall(process, asyncio.get_running_loop().time() - began)
             process = await self._replace()
-            await self._serve_all_again(process)
+            try:
+                await self._serve_all_again(process)
+            except asyncio.CancelledError:
+                # Nobody else knows of it before it serves.
+                if self.pid != process.process.pid:
+                    await process.end()
+                raise
+
+    def _count_fall(self, process: _Process, lived_s: float) -> None:
+        """Count the ends that what is served may be to blame for, in a row."""
+        left_work = has_left_work(Path(self._settings.state_folder) / "serving")
+        blamed = process.ended_itself and not left_work and lived_s < _STABLE_S
+        self._falls = self._falls + 1 if blamed else 0
 
     async def _replace(self) -> _Process:
         """Start a worker, and try again for as long as it does not start."""
@@ -417,7 +458,8 @@ class WorkerSupervisor:
             await asyncio.sleep(self._back_off())
             try:
                 process = await self._start()
-            except TiermeshError as error:
+            except (TiermeshError, OSError) as error:
+                # Also where no process or socket can be had just now: nobody else tries again.
                 self._on_event("worker-failed", f"the worker does not start again: {error}")
                 continue
             self.restarts += 1
@@ -427,10 +469,10 @@ class WorkerSupervisor:
         """Let a new worker serve what the one before did; then others may speak to it."""
         try:
             for assignment in list(self._committed.values()):
-                await self._serve_again(process, assignment, commit=True)
+                await self._serve_or_set_aside(process, assignment, commit=True)
             for assignment in list(self._prepared.values()):
                 if assignment not in self._committed.values():
-                    await self._serve_again(process, assignment, commit=False)
+                    await self._serve_or_set_aside(process, assignment, commit=False)
         except WorkerDied as error:
             log.warning("the new worker exited at once: %s", error)
             return
@@ -439,6 +481,47 @@ class WorkerSupervisor:
         self._on_event("worker-restarted", f"worker {process.process.pid} serves again")
         for assignment in list(self._standby.values()):
             await self._stand_by_again(process, assignment)
+
+    async def _serve_or_set_aside(
+        self, process: _Process, assignment: Assignment, *, commit: bool
+    ) -> None:
+        """Serve an assignment, or prepare it.
+
+        Where workers fall again and again, it is served alone for a while, and never again if this one falls, too.
+
+        Raises:
+            WorkerDied: the worker ended; it is started again for the others.
+        """
+        suspicious = self._falls >= _FALLS
+        try:
+            await self._serve_again(process, assignment, commit=commit)
+            if suspicious and commit:
+                await self._survive(process)
+        except WorkerDied:
+            await process.process.wait()
+            left_work = has_left_work(Path(self._settings.state_folder) / "serving")
+            if suspicious and process.ended_itself and not left_work:
+                self._set_aside(assignment)
+            raise
+
+    async def _survive(self, process: _Process) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._probation_s):
+                await process.process.wait()
+                raise WorkerDied("the worker has ended")
+
+    def _set_aside(self, assignment: Assignment) -> None:
+        workflow, generation = assignment.workflow, assignment.generation
+        if self._prepared.get((workflow, generation)) == assignment:
+            del self._prepared[workflow, generation]
+        if is_live := self._committed.get(workflow) == assignment:
+            del self._committed[workflow]
+        why = (
+            f"the worker ended {self._falls + 1} times in a row while it served this and no request"
+        )
+        self._on_event("assignment-set-aside", f"{workflow}, generation {generation}: {why}")
+        if is_live:
+            self.on_set_aside(workflow, generation, why)
 
     async def _stand_by_again(self, process: _Process, assignment: Assignment) -> None:
         """What made the worker end may have been a replica on standby, so it is tried once."""
@@ -495,3 +578,7 @@ class WorkerSupervisor:
             self._held.close()
             self._held = None
         self._state = pb.WorkerState.STATE_STOPPED
+
+
+def _nothing(_workflow: str, _generation: int, _why: str) -> None:
+    pass

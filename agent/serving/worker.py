@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import grpc.aio
 
+from agent.model_host import process
 from agent.serving import control
 from agent.serving.endpoint_io.data_folder import DataFolder
 from agent.serving.host import Computing, Host
@@ -136,6 +137,7 @@ async def run(descriptor: int) -> None:
     start = await control.read_to_worker(reader)
     if not isinstance(start, control.Start):
         return
+    process.confine(start.memory_bytes)
     server = wire.server(start.credentials)
     host = _host(start, lambda kind, text: writer.write(control.encode(control.Event(kind, text))))
     host.incoming.add_to(server)

@@ -35,15 +35,9 @@ def seconds(text: str) -> float:
 def duration(text: str) -> float:
     """A time above 0 in seconds: with a unit, such as ``10min``, or a number of seconds."""
     try:
-        return _above_zero(Duration.parse(text), text)
+        return float(Duration.parse(text))
     except ValueError:
         return _number(text, _DURATION, above=0.0)
-
-
-def _above_zero(value: float, text: str) -> float:
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {_DURATION}")
-    return value
 
 
 _DURATION = "a time above 0, such as 90s or 10min"
@@ -56,6 +50,27 @@ def count(text: str) -> int:
     if number != int(number):
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     return int(number)
+
+
+def finite(text: str) -> float:
+    """A number, whose sign is checked by whoever knows what it may be."""
+    return _number(text, "a finite number", above=-math.inf)
+
+
+def amount(text: str) -> float:
+    """A finite number of at least 0."""
+    number = _number(text, _AMOUNT, above=-math.inf)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {_AMOUNT}")
+    return number
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, "a number above 0", above=0.0)
+
+
+_AMOUNT = "a number of at least 0"
 
 
 def name(text: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli.planning import read_file
+from tiermesh import arrival_times
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -53,11 +54,7 @@ def _changed(load: Load, **fields: Any) -> Load:
 
 
 def _recorded(path: Path) -> list[float]:
-    from coordinator.planning.batching.documents import read_timestamps
-    from coordinator.planning.batching.fitting import Timestamps
-
-    text = read_file(path).decode("utf-8", "replace")
-    return Timestamps.read(read_timestamps(text, path.name)).seconds.tolist()
+    return arrival_times.read(read_file(path), path.name)
 
 
 def _sampled(path: Path, key: str, load: Load, rate_rps: float) -> list[float]:

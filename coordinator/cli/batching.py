@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from coordinator.cli import arguments
 from coordinator.cli.output import Output
 from tiermesh.errors import Infeasible, InvalidDocument, TiermeshError
 
@@ -45,14 +46,22 @@ def register(commands: Commands) -> None:
     )
     arrivals = parser.add_argument_group("arrivals").add_mutually_exclusive_group(required=True)
     arrivals.add_argument("--arrivals", metavar="FILE[#KEY]", help="MAPs: one hour, or a trace")
-    arrivals.add_argument("--rate", metavar="RPS", type=float, help="Poisson arrivals per second")
+    arrivals.add_argument(
+        "--rate", metavar="RPS", type=arguments.finite, help="Poisson arrivals per second"
+    )
     arrivals.add_argument("--trace", metavar="FILE", help="timestamps in seconds, one a line")
     _add_grid(parser.add_argument_group("settings to choose from"))
     ask = parser.add_argument_group("what must hold")
-    ask.add_argument("--percentile", type=float, default=0.95, help="0.5, 0.75, 0.9, 0.95 or 0.99")
+    ask.add_argument(
+        "--percentile", type=arguments.finite, default=0.95, help="0.5, 0.75, 0.9, 0.95 or 0.99"
+    )
     limit = ask.add_mutually_exclusive_group(required=True)
-    limit.add_argument("--latency-slo", metavar="SECONDS", type=float, help="minimise cost within")
-    limit.add_argument("--cost-slo", metavar="USD", type=float, help="minimise latency within")
+    limit.add_argument(
+        "--latency-slo", metavar="SECONDS", type=arguments.finite, help="minimise cost within"
+    )
+    limit.add_argument(
+        "--cost-slo", metavar="USD", type=arguments.finite, help="minimise latency within"
+    )
     out = parser.add_argument_group("output")
     out.add_argument("--frontier", action="store_true", help="every setting that none beats")
     out.add_argument("--plot", metavar="FILE", help="a picture of the frontier: .png or .svg")
@@ -79,7 +88,9 @@ def _add_grid(group: Any) -> None:
         help="batches at once (default: unlimited for times that depend on memory, else 1)",
     )
     group.add_argument(
-        "--usd-per-hour", type=float, help="price of a device (default: free; the least time wins)"
+        "--usd-per-hour",
+        type=arguments.finite,
+        help="price of a device (default: free; the least time wins)",
     )
 
 
@@ -88,7 +99,10 @@ def _add_hours(group: Any) -> None:
         "--forecast", action="store_true", help="configure each hour from the hours before it"
     )
     group.add_argument(
-        "--window-s", type=float, default=3600.0, help="length of an hour of --trace --forecast"
+        "--window-s",
+        type=arguments.finite,
+        default=3600.0,
+        help="length of an hour of --trace --forecast",
     )
 
 
@@ -229,7 +243,7 @@ def _hours(args: argparse.Namespace, output: Output) -> tuple[Sequence[Hour], bo
 
     if args.trace is not None:
         path = Path(args.trace)
-        raw = read_timestamps(_read(path).decode("utf-8", "replace"), path.name)
+        raw = read_timestamps(_read(path), path.name)
         window = args.window_s if args.forecast else None
         return hours_of_trace(raw, window, output), args.forecast
     if args.rate is not None:

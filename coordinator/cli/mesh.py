@@ -86,7 +86,7 @@ def options_of(args: argparse.Namespace, *, read_only: bool = False) -> MeshOpti
     """The mesh that the options of a command describe."""
     return MeshOptions(
         state=args.state or config.state_dir(),
-        home=config.home(),
+        home=config.home_beside(args.state),
         variants=(args.variants or VARIANTS) if hasattr(args, "variants") else None,
         fleet=getattr(args, "fleet", None),
         name=getattr(args, "mesh", None) or DEFAULT_MESH,

@@ -163,7 +163,11 @@ def _register_diff(commands: Commands) -> None:
     )
     add_state_option(parser)
     parser.add_argument(
-        "--price-per-start", type=float, default=0.0, metavar="USD", help="per hour, of each start"
+        "--price-per-start",
+        type=arguments.amount,
+        default=0.0,
+        metavar="USD",
+        help="per hour, of each start",
     )
 
 
@@ -221,7 +225,11 @@ def _register_simulate(commands: Commands) -> None:
     )
     _add_problem(parser)
     parser.add_argument(
-        "--load", type=float, default=1.0, metavar="X", help="times the planned rate (default: 1)"
+        "--load",
+        type=arguments.above_zero,
+        default=1.0,
+        metavar="X",
+        help="times the planned rate (default: 1)",
     )
     parser.add_argument(
         "--requests",

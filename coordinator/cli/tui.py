@@ -196,7 +196,9 @@ def _demo_session(args: argparse.Namespace) -> LiveSession:
     from coordinator.tui.live import LiveSession
 
     folder: Path = args.state or config.home() / "demo"
-    held = HeldDemo(home=config.home(), folder=folder, variants=args.variants or VARIANTS)
+    held = HeldDemo(
+        home=config.home_beside(args.state), folder=folder, variants=args.variants or VARIANTS
+    )
     return LiveSession(
         held.opening,
         title="demo",

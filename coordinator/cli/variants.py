@@ -159,8 +159,10 @@ def _measure(args: argparse.Namespace, output: Output) -> int:
         _show_workflow(whole, output)
     for path in stored:
         output.console.print(f"stored in {path}")
+    for name, why in found.failed.items():
+        output.progress.print(f"[red]{clean(name)} failed:[/] {clean(why)}", soft_wrap=True)
     output.document({**found._asdict(), "stored": [str(path) for path in stored]})
-    return 0
+    return 1 if found.failed else 0
 
 
 def _chosen(datasets: Sequence[Any], names: Sequence[str] | None) -> list[Any]:

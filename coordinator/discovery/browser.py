@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from coordinator.discovery.describe import Answer, describe_any
@@ -19,15 +20,20 @@ from coordinator.fleet.events import (
 )
 from coordinator.fleet.instructions import Describe, Instruction
 from coordinator.fleet.lifecycle import Reach
+from coordinator.fleet.state import Sighting
 from coordinator.journal.reconcile import Pursuit, Recording
 from coordinator.sessions.channels import Channels
 from tiermesh import limits, wire
+from tiermesh.background import Background
 from tiermesh.ids import DEFAULT_MESH
 
 SERVICE: Final = "_tiermesh._tcp.local."
+ZEROCONF: Final = "zeroconf"
 RESOLVE_MS: Final = 1_000
 RETRY_S: Final = 0.25
 """Between two attempts at a device that somebody waits for."""
+
+_ANNOUNCED: Final = f"{ZEROCONF}:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +67,14 @@ class Describing:
         """Ask a sighting's addresses; silence is an event, not an exception."""
         assert isinstance(instruction, Describe)  # noqa: S101 - only these are desired
         key = instruction.sighting
-        addresses = self._keeper.fleet.sightings[key].addresses
-        found = await describe_any(self._channels, addresses, self._timeout_s)
+        way = self._keeper.fleet.sightings[key]
+        asking = partial(
+            describe_any, self._channels, way.addresses, self._timeout_s, announced(key, way)
+        )
+        found = await asking()
         while isinstance(found, list) and _passing(found) and self._time_left():
             await asyncio.sleep(RETRY_S)
-            found = await describe_any(self._channels, addresses, self._timeout_s)
+            found = await asking()
         if isinstance(found, list):
             return [
                 DeviceUnreachable(at=self._now(), who="coordinator", sighting=key, reasons=found)
@@ -116,6 +125,11 @@ async def look_out(
             await keeper.record(*events)
 
 
+def announced(key: str, way: Sighting) -> wire.PeerIdentity:
+    """The device that a way must lead to; any agent where an operator named an address."""
+    return wire.agent(key.removeprefix(_ANNOUNCED)) if way.via == ZEROCONF else wire.ANY_AGENT
+
+
 def _passing(reasons: list[Unreached]) -> bool:
     return any(reason.reach in (Reach.REFUSED, Reach.TIMEOUT) for reason in reasons)
 
@@ -129,12 +143,12 @@ async def watching_zeroconf(
     OSError where there is no multicast.
     """
     async with browsing(mesh=mesh, credentials=credentials) as queue:
-        pump = asyncio.ensure_future(_pump(queue, keeper, now))
+        background = Background()
+        background.start(_pump(queue, keeper, now), "recording what announces itself")
         try:
             yield
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            await background.close()
 
 
 async def _pump(queue: asyncio.Queue[Seen], keeper: Recording, now: Callable[[], float]) -> None:
@@ -142,9 +156,7 @@ async def _pump(queue: asyncio.Queue[Seen], keeper: Recording, now: Callable[[],
         seen = [await queue.get()]
         while not queue.empty():
             seen.append(queue.get_nowait())
-        await keeper.record(
-            *(sighted(now(), s.sighting, s.addresses, via="zeroconf") for s in seen)
-        )
+        await keeper.record(*(sighted(now(), s.sighting, s.addresses, via=ZEROCONF) for s in seen))
 
 
 def sighted(at: float, key: str, addresses: Iterable[str], *, via: str) -> DeviceDiscovered:
@@ -167,21 +179,17 @@ async def browsing(
 
     found: asyncio.Queue[Seen] = asyncio.Queue(limits.DEVICES)
     zeroconf = wire.multicast(credentials)
-    resolving: set[asyncio.Task[None]] = set()
+    resolving = Background()
 
     def changed(name: str, state_change: ServiceStateChange, **_: Any) -> None:
         if state_change is not ServiceStateChange.Removed and len(resolving) < limits.DEVICES:
-            task = asyncio.ensure_future(_resolve(zeroconf, name, mesh, found))
-            resolving.add(task)
-            task.add_done_callback(resolving.discard)
+            resolving.start(_resolve(zeroconf, name, mesh, found), f"resolving {name[:80]!r}")
 
     browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[_handler(changed)])
     try:
         yield found
     finally:
-        for task in resolving:
-            task.cancel()
-        await asyncio.gather(*resolving, return_exceptions=True)
+        await resolving.close()
         await browser.async_cancel()
         await zeroconf.async_close()
 
@@ -205,4 +213,4 @@ async def _resolve(zeroconf: Any, name: str, mesh: str, found: asyncio.Queue[See
     advertised = (info.decoded_properties.get("id") or name.removesuffix("." + SERVICE))[:64]
     addresses = tuple(wire.join_address(host, info.port) for host in info.parsed_addresses())
     if addresses and not found.full():
-        found.put_nowait(Seen(f"zeroconf:{advertised}", addresses))
+        found.put_nowait(Seen(f"{_ANNOUNCED}{advertised}", addresses))

@@ -44,11 +44,19 @@ class NoAnswer(Exception):
 
 
 async def describe_any(
-    channels: Channels, addresses: Iterable[str], timeout_s: float
+    channels: Channels,
+    addresses: Iterable[str],
+    timeout_s: float,
+    expected: wire.PeerIdentity = wire.ANY_AGENT,
 ) -> Answer | list[Unreached]:
-    """The first answer from any of a device's addresses, or for each of them why there is none."""
+    """The first answer from any of a device's addresses, or for each of them why there is none.
+
+    An answer of another device than the one `expected` does not count: an address such as 172.17.0.1, of a container's
+    bridge, is on many hosts.
+    """
     attempts = [
-        asyncio.ensure_future(describe(channels, address, timeout_s)) for address in addresses
+        asyncio.ensure_future(describe(channels, address, timeout_s, expected))
+        for address in addresses
     ]
     reasons: list[Unreached] = []
     try:
@@ -81,7 +89,7 @@ async def describe(
             protocol_version=PROTOCOL_VERSION, coordinator_version=__version__
         )
         reply = await stub.Describe(request, timeout=timeout_s)
-        return _answer(address, reply)
+        answer = _answer(address, reply)
     except grpc.aio.AioRpcError as error:
         raise NoAnswer(unreached_by(address, error)) from None
     except Unsupported as error:
@@ -92,6 +100,10 @@ async def describe(
         raise NoAnswer(Unreached(address, Reach.NOT_LOOPBACK, _short(error.why))) from None
     except TiermeshError as error:
         raise NoAnswer(Unreached(address, Reach.OTHER, _short(str(error)))) from None
+    if expected.device not in ("", answer.device):
+        detail = f"{answer.name} ({answer.device}) answers there, not {expected.device}"
+        raise NoAnswer(Unreached(address, Reach.OTHER_DEVICE, _short(detail)))
+    return answer
 
 
 def _answer(address: str, reply: device_pb2.DescribeReply) -> Answer:

@@ -130,6 +130,8 @@ class Reach(StrEnum):
     OTHER_VERSION = "other-version"
     NOT_LOOPBACK = "not-loopback"
     BAD_DESCRIPTION = "bad-description"
+    OTHER_DEVICE = "other-device"
+    """An agent answers, and it is not the one that announced this address."""
     OTHER = "other"
 
 
@@ -142,5 +144,6 @@ REMEDIES: Final[dict[Reach, str]] = {
     Reach.OTHER_VERSION: "Bring the agent and the coordinator to the same version",
     Reach.NOT_LOOPBACK: "Give --insecure-lan if everyone on this network may control it",
     Reach.BAD_DESCRIPTION: "Its description cannot be used: look at the agent's log and version",
+    Reach.OTHER_DEVICE: "The address is not only this device's: start its agent with --host, and one that is",
     Reach.OTHER: "Look at the agent's log",
 }

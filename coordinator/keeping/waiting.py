@@ -118,12 +118,14 @@ class Waited:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended in time, no request failed, and the SLO, if one is asked, was met."""
+        """Whether it ended in time, with requests of which none failed, and the SLO, if one is asked, was met."""
         return not self.wrong
 
     @property
     def wrong(self) -> list[str]:
         """What was not as it should be, in words."""
+        if self.finished and not self.ledger.accepted:
+            return ["nothing was accepted: the sources found nothing to send"]
         found = ["it was not over in time"] if self.timed_out else []
         if self.failed:
             found.append(f"{self.failed:,} request{'s' * (self.failed != 1)} failed")

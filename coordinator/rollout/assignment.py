@@ -11,6 +11,7 @@ from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Catalogue, Device
 from coordinator.rollout import rooms
 from coordinator.rollout.least import least_seconds
+from coordinator.rollout.peer_addresses import peer_address
 from tiermesh import limits
 from tiermesh.documents.assignment import (
     Assignment,
@@ -52,14 +53,12 @@ def assignments(
 
     Raises:
         InvalidDocument: the plan does not fit the workflow, the devices or the catalogue.
+        Unreachable: a device of the plan listens where another of its devices cannot reach it.
     """
     check(plan, workflow, catalogue, devices)
     used = {r.device: devices[r.device] for r in plan.replicas}
     formers = _formers(before, workflow, devices)
-    peers = {
-        d.id: Peer(device=d.id, name=d.name, address=d.description.data_address)
-        for d in [*used.values(), *formers.values()]
-    }
+    there = [*used.values(), *formers.values()]
     carried = carried_share(plan, workflow)
     stages = {name: _stage(workflow, name, carried) for name in workflow.stages}
     where = {r.id: devices[r.device].id for r in plan.replicas}
@@ -83,7 +82,7 @@ def assignments(
             ],
             lanes=plan.lanes,
             replica_devices=where,
-            peers=peers,
+            peers={d.id: _peer(d, device) for d in there},
             formers={stage: former.id for stage, former in formers.items()},
             lost=sorted(d.id for d in devices.values() if d.state in _GIVEN_UP),
             latency_s={p: float(limit) for p, limit in workflow.slo.latency.items()},
@@ -96,6 +95,10 @@ def assignments(
         )
         for device in used.values()
     }
+
+
+def _peer(device: Device, seen_from: Device) -> Peer:
+    return Peer(device=device.id, name=device.name, address=peer_address(device, seen_from))
 
 
 def _fixed(workflow: Workflow) -> frozenset[str]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from coordinator.discovery.describe import NoAnswer, describe
+from coordinator.discovery.describe import Answer, describe_any
 from coordinator.fleet import events
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device
@@ -120,14 +120,14 @@ class Watching:
         while True:
             fleet = self._keeper.fleet
             device = fleet.devices.get(device.id, device)
-            key = next((k for k, s in fleet.sightings.items() if s.device == device.id), None)
-            try:
-                answer = await describe(
-                    self._channels, device.address, DESCRIBE_TIMEOUT_S, wire.agent(device.id)
-                )
-            except NoAnswer:
-                answer = None
-            if answer is not None and answer.device == device.id:
+            ways = {k: s for k, s in fleet.sightings.items() if s.device == device.id}
+            key = next(iter(ways), None)
+            addresses = dict.fromkeys(
+                [device.address, *(a for s in ways.values() for a in s.addresses)]
+            )
+            expected = wire.agent(device.id)
+            answer = await describe_any(self._channels, addresses, DESCRIBE_TIMEOUT_S, expected)
+            if isinstance(answer, Answer):
                 described = events.DeviceDescribed(
                     at=self._now(),
                     who=device.id,

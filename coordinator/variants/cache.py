@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from tiermesh import limits
 from tiermesh.documents.reading import Document, decode_json, encode_json
 from tiermesh.documents.variant import Artifact
 from tiermesh.errors import DigestMismatch, InvalidDocument, StorageFull
@@ -57,7 +58,8 @@ class Cache:
         """
         with self.scratch() as folder:
             temporary = folder / "content"
-            artifact = _copied(content, temporary)
+            most = limits.ARTIFACT_BYTES if expected is None else expected.size_bytes
+            artifact = _copied(content, temporary, most)
             if expected is not None and artifact != expected:
                 raise _mismatch(what, artifact, expected)
             self.artifacts.mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,7 @@ def _mismatch(what: str, found: Artifact, expected: Artifact) -> DigestMismatch:
     )
 
 
-def _copied(content: IO[bytes], to: Path) -> Artifact:
+def _copied(content: IO[bytes], to: Path, most: int) -> Artifact:
     """Write `content` to disk for good."""
     hasher, size = hashlib.sha256(), 0
     try:
@@ -111,6 +113,9 @@ def _copied(content: IO[bytes], to: Path) -> Artifact:
             while chunk := content.read(_CHUNK_BYTES):
                 hasher.update(chunk)
                 size += file.write(chunk)
+                if size > most:
+                    # A package may expand to more than the disk holds; that it is another file is known now.
+                    break
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -9,7 +9,9 @@ import importlib.util
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, cast
 
@@ -30,10 +32,11 @@ from coordinator.variants.ladders import Ladders
 from coordinator.variants.model_process import STEP_SECONDS
 from tiermesh.documents.reading import encode_json
 from tiermesh.documents.workflow import Model, Sink, Source, Workflow
-from tiermesh.errors import InvalidDocument
+from tiermesh.errors import InvalidDocument, TiermeshError
 
 EVALUATION_FILE: Final = "evaluation.py"
 _DIGITS: Final = 4
+_CHARS: Final = 1_000
 
 Payload = Mapping[str, Any]
 
@@ -85,17 +88,23 @@ class Dataset(Protocol):
 
 
 class Measurements(NamedTuple):
-    """What was measured, ready to be stored."""
+    """What was measured, ready to be stored. `failed` says why a variant (``model/variant``) could not be."""
 
     models: list[ModelAccuracy]
     workflows: list[WorkflowAccuracy]
+    failed: dict[str, str]
 
     def store(self, ladders: Ladders) -> list[Path]:
-        """Write each `accuracy.json` beside its ladder or workflow; returns where."""
+        """Write each `accuracy.json` beside its ladder or workflow; returns where.
+
+        Where a variant failed, its model and the combinations are not stored: what was measured before is whole.
+        """
+        broken = {name.partition("/")[0] for name in self.failed}
         documents: dict[Path, ModelAccuracy | WorkflowAccuracy] = {
-            **{ladders.ladder(m.model).stage.parent: m for m in self.models},
-            **{ladders.directory / w.workflow: w for w in self.workflows},
+            ladders.ladder(m.model).stage.parent: m for m in self.models if m.model not in broken
         }
+        if not broken:
+            documents |= {ladders.directory / w.workflow: w for w in self.workflows}
         for folder, document in documents.items():
             (folder / ACCURACY_FILE).write_bytes(encode_json(document))
         return [folder / ACCURACY_FILE for folder in documents]
@@ -143,16 +152,13 @@ class Measuring:
         self._measured = measured
         self._count = count
         self._watch = watch
+        self._failed: dict[str, str] = {}
 
     def run(self, datasets: Sequence[Dataset]) -> Measurements:
         """Measure every variant on the data sets of its model, then all combinations of those that hold.
 
         All variants must be fetched, those that were dropped before too. A model that no data set is for keeps the
-        variants that were dropped of it before.
-
-        Raises:
-            VariantFailed: a variant crashes, or takes longer than `step_seconds` for a request.
-            TiermeshError: a variant cannot be run on this machine, and why.
+        variants that were dropped of it before. A variant that fails is left out from then on, and told in `failed`.
         """
         with self._process:
             return self._run(datasets)
@@ -167,17 +173,38 @@ class Measuring:
         for found in measured:
             dropped[found.model] = {v for v, m in found.variants.items() if m.dropped is not None}
         whole = [d for d in datasets if d.model is None]
-        return Measurements(measured, [self._combinations(d, dropped) for d in whole])
+        combined = [self._combinations(d, dropped) for d in whole]
+        return Measurements(
+            [found for found in measured if found.variants],
+            [found for found in combined if found.combinations],
+            self._failed,
+        )
+
+    @contextmanager
+    def _one(self, model: str, variant: str) -> Generator[None]:
+        """Whatever one variant raises is noted of it, so that the others are measured."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - stage code and models may raise anything
+            name = f"{model}/{variant}"
+            self._failed[name] = _in_words(error).removeprefix(f"{name}: ")
+
+    def _has_failed(self, model: str, variant: str) -> bool:
+        return f"{model}/{variant}" in self._failed
 
     def _model(self, model: str, datasets: Sequence[Dataset]) -> ModelAccuracy:
         scores: dict[str, dict[str, float]] = {v: {} for v in self._ladders.ladder(model).rungs}
         for dataset in datasets:
             cases = dataset.cases(self._count or dataset.count)
             for variant, of_variant in scores.items():
+                if self._has_failed(model, variant):
+                    continue
                 task = f"{model}/{variant} on {dataset.name}"
-                payloads = self._apply(model, variant, [case.payload for case in cases], task)
-                results = [c.score(r) for c, r in zip(cases, payloads, strict=True)]
-                of_variant[dataset.name] = round(statistics.fmean(results), _DIGITS)
+                with self._one(model, variant):
+                    payloads = self._apply(model, variant, [case.payload for case in cases], task)
+                    results = [c.score(r) for c, r in zip(cases, payloads, strict=True)]
+                    of_variant[dataset.name] = round(statistics.fmean(results), _DIGITS)
+        scores = {v: found for v, found in scores.items() if not self._has_failed(model, v)}
         dropped = collapsed(scores)
         return ModelAccuracy(
             model=model,
@@ -230,11 +257,13 @@ class Measuring:
             return
         model, *rest = models
         for variant in self._ladders.ladder(model).rungs:
-            if variant in dropped[model]:
+            if variant in dropped[model] or self._has_failed(model, variant):
                 continue
             now = {**chosen, model: variant}
-            after = self._apply(model, variant, payloads, " -> ".join(now.values()))
-            yield from self._outcomes(after, rest, now, dropped)
+            with self._one(model, variant):
+                after = self._apply(model, variant, payloads, " -> ".join(now.values()))
+            if not self._has_failed(model, variant):
+                yield from self._outcomes(after, rest, now, dropped)
 
     def _apply(
         self, model: str, variant: str, payloads: Sequence[dict[str, Any]], task: str
@@ -262,6 +291,18 @@ class Measuring:
     def _model_file(self, model: str, variant: str) -> str | None:
         found = self._ladders.variant(model, variant)
         return found.files[found.model_file].digest if found.model_file else None
+
+
+def _in_words(error: Exception) -> str:
+    """An error with its place: the last file and line where it is none of ours, for stage code has no other."""
+    if isinstance(error, TiermeshError):
+        return str(error)
+    if isinstance(error, SyntaxError):
+        where = f"{Path(error.filename or '').name}:{error.lineno}"
+        return f"{type(error).__name__}: {error.msg} ({where})"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_CHARS]}{where}"
 
 
 def chain(workflow: Workflow) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.state import WorkflowSource
+from coordinator.workflows import plain_yaml
 from tiermesh import limits
 from tiermesh.documents import workflow as workflows
 from tiermesh.documents.reading import convert
@@ -22,14 +21,26 @@ def read_workflow(path: Path) -> tuple[Workflow, WorkflowSource]:
         InvalidDocument: it cannot be read, it is not YAML, or a field is wrong.
     """
     text = _text(path, "the workflow")
-    workflow = parse_workflow(text)
+    workflow = check_workflow(text)
     folder = str(path.resolve().parent)
     return workflow, WorkflowSource(name=workflow.workflow, text=text, folder=folder)
 
 
 def parse_workflow(text: str) -> Workflow:
-    """A checked workflow from the text of its file."""
-    return workflows.parse(_plain(text, "the workflow"))
+    """A checked workflow from its text as the journal has it.
+
+    Of keys that are there twice, the last counts, as it did when such texts were taken.
+    """
+    return workflows.parse(plain_yaml.load(text, "the workflow", repeated_keys=True))
+
+
+def check_workflow(text: str) -> Workflow:
+    """A checked workflow from a text as somebody has just written it.
+
+    Raises:
+        InvalidDocument: it is not YAML, a key is there twice, or a field is wrong.
+    """
+    return workflows.parse(plain_yaml.load(text, "the workflow"))
 
 
 def read_fleet_file(path: Path) -> FleetFile:
@@ -38,7 +49,7 @@ def read_fleet_file(path: Path) -> FleetFile:
     Raises:
         InvalidDocument: it cannot be read, it is not YAML, or a field is wrong.
     """
-    plain = _plain(_text(path, "the fleet file"), "the fleet file")
+    plain = plain_yaml.load(_text(path, "the fleet file"), "the fleet file")
     return convert({} if plain is None else plain, FleetFile, "the fleet file")
 
 
@@ -54,11 +65,3 @@ def _text(path: Path, what: str) -> str:
         raise InvalidDocument(f"cannot read {what} {path}", why=why, path=str(path)) from None
     except UnicodeDecodeError as error:
         raise InvalidDocument(f"{what} is not text", why=str(error), path=str(path)) from None
-
-
-def _plain(text: str, what: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        why = " ".join(str(error).split())
-        raise InvalidDocument(f"{what} is not YAML", why=why, path="$") from None

@@ -3,6 +3,8 @@
 from typing import Final
 
 DOCUMENT_BYTES: Final = 64 * 2**20
+DOCUMENT_VALUES: Final = 1_000_000
+"""Values of a YAML file, references counted as what they stand for."""
 STAGES: Final = 256
 VARIANTS_PER_STAGE: Final = 64
 DEVICES: Final = 20_000
@@ -11,6 +13,8 @@ ITEMS_SEEN: Final = 4_096
 """Requests whose items tell how many items requests have."""
 TRACE_TIMES: Final = 100_000
 """Recorded arrivals in a problem."""
+TRACE_ARRIVALS: Final = 20_000_000
+"""Times of one file of recorded arrivals."""
 MAP_PHASES: Final = 64
 NAME_CHARS: Final = 64
 
@@ -39,6 +43,8 @@ MESSAGE_TARGET_BYTES: Final = 256 * 2**10
 """A message stops taking more frames once it is this large, whatever the link."""
 MESSAGE_MOST_BYTES: Final = 2 * 2**20
 """The same where the link takes so much in a few milliseconds: the larger a message, the less a byte of it costs."""
+PICTURE_PIXELS: Final = 100_000_000
+"""Of a picture that stage code decodes: 300 MB in colour."""
 TENSOR_DIMENSIONS: Final = 8
 TENSORS_PER_FRAME: Final = 4_096
 SOURCES_PER_FRAME: Final = 256

@@ -7,6 +7,7 @@ per second by one person and per minute by another.
 from __future__ import annotations
 
 import re
+import sys
 from typing import ClassVar, Final, Self
 
 _NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
@@ -18,6 +19,8 @@ class Quantity(float):
     scales: ClassVar[dict[str, float]]
     example: ClassVar[str]
     pattern: ClassVar[str]
+    above_zero: ClassVar[bool] = False
+    most: ClassVar[float] = sys.float_info.max
 
     def __init_subclass__(cls) -> None:
         units = "|".join(re.escape(unit) for unit in sorted(cls.scales, key=len, reverse=True))
@@ -32,12 +35,22 @@ class Quantity(float):
             raise ValueError(
                 f"found {text!r}; write a number with a unit ({units}), for example {cls.example!r}"
             )
-        return cls(float(match[1]) * cls.scales[match[2]])
+        value = float(match[1]) * cls.scales[match[2]]
+        if value > cls.most or (cls.above_zero and value <= 0):
+            bounds = " and ".join(cls._bounds())
+            raise ValueError(f"found {text!r}; it must be {bounds}, for example {cls.example!r}")
+        return cls(value)
+
+    @classmethod
+    def _bounds(cls) -> list[str]:
+        most = "100 %" if cls.most == 1.0 else "a number that a float can hold"
+        return [*(["above 0"] if cls.above_zero else []), f"at most {most}"]
 
 
 class Rate(Quantity):
     """Requests or items per second."""
 
+    above_zero = True
     scales: ClassVar = {"/s": 1.0, "/min": 1 / 60, "/h": 1 / 3600}
     example = "12/s"
 
@@ -45,6 +58,7 @@ class Rate(Quantity):
 class Share(Quantity):
     """A fraction, 0 to 1; written in percent."""
 
+    most = 1.0
     scales: ClassVar = {"%": 0.01}
     example = "93 %"
 
@@ -52,6 +66,7 @@ class Share(Quantity):
 class Duration(Quantity):
     """Seconds."""
 
+    above_zero = True
     scales: ClassVar = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
     example = "900 ms"
 

@@ -31,9 +31,9 @@ class ModelToLoad:
     """What a runtime is given to load.
 
     `model` is the variant's model file, None where it has none; `files` are all of the variant's artifacts by file
-    name, for a format that spreads over several. `settings` are the variant's for this runtime, such as a provider or
-    a limit of memory: each runtime has a schema of its own for them. `code` is the stage code, for a runtime that
-    computes with it.
+    name, for a format that spreads over several: side by side, under these paths until `Runtime.load` returns.
+    `settings` are the variant's for this runtime, such as a provider or a limit of memory: each runtime has a schema
+    of its own for them. `code` is the stage code, for a runtime that computes with it.
     """
 
     variant: str

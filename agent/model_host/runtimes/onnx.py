@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,10 @@ _PROVIDER_LIBRARIES: Final = {
     "libonnxruntime_providers_openvino.so": "OpenVINOExecutionProvider",
 }
 _LOG_ERRORS_ONLY: Final = 3
+_CHARS: Final = 1_000
+_CODE: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_SOURCE_PLACE: Final = re.compile(r"(?<=:)\S*/onnxruntime/core/\S+:\d+ .*?\) (?=[A-Z])")
+_FIX_NEWER: Final = "Export the model for an older opset and IR version, or install a newer onnxruntime on the device"
 
 
 class OnnxSettings(Document, frozen=True, kw_only=True):
@@ -73,9 +78,7 @@ class OnnxRuntime:
                 str(model.model), sess_options=_options(model.threads), providers=providers
             )
         except Exception as error:
-            raise Unsupported(
-                "ONNX Runtime cannot load the model", why=_first_line(error), runtime="onnx"
-            ) from error
+            raise _cannot_load(error) from error
         # A provider whose own libraries are missing is left out in silence: what is measured would be another.
         _check_provider(provider, session.get_providers())
         return OnnxSession(session)
@@ -190,7 +193,20 @@ def _version(distribution: str) -> str | None:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return lines[0][:_CHARS] if lines else type(error).__name__
+
+
+def _cannot_load(error: Exception) -> Unsupported:
+    """What ONNX Runtime says, without the places in its own source in front of it, and what can be done."""
+    said = _CODE.sub("", " ".join(str(error).split()))
+    why = _SOURCE_PLACE.sub(" ", said)[:_CHARS] or type(error).__name__
+    is_newer = any(sign in why for sign in ("opset", "IR version", "IR_VERSION"))
+    return Unsupported(
+        "ONNX Runtime cannot load the model",
+        why=why,
+        fix=_FIX_NEWER if is_newer else "",
+        runtime="onnx",
+    )
 
 
 RUNTIME: Final[Runtime] = OnnxRuntime()

@@ -17,6 +17,16 @@ from agent.serving.compute.suspects import Place, Suspects
 
 _SIZE: Final = 256 * 2**10
 _LENGTH: Final = 4
+_RUNNING: Final = "running"
+
+
+def has_left_work(folder: Path) -> bool:
+    """Whether something ran when the worker with this note ended: then that, and not the assignment, may be why."""
+    try:
+        with (folder / _RUNNING).open("rb") as file:
+            return any(file.read(_LENGTH))
+    except OSError:
+        return False
 
 
 class RunningNote:
@@ -25,7 +35,7 @@ class RunningNote:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._counts = folder / "suspects.json"
-        descriptor = os.open(folder / "running", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(folder / _RUNNING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(descriptor, _SIZE)
             self._map = mmap.mmap(descriptor, _SIZE)

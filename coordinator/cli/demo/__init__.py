@@ -51,7 +51,7 @@ def _demo(args: argparse.Namespace, output: Output) -> int:
     from coordinator.cli.demo.run import Demo, DemoOptions
 
     options = DemoOptions(
-        home=config.home(),
+        home=config.home_beside(args.state),
         folder=args.state or config.home() / "demo",
         variants=args.variants,
         images=args.images,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +17,10 @@ from coordinator.planning.batching.service import (
     ServiceTimes,
     polynomial_seconds,
 )
-from tiermesh import limits
+from tiermesh import arrival_times, limits
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.reading import Document, convert, decode_json
-from tiermesh.errors import InvalidDocument, LimitExceeded
-
-TRACE_ARRIVALS: Final = 20_000_000
-"""Timestamps read from one trace at most."""
+from tiermesh.errors import InvalidDocument
 
 
 class MapDocument(Document, frozen=True, kw_only=True):
@@ -170,34 +167,13 @@ def service_of_profile(profile: Profile) -> Service:
     return Service(name, ServiceTimes.from_measured({p.batch_size: p.seconds.mean for p in alike}))
 
 
-def read_timestamps(text: str, what: str) -> Floats:
-    """One number a line; blank lines and lines that begin with # are skipped.
+def read_timestamps(data: bytes, what: str) -> Floats:
+    """The times of a file of recorded arrivals, as they are written.
 
     Raises:
-        InvalidDocument: a line is not a number; LimitExceeded: more lines than `TRACE_ARRIVALS`.
+        InvalidDocument, LimitExceeded: see `tiermesh.arrival_times`.
     """
-    values: list[float] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        entry = line.strip()
-        if entry and not entry.startswith("#"):
-            values.append(_number(entry, number, what))
-    if len(values) > TRACE_ARRIVALS:
-        raise LimitExceeded(
-            f"{what} has {len(values)} timestamps", why=f"the limit is {TRACE_ARRIVALS}"
-        )
-    return np.array(values)
-
-
-def _number(entry: str, line: int, what: str) -> float:
-    try:
-        return float(entry)
-    except ValueError:
-        raise InvalidDocument(
-            f"line {line} of {what} is {entry[:40]!r}",
-            why="a trace has one timestamp a line",
-            fix="Write seconds, for example 12.345",
-            line=line,
-        ) from None
+    return np.array(arrival_times.raw(data, what))
 
 
 def _read_polynomial(document: Polynomials, key: str, what: str) -> Service:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import yaml
 
+from coordinator.workflows import plain_yaml
 from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.workflow import Slo, Source, Workflow
 from tiermesh.errors import InvalidDocument
@@ -90,7 +91,7 @@ def changed_text(text: str, changes: Mapping[str, str]) -> str:
     wanted = {key: value for key, value in changes.items() if value != before[key]}
     if not wanted:
         return text
-    plain: dict[str, Any] = yaml.safe_load(text)
+    plain = cast("dict[str, Any]", plain_yaml.load(text, "the workflow", repeated_keys=True))
     slo: dict[str, Any] = plain.setdefault("slo", {})
     for key, value in wanted.items():
         _CHANGE[key](plain, slo, value)

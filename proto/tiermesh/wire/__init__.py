@@ -4,7 +4,13 @@ No other module does: each connection is made here, from the `Credentials` of th
 expected of its peer. ``tests/repo/test_ports.py`` holds that.
 """
 
-from tiermesh.wire.addresses import is_loopback, join_address, split_address
+from tiermesh.wire.addresses import (
+    first_address,
+    is_loopback,
+    is_unspecified,
+    join_address,
+    split_address,
+)
 from tiermesh.wire.credentials import (
     INSECURE_LAN,
     LOOPBACK,
@@ -19,9 +25,9 @@ from tiermesh.wire.failures import (
     encode_error,
     raised_by,
 )
-from tiermesh.wire.mdns import announced, multicast
+from tiermesh.wire.mdns import Places, announced, multicast
 from tiermesh.wire.peers import ANY_AGENT, PeerIdentity, Role, agent
-from tiermesh.wire.rpc import PeerChannel, bind, channel, server
+from tiermesh.wire.rpc import PeerChannel, bind, channel, check_peer, server
 from tiermesh.wire.sockets import (
     HeldPort,
     free_port,
@@ -42,6 +48,7 @@ __all__ = [
     "HeldPort",
     "PeerChannel",
     "PeerIdentity",
+    "Places",
     "Role",
     "abort",
     "agent",
@@ -49,12 +56,15 @@ __all__ = [
     "answer_errors",
     "bind",
     "channel",
+    "check_peer",
     "decode_error",
     "encode_error",
+    "first_address",
     "free_port",
     "inherited",
     "is_loopback",
     "is_refused",
+    "is_unspecified",
     "join_address",
     "listening_socket",
     "multicast",

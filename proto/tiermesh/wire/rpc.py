@@ -8,8 +8,8 @@ from typing import Final
 import grpc.aio
 
 from tiermesh import limits
-from tiermesh.errors import TiermeshError
-from tiermesh.wire.addresses import join_address, split_address
+from tiermesh.errors import InvalidDocument, TiermeshError
+from tiermesh.wire.addresses import is_unspecified, join_address, split_address
 from tiermesh.wire.credentials import Credentials
 from tiermesh.wire.peers import PeerIdentity
 
@@ -88,6 +88,23 @@ def channel(credentials: Credentials, address: str, expected: PeerIdentity) -> g
     return grpc.aio.secure_channel(
         address, security.credentials, options=[*_CHANNEL, *security.options]
     )
+
+
+def check_peer(credentials: Credentials, address: str) -> None:
+    """Whether a channel may be opened to ``host:port``, and could lead to a peer.
+
+    Raises:
+        InvalidDocument: it is no address, or one that leads nowhere.
+        AddressRefused: the credentials do not allow it.
+    """
+    host, _ = split_address(address)
+    if is_unspecified(host):
+        raise InvalidDocument(
+            f"{address} is no address of a peer",
+            why=f"{host} is every address of whoever connects to it",
+            fix="Name one address of the device",
+        )
+    credentials.check(host, address, "connect to")
 
 
 class PeerChannel:

@@ -239,3 +239,11 @@ async def test_an_agent_tied_to_its_parent_ends_when_standard_input_closes(new_a
     async with asyncio.timeout(20):
         await running.end()
     assert running.code == 0
+
+
+async def test_status_asks_the_agent_of_the_folder_wherever_it_listens(new_agent, commands):
+    agent = new_agent()
+    command = await agent.start("--host", "127.0.0.2")
+    await command.says(f"listening on 127.0.0.2:{agent.port}")
+    asked = await commands.run("agent.cli", "status", "--state", agent.folder, "--json")
+    assert asked.document["name"] == "cam-1"

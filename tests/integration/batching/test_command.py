@@ -180,7 +180,7 @@ def test_unsorted_and_equal_timestamps_are_mended_and_told(files, capsys):
         ("", "empty"),
         ("# only a comment\n", "empty"),
         ("1.0\nsoon\n", "line 2"),
-        ("1\nnan\n", "entry 2"),
+        ("1\nnan\n", "line 2"),
         ("7\n7\n", "no rate"),
     ],
 )

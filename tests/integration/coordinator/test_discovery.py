@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from coordinator.discovery.describe import NoAnswer, describe
+from coordinator.discovery.browser import sighted
+from coordinator.discovery.describe import Answer, NoAnswer, describe, describe_any
 from coordinator.fleet.lifecycle import DeviceState, Reach
 from coordinator.sessions.channels import Channels
 from tiermesh import PROTOCOL_VERSION, wire
@@ -241,3 +242,33 @@ async def test_an_error_without_a_reason_keeps_what_was_said(serve, fake_agent, 
     reason = await why(channels, agent.address)
     assert reason.reach is Reach.OTHER
     assert "out of order" in reason.detail
+
+
+async def test_only_the_device_that_announced_an_address_is_taken_for_it(
+    channels, serve, fake_agent
+):
+    mine, other = await serve.start(fake_agent("dev-1"), fake_agent("dev-2"))
+    addresses = [other.address, mine.address]
+    found = await describe_any(channels, addresses, 5.0, wire.agent("dev-1"))
+    assert isinstance(found, Answer)
+    assert (found.device, found.address) == ("dev-1", mine.address)
+    reasons = await describe_any(channels, [other.address], 5.0, wire.agent("dev-1"))
+    assert not isinstance(reasons, Answer)
+    (reason,) = reasons
+    assert reason.reach is Reach.OTHER_DEVICE
+    assert reason.detail == "dev-2 (dev-2) answers there, not dev-1"
+
+
+async def test_an_announced_device_that_is_hidden_by_another_is_listed_with_the_reason(
+    open_mesh, serve, fake_agent
+):
+    (other,) = await serve.start(fake_agent("dev-2"))
+    async with open_mesh() as mesh:
+        await mesh.record(
+            sighted(1.0, "zeroconf:dev-1", [other.address], via="zeroconf"),
+            sighted(1.0, "zeroconf:dev-2", [other.address], via="zeroconf"),
+        )
+        ready = await mesh.discover(browse=False)
+        assert [d.name for d in ready] == ["dev-2"]
+        (why,) = mesh.fleet.sightings["zeroconf:dev-1"].failures
+        assert "dev-2 (dev-2) answers there" in why

@@ -13,9 +13,10 @@ from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from agent.discovery import SERVICE, Advertisement
-from tiermesh import PROTOCOL_VERSION
+from tiermesh import PROTOCOL_VERSION, wire
 from tiermesh.ids import new_device_id
 
+ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound
 SOON_S = 10.0
 
 
@@ -103,3 +104,28 @@ async def test_without_multicast_the_agent_goes_on_and_says_so(
     assert "Network is unreachable; add this device by its address" in caplog.text
     await silent.update(tier="hub")
     await silent.stop()
+
+
+async def test_an_address_of_ipv6_is_announced(browser: Browser) -> None:
+    device = new_device_id()
+    six = advertisement(Device(device), 7004, host="::1")
+    await six.start()
+    await browser.until(lambda: device in browser.seen)
+    assert browser.seen[device]["address"] == "::1:7004"
+    await six.stop()
+
+
+async def test_an_agent_that_no_address_leads_to_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = Advertisement(
+        Device("nowhere"),
+        tier="edge",
+        host=ANYWHERE,
+        port=7005,
+        data_address=f"{ANYWHERE}:7071",
+        credentials=wire.INSECURE_LAN,
+        known=lambda: ["127.0.0.1", "fe80::5", "fd00::5"],
+    )
+    with caplog.at_level(logging.WARNING):
+        await nowhere.start()
+    assert "0.0.0.0 takes no address that this machine has (fd00::5)" in caplog.text
+    await nowhere.stop()

@@ -95,12 +95,27 @@ CODE = """
                 os._exit(9)
             return payload
 
+    class Hungry:
+        def __init__(self, files, options):
+            pass
+        def apply(self, payload):
+            if payload["name"].endswith("poison.txt"):
+                bytes(10 * 2**30)
+            return payload
+
     class Endless:
         def __init__(self, files, options):
             pass
         def apply(self, payload):
             while payload["name"].endswith("poison.txt"):
                 pass
+            return payload
+
+    class Stalls:
+        def __init__(self, files, options):
+            if pathlib.Path("DATA/stall").exists():
+                os.kill(os.getpid(), 19)
+        def apply(self, payload):
             return payload
 
     class Deadly:
@@ -121,11 +136,12 @@ class Device:
         self.data = self.root / "data"
         self.data.mkdir(parents=True)
         self.address = f"127.0.0.1:{wire.free_port()}"
+        self.memory_bytes = 0
         self.events: list[tuple[str, str]] = []
         self.epochs = itertools.count(1)
         self.supervisor = self.new_supervisor()
 
-    def new_supervisor(self) -> WorkerSupervisor:
+    def new_supervisor(self, **more: Any) -> WorkerSupervisor:
         return WorkerSupervisor(
             WorkerSettings(
                 device=self.name,
@@ -133,9 +149,11 @@ class Device:
                 data_folder=str(self.data),
                 state_folder=str(self.root / "state"),
                 store=str(self.root / "store"),
+                memory_bytes=self.memory_bytes,
             ),
             next_epoch=lambda: next(self.epochs),
             on_event=lambda kind, text: self.events.append((kind, text)),
+            **more,
         )
 
     def put(self, data: bytes) -> Artifact:

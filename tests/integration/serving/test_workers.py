@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -375,6 +376,77 @@ async def test_a_worker_that_dies_again_and_again_is_started_ever_later(mesh: Me
     assert "exit status 3" in ends()[-1]
 
 
+async def test_an_assignment_that_ends_the_worker_is_set_aside_and_the_others_are_served(
+    mesh: Mesh,
+) -> None:
+    device, aside = mesh["a"], []
+    device.supervisor = device.new_supervisor(probation_s=1.0)
+    device.supervisor.on_set_aside = lambda *what: aside.append(what)
+    mesh.offer("a", 5)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    deadly = {**CHAIN, "upper": ("map", ["photos"], "Deadly")}
+    bad = replace(mesh.assign(deadly, [(1.0, lane, {})])["a"], workflow="bad")
+    good = mesh.assign(CHAIN, [(1.0, lane, {})], rate=1.0, sink_path="good.jsonl")["a"]
+    for assignment in (bad, good):
+        await mesh.serve({"a": assignment})
+    (device.data / "die").touch()
+    kill(mesh, "a", signal.SIGKILL)
+    events = lambda kind: [text for k, text in device.events if k == kind]  # noqa: E731
+    await until(lambda: events("worker-restarted"), "the other workflow is served again", 40.0)
+    (told,) = events("assignment-set-aside")
+    assert told.startswith("bad, generation 1: the worker ended 4 times in a row")
+    assert [(workflow, generation) for workflow, generation, _ in aside] == [("bad", 1)]
+    await until(lambda: len(device.results("good.jsonl")) == 5, "it has ended", 20.0)
+
+
+@pytest.mark.slow
+async def test_an_assignment_that_makes_the_worker_hang_is_set_aside(mesh: Mesh) -> None:
+    device = mesh["a"]
+    device.supervisor = device.new_supervisor(probation_s=12.0)
+    mesh.offer("a", 5)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    stalls = {**CHAIN, "upper": ("map", ["photos"], "Stalls")}
+    bad = replace(mesh.assign(stalls, [(1.0, lane, {})])["a"], workflow="bad")
+    await mesh.serve({"a": bad})
+    (device.data / "stall").touch()
+    kill(mesh, "a", signal.SIGKILL)
+    told = lambda: [text for k, text in device.events if k == "assignment-set-aside"]  # noqa: E731
+    await until(told, "it is set aside", 90.0)
+
+
+async def test_workers_that_somebody_else_kills_say_nothing_of_what_they_served(mesh: Mesh) -> None:
+    mesh.offer("a", 1)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})]))
+    supervisor = mesh["a"].supervisor
+    for number in range(1, 6):
+        kill(mesh, "a", signal.SIGKILL)
+        await until(lambda n=number: supervisor.restarts == n and supervisor.pid, "it is back")
+    assert not [text for kind, text in mesh["a"].events if kind == "assignment-set-aside"]
+
+
+async def test_a_worker_that_cannot_be_started_just_now_is_started_when_it_can(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.offer("a", 1)
+    lane = {"photos": "a", "upper": "a", "out": "a"}
+    await mesh.serve(mesh.assign(CHAIN, [(1.0, lane, {})]))
+    real, refused = asyncio.create_subprocess_exec, []
+
+    async def no_room(*words: object, **more: object) -> object:
+        if len(refused) < 2:
+            refused.append(words)
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return await real(*words, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_room)
+    kill(mesh, "a", signal.SIGKILL)
+    await until(lambda: mesh["a"].supervisor.restarts == 1, "it is back")
+    told = [text for kind, text in mesh["a"].events if kind == "worker-failed"]
+    assert len(told) == 2
+    assert "Resource temporarily unavailable" in told[0]
+
+
 async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) -> None:
     mesh.offer("a", 40)
     (mesh["a"].data / "in" / "00007poison.txt").write_text("xyz")
@@ -388,6 +460,26 @@ async def test_a_request_that_ends_the_worker_each_time_is_given_up(mesh: Mesh) 
     assert error["error"].startswith(f"upper: the worker ended {limits.POISON_ENDS} times")
     assert mesh["b"].supervisor.restarts == limits.POISON_ENDS
     assert any(kind == "request-quarantined" for kind, _ in mesh["b"].events)
+
+
+async def test_a_request_that_wants_more_memory_than_there_is_ends_once_and_alone(
+    mesh: Mesh,
+) -> None:
+    mesh["b"].memory_bytes = 3 * 2**30
+    mesh["b"].supervisor = mesh["b"].new_supervisor()
+    mesh.offer("a", 40)
+    (mesh["a"].data / "in" / "00007poison.txt").write_text("xyz")
+    code = {**CHAIN, "upper": ("map", ["photos"], "Hungry")}
+    lane = {"photos": "a", "upper": "b", "out": "a"}
+    await mesh.serve(mesh.assign(code, [(1.0, lane, {})], rate=200.0))
+    await until(lambda: mesh.is_finished("a"), "the run finishes")
+    assert check_ledger(mesh["a"].results(), accepted=41) == {"result": 40, "error": 1}
+    (error,) = [line for line in mesh["a"].results() if line["outcome"] == "error"]
+    assert error["name"] == "in/00007poison.txt"
+    assert "MemoryError" in error["error"]
+    assert mesh["b"].supervisor.restarts == 0
+    pid = mesh["b"].supervisor.pid
+    assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) > 0, "it goes before the agent"
 
 
 @pytest.mark.slow

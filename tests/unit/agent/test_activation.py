@@ -2,15 +2,16 @@
 
 import asyncio
 import errno
+import json
 from pathlib import Path
 
 import pytest
 
 from agent.rollout.activate import Activation, AssignmentFolder, Report
 from tests.unit.agent.test_node import an_assignment
-from tiermesh.documents.assignment import Assignment, ReplicaSpec
+from tiermesh.documents.assignment import Assignment, Peer, ReplicaSpec
 from tiermesh.documents.variant import Artifact, Bundle
-from tiermesh.errors import StorageFull, TiermeshError
+from tiermesh.errors import InvalidDocument, StaleGeneration, StorageFull, TiermeshError
 
 
 class RecordingServing:
@@ -150,3 +151,70 @@ async def test_a_standby_for_another_device_or_without_its_artifacts_is_refused(
     with pytest.raises(TiermeshError, match="not on the device"):
         await bare.stand_by(an_assignment(1, replicas=replicas))
     assert serving.told == []
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("0.0.0.0:7001", "0.0.0.0 is every address of whoever connects to it"),
+        ("[::]:7001", ":: is every address of whoever connects to it"),
+        ("192.0.2.1:7001", "only loopback addresses are used"),
+        ("nowhere", "not an address"),
+    ],
+)
+async def test_a_peer_whose_address_leads_nowhere_is_refused_before_anything_is_loaded(
+    tmp_path: Path, address: str, why: str
+) -> None:
+    serving = RecordingServing()
+    here = activation(tmp_path, serving)
+    mine = Peer(device="dev", name="d", address="127.0.0.1:1")
+    peers = {"dev": mine, "cam": Peer(device="cam", name="cam", address=address)}
+    with pytest.raises(InvalidDocument, match=f"cam cannot be reached from here.*{why}"):
+        await here.prepare(an_assignment(1, peers=peers), lambda *_: None)
+    assert serving.told == []
+
+
+async def test_what_is_set_aside_is_not_served_after_a_restart_and_says_why(tmp_path: Path) -> None:
+    running = activation(tmp_path, RecordingServing())
+    await running.prepare(an_assignment(4), lambda *_: None)
+    await running.commit("w", 4)
+    await running.set_aside("w", 3, "an older one")
+    assert running.node.generations == {"w": 4}
+    await running.set_aside("w", 4, "the worker ended")
+    assert running.node.generations == {}
+    kept = json.loads((tmp_path / "w.json.aside").read_text())
+    assert (kept["why"], kept["assignment"]["generation"]) == ("the worker ended", 4)
+    serving = RecordingServing()
+    again = activation(tmp_path, serving)
+    assert await again.resume() == []
+    assert serving.told == []
+    with pytest.raises(StaleGeneration):
+        await running.prepare(an_assignment(4), lambda *_: None)
+    await running.prepare(an_assignment(5), lambda *_: None)
+    await running.commit("w", 5)
+    await running.stop("w", 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_one_that_cannot_be_read_or_prepared_is_told_and_the_others_are_served(
+    tmp_path: Path,
+) -> None:
+    first = activation(tmp_path, RecordingServing())
+    for name in ("a", "b", "c"):
+        await first.prepare(an_assignment(1, workflow=name), lambda *_: None)
+        await first.commit(name, 1)
+    (tmp_path / "a.json").write_text("{")
+    serving = RecordingServing()
+    original = serving.prepare
+
+    async def prepare(assignment: Assignment, report: Report) -> None:
+        if assignment.workflow == "b":
+            raise KeyError("what nobody foresaw")
+        await original(assignment, report)
+
+    serving.prepare = prepare
+    again = activation(tmp_path, serving)
+    unreadable, failed = await again.resume()
+    assert "a.json" in unreadable
+    assert failed == "b, generation 1: KeyError('what nobody foresaw')"
+    assert again.node.generations == {"c": 1}

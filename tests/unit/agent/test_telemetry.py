@@ -74,3 +74,66 @@ def test_events_are_numbered_and_those_that_are_gone_are_counted() -> None:
     assert (missing.kind, missing.number, oldest.number) == (DROPPED, 2, 3)
     assert missing.text.startswith("1 event")
     assert events.after(kept[-1].number) == []
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def texts(events: EventLog) -> list[str]:
+    return [event.text for event in events.after(0)]
+
+
+def test_an_event_that_comes_again_and_again_is_told_once_and_then_counted() -> None:
+    clock = Clock()
+    events = EventLog(clock)
+    told: list[int] = []
+    events.on_add = lambda: told.append(1)
+    for _ in range(2_649):
+        events.add("sink-blocked", "w, out: No space left on device")
+        clock.now += 8 / 2_649
+    assert texts(events) == ["w, out: No space left on device"]
+    clock.now += 2.0
+    events.tell_repeats()
+    assert texts(events)[1:] == ["w, out: No space left on device (2648 more times within 10 s)"]
+    assert len(told) == 2
+
+
+def test_counts_come_less_often_the_longer_it_lasts_and_end_with_it() -> None:
+    clock = Clock()
+    events = EventLog(clock)
+    for _ in range(3_600):
+        events.add("sink-blocked", "full")
+        clock.now += 1.0
+    assert len(texts(events)) == 1 + 10, "10 + 20 + 40 + ... s, at most 600 s each"
+    for _ in range(3):
+        clock.now += 600.0
+        events.tell_repeats()
+    events.add("sink-blocked", "full")
+    assert texts(events)[-1] == "full", "it is over: the next one is new"
+
+
+def test_other_events_are_told_meanwhile() -> None:
+    events = EventLog(Clock())
+    for i in range(3):
+        events.add("sink-blocked", "full")
+        events.add("peer-lost", f"hub-{i}")
+        events.add("worker-ended", "the worker ended: killed by signal 9")
+    assert texts(events).count("full") == 1
+    assert len(texts(events)) == 7
+
+
+def test_a_clock_that_is_set_back_and_a_flood_of_different_events_leave_nothing_behind() -> None:
+    clock = Clock()
+    events = EventLog(clock)
+    events.add("sink-blocked", "full")
+    clock.now -= 3_600
+    events.add("sink-blocked", "full")
+    assert texts(events) == ["full", "full"]
+    for i in range(5_000):
+        events.add("request-failed", f"{i}")
+    assert len(events._repeated) <= 1_001

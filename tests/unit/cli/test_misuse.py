@@ -36,6 +36,10 @@ def home(tmp_path, monkeypatch):
         ("events --limit 1.5", "--limit"),
         ("profile --time-limit inf", "--time-limit"),
         ("apply p.json --run ../x", "--run"),
+        ("simulate p.json --load nan", "--load"),
+        ("simulate p.json --load 0", "--load"),
+        ("batching --rate nan --service s.json --latency-slo 1", "--rate"),
+        ("batching --rate 1 --service s.json --latency-slo inf", "--latency-slo"),
     ],
 )
 def test_an_option_out_of_range(command, option, capsys, home):

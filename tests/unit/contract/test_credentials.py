@@ -159,11 +159,12 @@ async def test_beyond_loopback(credentials: wire.Credentials, host: str) -> None
 def test_what_is_announced(credentials: wire.Credentials) -> None:
     own = ["127.0.0.1", "10.0.0.5", "fe80::1", "10.0.1.5"]
     if credentials.reaches_network:
-        assert wire.announced(credentials, "10.0.0.5", own) == ["10.0.0.5"]
-        assert wire.announced(credentials, "0.0.0.0", own) == ["10.0.0.5", "10.0.1.5"]  # noqa: S104
-        assert wire.announced(credentials, "::", ["127.0.0.1"]) == ["127.0.0.1"]
+        every = ["10.0.0.5", "10.0.1.5"]
+        assert wire.announced(credentials, "10.0.0.5", own) == (["10.0.0.5"], ["10.0.0.5"])
+        assert wire.announced(credentials, "0.0.0.0", own) == (every, every)  # noqa: S104
+        assert wire.announced(credentials, "::", ["127.0.0.1"]) == ([], [])
     else:
-        assert wire.announced(credentials, "127.0.0.1", own) == ["127.0.0.1"]
+        assert wire.announced(credentials, "127.0.0.1", own) == (["127.0.0.1"], ["127.0.0.1"])
         with pytest.raises(wire.AddressRefused, match="announce on"):
             wire.multicast(credentials, ["10.0.0.5"])
 

@@ -99,19 +99,33 @@ async def test_a_run_is_over_only_once_all_its_sources_have_said_so(running):
     assert (found.ledger.accepted, found.objectives[0].windows["run"].within) == (15, 15)
 
 
+async def test_where_no_slo_is_asked_a_run_of_errors_alone_is_not_well_either(running):
+    import msgspec
+
+    text = WORKFLOW.replace("slo: {latency: {p95: 3 s}}\n", "")
+    unasked = {"w": WorkflowSource(name="read", text=text, folder=".")}
+    fleet = msgspec.structs.replace(running, workflows=unasked)
+    all_errors = sample(ended=100, within=0, errors=100)
+    found = await waited(fleet, ("cam-1", all_errors), ("cam-2", all_errors))
+    assert found.finished
+    assert not found.ok
+    assert found.wrong == ["200 requests failed"]
+
+
 @pytest.mark.parametrize(
     ("more", "wrong"),
     [
         ({"errors": 1, "within": 199, "ended": 200}, "1 request failed"),
         ({"within": 94, "ended": 100}, "the SLO was missed"),
-        ({"ended": 0, "within": 0}, "nothing is known of the SLO"),
+        ({"ended": 0, "within": 0}, "nothing was accepted: the sources found nothing to send"),
+        ({"errors": 200, "within": 0, "ended": 200}, "200 requests failed"),
     ],
 )
 async def test_it_is_not_well_where_requests_failed_or_the_slo_was_missed(running, more, wrong):
     found = await waited(running, ("cam-1", sample(0, 0)), ("cam-2", sample(**more)))
     assert found.finished
     assert not found.ok
-    assert found.wrong == [wrong]
+    assert wrong in found.wrong
 
 
 async def test_a_run_that_is_not_over_in_time_is_not_well(running):

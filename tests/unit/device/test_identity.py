@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -20,7 +21,7 @@ def test_it_is_the_same_after_a_restart(tmp_path: Path) -> None:
         assert first.control_port != first.data_port
     with Identity.load_or_create(tmp_path) as again:
         assert (again.device_id, again.name, again.control_port, again.data_port) == known
-    assert read_ports(tmp_path) == known[2:]
+    assert read_ports(tmp_path) == ("127.0.0.1", *known[2:])
 
 
 def test_what_is_given_replaces_what_was_kept(tmp_path: Path) -> None:
@@ -101,3 +102,27 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TiermeshError, match="cannot use the state folder"):
         Identity.load_or_create(tmp_path / "file" / "state")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.2", "127.0.0.2:7001"),
+        ("0.0.0.0", "127.0.0.1:7001"),  # noqa: S104 - nothing is bound
+        ("::", "[::1]:7001"),
+        ("::1", "[::1]:7001"),
+    ],
+)
+def test_who_asks_on_this_machine_is_told_where_the_agent_listens(tmp_path, host, address):
+    with Identity.load_or_create(tmp_path, host=host, control_port=7001, data_port=7002):
+        assert read_ports(tmp_path).control_address == address
+
+
+def test_an_identity_of_before_hosts_were_kept_is_on_loopback(tmp_path):
+    with Identity.load_or_create(tmp_path, control_port=7001, data_port=7002):
+        pass
+    file = tmp_path / "identity.json"
+    kept = json.loads(file.read_text())
+    del kept["host"]
+    file.write_text(json.dumps(kept))
+    assert read_ports(tmp_path).control_address == "127.0.0.1:7001"

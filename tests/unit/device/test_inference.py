@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from agent.errors import StageCodeFailed
 from agent.model_host import runtimes
 from agent.model_host.inference import Inference, by_shape
 from agent.rollout.store import Store
 from agent.serving.compute import warming
-from tests.doubler import CODE, linear_model
+from tests.doubler import CODE, linear_model, put
 from tiermesh.documents.variant import Variant
 from tiermesh.errors import TiermeshError, Unsupported
 from tiermesh.frames import tensor_of
@@ -142,3 +143,65 @@ def test_measuring_leaves_a_replica_as_it_was(store: Store, make_variant: MakeVa
     assert inference.now() >= before
     assert inference.self_test() is None
     assert abs(inference.now() - time.perf_counter()) < 1.0
+
+
+def in_two_files(weights: list[list[float]], data: str) -> tuple[bytes, bytes]:
+    """The model of `linear_model` and, as external data, its weights."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(linear_model(weights))
+    (tensor,) = model.graph.initializer
+    raw = tensor.raw_data
+    onnx.external_data_helper.set_external_data(tensor, data, offset=0, length=len(raw))
+    tensor.ClearField("raw_data")
+    return model.SerializeToString(), raw
+
+
+def test_a_model_in_several_files_finds_them_by_their_names(
+    store: Store, make_variant: MakeVariant
+) -> None:
+    model, weights = in_two_files([[2, 0], [0, 2]], "weights.bin")
+    whole = make_variant(model=model)
+    files = {**whole.files, "weights.bin": put(store, weights)}
+    inference = Inference.load(structs.replace(whole, files=files), store, threads=1)
+    assert inference.self_test() is None
+    assert not list(store.root.glob(".loading-*"))
+    with pytest.raises(Unsupported, match=r"weights\.bin"):
+        Inference.load(whole, store, threads=1)
+
+
+@pytest.mark.parametrize("name", ["../weights.bin", "/tmp/weights.bin", "..", "a/b"])  # noqa: S108
+def test_a_file_whose_name_leads_elsewhere_is_refused(
+    store: Store, make_variant: MakeVariant, name: str
+) -> None:
+    whole = make_variant()
+    files = {**whole.files, name: put(store, b"x" * 16)}
+    with pytest.raises(Unsupported, match="it leads elsewhere"):
+        Inference.load(structs.replace(whole, files=files), store, threads=1)
+
+
+def test_a_pointer_of_git_lfs_is_named_as_such(load: Load) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"
+    with pytest.raises(Unsupported, match=r"pointer of Git LFS.*git lfs pull"):
+        load(model=pointer)
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("opset", r"Opset 99 is under development.*Current official support .* is till opset"),
+        ("ir", r"Unsupported model IR version: 99, max supported IR version: \d+"),
+    ],
+)
+def test_a_model_that_is_too_new_is_told_whole_and_with_what_to_do(
+    load: Load, field: str, says: str
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(linear_model([[2, 0], [0, 2]]))
+    if field == "opset":
+        model.opset_import[0].version = 99
+    else:
+        model.ir_version = 99
+    with pytest.raises(Unsupported, match=says) as caught:
+        load(model=model.SerializeToString())
+    assert "onnxruntime/core" not in caught.value.why
+    assert "older opset" in caught.value.fix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,26 @@ def test_a_folder_that_refuses_is_an_error_in_words(
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(TiermeshError, match=r"refuses the artifact .* Read-only file system"):
         begin(store)
+
+
+def with_method(method: int, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("stage.py", data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_bundle_that_expands_in_memory_before_it_can_be_counted_is_refused(
+    store: Store, method: int
+) -> None:
+    artifact = put(store, with_method(method, bytes(10 * 2**20)))
+    with pytest.raises(TiermeshError, match="not stored or deflated"):
+        store.unpack(artifact.digest)
+
+
+def test_a_bundle_whose_file_is_longer_than_it_declares_is_refused(store: Store) -> None:
+    data = with_method(zipfile.ZIP_STORED, b"x" * 5_000)
+    artifact = put(store, data.replace(struct.pack("<I", 5_000), struct.pack("<I", 10)))
+    with pytest.raises(TiermeshError, match="is not a zip"):
+        store.unpack(artifact.digest)

