@@ -249,10 +249,10 @@ class Measuring:
             if variant in dropped[model] or self._has_failed(model, variant):
                 continue
             now = {**chosen, model: variant}
-            after: list[dict[str, Any]] | None = None
+            after: list[dict[str, Any]] = []
             with self._one(model, variant):
                 after = self._apply(model, variant, payloads, " -> ".join(now.values()))
-            if after is not None:
+            if not self._has_failed(model, variant):
                 yield from self._outcomes(after, rest, now, dropped)
 
     def _apply(
