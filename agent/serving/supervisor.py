@@ -441,10 +441,13 @@ class WorkerSupervisor:
             try:
                 await self._serve_all_again(process)
             except asyncio.CancelledError:
-                # Nobody else knows of it before it serves.
-                if self.pid != process.process.pid:
-                    await process.end()
+                await self._end_unless_serving(process)
                 raise
+
+    async def _end_unless_serving(self, process: _Process) -> None:
+        """End a process that nobody else knows of, since it does not serve yet."""
+        if self._process is not process:
+            await process.end()
 
     def _count_fall(self, process: _Process, lived_s: float) -> None:
         """Count the ends that what is served may be to blame for, in a row."""

@@ -260,6 +260,7 @@ class Measuring:
             if variant in dropped[model] or self._has_failed(model, variant):
                 continue
             now = {**chosen, model: variant}
+            after: list[dict[str, Any]] = []
             with self._one(model, variant):
                 after = self._apply(model, variant, payloads, " -> ".join(now.values()))
             if not self._has_failed(model, variant):
