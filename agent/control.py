@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import grpc.aio
 
-from agent.rollout.commands import Commands
+from agent.rollout.commands import RunningCommands
 from agent.telemetry import EventLog
 from tiermesh import PROTOCOL_VERSION, __version__, limits, wire
 from tiermesh.conversation import Call, Conversation, first_of
@@ -22,7 +22,7 @@ from tiermesh.errors import (
     TiermeshError,
     Unreachable,
 )
-from tiermesh.session import BEAT_S, Session, Tenure
+from tiermesh.session import BEAT_S, ControlSession, Tenure
 from tiermesh.v1 import control_pb2 as pb
 from tiermesh.v1 import control_pb2_grpc, telemetry_pb2
 
@@ -36,7 +36,7 @@ class _Talk:
 
     def __init__(
         self,
-        session: Session[pb.Up],
+        session: ControlSession[pb.Up],
         take: Callable[[pb.Down], None],
         delivered: Callable[[list[pb.Up]], None],
     ) -> None:
@@ -97,7 +97,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
     def __init__(
         self,
         device: str,
-        commands: Commands,
+        commands: RunningCommands,
         events: EventLog,
         sample: Callable[[], Awaitable[telemetry_pb2.Sample]],
         *,
@@ -114,7 +114,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._keep_tenure = keep_tenure
         self._boot = boot
         self._clock = clock
-        self._session: Session[pb.Up] = Session(clock())
+        self._session: ControlSession[pb.Up] = ControlSession(clock())
         self._talk: _Talk | None = None
         self._offered = self._taken = 0
         self._observers = 0
@@ -180,7 +180,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             seen = max([seen, *(event.number for event in events)])
             return sample
 
-        talk = _Talk(Session(self._clock()), _refuse, lambda _: None)
+        talk = _Talk(ControlSession(self._clock()), _refuse, lambda _: None)
         self._observers += 1
         try:
             await self._converse(talk, opening, context, 0, sample)

@@ -21,7 +21,7 @@ from agent.profiling import fingerprint as fingerprints
 from agent.profiling.service import ProfilingService
 from agent.rollout.activate import Activation, AssignmentFolder
 from agent.rollout.artifacts import ArtifactsService
-from agent.rollout.commands import Commands
+from agent.rollout.commands import RunningCommands
 from agent.rollout.garbage import Collector
 from agent.rollout.store import Store
 from agent.serving.clock import Clock
@@ -158,7 +158,7 @@ async def _start(config: Config, stack: contextlib.AsyncExitStack) -> str:
         credentials=credentials,
     )
     supervisor.on_set_aside = activation.set_aside_soon
-    commands = Commands(activation)
+    commands = RunningCommands(activation)
     stack.push_async_callback(commands.close)
     # Rates are differences of samples: setting the device's clock must not change them.
     sampler = Sampler(

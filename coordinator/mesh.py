@@ -28,22 +28,22 @@ from coordinator.artifacts.distribution import Distribution
 from coordinator.discovery.browser import Describing, look_out, sighted, watching_zeroconf
 from coordinator.fleet import Desired, Fleet, events
 from coordinator.fleet.file import FleetFile
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.fleet.priors import is_fresh
 from coordinator.fleet.state import Catalogue, Device, Rollout
 from coordinator.journal.reconcile import Pursuit
 from coordinator.journal.recorder import Recorder
 from coordinator.journal.store import Journal
-from coordinator.planning.snapshot import AccuracyTable, Snapshot, snapshot
-from coordinator.profiling.profiler import Measuring, ProfileOptions
-from coordinator.profiling.schedule import Outlook, in_order, rivals
+from coordinator.planning.snapshot import AccuracyTable, ProblemSnapshot, snapshot
+from coordinator.profiling.profiler import ProfileOptions, Profiler
+from coordinator.profiling.schedule import ProfilingOutlook, in_order, rivals
 from coordinator.progress import Report, silent
-from coordinator.rollout.applying import Applied, Applying, Target
+from coordinator.rollout.applying import Applying, RolloutResult, Target
 from coordinator.rollout.rollouts import Rollouts, target_of
 from coordinator.sessions.channels import Channels
 from coordinator.sessions.session import Sessions
 from coordinator.telemetry.watching import Observed, Watching, look, note
-from coordinator.workflows.catalogue import Ladders
+from coordinator.workflows.catalogue import LadderSource
 from coordinator.workflows.registry import Workflows
 from tiermesh import folders, wire
 from tiermesh.documents.plan import Plan
@@ -68,7 +68,7 @@ class Mesh(Recorder):
         fleet: Fleet,
         channels: Channels,
         *,
-        ladders: Ladders | None,
+        ladders: LadderSource | None,
         home: Path,
         name: str,
         network: FleetFile,
@@ -87,7 +87,7 @@ class Mesh(Recorder):
         self.name = name
         self.network = network
         self.workflows = Workflows(self, ladders, home)
-        self._snapshots: dict[str, Snapshot] = {}
+        self._snapshots: dict[str, ProblemSnapshot] = {}
         self.distribution = Distribution(channels, lambda: self.fleet, lambda: self.network)
         self._rolling_out: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._profiling = asyncio.Lock()
@@ -98,7 +98,7 @@ class Mesh(Recorder):
         cls,
         state_dir: Path,
         *,
-        ladders: Ladders | None = None,
+        ladders: LadderSource | None = None,
         home: Path | None = None,
         name: str = DEFAULT_MESH,
         network: FleetFile | None = None,
@@ -250,7 +250,7 @@ class Mesh(Recorder):
             variants=tuple(variants),
             devices=None if devices is None else frozenset(d.id for d in chosen),
         )
-        work = Measuring(
+        work = Profiler(
             self,
             self.channels,
             self.distribution,
@@ -259,7 +259,7 @@ class Mesh(Recorder):
             now=self.now,
             options=options or ProfileOptions(),
             report=report,
-            outlook=Outlook(desired, asyncio.get_running_loop().time),
+            outlook=ProfilingOutlook(desired, asyncio.get_running_loop().time),
             better=rivals(list(variants.values()), accuracy),
         )
         # What is measured side by side on one host measures the others, too.
@@ -324,7 +324,7 @@ class Mesh(Recorder):
             functions=functions,
         )
         problem = adjust(made.problem) if adjust is not None else made.problem
-        self._snapshots[problem.digest] = Snapshot(problem, made.inputs)
+        self._snapshots[problem.digest] = ProblemSnapshot(problem, made.inputs)
         return problem
 
     async def plan(
@@ -383,7 +383,7 @@ class Mesh(Recorder):
         run: str | None = None,
         measure_s: float = 0.0,
         report: Report = silent,
-    ) -> Applied:
+    ) -> RolloutResult:
         """Roll a plan out: push, prepare everywhere, then commit everywhere, or go back.
 
         `run` names the run of the workflow; without it, what runs goes on where it is. The workflow is
@@ -400,11 +400,13 @@ class Mesh(Recorder):
         await self._correct_prediction(plan, applied, applying.target.workflow)
         return applied
 
-    async def _correct_prediction(self, plan: Plan, applied: Applied, workflow: Workflow) -> None:
+    async def _correct_prediction(
+        self, plan: Plan, applied: RolloutResult, workflow: Workflow
+    ) -> None:
         """Record what is expected of a plan by what its replicas took just before they served."""
         from coordinator.replanning.corrected_prediction import before_serving
 
-        if not applied.batch_seconds or applied.outcome is not Outcome.COMMITTED:
+        if not applied.batch_seconds or applied.outcome is not RolloutOutcome.COMMITTED:
             return
         made = self._snapshots.get(plan.made_for.problem)
         try:
@@ -476,13 +478,13 @@ class Mesh(Recorder):
         applying.check()
         return applying
 
-    async def settle(self, *, report: Report = silent) -> list[Applied]:
+    async def settle(self, *, report: Report = silent) -> list[RolloutResult]:
         """Bring to an end what an earlier coordinator left in the middle; returns those rollouts.
 
         A rollout is finished where a device may have switched, and undone where none has. Where one broke,
         what ran before it runs again.
         """
-        settled: list[Applied] = []
+        settled: list[RolloutResult] = []
         for workflow in sorted(self.fleet.rollouts):
             rollouts = Rollouts(self, workflow, self.workflows.path_of, report=report)
             async with self._rolling_out[workflow]:
@@ -516,7 +518,7 @@ class Mesh(Recorder):
         applying.check()
         return applying
 
-    async def roll_back(self, workflow: str, *, report: Report = silent) -> Applied:
+    async def roll_back(self, workflow: str, *, report: Report = silent) -> RolloutResult:
         """Roll out the plan that served a workflow before, as a new generation; see `rolling_back`."""
         async with self._rolling_out[workflow]:
             return await self.rolling_back(workflow, report=report).apply()

@@ -26,7 +26,7 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class WorkCounts:
     """How many pieces of work of one kind are done, of a device and of all; seconds left, None where unknown."""
 
     done: int
@@ -49,7 +49,7 @@ class Progress:
     done: float
     doing: str = ""
     transfer: Transfer | None = None
-    tally: Tally | None = None
+    tally: WorkCounts | None = None
 
 
 Report: TypeAlias = Callable[[Progress], None]

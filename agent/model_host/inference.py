@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agent.errors import StageCodeFailed
 from agent.model_host import model_files, runtimes, stage_code
 from agent.model_host.emulation import CountedTime, Dilation
-from agent.model_host.runtimes import ModelToLoad, Session
+from agent.model_host.runtimes import LoadedModel, ModelToLoad
 from agent.model_host.stage_code import ModelCode
 from tiermesh.arrays import arrays
 from tiermesh.documents.variant import Variant
@@ -60,7 +60,7 @@ class Trial:
 class Inference:
     """A loaded variant. Not thread-safe: one call at a time."""
 
-    def __init__(self, code: ModelCode, session: Session, dilation: Dilation) -> None:
+    def __init__(self, code: ModelCode, session: LoadedModel, dilation: Dilation) -> None:
         self._code = code
         self._session = session
         self._dilation = dilation

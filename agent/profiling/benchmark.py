@@ -35,12 +35,19 @@ from agent.host_facts import host_facts
 from agent.model_host import process, runtimes, stage_code
 from agent.model_host.emulation import CountedTime, Dilation
 from agent.model_host.inference import Inference, Item, Trial
-from agent.profiling.disturbance import Disturbance, Reading, Watch
+from agent.profiling.disturbance import CpuTimes, Disturbance, DisturbanceWatch
 from agent.profiling.fingerprint import memory
-from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
-from agent.profiling.repeating import Rule, Samples
+from agent.profiling.messages import (
+    Answer,
+    CannotRun,
+    MeasureFailed,
+    MeasureProgress,
+    MeasureRequest,
+    MeasureResult,
+)
+from agent.profiling.repeating import Samples, StoppingRule
 from agent.profiling.rotation import Rotation
-from agent.profiling.timing import PAUSE_S, Batches, Pace, Stage, affordable, run
+from agent.profiling.timing import PAUSE_S, Batches, DeviceClock, StageTiming, affordable, run
 from agent.rollout.store import Store
 from tiermesh.documents.profile import Point
 from tiermesh.errors import TiermeshError, Unsupported
@@ -51,7 +58,7 @@ _OF_STAGE: Final = 0.5
 """Of the interval that is asked for, stage code may make so much."""
 _PROGRAM: Final = Path(agent.__file__).parent
 
-Report = Callable[[Progress], None]
+Report = Callable[[MeasureProgress], None]
 
 
 @dataclass(slots=True)
@@ -74,7 +81,7 @@ class _Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class _BenchmarkedVariant:
     """A variant, loaded with so many threads: the samples put through, and what it says of itself."""
 
     inference: Inference
@@ -88,22 +95,22 @@ class _Loaded:
 
 @dataclass(slots=True)
 class Benchmark:
-    """Measures what an `Ask` asks for.
+    """Measures what an `MeasureRequest` asks for.
 
     Unsupported and StageCodeFailed say why the device cannot run it; any other TiermeshError, why
     it could not be measured this time.
     """
 
-    ask: Ask
+    ask: MeasureRequest
     report: Report
     _points: list[Point] = field(default_factory=list[Point])
-    _pace: Pace = field(init=False)
+    _pace: DeviceClock = field(init=False)
     _baseline: int = 0
 
     def __post_init__(self) -> None:
-        self._pace = Pace(CountedTime(PAUSE_S), self.ask.slowdown)
+        self._pace = DeviceClock(CountedTime(PAUSE_S), self.ask.slowdown)
 
-    def run(self) -> Measured:
+    def run(self) -> MeasureResult:
         """The whole measurement."""
         ask = self.ask
         runtime = runtimes.runtime(ask.variant.runtime)
@@ -113,7 +120,7 @@ class Benchmark:
         ends_at = time.perf_counter() + ask.time_limit_seconds
         budget = _Budget(ends_at, len(ask.threads) * (1 + len(ask.batch_sizes)))
         self._baseline = process.forget_peak()
-        before = Reading.take()
+        before = CpuTimes.take()
         loads = [
             self._at_threads(threads, budget, len(ask.threads) - done)
             for done, threads in enumerate(ask.threads)
@@ -125,8 +132,8 @@ class Benchmark:
                 fix="Give more time: coordinator profile --time-limit",
             )
         load_seconds, bytes_out, items = loads[0]
-        others = Disturbance.between(before, Reading.take())
-        return Measured(
+        others = Disturbance.between(before, CpuTimes.take())
+        return MeasureResult(
             load_seconds=load_seconds,
             peak_memory_bytes=self._peak(),
             bytes_out_per_request=bytes_out,
@@ -152,7 +159,7 @@ class Benchmark:
         load_seconds = time.perf_counter() - begun
         with contextlib.closing(inference):
             self._say(budget, "warm-up and self-test")
-            loaded = _Loaded(inference, threads, _tried(inference))
+            loaded = _BenchmarkedVariant(inference, threads, _tried(inference))
             until = time.perf_counter() + budget.left / threads_left
             self._sizes(loaded, _Budget(until, budget.steps, budget.taken))
             budget.taken += 1 + len(self.ask.batch_sizes)
@@ -160,7 +167,7 @@ class Benchmark:
         sizes = [payload_bytes(trial.result) for trial in loaded.trials]
         return load_seconds, sum(sizes) / len(sizes), [len(trial.items) for trial in loaded.trials]
 
-    def _sizes(self, loaded: _Loaded, budget: _Budget) -> None:
+    def _sizes(self, loaded: _BenchmarkedVariant, budget: _Budget) -> None:
         """The smallest batch size first, then the largest, which tell most, and those between."""
         takes, peaks = self._warmed(loaded, budget)
         sizes = list(takes)
@@ -175,7 +182,9 @@ class Benchmark:
             points.append(batches.point(size, loaded.threads, peaks[size], self.ask.quota_cores))
         self._points += sorted(points, key=lambda point: point.batch_size)
 
-    def _warmed(self, loaded: _Loaded, budget: _Budget) -> tuple[dict[int, float], dict[int, int]]:
+    def _warmed(
+        self, loaded: _BenchmarkedVariant, budget: _Budget
+    ) -> tuple[dict[int, float], dict[int, int]]:
         """Run the heaviest batch of each size once, as far as there is time: seconds, and peaks of memory."""
         takes: dict[int, float] = {}
         peaks: dict[int, int] = {}
@@ -190,7 +199,9 @@ class Benchmark:
             peaks[size] = self._peak()
         return takes, peaks
 
-    def _stage(self, loaded: _Loaded, takes: dict[int, float], budget: _Budget) -> Stage:
+    def _stage(
+        self, loaded: _BenchmarkedVariant, takes: dict[int, float], budget: _Budget
+    ) -> StageTiming:
         """What the stage code takes for each item, of one request after another, with unpacking and packing it.
 
         As well as the sum of it and the model's run must be known: stage code is often the smaller part.
@@ -212,10 +223,14 @@ class Benchmark:
             rule = self._rule(_OF_STAGE * self.ask.interval * (1 + model / max(per_item, 1e-9)))
             all_seen = len(timed.seconds) % len(trials) == 0
             if all_seen and (timed.enough(rule) or time.perf_counter() > ends_at):
-                return Stage(item_shares(timed, [len(t.items) for t in trials]), timed.interval)
+                return StageTiming(
+                    item_shares(timed, [len(t.items) for t in trials]), timed.interval
+                )
         raise AssertionError("cycle ended")
 
-    def _batches(self, loaded: _Loaded, stage: Stage, size: int, takes: float) -> Batches:
+    def _batches(
+        self, loaded: _BenchmarkedVariant, stage: StageTiming, size: int, takes: float
+    ) -> Batches:
         """To be repeated until the interval that is asked for is reached, of which stage code has made a part."""
         part = stage.part(size, takes * self.ask.slowdown)
         left = math.sqrt(max(self.ask.interval**2 - part**2, (_OF_STAGE * self.ask.interval) ** 2))
@@ -228,7 +243,7 @@ class Benchmark:
             self._rule(left),
             to_beat.get(size, 0.0),
             # What an emulated device waits for is not multiplied; a real one's waits are as long as its batch.
-            Watch() if self.ask.slowdown == 1 else Watch(lambda: None),
+            DisturbanceWatch() if self.ask.slowdown == 1 else DisturbanceWatch(lambda: None),
         )
 
     def _measure(self, batches: Batches, what: str, ends_at: float, budget: _Budget) -> None:
@@ -239,15 +254,15 @@ class Benchmark:
                 self._say(budget, f"{what}: {batches.said()}")
         self._say(budget, f"{what}: {batches.said()}")
 
-    def _rule(self, interval: float) -> Rule:
-        return Rule(interval, self.ask.min_repeats, self.ask.max_repeats)
+    def _rule(self, interval: float) -> StoppingRule:
+        return StoppingRule(interval, self.ask.min_repeats, self.ask.max_repeats)
 
     def _peak(self) -> int:
         """The most memory by which the process has grown."""
         return max(process.peak_bytes() - self._baseline, 0)
 
     def _say(self, budget: _Budget, doing: str) -> None:
-        self.report(Progress(min(budget.taken / budget.steps, 1.0), doing))
+        self.report(MeasureProgress(min(budget.taken / budget.steps, 1.0), doing))
 
 
 def _tried(inference: Inference) -> list[Trial]:
@@ -315,7 +330,7 @@ def main() -> None:
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 
-    ask = msgspec.json.decode(sys.stdin.buffer.read(), type=Ask)
+    ask = msgspec.json.decode(sys.stdin.buffer.read(), type=MeasureRequest)
     say(_outcome(ask, say))
 
 
@@ -326,20 +341,20 @@ def _memory_bytes() -> int:
         return 0
 
 
-def _outcome(ask: Ask, report: Report) -> Measured | CannotRun | Failed:
+def _outcome(ask: MeasureRequest, report: Report) -> MeasureResult | CannotRun | MeasureFailed:
     try:
         return Benchmark(ask, report).run()
     except (Unsupported, StageCodeFailed) as error:
         return CannotRun(str(error))
     except TiermeshError as error:
-        return Failed(error.to_dict())
+        return MeasureFailed(error.to_dict())
     except MemoryError:
         return CannotRun("it does not fit into this device's memory")
     except Exception as error:  # noqa: BLE001 - stage code and runtimes may raise anything
         failed = StageCodeFailed.by(error, "the measurement fails")
         if not _raised_here(error):
             return CannotRun(str(failed))
-        return Failed(MeasurementFailed(failed.what, why=failed.why).to_dict())
+        return MeasureFailed(MeasurementFailed(failed.what, why=failed.why).to_dict())
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ _MICROSECONDS: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CpuTimes:
     """Seconds since some moment: of this thread on a processor and waiting for one, and of the whole machine."""
 
     cpu_s: float
@@ -33,10 +33,10 @@ class Reading:
     wall_s: float
 
     @staticmethod
-    def take(proc: Path = PROC) -> Reading:
+    def take(proc: Path = PROC) -> CpuTimes:
         """How it stands now."""
         machine = host_time(proc)
-        return Reading(
+        return CpuTimes(
             cpu_s=time.thread_time(),
             waited_s=run_delay_s(proc),
             busy_s=None if machine is None else machine.busy_s,
@@ -58,7 +58,7 @@ class Disturbance:
     other_cores: float | None
 
     @staticmethod
-    def between(before: Reading, after: Reading) -> Disturbance:
+    def between(before: CpuTimes, after: CpuTimes) -> Disturbance:
         """What others took meanwhile: by waiting or by the hypervisor, whichever is more."""
         wall = max(after.wall_s - before.wall_s, 1e-9)
         cpu = after.cpu_s - before.cpu_s
@@ -79,7 +79,7 @@ class Disturbance:
         )
 
 
-class Watch:
+class DisturbanceWatch:
     """Tells of each batch whether this thread had to wait for a processor; `waited` gives the seconds so far."""
 
     def __init__(self, waited: Callable[[], float | None] | None = None) -> None:

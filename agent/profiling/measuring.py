@@ -14,7 +14,14 @@ from typing import Final
 import msgspec
 
 from agent.errors import MeasurementFailed
-from agent.profiling.messages import Answer, Ask, CannotRun, Failed, Measured, Progress
+from agent.profiling.messages import (
+    Answer,
+    CannotRun,
+    MeasureFailed,
+    MeasureProgress,
+    MeasureRequest,
+    MeasureResult,
+)
 from tiermesh.errors import error_of
 
 _GRACE_SECONDS: Final = 10.0
@@ -27,8 +34,11 @@ _THREAD_SETTINGS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_T
 
 
 async def measure(
-    ask: Ask, report: Callable[[Progress], None], *, grace_seconds: float = _GRACE_SECONDS
-) -> Measured | CannotRun:
+    ask: MeasureRequest,
+    report: Callable[[MeasureProgress], None],
+    *,
+    grace_seconds: float = _GRACE_SECONDS,
+) -> MeasureResult | CannotRun:
     """The result, or why this device cannot run the variant.
 
     Cancelling this kills the process and all that it started.
@@ -53,7 +63,7 @@ async def measure(
         ) from None
     finally:
         await asyncio.shield(_end(process, errors))
-    if isinstance(heard.result, Failed):
+    if isinstance(heard.result, MeasureFailed):
         raise error_of(heard.result.error)
     return heard.result or _ended(process.returncode or 0, heard.doing, errors.result())
 
@@ -62,19 +72,19 @@ async def measure(
 class _Heard:
     """What the process has said so far."""
 
-    report: Callable[[Progress], None]
-    result: Measured | CannotRun | Failed | None = None
+    report: Callable[[MeasureProgress], None]
+    result: MeasureResult | CannotRun | MeasureFailed | None = None
     doing: str = field(default="")
 
     def take(self, answer: Answer) -> None:
-        if isinstance(answer, Progress):
+        if isinstance(answer, MeasureProgress):
             self.doing = f", during: {answer.doing}"
             self.report(answer)
         else:
             self.result = answer
 
 
-async def _start(ask: Ask) -> asyncio.subprocess.Process:
+async def _start(ask: MeasureRequest) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -94,7 +104,7 @@ def _environment(threads: int) -> Mapping[str, str]:
     return {**os.environ, **dict.fromkeys(_THREAD_SETTINGS, str(threads))}
 
 
-async def _hand_over(ask: Ask, process: asyncio.subprocess.Process) -> None:
+async def _hand_over(ask: MeasureRequest, process: asyncio.subprocess.Process) -> None:
     stdin = process.stdin
     assert stdin is not None  # noqa: S101 - asked for as a pipe
     # A process that is gone already says more through its exit code.

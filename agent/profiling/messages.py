@@ -10,7 +10,7 @@ from tiermesh.documents.profile import Point
 from tiermesh.documents.variant import Variant
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class MeasureRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Measure `variant` from the store in the folder `store`, each of `threads` by `batch_sizes`.
 
     Repeats end at `interval` (see `repeating.Rule`), everything at `time_limit_seconds`. `to_beat_seconds` are, for
@@ -35,14 +35,14 @@ class _Answer(msgspec.Struct, frozen=True, tag_field="answer", tag=str.lower):
     pass
 
 
-class Progress(_Answer, frozen=True):
+class MeasureProgress(_Answer, frozen=True):
     """How far it is, 0 to 1, and what is being done, for people."""
 
     done: float
     doing: str
 
 
-class Measured(_Answer, frozen=True, kw_only=True):
+class MeasureResult(_Answer, frozen=True, kw_only=True):
     """The result; see `tiermesh.documents.profile.Profile`."""
 
     load_seconds: float
@@ -63,10 +63,10 @@ class CannotRun(_Answer, frozen=True):
     why: str
 
 
-class Failed(_Answer, frozen=True):
+class MeasureFailed(_Answer, frozen=True):
     """Nothing was learned about the device; an error in its `to_dict` form."""
 
     error: dict[str, Any]
 
 
-Answer: TypeAlias = Progress | Measured | CannotRun | Failed
+Answer: TypeAlias = MeasureProgress | MeasureResult | CannotRun | MeasureFailed

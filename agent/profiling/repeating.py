@@ -21,7 +21,7 @@ LOOKED_AT: Final = 1.2
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class StoppingRule:
     """Repeat until the relative `interval` is reached, between `min_repeats` and `max_repeats`."""
 
     interval: float
@@ -47,7 +47,7 @@ TYPICAL: Final = Noise(0.04, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MeanEstimate:
     """The mean in seconds, its standard error, and on how many degrees of freedom that rests (0: it is not known)."""
 
     mean: float
@@ -95,10 +95,10 @@ class Samples:
 
     @property
     def interval(self) -> float:
-        """See `Estimate.interval`."""
+        """See `MeanEstimate.interval`."""
         return self.estimate().interval
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> MeanEstimate:
         """The mean over all strata and how well it is known."""
         by_stratum = self._by_stratum()
         if len(self.works) == 1:
@@ -115,7 +115,7 @@ class Samples:
         """Of each stratum, 0 where it had no turn."""
         return [statistics.fmean(of_one) if of_one else 0.0 for of_one in self._by_stratum()]
 
-    def enough(self, rule: Rule) -> bool:
+    def enough(self, rule: StoppingRule) -> bool:
         """Whether the rule lets the repeating end."""
         n = len(self.seconds)
         return n >= rule.max_repeats or (n >= rule.min_repeats and self.interval <= rule.interval)
@@ -133,7 +133,7 @@ class Samples:
             found[stratum].append(seconds)
         return found
 
-    def _within(self, by_stratum: list[list[float]]) -> Estimate:
+    def _within(self, by_stratum: list[list[float]]) -> MeanEstimate:
         """Every stratum counts the same, however often it had its turn."""
         means = [statistics.fmean(of_one) for of_one in by_stratum if of_one]
         squares = sum(
@@ -144,9 +144,9 @@ class Samples:
         mean = statistics.fmean(means)
         variance, freedom = self._variance(squares, len(self.seconds) - len(means), mean)
         parts = sum(1 / len(of_one) for of_one in by_stratum)
-        return Estimate(mean, math.sqrt(variance * parts) / len(means), freedom)
+        return MeanEstimate(mean, math.sqrt(variance * parts) / len(means), freedom)
 
-    def _quotient(self, works: list[float]) -> Estimate:
+    def _quotient(self, works: list[float]) -> MeanEstimate:
         n, work = len(works), statistics.fmean(works)
         mean_work = statistics.fmean(self.works)
         per_work = statistics.fmean(self.seconds) / work
@@ -156,9 +156,9 @@ class Samples:
         )
         mean = per_work * mean_work
         variance, freedom = self._variance(squares, n - 1, mean)
-        return Estimate(mean, math.sqrt(variance / n), freedom)
+        return MeanEstimate(mean, math.sqrt(variance / n), freedom)
 
-    def _line(self, works: list[float]) -> Estimate:
+    def _line(self, works: list[float]) -> MeanEstimate:
         """Weighted by 1 / work squared: spread is a share of the time, which is about as the work."""
         mean_work = statistics.fmean(self.works)
         weights = [(mean_work / w) ** 2 for w in works]
@@ -172,7 +172,7 @@ class Samples:
         squares = sum(u * (t - time - slope * (w - work)) ** 2 for u, w, t in data)
         mean = time + slope * away
         variance, freedom = self._variance(squares, len(works) - 2, mean)
-        return Estimate(mean, math.sqrt(variance * (1 / whole + away**2 / spread)), freedom)
+        return MeanEstimate(mean, math.sqrt(variance * (1 / whole + away**2 / spread)), freedom)
 
     def _variance(self, squares: float, freedom: int, mean: float) -> tuple[float, float]:
         """Of one sample, with its degrees of freedom; 0 of these while the samples themselves say nothing."""

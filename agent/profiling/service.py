@@ -14,7 +14,7 @@ import grpc.aio
 from msgspec.structs import asdict, replace
 
 from agent.profiling.measuring import measure
-from agent.profiling.messages import Ask, CannotRun, Measured, Progress
+from agent.profiling.messages import CannotRun, MeasureProgress, MeasureRequest, MeasureResult
 from agent.rollout.store import Store
 from tiermesh import __version__, limits, wire
 from tiermesh.documents.fingerprint import Fingerprint
@@ -64,11 +64,11 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
         except TiermeshError as error:
             await wire.abort(context, error)
 
-    async def _events(self, ask: Ask) -> AsyncIterator[pb.ProfileEvent]:
-        said: asyncio.Queue[Progress | None] = asyncio.Queue()
+    async def _events(self, ask: MeasureRequest) -> AsyncIterator[pb.ProfileEvent]:
+        said: asyncio.Queue[MeasureProgress | None] = asyncio.Queue()
         task = asyncio.create_task(self._measure(ask, said.put_nowait))
         task.add_done_callback(lambda _: said.put_nowait(None))
-        last = Progress(0.0, "starting")
+        last = MeasureProgress(0.0, "starting")
         try:
             while True:
                 try:
@@ -87,10 +87,10 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
             await asyncio.wait([task])
 
     async def _measure(
-        self, ask: Ask, report: Callable[[Progress], None]
-    ) -> tuple[Measured | CannotRun, float]:
+        self, ask: MeasureRequest, report: Callable[[MeasureProgress], None]
+    ) -> tuple[MeasureResult | CannotRun, float]:
         if self._free.locked():
-            report(Progress(0.0, "waiting for another measurement on this device"))
+            report(MeasureProgress(0.0, "waiting for another measurement on this device"))
         async with self._free:
             begun = time.perf_counter()
             what = f"{ask.variant.model}/{ask.variant.name}"
@@ -100,7 +100,7 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
             log.info("profiled %s in %.1f s", what, seconds)
             return result, seconds
 
-    def _ask(self, request: pb.ProfileRequest) -> Ask:
+    def _ask(self, request: pb.ProfileRequest) -> MeasureRequest:
         variant = decode_json(request.variant, Variant, "the variant")
         missing = sorted({a.digest for a in variant.artifacts if not self._store.has(a.digest)})
         if missing:
@@ -112,7 +112,7 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
             )
         sizes = _sizes(request.batch_sizes)
         to_beat = dict(zip(request.batch_sizes, request.to_beat_seconds, strict=False))
-        return Ask(
+        return MeasureRequest(
             variant=variant,
             store=str(self._store.root),
             batch_sizes=sizes,
@@ -136,7 +136,7 @@ class ProfilingService(profiling_pb2_grpc.ProfilingServicer):
             raise LimitExceeded(f"cannot measure {threads} threads", why=f"there are {most} cores")
         return threads
 
-    def _profile(self, variant: Variant, result: Measured | CannotRun) -> Profile:
+    def _profile(self, variant: Variant, result: MeasureResult | CannotRun) -> Profile:
         versions = {r.name: r.version for r in self._fingerprint.runtimes}
         profile = Profile(
             device=self._device_id,
@@ -180,5 +180,5 @@ def _sizes(asked: Iterable[int]) -> list[int]:
     return sizes
 
 
-def _event(progress: Progress) -> pb.ProfileEvent:
+def _event(progress: MeasureProgress) -> pb.ProfileEvent:
     return pb.ProfileEvent(progress=pb.ProfileProgress(done=progress.done, doing=progress.doing))

@@ -12,20 +12,20 @@ from typing import Final
 
 from agent.model_host.emulation import CountedTime
 from agent.model_host.inference import Inference, Item
-from agent.profiling.disturbance import Watch
-from agent.profiling.repeating import TYPICAL, Rule, Samples
+from agent.profiling.disturbance import DisturbanceWatch
+from agent.profiling.repeating import TYPICAL, Samples, StoppingRule
 from agent.profiling.rotation import Rotation
 from tiermesh.documents.profile import Point
 
 PAUSE_S: Final = 0.02
 """Longer ones change little: what is lost by resting is lost by then."""
 FEWEST_BATCHES: Final = 3
-COARSE: Final = Rule(interval=0.25, min_repeats=3, max_repeats=3)
+COARSE: Final = StoppingRule(interval=0.25, min_repeats=3, max_repeats=3)
 """How well a time must be known that is certain to be beaten."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class DeviceClock:
     """How time passes on this device: its clock, and its rests, which an emulated device has made already."""
 
     clock: CountedTime
@@ -38,7 +38,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageTiming:
     """Stage code: seconds of each item, and the half width of their mean's interval over the mean."""
 
     shares: Sequence[float]
@@ -59,11 +59,11 @@ class Batches:
 
     inference: Inference
     rotation: Rotation
-    stage: Stage
-    pace: Pace
-    rule: Rule
+    stage: StageTiming
+    pace: DeviceClock
+    rule: StoppingRule
     to_beat_s: float
-    watch: Watch = field(default_factory=Watch)
+    watch: DisturbanceWatch = field(default_factory=DisturbanceWatch)
     repeated: int = 0
     _cpu: list[float] = field(default_factory=list[float])
     _samples: Samples = field(init=False)

@@ -33,7 +33,7 @@ Report: TypeAlias = Callable[[str, str, float], None]
 """Called with a step (`load`, `warm`, `self-test`), the replica, and the seconds it took; see `compute.replicas`."""
 
 
-class Serving(Protocol):
+class ServingProcess(Protocol):
     """What serves: the worker's supervisor."""
 
     async def prepare(self, assignment: Assignment, report: Report) -> None:
@@ -145,7 +145,7 @@ class Activation:
         self,
         device: str,
         folder: AssignmentFolder,
-        serving: Serving,
+        serving: ServingProcess,
         has_artifact: Callable[[str], bool],
         *,
         stopped: Callable[[], None] = lambda: None,

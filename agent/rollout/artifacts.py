@@ -12,7 +12,7 @@ import grpc.aio
 
 from agent.rollout.fetching import LINGER_S, Fetching
 from agent.rollout.garbage import Collected, Collector
-from agent.rollout.incoming import Arrivals
+from agent.rollout.incoming import IncomingArtifacts
 from agent.rollout.store import Store
 from tiermesh import limits, wire
 from tiermesh.errors import LimitExceeded, TiermeshError
@@ -42,7 +42,7 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
         self._store = store
         self._collector = collector
         self._credentials = credentials
-        self._arrivals = Arrivals(store, collector)
+        self._arrivals = IncomingArtifacts(store, collector)
         self._readers = asyncio.Semaphore(limits.ARTIFACT_READS)
         self._collecting: set[asyncio.Task[None]] = set()
 

@@ -48,7 +48,7 @@ class Obedient(Protocol):
         ...
 
 
-class Commands:
+class RunningCommands:
     """The commands under way. They go on when the coordinator is cut off or gone; it may ask again."""
 
     def __init__(self, obedient: Obedient) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import grpc.aio
 
-from agent.rollout.incoming import Arrival
+from agent.rollout.incoming import IncomingArtifact
 from tiermesh import wire
 from tiermesh.errors import DigestMismatch, LimitExceeded, TiermeshError
 from tiermesh.v1 import rollout_pb2 as pb
@@ -28,7 +28,7 @@ class Fetching:
         digest: str,
         size: int,
         peers: Sequence[pb.FetchRequest.Peer],
-        arrival: Arrival,
+        arrival: IncomingArtifact,
         *,
         credentials: wire.Credentials = wire.LOOPBACK,
     ) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from agent.durable import write_whole
 from agent.rollout.partial import disk_error
-from agent.rollout.store import Held, Store
+from agent.rollout.store import Store, StoredArtifact
 from tiermesh import limits
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import TiermeshError
@@ -38,9 +38,9 @@ class Pin(msgspec.Struct, frozen=True):
 class Collected:
     """What is held, what it is needed for (by digest; nothing where it is not), and what was freed."""
 
-    held: Sequence[Held]
+    held: Sequence[StoredArtifact]
     needed_for: Mapping[str, str]
-    freed: Sequence[Held] = ()
+    freed: Sequence[StoredArtifact] = ()
 
     @property
     def freed_bytes(self) -> int:
@@ -49,17 +49,20 @@ class Collected:
 
 
 def collectable(
-    held: Iterable[Held], needed_for: Mapping[str, str], *, unused_since: float | None = None
-) -> list[Held]:
+    held: Iterable[StoredArtifact],
+    needed_for: Mapping[str, str],
+    *,
+    unused_since: float | None = None,
+) -> list[StoredArtifact]:
     """What may go, the longest unused first; with `unused_since`, only what was last used before."""
     free = (h for h in held if h.digest not in needed_for)
     old = [h for h in free if unused_since is None or h.used_at < unused_since]
     return sorted(old, key=lambda h: (h.used_at, h.digest))
 
 
-def enough(candidates: Iterable[Held], wanted_bytes: int) -> list[Held]:
+def enough(candidates: Iterable[StoredArtifact], wanted_bytes: int) -> list[StoredArtifact]:
     """As many of the first as make `wanted_bytes` of room; fewer bytes where that is all there is."""
-    chosen: list[Held] = []
+    chosen: list[StoredArtifact] = []
     for held in candidates:
         if wanted_bytes <= 0:
             break
@@ -171,7 +174,7 @@ class Collector:
             self._remove(seen, going)
             return Collected(seen.held, seen.needed_for, going)
 
-    def _remove(self, seen: Collected, going: Sequence[Held]) -> int:
+    def _remove(self, seen: Collected, going: Sequence[StoredArtifact]) -> int:
         for held in going:
             self._store.remove(held.digest)
         freed = Collected(seen.held, seen.needed_for, going).freed_bytes

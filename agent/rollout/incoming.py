@@ -14,7 +14,7 @@ from tiermesh import limits
 from tiermesh.errors import LimitExceeded
 
 
-class Arrival:
+class IncomingArtifact:
     """One artifact on its way in, by the task that makes this."""
 
     def __init__(self, digest: str) -> None:
@@ -75,13 +75,13 @@ class Arrival:
         moved.set()
 
 
-class Arrivals:
+class IncomingArtifacts:
     """All that is arriving, by digest."""
 
     def __init__(self, store: Store, collector: Collector) -> None:
         self._store = store
         self._collector = collector
-        self._now: dict[str, Arrival] = {}
+        self._now: dict[str, IncomingArtifact] = {}
 
     def verified(self, digest: str) -> int:
         """How many bytes of what is arriving peers may have; 0 where it is not arriving."""
@@ -89,14 +89,16 @@ class Arrivals:
         return arrival.verified if arrival is not None else 0
 
     @contextlib.asynccontextmanager
-    async def begin(self, digest: str, size: int, chunk_digests: bytes) -> AsyncGenerator[Arrival]:
+    async def begin(
+        self, digest: str, size: int, chunk_digests: bytes
+    ) -> AsyncGenerator[IncomingArtifact]:
         """An arrival, after the one before it; room is made for it where nothing needs what is there.
 
         A caller that is gone may not be noticed for a while: whoever comes later is right.
         """
         while (older := self._now.get(digest)) is not None:
             await older.supersede()
-        arrival = self._now[digest] = Arrival(digest)
+        arrival = self._now[digest] = IncomingArtifact(digest)
         try:
             with self._collector.in_use([digest]):
                 await asyncio.to_thread(self._make_room, digest, size)

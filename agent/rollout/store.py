@@ -26,7 +26,7 @@ from tiermesh.errors import LimitExceeded, TiermeshError
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredArtifact:
     """An artifact, or what has arrived of it. `used_at` is when it came or was asked for last (Unix seconds)."""
 
     digest: str
@@ -89,10 +89,10 @@ class Store:
                 continue
         return b""
 
-    def inventory(self) -> list[Held]:
+    def inventory(self) -> list[StoredArtifact]:
         """All that is held, whole or in part, by digest."""
         found = [
-            Held(digest, status.st_size, folder is self._complete, status.st_mtime)
+            StoredArtifact(digest, status.st_size, folder is self._complete, status.st_mtime)
             for folder in (self._complete, self._partial)
             for path in folder.iterdir()
             if ids.is_digest(digest := f"sha256:{path.name}")

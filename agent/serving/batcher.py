@@ -62,7 +62,7 @@ class Work:
         return len(self.outputs) == self.items
 
 
-class Step(Enum):
+class JobStep(Enum):
     """What a job does."""
 
     PREPARE = "prepare"
@@ -74,7 +74,7 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class QueuedItem:
     """The `index`-th item of a request, as the stage code made it."""
 
     work: Work
@@ -88,9 +88,9 @@ class Job:
 
     generation: int
     replica: str
-    step: Step
+    step: JobStep
     works: tuple[Work, ...] = ()
-    items: tuple[Item, ...] = ()
+    items: tuple[QueuedItem, ...] = ()
 
 
 def place_of(work: Work) -> tuple[str, str]:
@@ -129,7 +129,7 @@ class Batcher:
         self._in_order = in_order
         self._urgency = urgency
         self._waiting: deque[Work] = deque()
-        self._groups: dict[Hashable, deque[Item]] = {}
+        self._groups: dict[Hashable, deque[QueuedItem]] = {}
         self._items = 0
         self._bytes = 0
         self._due = 0
@@ -207,7 +207,7 @@ class Batcher:
         work.items = len(items)
         for index, (shape, value) in enumerate(items):
             key = (id(work), shape) if work.alone else shape
-            self._groups.setdefault(key, deque()).append(Item(work, index, value))
+            self._groups.setdefault(key, deque()).append(QueuedItem(work, index, value))
         self._items += len(items)
         self._count_due()
 
@@ -246,7 +246,7 @@ class Batcher:
         if self._items < self._size or not self._batches:
             works = tuple(self._take_waiting(has_room))
             if works:
-                step = Step.PREPARE if self._batches else Step.APPLY
+                step = JobStep.PREPARE if self._batches else JobStep.APPLY
                 return Job(self._generation, self._replica, step, works=works)
         if self._due or (self._items and self._oldest_item() + self._timeout <= now):
             return self._infer(self._most_urgent_group())
@@ -302,4 +302,4 @@ class Batcher:
         self._items -= len(items)
         self._due = max(self._due - len(items), 0)
         self._count_due()
-        return Job(self._generation, self._replica, Step.INFER, items=items)
+        return Job(self._generation, self._replica, JobStep.INFER, items=items)

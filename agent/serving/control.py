@@ -35,14 +35,14 @@ class Start(_Message, frozen=True, kw_only=True):
     batch_log: bool = True
 
 
-class Prepare(_Message, frozen=True):
+class PrepareCall(_Message, frozen=True):
     """Load, warm and test an assignment."""
 
     call: int
     assignment: Assignment
 
 
-class Commit(_Message, frozen=True):
+class CommitCall(_Message, frozen=True):
     """Switch new requests to a prepared generation."""
 
     call: int
@@ -50,7 +50,7 @@ class Commit(_Message, frozen=True):
     generation: int
 
 
-class Abort(_Message, frozen=True):
+class AbortCall(_Message, frozen=True):
     """Forget a prepared generation."""
 
     call: int
@@ -58,7 +58,7 @@ class Abort(_Message, frozen=True):
     generation: int
 
 
-class Stop(_Message, frozen=True):
+class StopCall(_Message, frozen=True):
     """Drain a workflow and forget it."""
 
     call: int
@@ -93,7 +93,7 @@ class Done(_Message, frozen=True):
     call: int
 
 
-class Refused(_Message, frozen=True):
+class CallFailed(_Message, frozen=True):
     """A call, or with `call` 0 the start, has failed; `error` is a TiermeshError's `to_dict`."""
 
     call: int
@@ -116,8 +116,8 @@ class WorkerStats(_Message, frozen=True):
     figures: bytes
 
 
-ToWorker: TypeAlias = Start | Prepare | Commit | Abort | Stop | Standby
-ToAgent: TypeAlias = Ready | Stepped | Done | Refused | Event | WorkerStats
+ToWorker: TypeAlias = Start | PrepareCall | CommitCall | AbortCall | StopCall | Standby
+ToAgent: TypeAlias = Ready | Stepped | Done | CallFailed | Event | WorkerStats
 
 LINE_BYTES: Final = limits.DOCUMENT_BYTES
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=float)

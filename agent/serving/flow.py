@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from agent.serving.aggregates.handovers import Handovers
 from agent.serving.aggregates.sequence import Sequence
-from agent.serving.aggregates.snapshot import Given, Held
+from agent.serving.aggregates.snapshot import Given, HeldAggregate
 from agent.serving.batcher import Job, Work
 from agent.serving.compute.suspects import Suspects
 from agent.serving.endpoints.request import Request
@@ -27,20 +27,20 @@ from agent.serving.endpoints.sinks import Sinks
 from agent.serving.endpoints.sources import Sources
 from agent.serving.instructions import (
     Drop,
-    Failed,
     Filtered,
     Instruction,
-    Log,
     Outcome,
-    Output,
     Prepared,
+    StageFailed,
+    StageOutput,
     Unload,
     Write,
+    WriteLog,
 )
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation, ReplicaQueue
-from agent.serving.routing.joins import Join
-from agent.serving.streams.window import Window
+from agent.serving.routing.joins import JoinBuffer
+from agent.serving.streams.window import FlowWindow
 from tiermesh.errors import StaleGeneration, TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 
@@ -132,7 +132,7 @@ class Flow:
             and all(sink.is_idle for sink in self.sinks.values())
         )
 
-    def resume(self, stage: str, held: Held, generation: Generation) -> None:
+    def resume(self, stage: str, held: HeldAggregate, generation: Generation) -> None:
         """An aggregate of a generation is loaded, with what the device holds of its state."""
         self.handovers.resume(stage, held, generation)
         is_here = self.handovers.is_here(stage)
@@ -170,7 +170,7 @@ class Flow:
         self._settle(now)
 
     def acknowledged(
-        self, device: str, upto: int, full: Window, windows: dict[str, Window], now: float
+        self, device: str, upto: int, full: FlowWindow, windows: dict[str, FlowWindow], now: float
     ) -> None:
         """A device has acknowledged frames and opened windows."""
         self.links.sender(device, now).acknowledged(upto, full, windows, now)
@@ -302,12 +302,12 @@ class Flow:
 
     # States of aggregates
 
-    def dumped(self, stage: str, held: Held | None, data: bytes, now: float) -> None:
+    def dumped(self, stage: str, held: HeldAggregate | None, data: bytes, now: float) -> None:
         """What the device holds of an aggregate, and its state."""
         self.handovers.dumped(stage, held, data, now)
         self._settle(now)
 
-    def adopted(self, stage: str, held: Held, why: str, now: float) -> None:
+    def adopted(self, stage: str, held: HeldAggregate, why: str, now: float) -> None:
         """An aggregate goes on from a state that is on disk, or `why` it does not."""
         self.handovers.adopted(stage, held, why, now)
         self._settle(now)
@@ -343,12 +343,12 @@ class Flow:
         why = self._suspects.why_not(stage, request) if at.queue.computes else ""
         if why:
             self.post.notice("request-quarantined", f"{self.workflow}, {stage}: {why}", now)
-            self._come_out(at, work, Failed(why), now)
+            self._come_out(at, work, StageFailed(why), now)
             return
         work.alone = self._suspects.is_suspect(stage, request)
         at.queue.batcher.add(work)
 
-    def _meet(self, at: _At, join: Join, frame: Frame, now: float) -> None:
+    def _meet(self, at: _At, join: JoinBuffer, frame: Frame, now: float) -> None:
         met = join.add(frame)
         if met is None:
             return
@@ -437,7 +437,7 @@ class Flow:
         generation.touched = now
         queue = generation.queues[job.replica]
         for batch in queue.note(job, seconds, now):
-            self.post.do(Log(batch))
+            self.post.do(WriteLog(batch))
         for work, outcome in outcomes:
             self._come_out(_At(generation, queue), work, outcome, now)
         self._settle(now)
@@ -449,22 +449,22 @@ class Flow:
         at.queue.requests += 1
         at.queue.batcher.done(work)
         if at.queue.computes:
-            self.post.do(Log(at.queue.served(at.generation.number, work, outcome, now)))
+            self.post.do(WriteLog(at.queue.served(at.generation.number, work, outcome, now)))
         if at.queue.stage.kind == "sink":
             self._delivered(at.queue, work, outcome)
             return
         _call(work.release)
-        if not isinstance(outcome, Failed):
+        if not isinstance(outcome, StageFailed):
             at.queue.left(work)
         match outcome:
-            case Output(payload):
+            case StageOutput(payload):
                 stage = at.queue.stage
                 for output in stage.outputs:
                     frame = replace(work.frame, origin=stage.name, stage=output, payload=payload)
                     self.post.send(frame, now)
             case Filtered():
                 self._end(at, _ended(work, Kind.FILTERED), now)
-            case Failed(why):
+            case StageFailed(why):
                 at.queue.errors += 1
                 at.queue.batcher.drop(work)
                 self._error(at, work, why, now)
@@ -472,7 +472,7 @@ class Flow:
     def _delivered(self, queue: ReplicaQueue, work: Work, outcome: Outcome) -> None:
         """A sink's stage code has taken a request, or failed on it: note that it has ended."""
         frame, stage = work.frame, queue.spec.stage
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, StageFailed):
             queue.errors += 1
             frame = replace(frame, kind=Kind.ERROR, error=f"{stage}: {outcome.why}")
         self.post.do(Write(stage, queue.run, frame, work.release))
@@ -511,7 +511,7 @@ class Flow:
                 at = _At(generation, queue)
                 job = queue.batcher.take(now, self._room_below(at))
                 for work in job.works if job is not None else ():
-                    self._come_out(at, work, Output(work.frame.payload), now)
+                    self._come_out(at, work, StageOutput(work.frame.payload), now)
                     passed = True
         return passed
 
@@ -537,7 +537,7 @@ class Flow:
             sequence.expire(now)
         for generation in self.generations.values():
             for queue, work in list(generation.expired(now)):
-                late = Failed(_why_late(queue, work, now))
+                late = StageFailed(_why_late(queue, work, now))
                 queue.ended_early += work.frame.deadline >= now
                 self._come_out(_At(generation, queue), work, late, now)
         for device, frame in list(self.post.expired(now)):
@@ -557,7 +557,7 @@ class Flow:
                 self.post.do(Unload(number))
                 for queue in generation.queues.values():
                     if queue.computes:
-                        self.post.do(Log(queue.ended(number)))
+                        self.post.do(WriteLog(queue.ended(number)))
 
 
 class _At:

@@ -30,7 +30,6 @@ from agent.serving.instructions import (
     Give,
     Hangup,
     Instruction,
-    Log,
     Notice,
     Own,
     Prepared,
@@ -41,6 +40,7 @@ from agent.serving.instructions import (
     Unload,
     Wake,
     Write,
+    WriteLog,
 )
 from agent.serving.routing.generation import Generation
 from agent.serving.routing.graph import neighbours
@@ -374,7 +374,7 @@ class Host:
                 self._replicas.unload(flow.workflow, generation)
             case Notice(kind, text):
                 self._tell(kind, text)
-            case Log(entry):
+            case WriteLog(entry):
                 self.write_down(entry)
 
     def _speak(self, flow: Flow, instruction: Wake | Hangup | Acknowledge) -> None:

@@ -127,7 +127,7 @@ class Give(msgspec.Struct, frozen=True):
     given: Given
 
 
-class Log(msgspec.Struct, frozen=True):
+class WriteLog(msgspec.Struct, frozen=True):
     """Something to write down, when there is time."""
 
     entry: Entry
@@ -146,7 +146,7 @@ Instruction: TypeAlias = (
     | Hangup
     | Unload
     | Notice
-    | Log
+    | WriteLog
     | Settled
     | Drop
     | StateInstruction
@@ -159,7 +159,7 @@ class Prepared(msgspec.Struct, frozen=True):
     items: tuple[tuple[Hashable, Any], ...]
 
 
-class Output(msgspec.Struct, frozen=True):
+class StageOutput(msgspec.Struct, frozen=True):
     """What the stage made of the request."""
 
     payload: Packed
@@ -169,10 +169,10 @@ class Filtered(msgspec.Struct, frozen=True):
     """The stage ends the request."""
 
 
-class Failed(msgspec.Struct, frozen=True):
+class StageFailed(msgspec.Struct, frozen=True):
     """The stage failed on the request."""
 
     why: str
 
 
-Outcome: TypeAlias = Prepared | Output | Filtered | Failed
+Outcome: TypeAlias = Prepared | StageOutput | Filtered | StageFailed

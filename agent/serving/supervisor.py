@@ -209,13 +209,13 @@ class _Process:
                 self.figures = pb.WorkerFigures.FromString(figures)
             case control.Event(kind, text):
                 self._on_event(kind, text)
-            case control.Refused(0, error):
+            case control.CallFailed(0, error):
                 self._ready.set_exception(error_of(error))
             case control.Stepped(call, step, replica, seconds):
                 _, report = self._calls.get(call, (None, None))
                 if report is not None:
                     report(step, replica, seconds)
-            case control.Done(call) | control.Refused(call):
+            case control.Done(call) | control.CallFailed(call):
                 future, _ = self._calls.get(call, (None, None))
                 if future is None or future.done():
                     return
@@ -283,7 +283,9 @@ class WorkerSupervisor:
         try:
             async with self._lock:
                 process = await self._running()
-            await process.ask(call := next(self._calls), control.Prepare(call, assignment), report)
+            await process.ask(
+                call := next(self._calls), control.PrepareCall(call, assignment), report
+            )
             self._prepared[assignment.workflow, assignment.generation] = assignment
         finally:
             self._preparing -= 1
@@ -344,7 +346,7 @@ class WorkerSupervisor:
             async with self._lock:
                 process = await self._running()
             call = next(self._calls)
-            await process.ask(call, control.Commit(call, workflow, generation))
+            await process.ask(call, control.CommitCall(call, workflow, generation))
         except WorkerDied:
             log.info("worker restarted; generation %d is live again", generation)
             if assignment.formers:
@@ -361,13 +363,13 @@ class WorkerSupervisor:
     async def abort(self, workflow: str, generation: int) -> None:
         """Forget a prepared generation; where there is none, nothing happens."""
         self._prepared.pop((workflow, generation), None)
-        await self._tell_if_running(lambda call: control.Abort(call, workflow, generation))
+        await self._tell_if_running(lambda call: control.AbortCall(call, workflow, generation))
         await self._end_if_idle()
 
     async def stop(self, workflow: str) -> None:
         """Drain and stop a workflow; a worker with nothing left to serve ends."""
         self._committed.pop(workflow, None)
-        await self._tell_if_running(lambda call: control.Stop(call, workflow))
+        await self._tell_if_running(lambda call: control.StopCall(call, workflow))
         await self._end_if_idle()
 
     def fill(self, sample: pb.Sample) -> None:
@@ -539,10 +541,10 @@ class WorkerSupervisor:
     ) -> None:
         workflow, generation = assignment.workflow, assignment.generation
         try:
-            await process.ask(call := next(self._calls), control.Prepare(call, assignment))
+            await process.ask(call := next(self._calls), control.PrepareCall(call, assignment))
             if commit:
                 call = next(self._calls)
-                await process.ask(call, control.Commit(call, workflow, generation))
+                await process.ask(call, control.CommitCall(call, workflow, generation))
         except WorkerDied:
             raise
         except TiermeshError as error:

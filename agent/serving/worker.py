@@ -70,18 +70,18 @@ class Worker:
     async def _answer(self, message: control.ToWorker) -> None:
         host = self._host
         match message:
-            case control.Prepare(call, assignment):
+            case control.PrepareCall(call, assignment):
 
                 def report(step: str, replica: str, seconds: float) -> None:
                     self.tell(control.Stepped(call, step, replica, seconds))
 
                 await self._do(call, lambda: host.prepare(assignment, report))
-            case control.Commit(call, workflow, generation):
+            case control.CommitCall(call, workflow, generation):
                 await self._do(call, lambda: host.commit(workflow, generation))
-            case control.Abort(call, workflow, generation):
+            case control.AbortCall(call, workflow, generation):
                 host.abort(workflow, generation)
                 self.tell(control.Done(call))
-            case control.Stop(call, workflow):
+            case control.StopCall(call, workflow):
                 await self._do(call, lambda: host.stop(workflow))
             case control.Standby(call, assignment):
                 await self._do(call, lambda: host.stand_by(assignment))
@@ -92,11 +92,11 @@ class Worker:
         try:
             await work()
         except TiermeshError as error:
-            self.tell(control.Refused(call, error.to_dict()))
+            self.tell(control.CallFailed(call, error.to_dict()))
         except Exception as error:
             log.exception("a call failed")
             failed = TiermeshError("the worker failed", why=f"{type(error).__name__}: {error}")
-            self.tell(control.Refused(call, failed.to_dict()))
+            self.tell(control.CallFailed(call, failed.to_dict()))
         else:
             self.tell(self._stats())
             self.tell(control.Done(call))
@@ -145,7 +145,7 @@ async def run(descriptor: int) -> None:
         await _bind(server, start)
         await server.start()
     except TiermeshError as error:
-        writer.write(control.encode(control.Refused(0, error.to_dict())))
+        writer.write(control.encode(control.CallFailed(0, error.to_dict())))
         await writer.drain()
         return
     await Worker(host, writer).serve(reader)

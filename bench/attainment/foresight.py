@@ -14,7 +14,7 @@ from bench.attainment.systems import EXACT, SYSTEMS
 from bench.attainment.timeline import Timeline
 from bench.attainment.truth import Truth
 from bench.attainment.world import World, restricted
-from coordinator.planning import Objective
+from coordinator.planning import PlanObjective
 from coordinator.replanning.current_problem import with_rate
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem, ProblemProfile
@@ -41,7 +41,7 @@ def foreseen(setting: Setting, truth: Truth, segment: Segment, seconds: float) -
         plan = _unpaced(best(replace(problem, asks=asks), options))
         if plan is not None and _keeps(setting, truth, segment, problem, plan):
             return plan, True
-    most = best(problem, changed(options, objective=Objective.THROUGHPUT))
+    most = best(problem, changed(options, objective=PlanObjective.THROUGHPUT))
     if most is None:
         raise Infeasible("no plan serves anything")
     return most, False

@@ -9,7 +9,15 @@ from agent.serving.worker_figures import worker_figures
 from bench.attainment.machine import Machine
 from bench.attainment.world import WHO, World
 from coordinator.fleet import events
-from coordinator.fleet.liveness import Moved, Standing, Timing, Vigil, added, heard, passed
+from coordinator.fleet.liveness import (
+    LivenessChanged,
+    LivenessState,
+    Timing,
+    Vigil,
+    added,
+    heard,
+    passed,
+)
 from coordinator.keeping.workflow_controller import WorkflowController
 from coordinator.progress import silent
 from coordinator.replanning import Policy
@@ -96,17 +104,17 @@ class Keeper:
             if happened:
                 await self._world.record(*happened)
 
-    def _event(self, moved: Moved) -> events.Event:
+    def _event(self, moved: LivenessChanged) -> events.Event:
         """As the coordinator's listening notes it."""
         said = {"at": self._world.now(), "who": WHO, "device": moved.device, "why": moved.why}
         match moved.standing:
-            case Standing.FAILED:
+            case LivenessState.FAILED:
                 return events.DeviceFailed(**said, hold_s=moved.hold_s)
-            case Standing.HELD:
+            case LivenessState.HELD:
                 return events.DeviceHeld(**said, hold_s=moved.hold_s)
-            case Standing.SUSPECT:
+            case LivenessState.SUSPECT:
                 return events.DeviceLost(**said)
-            case Standing.READY:
+            case LivenessState.READY:
                 return events.DeviceReturned(**said)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Final, Protocol
 
-from agent.serving.batcher import Job, Step, Work
+from agent.serving.batcher import Job, JobStep, Work
 from agent.serving.endpoints.arrivals import ArrivalSchedule
 from agent.serving.endpoints.feeds import PacedFeed
 from agent.serving.endpoints.ledger import RequestLedger
@@ -20,10 +20,10 @@ from agent.serving.instructions import (
     Hangup,
     Instruction,
     Outcome,
-    Output,
     Prepared,
     Read,
     Record,
+    StageOutput,
     Wake,
     Write,
 )
@@ -291,7 +291,7 @@ class Machine:
     # Computing
 
     def _seconds(self, flow: Flow, job: Job) -> float:
-        if job.step is not Step.INFER:
+        if job.step is not JobStep.INFER:
             return PREPARE_S * len(job.works)
         spec = flow.generations[job.generation].queues[job.replica].spec
         variant = spec.variant.name if spec.variant is not None else ""
@@ -302,7 +302,7 @@ class Machine:
         flow.computed(job, self._outcomes(flow, job), seconds, self.now)
 
     def _outcomes(self, flow: Flow, job: Job) -> list[tuple[Work, Outcome]]:
-        if job.step is not Step.INFER:
+        if job.step is not JobStep.INFER:
             return [(w, self._prepared(w)) for w in job.works]
         for item in job.items:
             item.work.outputs[item.index] = item.value
@@ -314,7 +314,7 @@ class Machine:
         done = [w for w in dict.fromkeys(item.work for item in job.items) if w.is_complete]
         for work in done:
             self._times.ran(work, spec.stage, variant)
-        return [(w, Output(self._times.payload(w.frame.request_id, spec.stage))) for w in done]
+        return [(w, StageOutput(self._times.payload(w.frame.request_id, spec.stage))) for w in done]
 
     def _prepared(self, work: Work) -> Prepared:
         count = self._times.items(work.frame.request_id, work.frame.stage)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent.serving.streams.receiver import Fenced
-from coordinator.planning.network import Link, Network
+from coordinator.planning.network import Network, NetworkLink
 from tiermesh.documents.problem import Problem
 from tiermesh.frames import Frame
 
@@ -46,12 +46,12 @@ class Wires:
         self._timeline = timeline
         self._network = Network(problem)
         self._tier = {d.name: d.tier for d in problem.devices}
-        self._links: dict[tuple[str, str], Link] = {}
+        self._links: dict[tuple[str, str], NetworkLink] = {}
         self._free_at: dict[tuple[str, str], float] = {}
         self.calls: dict[tuple[str, str], Call] = {}
         timeline.every(BEAT_S, self._beat)
 
-    def _link(self, call: Call) -> Link:
+    def _link(self, call: Call) -> NetworkLink:
         pair = call.sender.name, call.receiver.name
         found = self._links.get(pair)
         if found is None:

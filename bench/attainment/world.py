@@ -20,10 +20,10 @@ from bench.attainment.timeline import Timeline
 from bench.attainment.truth import Truth
 from bench.attainment.wires import Wires
 from coordinator.fleet import Fleet, apply, events
-from coordinator.fleet.lifecycle import Outcome, Phase
+from coordinator.fleet.lifecycle import Phase, RolloutOutcome
 from coordinator.fleet.state import Catalogue, Description
 from coordinator.rollout.assignment import assignments
-from coordinator.rollout.rollouts import Applied
+from coordinator.rollout.rollouts import RolloutResult
 from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.fingerprint import Cpu, Fingerprint
 from tiermesh.documents.plan import Plan, Replica
@@ -113,7 +113,7 @@ class World:
             at=self.now(), who=WHO, workflow=plan.workflow, plan=plan, inputs=inputs
         )
 
-    async def apply(self, plan: Plan, **_: Any) -> Applied:
+    async def apply(self, plan: Plan, **_: Any) -> RolloutResult:
         """Roll a plan out: load and warm what is new, then switch all devices."""
         started = self._started(plan)
         await self.record(started)
@@ -123,7 +123,7 @@ class World:
             return await self._undone(started, down)
         self._switch(plan, started)
         self.changed()
-        return self._applied(started, Outcome.COMMITTED, {})
+        return self._applied(started, RolloutOutcome.COMMITTED, {})
 
     def _rollout_s(self, plan: Plan) -> float:
         """Models that are loaded need not be loaded again."""
@@ -199,7 +199,7 @@ class World:
             device=device,
         )
 
-    async def _undone(self, started: events.RolloutStarted, down: Collection[str]) -> Applied:
+    async def _undone(self, started: events.RolloutStarted, down: Collection[str]) -> RolloutResult:
         why = "it was lost"
         cancelled = events.RolloutCancelled(
             at=self.now(),
@@ -210,13 +210,13 @@ class World:
         )
         aborted = [self._step(events.RolloutAborted, started, d) for d in started.devices]
         await self.record(cancelled, *aborted)
-        return self._applied(started, Outcome.ABORTED, dict.fromkeys(down, why))
+        return self._applied(started, RolloutOutcome.ABORTED, dict.fromkeys(down, why))
 
     def _applied(
-        self, started: events.RolloutStarted, outcome: Outcome, failures: dict[str, str]
-    ) -> Applied:
-        to = Phase.COMMITTED if outcome is Outcome.COMMITTED else Phase.ABORTED
-        return Applied(
+        self, started: events.RolloutStarted, outcome: RolloutOutcome, failures: dict[str, str]
+    ) -> RolloutResult:
+        to = Phase.COMMITTED if outcome is RolloutOutcome.COMMITTED else Phase.ABORTED
+        return RolloutResult(
             workflow=started.workflow,
             plan=started.plan,
             generation=started.generation,

@@ -9,8 +9,8 @@ import numpy as np
 
 from bench.batching.data import DEVICE, OVERLOAD_BURSTS, THREE_PHASES, Data
 from bench.batching.simulation import Simulated, simulate
-from coordinator.planning.batching.arrivals import Map
-from coordinator.planning.batching.choice import Grid, Setting
+from coordinator.planning.batching.arrivals import MarkovianArrivals
+from coordinator.planning.batching.choice import GridSetting, SettingsGrid
 from coordinator.planning.batching.laws import law_for
 from coordinator.planning.batching.published import published_figures
 from coordinator.planning.batching.service import ServiceGrid, ServiceTimes
@@ -23,7 +23,7 @@ class Case:
     """A point to judge. `servers=None` is unlimited."""
 
     name: str
-    process: Map
+    process: MarkovianArrivals
     service: ServiceGrid
     batch_size: int
     timeout_s: float
@@ -50,7 +50,7 @@ def unlimited_cases(data: Data) -> Iterator[Case]:
         yield Case(name, process, function, 20, 0.3, row=15)
     device = ServiceGrid.of_device(DEVICE)
     for size in (4, 20):
-        yield Case("Poisson 300/s, 4 + b ms", Map.poisson(300.0), device, size, 0.02)
+        yield Case("Poisson 300/s, 4 + b ms", MarkovianArrivals.poisson(300.0), device, size, 0.02)
     yield Case("W14 x 5, 4 + b ms", data.bursty()["W14"].at_rate(325.0), device, 20, 0.02)
     yield Case("three phases", THREE_PHASES, ServiceGrid.of_device(_tenths()), 20, 0.2)
     yield Case("overload bursts, 4 + b ms", OVERLOAD_BURSTS, device, 20, 0.02)
@@ -60,15 +60,20 @@ def device_cases(data: Data) -> Iterator[Case]:
     """One device from light to heavy load; the last ones wait longer than a full batch takes."""
     device = ServiceGrid.of_device(DEVICE)
     for load in (0.3, 0.6, 0.85, 0.93):
-        process = Map.poisson(load * DEVICE.capacity(8))
+        process = MarkovianArrivals.poisson(load * DEVICE.capacity(8))
         yield Case(f"Poisson, load {load:.2f}", process, device, 8, 0.01, servers=1)
     yield Case("overload bursts", OVERLOAD_BURSTS, device, 8, 0.01, servers=1)
     yield Case("W21, load 0.60", data.bursty()["W21"].at_rate(400.0), device, 8, 0.01, servers=1)
     for load in (0.6, 0.85):
-        process = Map.poisson(load * DEVICE.capacity(8))
+        process = MarkovianArrivals.poisson(load * DEVICE.capacity(8))
         yield Case(f"Poisson, load {load:.2f}, T > v", process, device, 8, 0.02, servers=1)
     yield Case(
-        "two devices, load 0.85", Map.poisson(1.7 * DEVICE.capacity(8)), device, 8, 0.01, servers=2
+        "two devices, load 0.85",
+        MarkovianArrivals.poisson(1.7 * DEVICE.capacity(8)),
+        device,
+        8,
+        0.01,
+        servers=2,
     )
 
 
@@ -77,9 +82,9 @@ def judge(case: Case, arrivals: int) -> Verdict:
     times = case.process.sample(arrivals, np.random.default_rng(11)).tolist()
     seconds = case.service.seconds[case.row].tolist()
     run = simulate(times, seconds, case.batch_size, case.timeout_s, case.servers)
-    grid = Grid((case.batch_size,), (case.timeout_s,), case.service)
+    grid = SettingsGrid((case.batch_size,), (case.timeout_s,), case.service)
     found = law_for(case.process, case.servers).estimate(
-        grid, Setting(case.batch_size, case.timeout_s, case.row)
+        grid, GridSetting(case.batch_size, case.timeout_s, case.row)
     )
     return Verdict(
         case,
@@ -89,12 +94,14 @@ def judge(case: Case, arrivals: int) -> Verdict:
     )
 
 
-def _batch_error(case: Case, grid: Grid, run: Simulated) -> float | None:
+def _batch_error(case: Case, grid: SettingsGrid, run: Simulated) -> float | None:
     if case.servers is not None or case.batch_size != 20 or case.process.phases != 2:
         return None
     seconds = case.service.seconds[case.row : case.row + 1, :20]
     timeouts = np.array([case.timeout_s])
-    one = Grid(grid.batch_sizes, grid.timeouts_s, ServiceGrid(seconds, (), case.service.price))
+    one = SettingsGrid(
+        grid.batch_sizes, grid.timeouts_s, ServiceGrid(seconds, (), case.service.price)
+    )
     latency, _ = published_figures(case.process, timeouts, seconds, one, 0.95)
     return float(latency[0, 0]) / run.percentile(0.95) - 1
 

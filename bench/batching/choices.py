@@ -9,12 +9,12 @@ import numpy as np
 
 from bench.batching.data import MODELS, Data
 from bench.batching.simulation import simulate
-from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 from coordinator.planning.batching.choice import (
-    Ask,
-    Grid,
-    Point,
-    Setting,
+    Ceiling,
+    GridPoint,
+    GridSetting,
+    SettingsGrid,
     Surface,
     choose,
     point_at,
@@ -39,8 +39,8 @@ class Outcome:
     method: str
     hour: str
     model: str
-    ask: Ask
-    point: Point | None
+    ask: Ceiling
+    point: GridPoint | None
     simulated: float | None
     why_none: str = ""
 
@@ -50,7 +50,7 @@ class Outcome:
         return self.simulated is not None and self.simulated > self.ask.limit * (1 + _TOLERANCE)
 
 
-def outcomes(data: Data, hours: dict[str, Map], arrivals: int) -> Iterator[Outcome]:
+def outcomes(data: Data, hours: dict[str, MarkovianArrivals], arrivals: int) -> Iterator[Outcome]:
     """Every method's choice for each hour, model and ask."""
     for model in MODELS:
         fixed, free = data.grid(model, range(20, 21)), data.grid(model, range(1, 21))
@@ -74,13 +74,19 @@ def outcomes(data: Data, hours: dict[str, Map], arrivals: int) -> Iterator[Outco
                     yield Outcome(method, hour, model, ask, point, simulated)
 
 
-def _asks(surface: Surface) -> list[Ask]:
+def _asks(surface: Surface) -> list[Ceiling]:
     latency, cost = surface.latency_s, surface.cost
-    limits = [Ask("latency", float(latency.min()) * factor) for factor in _LATENCY_FACTORS]
-    return limits + [Ask("cost", float(cost.min()) * factor) for factor in _COST_FACTORS]
+    limits = [Ceiling("latency", float(latency.min()) * factor) for factor in _LATENCY_FACTORS]
+    return limits + [Ceiling("cost", float(cost.min()) * factor) for factor in _COST_FACTORS]
 
 
-def _simulated(process: Map, grid: Grid, setting: Setting, ask: Ask, arrivals: int) -> float:
+def _simulated(
+    process: MarkovianArrivals,
+    grid: SettingsGrid,
+    setting: GridSetting,
+    ask: Ceiling,
+    arrivals: int,
+) -> float:
     seconds = grid.service.seconds[setting.row]
     times = process.sample(arrivals, np.random.default_rng(23)).tolist()
     run = simulate(times, seconds.tolist(), setting.batch_size, setting.timeout_s, None)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Map
-from coordinator.planning.batching.choice import Grid, steps_between
+from coordinator.planning.batching.arrivals import MarkovianArrivals
+from coordinator.planning.batching.choice import SettingsGrid, steps_between
 from coordinator.planning.batching.documents import read_arrivals, read_service
 from coordinator.planning.batching.service import ServiceTimes
 
@@ -18,11 +18,11 @@ MEMORIES = steps_between(1280, 3008, 64)
 TIMEOUTS = steps_between(0.01, 0.49, 0.01)
 DEVICE = ServiceTimes(0.004 + 0.001 * np.arange(1, 33))
 """v = 4 + b milliseconds."""
-THREE_PHASES = Map(
+THREE_PHASES = MarkovianArrivals(
     np.array([[-30.0, 1.0, 0.5], [0.2, -4.0, 0.3], [2.0, 0.1, -90.0]]),
     np.array([[25.0, 2.0, 1.5], [3.0, 0.5, 0.0], [0.9, 7.0, 80.0]]),
 )
-OVERLOAD_BURSTS = Map.mmpp((100.0, 1200.0), (10.0, 50.0))
+OVERLOAD_BURSTS = MarkovianArrivals.mmpp((100.0, 1200.0), (10.0, 50.0))
 """On the device with B = 8 (667/s at most): bursts of 20 ms at nearly twice what it can serve."""
 
 
@@ -32,7 +32,7 @@ class Data:
 
     folder: Path
 
-    def hours(self) -> dict[str, Map]:
+    def hours(self) -> dict[str, MarkovianArrivals]:
         """The 48 hours by ``trace/hour``."""
         data = (self.folder / "maps.json").read_bytes()
         traces = [(trace, read_arrivals(data, trace, "maps.json")) for trace in ("NYS", "Twitter")]
@@ -40,14 +40,14 @@ class Data:
             f"{trace}/{hour}": process for trace, hours in traces for hour, process in hours.items()
         }
 
-    def bursty(self) -> dict[str, Map]:
+    def bursty(self) -> dict[str, MarkovianArrivals]:
         """W14, W16 and W21."""
         return read_arrivals((self.folder / "maps.json").read_bytes(), "synthetic", "maps.json")
 
-    def grid(self, model: str, batch_sizes: range) -> Grid:
+    def grid(self, model: str, batch_sizes: range) -> SettingsGrid:
         """BATCH's memory sizes and timeouts for a model, with these batch sizes."""
         service = read_service((self.folder / "service.json").read_bytes(), model, "service.json")
-        return Grid(tuple(batch_sizes), TIMEOUTS, service.on(MEMORIES, 20, service.price))
+        return SettingsGrid(tuple(batch_sizes), TIMEOUTS, service.on(MEMORIES, 20, service.price))
 
 
 def save(results: dict[str, object], path: Path) -> None:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.linalg import expm  # pyright: ignore[reportUnknownVariableType]
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals
 from coordinator.planning.batching.service import AWS_LAMBDA
 
 BATCH_SIZE = 20
 
 
 def solve(
-    process: Map,
+    process: MarkovianArrivals,
     times: Callable[[float], Sequence[float]],
     memories: Sequence[float],
     timeouts: Sequence[float],
@@ -39,7 +39,7 @@ def solve(
     return latency, cost
 
 
-def _opening(process: Map, timeout: float) -> list[float]:
+def _opening(process: MarkovianArrivals, timeout: float) -> list[float]:
     own = [float(process.d1[i, i]) for i in range(process.phases)]
     leaving = [-float(process.d0[i, i] + process.d1[i, i]) for i in range(process.phases)]
     weights = [
@@ -51,7 +51,7 @@ def _opening(process: Map, timeout: float) -> list[float]:
     )
 
 
-def _generator(process: Map) -> Floats:
+def _generator(process: MarkovianArrivals) -> Floats:
     n = process.phases
     q = np.zeros((n * BATCH_SIZE, n * BATCH_SIZE))
     for i in range(BATCH_SIZE - 1):
@@ -60,7 +60,7 @@ def _generator(process: Map) -> Floats:
     return q
 
 
-def _sizes(process: Map, timeout: float) -> list[float]:
+def _sizes(process: MarkovianArrivals, timeout: float) -> list[float]:
     states = np.array(_opening(process, timeout)) @ expm(_generator(process) * timeout)
     n = process.phases
     sizes = [float(sum(states[i * n : (i + 1) * n])) for i in range(BATCH_SIZE - 1)]
@@ -76,7 +76,9 @@ def _quantile_of_sizes(sizes: Sequence[float], quantile: float) -> int:
     raise ValueError("BATCH's search for a quantile of the batch size ends without one")
 
 
-def _share_within(process: Map, seconds: Sequence[float], timeout: float, latency: float) -> float:
+def _share_within(
+    process: MarkovianArrivals, seconds: Sequence[float], timeout: float, latency: float
+) -> float:
     own = [float(process.d1[i, i]) for i in range(2)]
     leaving = [-float(process.d0[i, i] + process.d1[i, i]) for i in range(2)]
     tau = (BATCH_SIZE - 1) * sum(leaving) / (own[0] * leaving[1] + own[1] * leaving[0])
@@ -93,7 +95,9 @@ def _share_within(process: Map, seconds: Sequence[float], timeout: float, latenc
     return (latency - seconds[at]) / spread * seen[at] + sum(seen[:at])
 
 
-def _percentile(process: Map, seconds: Sequence[float], timeout: float, quantile: float) -> float:
+def _percentile(
+    process: MarkovianArrivals, seconds: Sequence[float], timeout: float, quantile: float
+) -> float:
     low, high = 0.0, 30.0
     middle = (low + high) / 2
     reached = _share_within(process, seconds, timeout, middle)

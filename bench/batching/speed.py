@@ -8,8 +8,8 @@ from time import perf_counter
 
 from bench.batching import published_solver
 from bench.batching.data import MEMORIES, TIMEOUTS, Data
-from coordinator.planning.batching.arrivals import Map
-from coordinator.planning.batching.choice import Ask, Grid, choose
+from coordinator.planning.batching.arrivals import MarkovianArrivals
+from coordinator.planning.batching.choice import Ceiling, SettingsGrid, choose
 from coordinator.planning.batching.laws import law_for
 
 HOURS = ("Twitter/1", "Twitter/24", "NYS/8", "NYS/16")
@@ -34,9 +34,9 @@ def published(data: Data) -> float:
     return _seconds(lambda: published_solver.solve(process, rows.__getitem__, MEMORIES, TIMEOUTS))
 
 
-def _answer(process: Map, grid: Grid) -> None:
+def _answer(process: MarkovianArrivals, grid: SettingsGrid) -> None:
     law = law_for(process, None)
-    choose(law, law.surface(grid, 0.95), Ask("latency", 12.0))
+    choose(law, law.surface(grid, 0.95), Ceiling("latency", 12.0))
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -18,7 +18,7 @@ import time
 from coordinator.sessions.session import Listener
 from tiermesh.conversation import Conversation, first_of
 from tiermesh.histogram import fill, histogram
-from tiermesh.session import Session
+from tiermesh.session import ControlSession
 from tiermesh.v1 import control_pb2 as pb
 from tiermesh.v1 import telemetry_pb2
 
@@ -42,7 +42,7 @@ class Device:
     """The coordinator's side of one session; its reader says when it has taken a sample."""
 
     def __init__(self, taken: asyncio.Queue[None]) -> None:
-        self.session: Session[pb.Down] = Session(time.monotonic())
+        self.session: ControlSession[pb.Down] = ControlSession(time.monotonic())
         self.link = self.session.open(1, 1, time.monotonic()).link
         self.wake = asyncio.Event()
         self.call = Memory()

@@ -27,9 +27,9 @@ from table import Row
 
 from coordinator.cli.demo import agents, photos
 from coordinator.cli.demo.agents import DemoDevice
-from coordinator.cli.demo.serving import Served
+from coordinator.cli.demo.serving import DemoSamples
 from coordinator.mesh import Mesh
-from coordinator.planning import Objective, Options
+from coordinator.planning import Options, PlanObjective
 from coordinator.planning.simulate import WARM_UP
 from coordinator.profiling.profiler import ProfileOptions
 from coordinator.telemetry.drift import Drift, Key, corrected_problem
@@ -77,7 +77,9 @@ class Bench:
         )
         await mesh.profile(workflow, options=options, again=True)
         problem = await mesh.problem(workflow)
-        plan = await mesh.solve(problem, Options(objective=Objective.THROUGHPUT, time_limit_s=10))
+        plan = await mesh.solve(
+            problem, Options(objective=PlanObjective.THROUGHPUT, time_limit_s=10)
+        )
         await mesh.plan_made(plan)
         _, busy = estimates.busiest(plan, self._drifts)
         rate = args.loads[0] / busy * plan.predicted.throughput_rps
@@ -122,7 +124,7 @@ class Bench:
 
     async def _serve(
         self, problem: Problem, plan: Plan, times: Sequence[float]
-    ) -> tuple[str, Served, list[dict[str, Any]]]:
+    ) -> tuple[str, DemoSamples, list[dict[str, Any]]]:
         """Serve these arrivals; what the batches took corrects what is predicted from then on."""
         lines = "\n".join(f"{t:.6f}" for t in times)
         (self._folders[0] / "data" / "arrivals.txt").write_text(lines)
@@ -131,7 +133,7 @@ class Bench:
         applied = await self._mesh.apply(plan, run=run)
         if applied.failures:
             raise TiermeshError("the rollout failed", why=str(applied.failures))
-        served = Served(plan.workflow, len(times))
+        served = DemoSamples(plan.workflow, len(times))
         await served.watch(self._mesh, 3 * times[-1] + 60, lambda _: None)
         if not served.finished:
             raise TiermeshError("requests were lost or late", why="; ".join(served.events[-5:]))

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Map
-from coordinator.planning.simulate import Load, simulate
+from coordinator.planning.batching.arrivals import MarkovianArrivals
+from coordinator.planning.simulate import SimulatedLoad, simulate
 from coordinator.telemetry.drift import Drift, Key, corrected_problem, key_of
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
@@ -40,12 +40,12 @@ class Predicted(NamedTuple):
     p95_high: float
 
 
-def process(kind: str, rate_rps: float) -> Map:
+def process(kind: str, rate_rps: float) -> MarkovianArrivals:
     """`poisson`, or `bursty`: an MMPP(2) with bursts of some seconds."""
     if kind == "poisson":
-        return Map.poisson(rate_rps)
+        return MarkovianArrivals.poisson(rate_rps)
     leave = ((1 - CALM_PART) / CALM_PART / BURST_S, 1 / BURST_S)
-    return Map.mmpp((CALM_RATE * rate_rps, BURST_RATE * rate_rps), leave)
+    return MarkovianArrivals.mmpp((CALM_RATE * rate_rps, BURST_RATE * rate_rps), leave)
 
 
 def arrivals(kind: str, rate_rps: float, seconds: float, seed: int) -> list[float]:
@@ -57,7 +57,9 @@ def arrivals(kind: str, rate_rps: float, seconds: float, seed: int) -> list[floa
 
 def on_trace(problem: Problem, plan: Plan, times: Sequence[float]) -> Predicted:
     """The plan played through on these very arrivals; the mean over draws of all else."""
-    runs = [simulate(problem, plan, Load(times=times, seed=s)).latency_ms for s in range(DRAWS)]
+    runs = [
+        simulate(problem, plan, SimulatedLoad(times=times, seed=s)).latency_ms for s in range(DRAWS)
+    ]
     p50, p95 = (np.array([run[name] for run in runs]) for name in ("p50", "p95"))
     low, high = np.quantile(p95, (0.05, 0.95))
     return Predicted(float(p50.mean()), float(p95.mean()), float(low), float(high))
@@ -76,7 +78,7 @@ def forecast(
     """As `corrected`, on another, long draw of the process: what can be said before its arrivals are known."""
     times = process(*offered).sample(FORECAST_REQUESTS, np.random.default_rng(9))
     right = corrected_problem(problem, found)
-    told = simulate(right, plan, Load(times=times.tolist())).latency_ms
+    told = simulate(right, plan, SimulatedLoad(times=times.tolist())).latency_ms
     return Latency(told["p50"], told["p95"])
 
 

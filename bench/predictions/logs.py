@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from coordinator.telemetry.drift import Drift, Key, Ratio, Window, drift, key_of, means_of
+from coordinator.telemetry.drift import Drift, DriftWindow, Key, Ratio, drift, key_of, means_of
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 
@@ -95,13 +95,13 @@ def _by_stage(
     return {stage: max(of, key=lambda ratio: ratio.batches) for stage, of in pooled.items()}
 
 
-def _windows(logged: Sequence[Mapping[str, Any]]) -> Mapping[str, list[Window]]:
+def _windows(logged: Sequence[Mapping[str, Any]]) -> Mapping[str, list[DriftWindow]]:
     """A window for each batch, by replica."""
-    found: defaultdict[str, list[Window]] = defaultdict(list)
+    found: defaultdict[str, list[DriftWindow]] = defaultdict(list)
     for entry in logged:
         if entry["entry"] == "batch":
             size = entry["size"]
-            found[entry["replica"]].append(Window({size: 1}, {size: entry["service_s"]}))
+            found[entry["replica"]].append(DriftWindow({size: 1}, {size: entry["service_s"]}))
     return found
 
 

@@ -22,7 +22,7 @@ import msgspec
 
 from coordinator.cli.demo import agents
 from coordinator.cli.demo.agents import DemoDevice
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.mesh import Mesh
 from coordinator.variants import Ladders
 from tiermesh.documents.plan import Plan
@@ -127,7 +127,7 @@ async def rollouts(
 async def applied(mesh: Mesh, plan: Plan) -> None:
     """Apply a plan, or say why that failed."""
     done = await mesh.apply(plan)
-    if done.outcome is not Outcome.COMMITTED:
+    if done.outcome is not RolloutOutcome.COMMITTED:
         raise TiermeshError("a rollout failed", why="; ".join(done.failures.values()))
 
 

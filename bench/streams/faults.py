@@ -15,7 +15,7 @@ from typing import Any, Final
 from ends import REPORT, Driver, frames
 
 from agent.serving.stream_io.transport import Outgoing
-from agent.serving.streams.sender import Link
+from agent.serving.streams.sender import PeerLink
 from tiermesh import wire
 from tiermesh.frames import pack
 
@@ -44,7 +44,7 @@ async def _suffer(fault: str, receiver: Receiver, running: ExitStack) -> dict[st
     driver.outgoing = Outgoing(driver, driver.flow(), "b", address, wire.LOOPBACK)
     offering = asyncio.create_task(_offer(driver))
     sender = driver.flow().links.sender("b", driver.now())
-    await _until(lambda: sender.link is Link.UP and sender.sent_frames > 500)
+    await _until(lambda: sender.link is PeerLink.UP and sender.sent_frames > 500)
     sent, again = sender.sent_frames, sender.resent_bytes
     began = time.monotonic()
     upto = sender.oldest + sender.unacknowledged + sender.waiting
@@ -57,7 +57,7 @@ async def _suffer(fault: str, receiver: Receiver, running: ExitStack) -> dict[st
         os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(_STOPPED_S)
         os.kill(pid, signal.SIGCONT)
-    await _until(lambda: sender.link is Link.UP and sender.oldest > upto)
+    await _until(lambda: sender.link is PeerLink.UP and sender.oldest > upto)
     seconds = time.monotonic() - began
     offering.cancel()
     await driver.outgoing.close()
@@ -96,7 +96,7 @@ async def stalled(receiver: Receiver) -> dict[str, Any]:
         driver = Driver("a", address)
         driver.outgoing = Outgoing(driver, driver.flow(), "b", address, wire.LOOPBACK)
         sender = driver.flow().links.sender("b", driver.now())
-        await _until(lambda: sender.link is Link.UP)
+        await _until(lambda: sender.link is PeerLink.UP)
         before = _resident(os.getpid()), _resident(pid)
         offered, end = 0, time.monotonic() + _STALL_S
         while time.monotonic() < end:

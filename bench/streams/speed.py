@@ -16,7 +16,7 @@ from ends import DELAY, RAW, REPORT, Driver, frames
 from msgspec.structs import replace
 
 from agent.serving.stream_io.transport import Outgoing
-from agent.serving.streams.sender import Link
+from agent.serving.streams.sender import PeerLink
 from tiermesh import wire
 from tiermesh.frames import pack
 
@@ -98,7 +98,7 @@ async def _row(
 
 async def _connected(driver: Driver) -> None:
     sender = driver.flow().links.sender("b", driver.now())
-    while sender.link is not Link.UP:  # noqa: ASYNC110 - the link says nothing when it comes up
+    while sender.link is not PeerLink.UP:  # noqa: ASYNC110 - the link says nothing when it comes up
         await asyncio.sleep(0.01)
 
 

@@ -69,7 +69,7 @@ class Feed(LiveSession):
     async def run(self, post: Any) -> None:
         """Tell of the fleet once, and of samples for ever."""
         self._post = post
-        post(m.Opened(self._title, TIERS))
+        post(m.MeshOpened(self._title, TIERS))
         post(m.FleetChanged(self._fleet))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._flush())

@@ -20,7 +20,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from coordinator.api import unix_socket
 from coordinator.api.documents import (
@@ -47,7 +47,7 @@ from coordinator.api.messages import (
     progress_of,
     standing_of,
 )
-from coordinator.api.transports import DirectTransport, SocketTransport, Transport
+from coordinator.api.transports import DirectTransport, SocketTransport, Transport, greeted
 from coordinator.api.unix_socket import SocketAddress
 from coordinator.api.version import VERSION, check_version
 from coordinator.fleet import Fleet
@@ -55,7 +55,7 @@ from coordinator.fleet.events import Event
 from coordinator.journal.store import Entry
 from coordinator.planning.diff import Difference
 from coordinator.planning.options import Options
-from coordinator.planning.search_progress import Standing
+from coordinator.planning.search_progress import SearchBounds
 from coordinator.progress import Report, silent
 from coordinator.telemetry.status import WorkflowStatus
 from tiermesh import limits
@@ -65,17 +65,14 @@ from tiermesh.documents.profile import Profile
 from tiermesh.documents.published import PublishedProfile
 from tiermesh.documents.reading import encode_json
 from tiermesh.documents.variant import Variant
-from tiermesh.errors import TiermeshError, Unreachable, Unsupported
+from tiermesh.errors import TiermeshError, Unreachable
 from tiermesh.v1 import coordinator_pb2 as pb
 
 if TYPE_CHECKING:
     from coordinator.api.opening import MeshOptions
     from coordinator.api.service import CoordinatorService
     from coordinator.planning.explain import Explanation
-    from coordinator.planning.simulate import Load, Outcome
-
-CONNECT_S: Final = 5.0
-"""Within this time whoever listens on the socket has said which version it is."""
+    from coordinator.planning.simulate import SimulatedLoad, SimulatedOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +145,7 @@ class CoordinatorClient:
         with SocketAddress(state) as path:
             async with unix_socket.channel(path) as channel:
                 transport = SocketTransport(channel, version=version)
-                info = await _greeted(transport, state)
+                info = await greeted(transport, state)
                 check_version(info.version, version)
                 yield cls(transport, info, is_running=True)
 
@@ -361,7 +358,7 @@ class CoordinatorClient:
         source_bytes: SourceBytes | None = None,
         without_devices: Iterable[str] = (),
         functions: bool = False,
-        tell: Callable[[Standing], None] | None = None,
+        tell: Callable[[SearchBounds], None] | None = None,
     ) -> MadePlan:
         """The best plan for a workflow (by digest), which is kept; or for a problem, which is not.
 
@@ -398,10 +395,10 @@ class CoordinatorClient:
         return decode_document(reply.explanation, Explanation)
 
     async def simulate_plan(
-        self, plan: Plan, problem: Problem, load: Load, *, slower: float = 0.0
-    ) -> Outcome:
+        self, plan: Plan, problem: Problem, load: SimulatedLoad, *, slower: float = 0.0
+    ) -> SimulatedOutcome:
         """Play a plan through; devices are slower by the share `slower`."""
-        from coordinator.planning.simulate import Outcome
+        from coordinator.planning.simulate import SimulatedOutcome
 
         request = pb.SimulatePlanRequest(
             plan=encode_document(plan),
@@ -415,7 +412,7 @@ class CoordinatorClient:
             slower=slower,
         )
         reply = await self._transport.call("simulate_plan", request)
-        return decode_document(reply.outcome, Outcome)
+        return decode_document(reply.outcome, SimulatedOutcome)
 
     async def diff_plans(
         self, after: Plan, before: Plan | None = None, *, price_per_start: float = 0.0
@@ -586,20 +583,6 @@ class CoordinatorClient:
         if not found:
             raise _cut_short(name)
         return found
-
-
-async def _greeted(transport: Transport, state: Path) -> pb.CoordinatorInfo:
-    request = pb.GetCoordinatorRequest()
-    try:
-        return await transport.call("get_coordinator", request, timeout_s=CONNECT_S)
-    except TiermeshError as error:
-        if isinstance(error, Unsupported):
-            raise
-        raise Unreachable(
-            f"what listens in {state} does not answer as a coordinator",
-            why=error.why or error.what,
-            fix="Stop that process, or name another --state",
-        ) from None
 
 
 def _fleet_state(message: pb.FleetSnapshot) -> FleetState:

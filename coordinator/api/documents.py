@@ -1,6 +1,6 @@
 """The API's documents: what handlers answer, what `--json` prints, and what clients render.
 
-Those of planning and telemetry (`Explanation`, `Difference`, `Outcome`, `WorkflowStatus`) are the types of those
+Those of planning and telemetry (`Explanation`, `Difference`, `RolloutOutcome`, `WorkflowStatus`) are the types of those
 packages; the others are here. All are published: see `coordinator.api.schemas`.
 """
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from coordinator.fleet.lifecycle import EXIT_CODES, Outcome, Phase
+from coordinator.fleet.lifecycle import EXIT_CODES, Phase, RolloutOutcome
 from coordinator.planning.diff import Difference
-from coordinator.telemetry.attainment import Accuracy, Objective, Verdict
-from coordinator.telemetry.status import Battery, Ledger
+from coordinator.telemetry.attainment import AttainmentVerdict, LatencyObjective, ServedAccuracy
+from coordinator.telemetry.status import BatteryStatus, Ledger
 from tiermesh.documents.reading import decode_json
 
 if TYPE_CHECKING:
     from coordinator.keeping.waiting import Waited
-    from coordinator.rollout.applying import Applied, Part
+    from coordinator.rollout.applying import Part, RolloutResult
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class DeviceDocument(msgspec.Struct, frozen=True, kw_only=True):
     generations: dict[str, int]
     seen_at: float
     power: str | None
-    battery: Battery | None
+    battery: BatteryStatus | None
     disturbed: float | None
     """The share of CPU time that other processes took while it was profiled; None where nothing was measured."""
 
@@ -151,7 +151,7 @@ class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
     generation: int
     run: str
-    outcome: Outcome
+    outcome: RolloutOutcome
     unchanged: bool
     devices: dict[str, Phase]
     failures: dict[str, str]
@@ -169,7 +169,7 @@ class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.asdict(self)
 
     @classmethod
-    def of(cls, applied: Applied) -> RolloutReport:
+    def of(cls, applied: RolloutResult) -> RolloutReport:
         """The document of a rollout."""
         return cls(
             workflow=applied.workflow,
@@ -278,9 +278,9 @@ class WaitedRun(msgspec.Struct, frozen=True, kw_only=True):
     timed_out: bool
     ledger: Ledger
     failed: int
-    verdict: Verdict
-    objectives: list[Objective]
-    accuracy: Accuracy
+    verdict: AttainmentVerdict
+    objectives: list[LatencyObjective]
+    accuracy: ServedAccuracy
     latency_ms: dict[str, float]
 
     @classmethod

@@ -9,9 +9,9 @@ from typing import TypeAlias
 from coordinator.api.documents import encode_document
 from coordinator.fleet.state import Device
 from coordinator.planning.options import Options
-from coordinator.planning.search_progress import Standing
-from coordinator.progress import Progress, Tally, Transfer
-from coordinator.sessions.link_quality import Link
+from coordinator.planning.search_progress import SearchBounds
+from coordinator.progress import Progress, Transfer, WorkCounts
+from coordinator.sessions.link_quality import LinkQuality
 from coordinator.telemetry.watching import Observed
 from tiermesh.documents.plan import Plan
 from tiermesh.v1 import coordinator_pb2 as pb
@@ -83,9 +83,9 @@ def _plan_message(given: Plan | str | PlanToApply) -> pb.PlanToApply:
     return pb.PlanToApply(plan=encode_document(named.plan), workflow=named.workflow)
 
 
-def standing_of(search: pb.SearchProgress) -> Standing:
+def standing_of(search: pb.SearchProgress) -> SearchBounds:
     """What a search knows."""
-    return Standing(
+    return SearchBounds(
         objective=search.objective if search.HasField("objective") else None,
         bound=search.bound if search.HasField("bound") else None,
     )
@@ -102,7 +102,7 @@ def progress_of(message: pb.WorkProgress) -> Progress:
         Transfer(transfer.bytes_there, transfer.bytes_needed, transfer.bytes_per_s, transfer.source)
         if message.HasField("transfer")
         else None,
-        Tally(
+        WorkCounts(
             tally.done,
             tally.total,
             tally.left_s if tally.HasField("left_s") else None,
@@ -146,7 +146,7 @@ def observed_of(device: Device, message: pb.DeviceSample) -> Observed:
         device,
         message.sample if message.HasField("sample") else None,
         message.why,
-        Link(link.rtt_ms, link.least_ms, link.pings, link.reconnects)
+        LinkQuality(link.rtt_ms, link.least_ms, link.pings, link.reconnects)
         if message.HasField("link")
         else None,
     )

@@ -12,7 +12,7 @@ import msgspec
 from coordinator.api import documents
 from coordinator.planning.diff import Difference
 from coordinator.planning.explain import Explanation
-from coordinator.planning.simulate import Outcome
+from coordinator.planning.simulate import SimulatedOutcome
 from coordinator.telemetry.status import WorkflowStatus
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
@@ -36,7 +36,7 @@ DOCUMENTS: Final[tuple[type, ...]] = (
     WorkflowStatus,
     Difference,
     Explanation,
-    Outcome,
+    SimulatedOutcome,
     Plan,
     Problem,
     Profile,

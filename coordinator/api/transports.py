@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import grpc
@@ -21,6 +22,8 @@ from tiermesh.wire.failures import FAILURE_KEY
 
 WAITING: Final = 64
 """Replies of a stream that were read and not used yet; beyond that the coordinator waits."""
+CONNECT_S: Final = 5.0
+"""Within this time whoever listens on the socket has said which version it is."""
 
 
 class Transport(Protocol):
@@ -178,3 +181,22 @@ def _error(error: grpc.aio.AioRpcError) -> TiermeshError:
     return TiermeshError(
         "the call to the running coordinator failed", why=f"{code.name}: {details}"
     )
+
+
+async def greeted(transport: Transport, state: Path) -> pb.CoordinatorInfo:
+    """Who answers over a transport to the socket in the folder `state`.
+
+    Raises:
+        Unreachable: nobody answers as a coordinator. Unsupported: it is of another version.
+    """
+    request = pb.GetCoordinatorRequest()
+    try:
+        return await transport.call("get_coordinator", request, timeout_s=CONNECT_S)
+    except TiermeshError as error:
+        if isinstance(error, Unsupported):
+            raise
+        raise Unreachable(
+            f"what listens in {state} does not answer as a coordinator",
+            why=error.why or error.what,
+            fix="Stop that process, or name another --state",
+        ) from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from coordinator.artifacts.tracker import Tracker
-from coordinator.artifacts.transfer import Breaks, PathOf, Pushing, Room, Sendable
+from coordinator.artifacts.transfer import Breaks, DeviceStorage, PathOf, Pushing, Sendable
 from coordinator.artifacts.verified_files import Files
 from coordinator.fleet.file import FleetFile
 from coordinator.fleet.nearness import is_near, network_of
@@ -103,7 +103,7 @@ class Distribution:
         """The artifact calls to a device."""
         return Pushing(self._channels.to(device.address, wire.agent(device.id)), device.name)
 
-    def note(self, device: str, room: Room) -> None:
+    def note(self, device: str, room: DeviceStorage) -> None:
         """A device said what it holds."""
         for digest, held in room.held.items():
             self.tracker.note(device, digest, held.readable, complete=held.complete)
@@ -233,7 +233,7 @@ class _Bringing:
 class _Meter:
     """How much of what a device needs is there, and how fast it comes."""
 
-    def __init__(self, wanted: Mapping[str, Artifact], room: Room, moved: Moved) -> None:
+    def __init__(self, wanted: Mapping[str, Artifact], room: DeviceStorage, moved: Moved) -> None:
         self.there = {
             d: a.size_bytes if room.held[d].complete else min(room.held[d].bytes, a.size_bytes)
             for d, a in wanted.items()
@@ -254,13 +254,13 @@ class _Meter:
         self._moved(Transfer(there, self._needed, max(rate, 0.0), source))
 
 
-def _lacking(wanted: Mapping[str, Artifact], room: Room) -> int:
+def _lacking(wanted: Mapping[str, Artifact], room: DeviceStorage) -> int:
     return sum(
         a.size_bytes - room.held[d].bytes for d, a in wanted.items() if not room.held[d].complete
     )
 
 
-def _check_room(name: str, wanted: Mapping[str, Artifact], room: Room) -> None:
+def _check_room(name: str, wanted: Mapping[str, Artifact], room: DeviceStorage) -> None:
     lacking = _lacking(wanted, room)
     if lacking <= room.free_bytes + room.reclaimable_bytes:
         return

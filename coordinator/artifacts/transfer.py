@@ -50,7 +50,7 @@ class Sendable:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DeviceStorage:
     """What a device holds of some artifacts, and the room that it has for more."""
 
     held: Held
@@ -73,7 +73,7 @@ class Pushing:
         keep_for: str = "",
         generation: int = 0,
         timeout_s: float = STAT_TIMEOUT_S,
-    ) -> Room:
+    ) -> DeviceStorage:
         """What the device holds of these; with `keep_for` it keeps them for that.
 
         Raises:
@@ -88,7 +88,7 @@ class Pushing:
             except grpc.aio.AioRpcError as error:
                 raise wire.raised_by(error, self._peer) from None
             held |= {digest: reply.held[digest] for digest in piece}
-        return Room(held, reply.free_bytes, reply.reclaimable_bytes)
+        return DeviceStorage(held, reply.free_bytes, reply.reclaimable_bytes)
 
     async def push(self, artifact: Sendable, note: Callable[[int], None]) -> None:
         """Send what the device lacks of an artifact; `note` is told the bytes that it has.

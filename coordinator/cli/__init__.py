@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.tui import with_default
 from tiermesh import __version__, logs
 from tiermesh.errors import TiermeshError
@@ -67,7 +67,7 @@ class Commands:
     def add(
         self,
         name: str,
-        run: Callable[[argparse.Namespace, Output], int],
+        run: Callable[[argparse.Namespace, CommandOutput], int],
         *,
         help: str,  # noqa: A002 - argparse's own word
         examples: str,
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = completed(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     logs.configure(args.log_level, args.log_format, default="warning")
-    return finish(args, Output(json=args.json))
+    return finish(args, CommandOutput(json=args.json))
 
 
 def completed(argv: Sequence[str]) -> list[str]:
@@ -119,7 +119,7 @@ def completed(argv: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def finish(args: argparse.Namespace, output: Output) -> int:
+def finish(args: argparse.Namespace, output: CommandOutput) -> int:
     """Carry a parsed command out; returns the exit code."""
     try:
         return args.run(args, output)

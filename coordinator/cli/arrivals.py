@@ -12,7 +12,7 @@ from tiermesh.errors import InvalidDocument
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-    from coordinator.planning.simulate import Load
+    from coordinator.planning.simulate import SimulatedLoad
 
 WORDS = ("poisson", "constant")
 HELP = (
@@ -26,7 +26,7 @@ def add_arrivals_option(parser: ArgumentParser) -> None:
     parser.add_argument("--arrivals", metavar="HOW", help=HELP)
 
 
-def with_arrivals(load: Load, how: str | None, rate_rps: float) -> Load:
+def with_arrivals(load: SimulatedLoad, how: str | None, rate_rps: float) -> SimulatedLoad:
     """The load with these arrivals; a process is sampled at `rate_rps`, a record is replayed as it is.
 
     Raises:
@@ -47,7 +47,7 @@ def with_arrivals(load: Load, how: str | None, rate_rps: float) -> Load:
     return _changed(load, times=_recorded(path))
 
 
-def _changed(load: Load, **fields: Any) -> Load:
+def _changed(load: SimulatedLoad, **fields: Any) -> SimulatedLoad:
     from dataclasses import replace
 
     return replace(load, **fields)
@@ -57,7 +57,7 @@ def _recorded(path: Path) -> list[float]:
     return arrival_times.read(read_file(path), path.name)
 
 
-def _sampled(path: Path, key: str, load: Load, rate_rps: float) -> list[float]:
+def _sampled(path: Path, key: str, load: SimulatedLoad, rate_rps: float) -> list[float]:
     import numpy as np
 
     from coordinator.planning.batching.documents import read_arrivals

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from coordinator.cli.mesh import add_mesh_options, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean, megabytes
 from tiermesh.errors import error_of
 
@@ -37,7 +37,7 @@ def register(commands: Commands) -> None:
     add_mesh_options(parser)
 
 
-def _artifacts(args: argparse.Namespace, output: Output) -> int:
+def _artifacts(args: argparse.Namespace, output: CommandOutput) -> int:
     found = run_with_mesh(args, output, lambda c: c.artifacts(args.of, collect=args.collect))
     output.console.print(_table(found.devices, collected=args.collect))
     for name, error in found.failures.items():

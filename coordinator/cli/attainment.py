@@ -10,7 +10,12 @@ from coordinator.cli.text import clean
 from coordinator.telemetry.attainment import Word, seconds
 
 if TYPE_CHECKING:
-    from coordinator.telemetry.attainment import Accuracy, Attainment, Objective, Verdict
+    from coordinator.telemetry.attainment import (
+        Attainment,
+        AttainmentVerdict,
+        LatencyObjective,
+        ServedAccuracy,
+    )
     from tiermesh.documents.plan import Predicted
 
 _SHOWN: Final = {
@@ -22,7 +27,7 @@ _SHOWN: Final = {
 _WINDOWS: Final = {"1min": "1 min", "10min": "10 min", "1h": "1 h", "run": "run"}
 
 
-def verdict_line(verdict: Verdict) -> str:
+def verdict_line(verdict: AttainmentVerdict) -> str:
     """The verdict and why."""
     return f"{_SHOWN[verdict.word]}: {clean(verdict.why)}"
 
@@ -67,7 +72,7 @@ def _latency(
     return f"{shown} ({', '.join(beside)})"
 
 
-def _objective_lines(objective: Objective) -> Iterator[str]:
+def _objective_lines(objective: LatencyObjective) -> Iterator[str]:
     told = {n: objective.windows[n] for n in _WINDOWS if n in objective.windows}
     shares = [f"{_WINDOWS[n]} {s.share:.1%}" for n, s in told.items() if s.share is not None]
     if not shares:
@@ -82,7 +87,7 @@ def _objective_lines(objective: Objective) -> Iterator[str]:
     yield f"burn rate: {', '.join(burned)}{budget}"
 
 
-def _accuracy(accuracy: Accuracy) -> str | None:
+def _accuracy(accuracy: ServedAccuracy) -> str | None:
     if accuracy.served is None and accuracy.predicted is None:
         return None
     served = "?" if accuracy.served is None else f"{accuracy.served:.2%}"

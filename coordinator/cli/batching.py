@@ -9,13 +9,13 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli import arguments
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from tiermesh.errors import Infeasible, InvalidDocument, TiermeshError
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.cli.batching_answer import Hour
-    from coordinator.planning.batching.choice import Ask
+    from coordinator.planning.batching.choice import Ceiling
     from coordinator.planning.batching.documents import Service
     from coordinator.planning.batching.service import ServiceGrid
 
@@ -106,7 +106,7 @@ def _add_hours(group: Any) -> None:
     )
 
 
-def run(args: argparse.Namespace, output: Output) -> int:
+def run(args: argparse.Namespace, output: CommandOutput) -> int:
     """Answer; 3 where some hour is infeasible."""
     from coordinator.cli import batching_answer as answer
     from coordinator.cli.batching_tables import show
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     ask = _ask(args)
     service = _service(args.service)
     servers = _servers(args.servers, service)
-    question = answer.Question(*_grids(args, service, servers), servers, ask, args.frontier)
+    question = answer.BatchingQuestion(*_grids(args, service, servers), servers, ask, args.frontier)
     hours, several = _hours(args, output)
     rows = answer.answer_hours(question, hours, forecast=args.forecast)
     output.document(answer.to_document(rows, question, perf_counter() - began, several=several))
@@ -128,8 +128,8 @@ def run(args: argparse.Namespace, output: Output) -> int:
     return Infeasible.exit_code if any(row.infeasible for row in rows) else 0
 
 
-def _ask(args: argparse.Namespace) -> Ask:
-    from coordinator.planning.batching.choice import Ask
+def _ask(args: argparse.Namespace) -> Ceiling:
+    from coordinator.planning.batching.choice import Ceiling
     from coordinator.planning.batching.recursion import PERCENTILES
 
     if args.percentile not in PERCENTILES:
@@ -137,7 +137,7 @@ def _ask(args: argparse.Namespace) -> Ask:
     of, limit = ("latency", args.latency_slo) if args.cost_slo is None else ("cost", args.cost_slo)
     if not 0 < limit < float("inf"):
         raise _misused(f"--{of}-slo {limit:g} is not a positive number")
-    return Ask("latency" if of == "latency" else "cost", limit, args.percentile)
+    return Ceiling("latency" if of == "latency" else "cost", limit, args.percentile)
 
 
 def _service(argument: str) -> Service:
@@ -159,7 +159,7 @@ def _servers(argument: str | None, service: Service) -> int | None:
 
 def _grids(args: argparse.Namespace, service: Service, servers: int | None) -> tuple[Any, Any]:
     """The grid to choose from, and the same with batch sizes up to BATCH's 20 where times are known."""
-    from coordinator.planning.batching.choice import Grid
+    from coordinator.planning.batching.choice import SettingsGrid
     from coordinator.planning.batching.published import BATCH_SIZE
 
     span = service.published.memory_mb
@@ -173,7 +173,9 @@ def _grids(args: argparse.Namespace, service: Service, servers: int | None) -> t
     timeouts = timeouts or _default_timeouts(times, high)
     if timeouts[0] < 0 or (memories and memories[0] <= 0):
         raise _misused("timeouts and memory sizes cannot be negative")
-    return Grid(tuple(range(low, high + 1)), timeouts, times), Grid((BATCH_SIZE,), timeouts, times)
+    return SettingsGrid(tuple(range(low, high + 1)), timeouts, times), SettingsGrid(
+        (BATCH_SIZE,), timeouts, times
+    )
 
 
 def _default_timeouts(times: ServiceGrid, largest: int) -> tuple[float, ...]:
@@ -183,13 +185,13 @@ def _default_timeouts(times: ServiceGrid, largest: int) -> tuple[float, ...]:
 
 
 def _price(usd_per_hour: float | None, service: Service, *, has_memory: bool) -> Any:
-    from coordinator.planning.batching.service import Price
+    from coordinator.planning.batching.service import ServicePrice
 
     if usd_per_hour is not None:
         if not 0 <= usd_per_hour < float("inf"):
             raise _misused(f"--usd-per-hour {usd_per_hour:g} is not a price")
-        return Price(usd_per_hour=usd_per_hour)
-    return service.price if has_memory else Price()
+        return ServicePrice(usd_per_hour=usd_per_hour)
+    return service.price if has_memory else ServicePrice()
 
 
 def _batches(argument: str | None, service: Service) -> tuple[int, int]:
@@ -235,10 +237,10 @@ def _span(option: str, argument: str) -> tuple[float, float, float]:
     return first, last, step
 
 
-def _hours(args: argparse.Namespace, output: Output) -> tuple[Sequence[Hour], bool]:
+def _hours(args: argparse.Namespace, output: CommandOutput) -> tuple[Sequence[Hour], bool]:
     """What to answer for, and whether the answer is a list of hours."""
     from coordinator.cli.batching_answer import hours_of_maps, hours_of_trace
-    from coordinator.planning.batching.arrivals import Map
+    from coordinator.planning.batching.arrivals import MarkovianArrivals
     from coordinator.planning.batching.documents import read_arrivals, read_timestamps
 
     if args.trace is not None:
@@ -247,7 +249,7 @@ def _hours(args: argparse.Namespace, output: Output) -> tuple[Sequence[Hour], bo
         window = args.window_s if args.forecast else None
         return hours_of_trace(raw, window, output), args.forecast
     if args.rate is not None:
-        maps = {"poisson": Map.poisson(args.rate)}
+        maps = {"poisson": MarkovianArrivals.poisson(args.rate)}
     else:
         path, key = _file_and_key(args.arrivals)
         maps = read_arrivals(_read(path), key, path.name)

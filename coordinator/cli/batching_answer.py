@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.cli.output import Output
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.cli.output import CommandOutput
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals
 from coordinator.planning.batching.choice import (
-    Ask,
-    Choice,
-    Grid,
+    Ceiling,
+    GridChoice,
+    GridPoint,
+    GridSetting,
     Law,
-    Point,
-    Setting,
+    SettingsGrid,
     Surface,
     choose,
     frontier,
@@ -29,13 +29,13 @@ from tiermesh.errors import Infeasible, Unsupported
 
 
 @dataclass(frozen=True)
-class Question:
+class BatchingQuestion:
     """What is asked of every hour. `published` is the grid on which BATCH chooses."""
 
-    grid: Grid
-    published: Grid
+    grid: SettingsGrid
+    published: SettingsGrid
     servers: int | None
-    ask: Ask
+    ask: Ceiling
     wants_frontier: bool
 
 
@@ -44,7 +44,7 @@ class Hour:
     """The arrivals of an hour: a MAP, or timestamps with the process fitted to them."""
 
     name: str
-    process: Map
+    process: MarkovianArrivals
     recorded: Floats | None = None
     fitted: Fit | None = None
 
@@ -56,25 +56,25 @@ class Hour:
 
 
 @dataclass(frozen=True)
-class Row:
+class HourAnswer:
     """An hour's answer. `actual` are the chosen setting's figures under the hour's own arrivals, for a forecast."""
 
     hour: Hour
-    choice: Choice | None = None
+    choice: GridChoice | None = None
     infeasible: Infeasible | None = None
     skipped: str = ""
-    actual: Point | None = None
-    baseline: Point | None = None
+    actual: GridPoint | None = None
+    baseline: GridPoint | None = None
     no_baseline: str = ""
     surface: Surface | None = field(default=None, repr=False)
 
 
-def hours_of_maps(maps: Mapping[str, Map]) -> list[Hour]:
+def hours_of_maps(maps: Mapping[str, MarkovianArrivals]) -> list[Hour]:
     """One hour per MAP."""
     return [Hour(name, process) for name, process in maps.items()]
 
 
-def hours_of_trace(raw: Floats, window_s: float | None, output: Output) -> list[Hour]:
+def hours_of_trace(raw: Floats, window_s: float | None, output: CommandOutput) -> list[Hour]:
     """The whole trace, or its windows; says on standard error what had to be mended."""
     timestamps = Timestamps.read(raw)
     for count, what in ((timestamps.unsorted, "out of order"), (timestamps.duplicates, "equal")):
@@ -93,29 +93,31 @@ def hours_of_trace(raw: Floats, window_s: float | None, output: Output) -> list[
     return hours
 
 
-def answer_hours(question: Question, hours: Sequence[Hour], *, forecast: bool) -> list[Row]:
+def answer_hours(
+    question: BatchingQuestion, hours: Sequence[Hour], *, forecast: bool
+) -> list[HourAnswer]:
     """One row per hour; an infeasible hour does not stop the others."""
     if not forecast:
         return [_answer(question, hour) for hour in hours]
     return [_answer_ahead(question, hours, index) for index in range(len(hours))]
 
 
-def _answer(question: Question, hour: Hour) -> Row:
+def _answer(question: BatchingQuestion, hour: Hour) -> HourAnswer:
     law = hour.law(question.servers)
     surface = law.surface(question.grid, question.ask.quantile)
     baseline, no_baseline = _baseline(question, hour.process, law)
     parts: dict[str, Any] = {"baseline": baseline, "no_baseline": no_baseline, "surface": surface}
     try:
-        return Row(hour, choose(law, surface, question.ask), **parts)
+        return HourAnswer(hour, choose(law, surface, question.ask), **parts)
     except Infeasible as error:
-        return Row(hour, infeasible=error, **parts)
+        return HourAnswer(hour, infeasible=error, **parts)
 
 
-def _answer_ahead(question: Question, hours: Sequence[Hour], index: int) -> Row:
+def _answer_ahead(question: BatchingQuestion, hours: Sequence[Hour], index: int) -> HourAnswer:
     """Choose for an hour from those before it, then look at what that does in the hour itself."""
     hour = hours[index]
     if index == 0:
-        return Row(hour, skipped="there is no data before it")
+        return HourAnswer(hour, skipped="there is no data before it")
     expected = forecast([earlier.process for earlier in hours[:index]])
     row = _answer(question, Hour(hour.name, expected))
     law = hour.law(question.servers)
@@ -124,17 +126,21 @@ def _answer_ahead(question: Question, hours: Sequence[Hour], index: int) -> Row:
         baseline = _figures(law, question.published, baseline.setting)
         no_baseline = "" if baseline else "its choice cannot serve the hour"
     actual = _figures(law, question.grid, row.choice.point.setting) if row.choice else None
-    return Row(hour, row.choice, row.infeasible, "", actual, baseline, no_baseline, row.surface)
+    return HourAnswer(
+        hour, row.choice, row.infeasible, "", actual, baseline, no_baseline, row.surface
+    )
 
 
-def _figures(law: Law, grid: Grid, setting: Setting) -> Point | None:
+def _figures(law: Law, grid: SettingsGrid, setting: GridSetting) -> GridPoint | None:
     try:
         return point_at(law, grid, setting)
     except Infeasible:
         return None
 
 
-def _baseline(question: Question, process: Map, law: Law) -> tuple[Point | None, str]:
+def _baseline(
+    question: BatchingQuestion, process: MarkovianArrivals, law: Law
+) -> tuple[GridPoint | None, str]:
     """BATCH's own choice with its exact figures, or why there is none."""
     try:
         setting = published_choice(process, question.published, question.ask)
@@ -146,7 +152,7 @@ def _baseline(question: Question, process: Map, law: Law) -> tuple[Point | None,
 
 
 def to_document(
-    rows: Sequence[Row], question: Question, seconds: float, *, several: bool
+    rows: Sequence[HourAnswer], question: BatchingQuestion, seconds: float, *, several: bool
 ) -> dict[str, Any]:
     """The command's JSON: one answer, or a list of hours."""
     answers = [_row_document(row, question) for row in rows]
@@ -159,7 +165,7 @@ def to_document(
     }
 
 
-def _row_document(row: Row, question: Question) -> dict[str, Any]:
+def _row_document(row: HourAnswer, question: BatchingQuestion) -> dict[str, Any]:
     process = row.hour.process
     document: dict[str, Any] = {
         "hour": row.hour.name,
@@ -202,7 +208,7 @@ def _arrivals_document(hour: Hour) -> dict[str, Any]:
     return document
 
 
-def _frontier_document(surface: Surface, question: Question) -> list[dict[str, Any]]:
+def _frontier_document(surface: Surface, question: BatchingQuestion) -> list[dict[str, Any]]:
     cost = (
         "device_seconds_per_request" if question.grid.service.price.free else "cost_per_request_usd"
     )
@@ -218,9 +224,11 @@ def _frontier_document(surface: Surface, question: Question) -> list[dict[str, A
     ]
 
 
-def _infeasible_document(error: Infeasible, process: Map, ask: Ask) -> dict[str, Any]:
+def _infeasible_document(
+    error: Infeasible, process: MarkovianArrivals, ask: Ceiling
+) -> dict[str, Any]:
     nearest = error.fields["nearest"]
-    if not isinstance(nearest, Point):
+    if not isinstance(nearest, GridPoint):
         return {**error.to_dict(), "nearest_slo": None}
     return {
         **error.to_dict(),
@@ -229,7 +237,7 @@ def _infeasible_document(error: Infeasible, process: Map, ask: Ask) -> dict[str,
     }
 
 
-def _point_document(point: Point, process: Map) -> dict[str, Any]:
+def _point_document(point: GridPoint, process: MarkovianArrivals) -> dict[str, Any]:
     found = point.estimate
     percentiles = (f"p{q * 100:.0f}" for q in PERCENTILES)
     return {

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from coordinator.cli.batching_answer import Question, Row
+from coordinator.cli.batching_answer import BatchingQuestion, HourAnswer
 from coordinator.planning.batching.choice import frontier
 from tiermesh.errors import TiermeshError
 
@@ -17,7 +17,7 @@ _MOST_PANELS: Final = 24
 _MOST_DOTS: Final = 4_000
 
 
-def draw(rows: Sequence[Row], question: Question, path: Path) -> None:
+def draw(rows: Sequence[HourAnswer], question: BatchingQuestion, path: Path) -> None:
     """Write the picture; the format follows from the suffix of `path`.
 
     Raises:
@@ -44,7 +44,7 @@ def draw(rows: Sequence[Row], question: Question, path: Path) -> None:
         raise TiermeshError(f"{path} cannot be written", why=error.strerror or str(error)) from None
 
 
-def _draw_hour(panel: Any, row: Row, question: Question) -> None:
+def _draw_hour(panel: Any, row: HourAnswer, question: BatchingQuestion) -> None:
     assert row.surface is not None  # noqa: S101 - the caller chose such rows
     latency, cost = row.surface.latency_s.ravel(), row.surface.cost.ravel()
     shown = np.flatnonzero(np.isfinite(latency))

@@ -8,14 +8,14 @@ from typing import Final
 from rich.box import SIMPLE
 from rich.table import Table
 
-from coordinator.cli.batching_answer import Question, Row
-from coordinator.cli.output import Output
-from coordinator.planning.batching.choice import Point, Surface, frontier
+from coordinator.cli.batching_answer import BatchingQuestion, HourAnswer
+from coordinator.cli.output import CommandOutput
+from coordinator.planning.batching.choice import GridPoint, Surface, frontier
 
 _CHARGED: Final = "USD/1e6"
 
 
-def show(rows: Sequence[Row], question: Question, output: Output) -> None:
+def show(rows: Sequence[HourAnswer], question: BatchingQuestion, output: CommandOutput) -> None:
     """The choices as a table, what could not be met on standard error, and the frontiers."""
     for row in rows:
         if row.infeasible is not None:
@@ -37,7 +37,7 @@ def show(rows: Sequence[Row], question: Question, output: Output) -> None:
             output.console.print(_frontier(row.surface, question, row.hour.name))
 
 
-def _choices(rows: Sequence[Row], question: Question) -> Table:
+def _choices(rows: Sequence[HourAnswer], question: BatchingQuestion) -> Table:
     table = _table(f"{question.ask.of} within {question.ask.limit:g}")
     for header in ("hour", "rate/s", "who"):
         table.add_column(header, no_wrap=True)
@@ -50,7 +50,7 @@ def _choices(rows: Sequence[Row], question: Question) -> Table:
         nearest = row.infeasible.fields["nearest"] if row.infeasible else None
         named = (
             ("chosen", row.choice.point if row.choice else None),
-            ("nearest", nearest if isinstance(nearest, Point) else None),
+            ("nearest", nearest if isinstance(nearest, GridPoint) else None),
             ("actual", row.actual),
             ("BATCH", row.baseline),
         )
@@ -60,7 +60,7 @@ def _choices(rows: Sequence[Row], question: Question) -> Table:
     return table
 
 
-def _cells(point: Point, row: Row) -> list[str]:
+def _cells(point: GridPoint, row: HourAnswer) -> list[str]:
     found, setting = point.estimate, point.setting
     busy = found.utilization
     return [
@@ -73,7 +73,7 @@ def _cells(point: Point, row: Row) -> list[str]:
     ]
 
 
-def _frontier(surface: Surface, question: Question, name: str) -> Table:
+def _frontier(surface: Surface, question: BatchingQuestion, name: str) -> Table:
     free = question.grid.service.price.free
     table = _table(f"{name}: no setting is better in both")
     cost = "device s/request" if free else _CHARGED

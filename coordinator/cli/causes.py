@@ -6,14 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import run_reading
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean
 
 if TYPE_CHECKING:
     from coordinator.api.documents import Causes
 
 
-def explain_now(args: argparse.Namespace, output: Output) -> int:
+def explain_now(args: argparse.Namespace, output: CommandOutput) -> int:
     """Measure for a while, and say what is otherwise than planned; returns the exit code."""
     workflow = str(args.plan) if args.plan is not None else ""
     found = run_reading(
@@ -27,7 +27,7 @@ def explain_now(args: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _show(one: Causes, output: Output) -> None:
+def _show(one: Causes, output: CommandOutput) -> None:
     say = output.console.print
     say(f"[bold]{clean(one.workflow)}[/], generation {one.generation}")
     for cause in one.causes:

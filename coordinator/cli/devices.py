@@ -9,7 +9,7 @@ from rich.table import Table
 
 from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, run_reading, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean, device_label
 from coordinator.fleet.profile_text import DISTURBED
 
@@ -45,7 +45,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("--forget", action="append", default=[], metavar="NAME", help="take it out")
 
 
-def _devices(args: argparse.Namespace, output: Output) -> int:
+def _devices(args: argparse.Namespace, output: CommandOutput) -> int:
     if args.offline:
         found = run_reading(args, lambda client: client.devices())
     else:
@@ -65,7 +65,7 @@ def _devices(args: argparse.Namespace, output: Output) -> int:
     return _exit_code(args, found, output)
 
 
-def _exit_code(args: argparse.Namespace, found: Devices, output: Output) -> int:
+def _exit_code(args: argparse.Namespace, found: Devices, output: CommandOutput) -> int:
     ready = sum(device.state == "ready" for device in found.devices)
     lacking = args.expect is not None and ready < args.expect
     if lacking:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.plans import show_difference
 from coordinator.cli.progress import bars
 from coordinator.cli.rollout import show
@@ -42,7 +42,7 @@ def register(commands: Commands) -> None:
     add_mesh_options(parser)
 
 
-def _drain(args: argparse.Namespace, output: Output) -> int:
+def _drain(args: argparse.Namespace, output: CommandOutput) -> int:
     if args.undo:
         name = run_with_mesh(args, output, lambda client: client.undo_drain(args.drained))
         output.console.print(f"{clean(name)} is planned for again, from the next plan on")
@@ -54,7 +54,9 @@ def _drain(args: argparse.Namespace, output: Output) -> int:
     return code
 
 
-async def _drained(args: argparse.Namespace, output: Output, client: CoordinatorClient) -> Drain:
+async def _drained(
+    args: argparse.Namespace, output: CommandOutput, client: CoordinatorClient
+) -> Drain:
     with bars(output) as report:
         return await client.drain(
             args.drained,
@@ -65,7 +67,7 @@ async def _drained(args: argparse.Namespace, output: Output, client: Coordinator
         )
 
 
-def _show_changes(planned: Drain, output: Output) -> None:
+def _show_changes(planned: Drain, output: CommandOutput) -> None:
     for workflow, found in planned.changes.items():
         output.console.print(f"[bold]{clean(workflow)}[/]")
         show_difference(found, output)
@@ -74,7 +76,7 @@ def _show_changes(planned: Drain, output: Output) -> None:
         output.console.print(f"nothing runs on {name}; it would be left out of new plans")
 
 
-def _show(found: Drain, output: Output) -> int:
+def _show(found: Drain, output: CommandOutput) -> int:
     """Say what came of it; returns the exit code."""
     if found.drained is None:
         return 0

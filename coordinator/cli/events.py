@@ -11,7 +11,7 @@ from rich.table import Table
 
 from coordinator.cli import arguments
 from coordinator.cli.mesh import add_state_option, run_reading
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean
 from coordinator.fleet import events
 from tiermesh.errors import InvalidDocument
@@ -50,7 +50,7 @@ def register(commands: Commands) -> None:
     add_state_option(parser)
 
 
-def _events(args: argparse.Namespace, output: Output) -> int:
+def _events(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.api.documents import Events
 
     if args.follow and args.json:
@@ -78,7 +78,7 @@ async def _follow(
     known: Sequence[EventDocument],
     kinds: list[str],
     about: str,
-    output: Output,
+    output: CommandOutput,
 ) -> None:
     """Print what is recorded from now on, for ever."""
     newest = known[-1].number if known else (await client.fleet()).number

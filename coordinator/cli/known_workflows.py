@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from coordinator.cli.mesh import add_mesh_options, run_reading, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def register(commands: Commands) -> None:
     add_mesh_options(parser)
 
 
-def _workflows(args: argparse.Namespace, output: Output) -> int:
+def _workflows(args: argparse.Namespace, output: CommandOutput) -> int:
     if args.add is not None:
         run_with_mesh(args, output, lambda client: client.add_workflow_file(args.add))
     if args.remove is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from coordinator import config
 from coordinator.api.opening import MeshOptions
 from coordinator.cli import arguments
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean
 from tiermesh import wire
 from tiermesh.errors import Unsupported
@@ -123,7 +123,7 @@ def run_changing(args: argparse.Namespace, work: Callable[[CoordinatorClient], A
 
 def run_with_mesh(
     args: argparse.Namespace,
-    output: Output,
+    output: CommandOutput,
     work: Callable[[CoordinatorClient], Awaitable[T]],
     *,
     expect: int | None = None,
@@ -179,13 +179,13 @@ def check_options(args: argparse.Namespace, info: pb.CoordinatorInfo) -> None:
             )
 
 
-def warn_credentials(args: argparse.Namespace, output: Output) -> None:
+def warn_credentials(args: argparse.Namespace, output: CommandOutput) -> None:
     """Say what a person should know who uses these credentials."""
     if args.credentials.warning:
         output.progress.print(f"[yellow]{args.credentials.warning}[/]")
 
 
-def warn_unanswered(unanswered: Iterable[pb.Unanswered], output: Output) -> None:
+def warn_unanswered(unanswered: Iterable[pb.Unanswered], output: CommandOutput) -> None:
     """Say which of the named addresses and known devices do not answer, and why."""
     for one in unanswered:
         output.progress.print(

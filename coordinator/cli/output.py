@@ -13,7 +13,7 @@ from rich.console import Console
 from tiermesh.errors import TiermeshError
 
 
-class Output:
+class CommandOutput:
     """Where a command writes. `console` is for people; `document` is the answer for programs."""
 
     def __init__(

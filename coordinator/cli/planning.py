@@ -11,7 +11,7 @@ from rich.table import Table
 
 from coordinator.cli.margin import add_margin_options, latency_words, margin_lines
 from coordinator.cli.mesh import add_mesh_options, add_variants_option
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.progress import searching
 from coordinator.cli.text import clean
 from coordinator.cli.workflows import (
@@ -20,7 +20,7 @@ from coordinator.cli.workflows import (
     plan_workflow,
     refuse_for_problem,
 )
-from coordinator.planning.options import GAP, TIME_LIMIT_S, Objective, Options, Strategy
+from coordinator.planning.options import GAP, TIME_LIMIT_S, Options, PlanObjective, Strategy
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import InvalidDocument, TiermeshError
@@ -82,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="hold quicker variants ready where the accuracy floor leaves slack",
     )
-    parser.add_argument("--objective", choices=[o.value for o in Objective], default="cost")
+    parser.add_argument("--objective", choices=[o.value for o in PlanObjective], default="cost")
     parser.add_argument("--strategy", choices=[s.value for s in Strategy], default="exact")
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, metavar="S")
     parser.add_argument("--gap", type=float, default=GAP, help="relative gap to stop at")
@@ -95,7 +95,7 @@ def options_of(args: argparse.Namespace) -> Options:
         exclusive=args.exclusive,
         single_variant=args.single_variant,
         spares=args.spares,
-        objective=Objective(args.objective),
+        objective=PlanObjective(args.objective),
         strategy=Strategy(args.strategy),
         time_limit_s=args.time_limit,
         gap=args.gap,
@@ -105,7 +105,7 @@ def options_of(args: argparse.Namespace) -> Options:
     )
 
 
-def _plan(args: argparse.Namespace, output: Output) -> int:
+def _plan(args: argparse.Namespace, output: CommandOutput) -> int:
     if args.problem.suffix in SUFFIXES:
         made = plan_workflow(args, output, replace(options_of(args), frontier=True))
         return hand_over(made.plan, made.problem, output, args.output)
@@ -113,7 +113,9 @@ def _plan(args: argparse.Namespace, output: Output) -> int:
     return make_plan(read_problem(args.problem), options_of(args), output, args.output)
 
 
-def make_plan(problem: Problem, options: Options, output: Output, write_to: Path | None) -> int:
+def make_plan(
+    problem: Problem, options: Options, output: CommandOutput, write_to: Path | None
+) -> int:
     """Solve a problem and hand the plan over; returns the exit code."""
     from coordinator.planning import solve
 
@@ -122,7 +124,7 @@ def make_plan(problem: Problem, options: Options, output: Output, write_to: Path
     return hand_over(plan, problem, output, write_to)
 
 
-def hand_over(plan: Plan, problem: Problem, output: Output, write_to: Path | None) -> int:
+def hand_over(plan: Plan, problem: Problem, output: CommandOutput, write_to: Path | None) -> int:
     """Write a plan and its problem if asked to, and show it; returns the exit code."""
     if write_to is not None:
         write_file(write_to, encode_json(plan))
@@ -160,7 +162,7 @@ def write_file(path: Path, data: bytes) -> None:
         raise TiermeshError(f"cannot write {path}", why=error.strerror or str(error)) from None
 
 
-def show_plan(plan: Plan, output: Output) -> None:
+def show_plan(plan: Plan, output: CommandOutput) -> None:
     """Print a plan for people."""
     proof, say = plan.solver, output.console.print
     gap = "unknown" if proof.gap is None else f"{proof.gap:.2%}"
@@ -233,7 +235,7 @@ def _register_import(commands: Commands) -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the problem here")
 
 
-def _import(args: argparse.Namespace, output: Output) -> int:
+def _import(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.planning.checking import check
     from coordinator.planning.importers import jellybean
 

@@ -12,7 +12,7 @@ from coordinator.cli import arguments
 from coordinator.cli.arrivals import add_arrivals_option, with_arrivals
 from coordinator.cli.margin import interval_words, percent
 from coordinator.cli.mesh import add_state_option, run_reading
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.planning import problem_beside, read_file, read_problem
 from coordinator.cli.text import clean
 from tiermesh.documents.plan import Plan
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from coordinator.cli import Commands
     from coordinator.planning.diff import Difference
     from coordinator.planning.explain import Explanation
-    from coordinator.planning.simulate import Outcome
+    from coordinator.planning.simulate import SimulatedOutcome
     from tiermesh.documents.problem import Problem
 
 
@@ -115,7 +115,7 @@ def _register_explain(commands: Commands) -> None:
     add_state_option(parser)
 
 
-def _explain(args: argparse.Namespace, output: Output) -> int:
+def _explain(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.cli.causes import explain_now
     from coordinator.planning.explain import explain
 
@@ -130,7 +130,7 @@ def _explain(args: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _show_explanation(explanation: Explanation, output: Output) -> None:
+def _show_explanation(explanation: Explanation, output: CommandOutput) -> None:
     output.console.print(f"{explanation.objective} {explanation.value:.5g}")
     table = Table("replica", "why", box=None, header_style="bold")
     for why in explanation.replicas:
@@ -171,7 +171,7 @@ def _register_diff(commands: Commands) -> None:
     )
 
 
-def _diff(args: argparse.Namespace, output: Output) -> int:
+def _diff(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.planning.diff import difference
 
     after, price = read_plan(args.plan), args.price_per_start
@@ -184,7 +184,7 @@ def _diff(args: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def show_difference(found: Difference, output: Output) -> None:
+def show_difference(found: Difference, output: CommandOutput) -> None:
     """Print what changes from one plan to another."""
     say = output.console.print
     if found.empty:
@@ -249,9 +249,9 @@ def _register_simulate(commands: Commands) -> None:
     )
 
 
-def _simulate(args: argparse.Namespace, output: Output) -> int:
+def _simulate(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.planning.requests import Requests
-    from coordinator.planning.simulate import Load, simulate
+    from coordinator.planning.simulate import SimulatedLoad, simulate
 
     plan, problem = read_with_problem(args)
     requests = args.requests
@@ -262,7 +262,7 @@ def _simulate(args: argparse.Namespace, output: Output) -> int:
             "there is nothing to simulate",
             why=f"--load must be above 0 and --requests 1 to {MOST_REQUESTS}",
         )
-    load = Load(
+    load = SimulatedLoad(
         requests=requests,
         scale=args.load,
         seed=args.seed,
@@ -285,7 +285,7 @@ REQUESTS = 4000
 MOST_REQUESTS = 1_000_000
 
 
-def _show_outcome(outcome: Outcome, plan: Plan, output: Output) -> None:
+def _show_outcome(outcome: SimulatedOutcome, plan: Plan, output: CommandOutput) -> None:
     say = output.console.print
     say(f"offered {outcome.offered_rps:.4g}/s, served {outcome.throughput_rps:.4g}/s")
     columns = ("", "simulated", "promised", "90 % interval")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.progress import bars, duration
 from coordinator.cli.text import clean, megabytes
 from coordinator.fleet.profile_text import DISTURBED
@@ -69,7 +69,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _profile(args: argparse.Namespace, output: Output) -> int:
+def _profile(args: argparse.Namespace, output: CommandOutput) -> int:
     found = run_with_mesh(args, output, lambda client: _measure(args, output, client))
     _say(found, output)
     output.document(found)
@@ -77,7 +77,7 @@ def _profile(args: argparse.Namespace, output: Output) -> int:
 
 
 async def _measure(
-    args: argparse.Namespace, output: Output, client: CoordinatorClient
+    args: argparse.Namespace, output: CommandOutput, client: CoordinatorClient
 ) -> MeasurementReport:
     path: Path | None = args.workflow
     workflow = (await client.add_workflow_file(path)).digest if path is not None else ""
@@ -106,7 +106,7 @@ async def _measure(
         raise
 
 
-def _say(found: MeasurementReport, output: Output) -> None:
+def _say(found: MeasurementReport, output: CommandOutput) -> None:
     output.console.print(_table(found.profiles))
     output.console.print(f"{found.measured} measurements in {duration(found.seconds)}")
     for failed in found.failed:

@@ -19,7 +19,7 @@ from coordinator.cli.mesh import (
     run_changing,
     run_reading,
 )
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean, megabytes
 from coordinator.fleet.profile_text import is_disturbed
 from tiermesh.errors import InvalidDocument
@@ -119,7 +119,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on", metavar="DEVICE", help="only what holds for this device")
 
 
-def _no_action(args: argparse.Namespace, output: Output) -> int:
+def _no_action(args: argparse.Namespace, output: CommandOutput) -> int:
     del args, output
     raise AssertionError("the parser requires an action")
 
@@ -127,7 +127,7 @@ def _no_action(args: argparse.Namespace, output: Output) -> int:
 # --- list --------------------------------------------------------------------------------------------------------
 
 
-def _list(args: argparse.Namespace, output: Output) -> int:
+def _list(args: argparse.Namespace, output: CommandOutput) -> int:
     async def asked(client: CoordinatorClient) -> tuple[Profiles, Priors]:
         wanted = args.variant or "", args.on or ""
         return await client.profiles(*wanted), await client.priors(*wanted)
@@ -240,7 +240,7 @@ def _when(profiles: list[Profile]) -> str:
 # --- export ------------------------------------------------------------------------------------------------------
 
 
-def _export(args: argparse.Namespace, output: Output) -> int:
+def _export(args: argparse.Namespace, output: CommandOutput) -> int:
     published = run_reading(
         args, lambda client: client.exported_profiles(args.variant or "", args.on or "")
     )
@@ -271,7 +271,7 @@ def _write_published(published: PublishedProfile, folder: Path) -> Path:
 # --- import ------------------------------------------------------------------------------------------------------
 
 
-def _import(args: argparse.Namespace, output: Output) -> int:
+def _import(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.workflows.published_files import read_published_files
 
     published = read_published_files(args.sources)

@@ -16,18 +16,18 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean
-from coordinator.planning.options import Objective, Options
-from coordinator.planning.search_progress import Standing
+from coordinator.planning.options import Options, PlanObjective
+from coordinator.planning.search_progress import SearchBounds
 from coordinator.progress import Progress as Step
-from coordinator.progress import Report, Tally
+from coordinator.progress import Report, WorkCounts
 
 SHOWN_BARS = 24
 
 
 @contextlib.contextmanager
-def bars(output: Output) -> Generator[Report]:
+def bars(output: CommandOutput) -> Generator[Report]:
     """A report that draws bars where standard error is a terminal, and writes a line per end elsewhere.
 
     Where there are many pieces of work it says how many are done, and how long the others will take.
@@ -48,7 +48,7 @@ def bars(output: Output) -> Generator[Report]:
 
 
 @contextlib.contextmanager
-def searching(output: Output, options: Options) -> Generator[Options]:
+def searching(output: CommandOutput, options: Options) -> Generator[Options]:
     """The options with a watch: where standard error is a terminal, how long, what it costs so far, and the gap."""
     if not output.progress.is_terminal:
         yield options
@@ -56,9 +56,9 @@ def searching(output: Output, options: Options) -> Generator[Options]:
     columns = (SpinnerColumn(), TextColumn("planning"), TimeElapsedColumn())
     line = TextColumn("[dim]{task.description}")
     with Progress(*columns, line, console=output.progress, transient=True) as progress:
-        task, known = progress.add_task("", total=None), Standing()
+        task, known = progress.add_task("", total=None), SearchBounds()
 
-        def tell(news: Standing) -> None:
+        def tell(news: SearchBounds) -> None:
             nonlocal known
             known = known.after(news)
             progress.update(task, description=_known(known, options.objective))
@@ -66,12 +66,12 @@ def searching(output: Output, options: Options) -> Generator[Options]:
         yield replace(options, watch=replace(options.watch, tell=tell))
 
 
-def _known(standing: Standing, objective: Objective) -> str:
+def _known(standing: SearchBounds, objective: PlanObjective) -> str:
     """What a search knows, in words."""
     if standing.gap is not None and standing.objective is not None:
-        cost = f"{standing.objective:.4g} USD/h, " if objective is Objective.COST else ""
+        cost = f"{standing.objective:.4g} USD/h, " if objective is PlanObjective.COST else ""
         return f"{cost}gap {standing.gap:.2%}"
-    if standing.bound is not None and objective is Objective.COST:
+    if standing.bound is not None and objective is PlanObjective.COST:
         return f"at least {standing.bound:.4g} USD/h"
     return ""
 
@@ -93,7 +93,7 @@ class _Bars:
             )
         self._progress.update(self._tasks[key], completed=step.done, description=clean(step.doing))
 
-    def _counted(self, step: Step, tally: Tally) -> None:
+    def _counted(self, step: Step, tally: WorkCounts) -> None:
         """One bar for a device, and one above for all."""
         overall = f"{tally.done} of {tally.total}{_left(tally.left_s)}"
         self._show(("", ""), "all", "", tally.done / max(tally.total, 1), overall)
@@ -134,7 +134,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{whole} s"
 
 
-def _line(output: Output, step: Step, begun: float, now: float) -> None:
+def _line(output: CommandOutput, step: Step, begun: float, now: float) -> None:
     if step.done < 1.0:
         return
     line = f"{clean(step.device)} {clean(step.subject)}: {clean(step.doing)}"

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.plans import show_difference
 from coordinator.cli.progress import bars
 from coordinator.cli.rollout import show
@@ -40,11 +40,11 @@ def register(commands: Commands) -> None:
     add_mesh_options(parser)
 
 
-def _rollback(args: argparse.Namespace, output: Output) -> int:
+def _rollback(args: argparse.Namespace, output: CommandOutput) -> int:
     return run_with_mesh(args, output, lambda client: _work(args, output, client))
 
 
-async def _work(args: argparse.Namespace, output: Output, client: CoordinatorClient) -> int:
+async def _work(args: argparse.Namespace, output: CommandOutput, client: CoordinatorClient) -> int:
     back, changes = await client.preview_rollback(args.workflow or "")
     output.console.print(
         f"[bold]{clean(back.workflow)}[/]: from generation {back.running} back to the plan of"

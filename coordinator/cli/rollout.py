@@ -10,7 +10,7 @@ from rich.table import Table
 
 from coordinator.cli import arguments
 from coordinator.cli.mesh import add_mesh_options, add_variants_option, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.plans import read_plan
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
@@ -77,11 +77,11 @@ def register(commands: Commands) -> None:
     add_mesh_options(parser)
 
 
-def _apply(args: argparse.Namespace, output: Output) -> int:
+def _apply(args: argparse.Namespace, output: CommandOutput) -> int:
     return run_with_mesh(args, output, lambda client: _work(args, output, client))
 
 
-async def _work(args: argparse.Namespace, output: Output, client: CoordinatorClient) -> int:
+async def _work(args: argparse.Namespace, output: CommandOutput, client: CoordinatorClient) -> int:
     plan, run = await _plan(args, client), args.new_run or ""
     if args.dry_run:
         (preview,) = await client.preview_apply(plan, run=run, must_end=args.wait)
@@ -110,7 +110,7 @@ async def _plan(args: argparse.Namespace, client: CoordinatorClient) -> PlanToAp
     return PlanToApply(plan, (await client.add_workflow_file(args.workflow)).digest)
 
 
-def _show_preview(preview: Preview, output: Output) -> int:
+def _show_preview(preview: Preview, output: CommandOutput) -> int:
     table = Table("device", "replicas", "to push", box=None, header_style="bold")
     for part in sorted(preview.parts, key=lambda part: part.device):
         table.add_row(
@@ -124,7 +124,7 @@ def _show_preview(preview: Preview, output: Output) -> int:
     return 1 if unable else 0
 
 
-def show(rollout: RolloutReport, output: Output) -> None:
+def show(rollout: RolloutReport, output: CommandOutput) -> None:
     """Say how a rollout ended, and why where it failed."""
     said = "[green]serves already[/]" if rollout.unchanged else _SAID[rollout.outcome.value]
     where = f"generation {rollout.generation}, run {clean(rollout.run)}"

@@ -20,7 +20,7 @@ from coordinator.cli.mesh import (
     warn_credentials,
     warn_unanswered,
 )
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.rollout import show
 from coordinator.cli.text import clean
 from coordinator.keeping import Keeping
@@ -68,11 +68,11 @@ def register(commands: Commands) -> None:
     add_mesh_options(parser)
 
 
-def _run(args: argparse.Namespace, output: Output) -> int:
+def _run(args: argparse.Namespace, output: CommandOutput) -> int:
     return asyncio.run(_stay(args, output))
 
 
-async def _stay(args: argparse.Namespace, output: Output) -> int:
+async def _stay(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.api.server import serving
 
     warn_credentials(args, output)
@@ -119,7 +119,9 @@ async def _until_told_to_end() -> AsyncGenerator[None]:
             loop.remove_signal_handler(which)
 
 
-async def _work(args: argparse.Namespace, output: Output, service: CoordinatorService) -> None:
+async def _work(
+    args: argparse.Namespace, output: CommandOutput, service: CoordinatorService
+) -> None:
     from coordinator.api.documents import RolloutReport
 
     mesh = service.mesh
@@ -155,7 +157,7 @@ def _kept(mesh: Mesh, given: list[Workflow]) -> list[Workflow]:
 class _Telling:
     """Prints what is recorded, from an event of the journal on."""
 
-    def __init__(self, mesh: Mesh, output: Output, after: int) -> None:
+    def __init__(self, mesh: Mesh, output: CommandOutput, after: int) -> None:
         self._mesh = mesh
         self._output = output
         self._after = after

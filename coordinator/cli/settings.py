@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import add_state_option, run_reading
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 
 if TYPE_CHECKING:
     from coordinator.api.client import CoordinatorClient
@@ -30,7 +30,7 @@ def register(commands: Commands) -> None:
     add_state_option(parser)
 
 
-def _settings(args: argparse.Namespace, output: Output) -> int:
+def _settings(args: argparse.Namespace, output: CommandOutput) -> int:
     async def work(client: CoordinatorClient) -> pb.Settings:
         if args.auto_replan is not None:
             return await client.set_auto_replan(on=args.auto_replan == "on")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from coordinator.cli import arguments
 from coordinator.cli.attainment import attainment_lines
 from coordinator.cli.mesh import add_state_option, run_reading
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.replicas import ledger_line, replica_table, sinks_line
 from coordinator.cli.text import clean, device_label
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
-    from coordinator.fleet.state import Replan
+    from coordinator.fleet.state import ReplanRecord
     from coordinator.telemetry.status import WorkflowStatus
 
 
@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
     add_state_option(parser)
 
 
-def _status(args: argparse.Namespace, output: Output) -> int:
+def _status(args: argparse.Namespace, output: CommandOutput) -> int:
     found = run_reading(
         args, lambda client: client.status(args.workflow or "", interval_s=args.interval)
     )
@@ -54,7 +54,7 @@ def _serves_badly(status: WorkflowStatus) -> bool:
     return any(device.generation != status.generation for device in status.devices)
 
 
-def _show(status: WorkflowStatus, output: Output) -> None:
+def _show(status: WorkflowStatus, output: CommandOutput) -> None:
     say, predicted = output.console.print, status.predicted
     say(
         f"[bold]{clean(status.workflow)}[/], generation {status.generation}, run {clean(status.run)}"
@@ -77,7 +77,7 @@ def _show(status: WorkflowStatus, output: Output) -> None:
             say(f"[red]{name} does not serve it:[/] {clean(why)}")
 
 
-def _replanned(replan: Replan) -> str:
+def _replanned(replan: ReplanRecord) -> str:
     """Why it was planned again, and what came of it."""
     ended = f"{replan.outcome}, {replan.text}" if replan.outcome is not None else "under way"
     return clean(f"{replan.reason} ({replan.why}): {ended}")

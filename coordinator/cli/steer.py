@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.cli import Commands
 from coordinator.cli.mesh import add_mesh_options, run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.text import clean
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def register(commands: Commands) -> None:
         add_mesh_options(added)
 
 
-def _no_action(args: argparse.Namespace, output: Output) -> int:
+def _no_action(args: argparse.Namespace, output: CommandOutput) -> int:
     del args, output
     raise AssertionError("the parser requires an action")
 
 
-def _steer(args: argparse.Namespace, output: Output) -> int:
+def _steer(args: argparse.Namespace, output: CommandOutput) -> int:
     async def work(client: CoordinatorClient) -> None:
         if args.action == "cancel":
             await client.cancel_rollout(args.workflow)

@@ -22,7 +22,7 @@ from coordinator.cli.mesh import (
     options_of,
     warn_credentials,
 )
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from tiermesh import logs, wire
 from tiermesh.errors import InvalidDocument, TiermeshError, Unsupported
 from tiermesh.ids import DEFAULT_MESH
@@ -75,7 +75,7 @@ def with_default(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def _tui(args: argparse.Namespace, output: Output) -> int:
+def _tui(args: argparse.Namespace, output: CommandOutput) -> int:
     if args.json:
         raise InvalidDocument(
             "the interface prints no document",
@@ -122,7 +122,7 @@ def _require_textual() -> None:
 # --- sessions ----------------------------------------------------------------------------------------------------
 
 
-def _session(args: argparse.Namespace, output: Output) -> LiveSession:
+def _session(args: argparse.Namespace, output: CommandOutput) -> LiveSession:
     from coordinator.tui.live import LiveSession
 
     for address in args.device:
@@ -149,7 +149,11 @@ def _session(args: argparse.Namespace, output: Output) -> LiveSession:
 
 
 async def _opened(
-    args: argparse.Namespace, output: Output, stack: contextlib.AsyncExitStack, *, waits: bool
+    args: argparse.Namespace,
+    output: CommandOutput,
+    stack: contextlib.AsyncExitStack,
+    *,
+    waits: bool,
 ) -> OpenMesh:
     """The mesh by its running coordinator; where none runs, this process coordinates it and takes commands meanwhile.
 
@@ -211,7 +215,7 @@ def _demo_session(args: argparse.Namespace) -> LiveSession:
 # --- in a browser ------------------------------------------------------------------------------------------------
 
 
-def _serve(args: argparse.Namespace, output: Output) -> int:
+def _serve(args: argparse.Namespace, output: CommandOutput) -> int:
     """Serve the interface; each browser window is a process of its own."""
     from importlib.util import find_spec
 

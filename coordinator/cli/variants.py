@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from coordinator import config
 from coordinator.cli import Commands, arguments
 from coordinator.cli.mesh import VARIANTS, add_variants_option
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.progress import bars
 from coordinator.cli.text import clean, megabytes
 from coordinator.progress import Progress as Step
 from tiermesh.errors import InvalidDocument
 
 if TYPE_CHECKING:
-    from coordinator.variants import Fetched, Ladders, Progress, Watch
+    from coordinator.variants import Fetched, FetchProgress, Ladders, Watch
     from coordinator.variants.accuracy import ModelAccuracy, WorkflowAccuracy
 
 
@@ -94,12 +94,12 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _no_action(args: argparse.Namespace, output: Output) -> int:
+def _no_action(args: argparse.Namespace, output: CommandOutput) -> int:
     del args, output
     raise AssertionError("the parser requires an action")
 
 
-def _fetch(args: argparse.Namespace, output: Output) -> int:
+def _fetch(args: argparse.Namespace, output: CommandOutput) -> int:
     ladders = _open(args)
     fetched = _fetched(ladders, args.models or ladders.models, args.dropped, output)
     for one in fetched:
@@ -116,7 +116,7 @@ def _fetch(args: argparse.Namespace, output: Output) -> int:
 
 
 def _fetched(
-    ladders: Ladders, models: Sequence[str], dropped: bool, output: Output
+    ladders: Ladders, models: Sequence[str], dropped: bool, output: CommandOutput
 ) -> list[Fetched]:
     from coordinator.variants import Fetcher
 
@@ -129,10 +129,10 @@ def _described(fetched: Fetched) -> dict[str, Any]:
     return {**plain, "artifact": fetched.artifact.digest, "size_bytes": fetched.artifact.size_bytes}
 
 
-def _measure(args: argparse.Namespace, output: Output) -> int:
+def _measure(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.variants import building
-    from coordinator.variants.accuracy import Measured
-    from coordinator.variants.measuring import Measuring, chain, load_datasets
+    from coordinator.variants.accuracy import MeasuredWith
+    from coordinator.variants.measuring import AccuracyRun, chain, load_datasets
     from coordinator.variants.model_process import STEP_SECONDS
     from coordinator.workflows.yaml_files import read_workflow
 
@@ -141,9 +141,9 @@ def _measure(args: argparse.Namespace, output: Output) -> int:
     workflow, _ = read_workflow(ladders.directory / args.workflow / f"{args.workflow}.yaml")
     _fetched(ladders, list(dict.fromkeys(chain(workflow))), True, output)
     today = datetime.now(UTC).date().isoformat()  # noqa: TID251 - a date for people
-    measured = Measured(date=today, versions=building.tool_versions())
+    measured = MeasuredWith(date=today, versions=building.tool_versions())
     with _watched(output, "measure") as watch:
-        run = Measuring(
+        run = AccuracyRun(
             ladders,
             workflow,
             measured,
@@ -179,7 +179,7 @@ def _chosen(datasets: Sequence[Any], names: Sequence[str] | None) -> list[Any]:
     return [dataset for dataset in datasets if not names or dataset.name in names]
 
 
-def _list(args: argparse.Namespace, output: Output) -> int:
+def _list(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator.variants.accuracy import read_workflow_accuracies
 
     ladders = _open(args)
@@ -250,7 +250,7 @@ def _remarks(rows: Sequence[dict[str, Any]], whole: Sequence[dict[str, Any]]) ->
         )
 
 
-def _show_model(model: ModelAccuracy, output: Output) -> None:
+def _show_model(model: ModelAccuracy, output: CommandOutput) -> None:
     names = list(model.datasets)
     rows = [
         (variant, *(f"{found.accuracy[name]:.4f}" for name in names), found.dropped or "")
@@ -259,7 +259,7 @@ def _show_model(model: ModelAccuracy, output: Output) -> None:
     output.console.print(_table(model.model, ("variant", *names, "dropped"), rows))
 
 
-def _show_workflow(whole: WorkflowAccuracy, output: Output) -> None:
+def _show_workflow(whole: WorkflowAccuracy, output: CommandOutput) -> None:
     models = list(whole.stage_code)
     ranked = sorted(whole.combinations, key=lambda c: -c.accuracy)
     rows = [
@@ -286,18 +286,18 @@ def _open(args: argparse.Namespace) -> Ladders:
 
 
 @contextmanager
-def _watched(output: Output, doing: str) -> Generator[Watch]:
+def _watched(output: CommandOutput, doing: str) -> Generator[Watch]:
     """Progress of fetching or measuring as bars on standard error."""
     with bars(output) as report:
 
-        def watch(progress: Progress) -> None:
+        def watch(progress: FetchProgress) -> None:
             done = progress.done / max(progress.total, 1)
             report(Step(doing, progress.task, done, _amount(progress)))
 
         yield watch
 
 
-def _amount(progress: Progress) -> str:
+def _amount(progress: FetchProgress) -> str:
     if progress.unit == "bytes":
         return f"{megabytes(progress.done)} of {megabytes(progress.total)}"
     return f"{progress.done} of {progress.total}"

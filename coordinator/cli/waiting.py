@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coordinator.cli import arguments
 from coordinator.cli.attainment import verdict_line
 from coordinator.cli.mesh import add_state_option, run_reading
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.replicas import ledger_line
 from coordinator.cli.text import clean
 
@@ -53,7 +53,7 @@ def register(commands: Commands) -> None:
     add_state_option(parser)
 
 
-def _wait(args: argparse.Namespace, output: Output) -> int:
+def _wait(args: argparse.Namespace, output: CommandOutput) -> int:
     async def work(client: CoordinatorClient) -> WaitedRun:
         name, timeout_s = args.workflow or "", args.timeout
         return await wait_and_show(client, name, output, for_s=args.for_s, timeout_s=timeout_s)
@@ -67,7 +67,7 @@ def _wait(args: argparse.Namespace, output: Output) -> int:
 async def wait_and_show(
     client: CoordinatorClient,
     workflow: str,
-    output: Output,
+    output: CommandOutput,
     *,
     for_s: float | None = None,
     timeout_s: float | None = None,
@@ -90,7 +90,7 @@ def _progress(now: pb.WaitProgress, for_s: float | None) -> str:
     return clean(", ".join([text, *within, *time_left]))
 
 
-def show(found: WaitedRun, output: Output) -> None:
+def show(found: WaitedRun, output: CommandOutput) -> None:
     """The ledger, the verdict, and what was not as it should be."""
     say = output.console.print
     name = f"[bold]{clean(found.workflow)}[/], run {clean(found.run)}"

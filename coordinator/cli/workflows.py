@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from coordinator.cli.mesh import run_with_mesh
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.progress import searching
 from coordinator.cli.text import clean
 from tiermesh.errors import Unsupported
@@ -39,7 +39,7 @@ def _source_bytes(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
-def plan_workflow(args: argparse.Namespace, output: Output, options: Options) -> MadePlan:
+def plan_workflow(args: argparse.Namespace, output: CommandOutput, options: Options) -> MadePlan:
     """Plan the workflow of `args.problem` on the devices that answer, and keep the plan in the journal."""
 
     async def work(client: CoordinatorClient) -> MadePlan:

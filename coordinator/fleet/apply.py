@@ -15,8 +15,8 @@ from coordinator.fleet import events
 from coordinator.fleet.lifecycle import (
     MOVED_BY_LIVENESS,
     DeviceState,
-    Outcome,
     Phase,
+    RolloutOutcome,
     answered,
     may_move,
     unanswered,
@@ -31,9 +31,9 @@ from coordinator.fleet.state import (
     Judged,
     PlanRecord,
     Prediction,
-    Replan,
+    ReplanRecord,
     Rollout,
-    Running,
+    RunningPlan,
     Sighting,
     WorkflowSource,
 )
@@ -290,7 +290,7 @@ def _plan_made(event: events.PlanMade, fleet: Fleet) -> Fleet:
 
 
 def _replan_started(event: events.ReplanStarted, fleet: Fleet) -> Fleet:
-    replan = Replan(
+    replan = ReplanRecord(
         reason=event.reason,
         why=event.why,
         at=event.at,
@@ -301,7 +301,7 @@ def _replan_started(event: events.ReplanStarted, fleet: Fleet) -> Fleet:
 
 
 def _replan_ended(event: events.ReplanEnded, fleet: Fleet) -> Fleet:
-    replan = Replan(
+    replan = ReplanRecord(
         reason=event.reason,
         why=event.why,
         at=event.at,
@@ -409,9 +409,9 @@ def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
         return fleet
     closed = replace(rollout, outcome=outcome)
     fleet = replace(fleet, rollouts=_with(fleet.rollouts, rollout.workflow, closed))
-    if outcome is Outcome.ABORTED:
+    if outcome is RolloutOutcome.ABORTED:
         return fleet
-    if outcome is Outcome.BROKEN:
+    if outcome is RolloutOutcome.BROKEN:
         return fleet
     fleet = replace(
         fleet, way_back=_with(fleet.way_back, rollout.workflow, _way_back(fleet, closed))
@@ -422,7 +422,7 @@ def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
     running = {k: v for k, v in fleet.running.items() if k != rollout.workflow}
     serving = [d for d, phase in rollout.phases.items() if phase is Phase.COMMITTED]
     if serving:
-        running[rollout.workflow] = Running(
+        running[rollout.workflow] = RunningPlan(
             plan=rollout.plan,
             workflow_digest=rollout.workflow_digest,
             generation=rollout.generation,
@@ -435,7 +435,7 @@ def _settled(fleet: Fleet, rollout: Rollout, at: float) -> Fleet:
     return replace(fleet, running=running)
 
 
-def _way_back(fleet: Fleet, closed: Rollout) -> list[Running]:
+def _way_back(fleet: Fleet, closed: Rollout) -> list[RunningPlan]:
     """What a rollback could go back through, once a rollout has ended well."""
     way = fleet.way_back.get(closed.workflow, [])
     before = fleet.running.get(closed.workflow)
@@ -450,15 +450,15 @@ def _way_back(fleet: Fleet, closed: Rollout) -> list[Running]:
     return [*way, before][-WAY_BACK:]
 
 
-def _outcome(rollout: Rollout) -> Outcome | None:
+def _outcome(rollout: Rollout) -> RolloutOutcome | None:
     phases = set(rollout.phases.values())
     if rollout.giving_up:
         if phases - {Phase.ABORTED, Phase.COMMITTED, Phase.LEAVING, Phase.STOPPED}:
             return None
-        return Outcome.BROKEN if Phase.COMMITTED in phases else Outcome.ABORTED
+        return RolloutOutcome.BROKEN if Phase.COMMITTED in phases else RolloutOutcome.ABORTED
     if phases - {Phase.ABORTED, Phase.COMMITTED, Phase.STOPPED}:
         return None
-    return Outcome.RESTORED if rollout.purpose == "restore" else Outcome.COMMITTED
+    return RolloutOutcome.RESTORED if rollout.purpose == "restore" else RolloutOutcome.COMMITTED
 
 
 def _device_noted(event: events.WorkerRestarted | events.DeviceNoted, fleet: Fleet) -> Fleet:

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from coordinator.fleet.instructions import (
-    Abort,
-    Commit,
+    AbortGeneration,
+    CommitGeneration,
     Describe,
     Instruction,
     Measure,
-    Prepare,
+    PrepareGeneration,
     Push,
     RolloutInstruction,
-    Stop,
+    StopWorkflow,
 )
 from coordinator.fleet.lifecycle import Phase
 from coordinator.fleet.state import Device, Fleet, Rollout
@@ -55,10 +55,10 @@ def decide(
 
 def obsolete(instruction: Instruction, fleet: Fleet) -> bool:
     """Whether an instruction under way no longer serves: its rollout has been given up, or ended without it."""
-    if isinstance(instruction, Stop):
+    if isinstance(instruction, StopWorkflow):
         rollout = fleet.rollouts.get(instruction.workflow)
         return rollout is None or instruction.device not in rollout.phases
-    if not isinstance(instruction, Push | Prepare):
+    if not isinstance(instruction, Push | PrepareGeneration):
         return False
     rollout = fleet.rollouts.get(instruction.workflow)
     return rollout is None or rollout.generation != instruction.generation or rollout.giving_up
@@ -151,7 +151,10 @@ def held(fleet: Fleet, desired: Desired) -> bool:
 
 def _next_step(
     rollout: Rollout,
-) -> tuple[type[Push | Prepare | Commit | Abort | Stop], frozenset[Phase]]:
+) -> tuple[
+    type[Push | PrepareGeneration | CommitGeneration | AbortGeneration | StopWorkflow],
+    frozenset[Phase],
+]:
     """The step that is due, and the phases of the devices that must take it.
 
     Nobody prepares before all have the artifacts, nobody switches before all are
@@ -159,13 +162,15 @@ def _next_step(
     """
     members = set(rollout.members.values())
     if rollout.giving_up:
-        return Abort, frozenset({Phase.PENDING, Phase.PUSHED, Phase.PREPARED, Phase.FAILED})
+        return AbortGeneration, frozenset(
+            {Phase.PENDING, Phase.PUSHED, Phase.PREPARED, Phase.FAILED}
+        )
     if Phase.PENDING in members:
         return Push, frozenset({Phase.PENDING})
     if Phase.PUSHED in members:
-        return Prepare, frozenset({Phase.PUSHED})
+        return PrepareGeneration, frozenset({Phase.PUSHED})
     if Phase.PREPARED in members:
-        return Commit, frozenset({Phase.PREPARED})
+        return CommitGeneration, frozenset({Phase.PREPARED})
     if Phase.FAILED in members:
-        return Abort, frozenset({Phase.FAILED})
-    return Stop, frozenset({Phase.LEAVING})
+        return AbortGeneration, frozenset({Phase.FAILED})
+    return StopWorkflow, frozenset({Phase.LEAVING})

@@ -32,7 +32,7 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepare:
+class PrepareGeneration:
     """Have a device load and test its assignment beside what runs."""
 
     device: str
@@ -41,7 +41,7 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitGeneration:
     """Have a device switch to the prepared generation."""
 
     device: str
@@ -50,7 +50,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Abort:
+class AbortGeneration:
     """Have a device forget the prepared generation."""
 
     device: str
@@ -59,7 +59,7 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopWorkflow:
     """Have a device stop serving the workflow."""
 
     device: str
@@ -67,5 +67,7 @@ class Stop:
     generation: int
 
 
-RolloutInstruction: TypeAlias = Push | Prepare | Commit | Abort | Stop
+RolloutInstruction: TypeAlias = (
+    Push | PrepareGeneration | CommitGeneration | AbortGeneration | StopWorkflow
+)
 Instruction: TypeAlias = Describe | Measure | RolloutInstruction

@@ -81,7 +81,7 @@ def may_move(phase: Phase, to: Phase) -> bool:
     return to in _MOVES[phase]
 
 
-class Outcome(StrEnum):
+class RolloutOutcome(StrEnum):
     """How a rollout ended."""
 
     COMMITTED = "committed"
@@ -94,11 +94,11 @@ class Outcome(StrEnum):
     """The plan that ran before runs again, under a new generation."""
 
 
-EXIT_CODES: Final[dict[Outcome, int]] = {
-    Outcome.COMMITTED: 0,
-    Outcome.ABORTED: 4,
-    Outcome.BROKEN: 1,
-    Outcome.RESTORED: 4,
+EXIT_CODES: Final[dict[RolloutOutcome, int]] = {
+    RolloutOutcome.COMMITTED: 0,
+    RolloutOutcome.ABORTED: 4,
+    RolloutOutcome.BROKEN: 1,
+    RolloutOutcome.RESTORED: 4,
 }
 
 

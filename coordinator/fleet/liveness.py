@@ -40,7 +40,7 @@ class Timing:
 TIMING: Final = Timing()
 
 
-class Standing(StrEnum):
+class LivenessState(StrEnum):
     """Where a device stands with the listener."""
 
     READY = "ready"
@@ -52,18 +52,18 @@ class Standing(StrEnum):
     @property
     def state(self) -> DeviceState:
         """As the rest of the coordinator sees it."""
-        return DeviceState.SUSPECT if self is Standing.HELD else DeviceState(self.value)
+        return DeviceState.SUSPECT if self is LivenessState.HELD else DeviceState(self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pulse:
+class DeviceLiveness:
     """What is known of one device; times are those of `Vigil.clock`.
 
     `since` is when it came to stand so; `broken_at` since when its stream is broken, `gone_at` since when its
     address refuses connections.
     """
 
-    standing: Standing = Standing.READY
+    standing: LivenessState = LivenessState.READY
     since: float = 0.0
     heard_at: float = 0.0
     broken_at: float | None = None
@@ -75,11 +75,11 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class LivenessChanged:
     """A device stands otherwise now. `hold_s` is what it will be held for, or is."""
 
     device: str
-    standing: Standing
+    standing: LivenessState
     why: str
     hold_s: float = 0.0
 
@@ -89,16 +89,16 @@ class Vigil:
     """All devices that are listened to. `clock` is the seconds listened so far, `at` when that was noted."""
 
     timing: Timing = Timing()
-    pulses: Mapping[str, Pulse] = field(default_factory=dict[str, Pulse])
+    pulses: Mapping[str, DeviceLiveness] = field(default_factory=dict[str, DeviceLiveness])
     clock: float = 0.0
     at: float | None = None
 
 
-def added(vigil: Vigil, device: str, standing: Standing = Standing.READY) -> Vigil:
+def added(vigil: Vigil, device: str, standing: LivenessState = LivenessState.READY) -> Vigil:
     """Listen to a device, too; it counts as heard just now."""
     if device in vigil.pulses:
         return vigil
-    pulse = Pulse(standing=standing, since=vigil.clock, heard_at=vigil.clock)
+    pulse = DeviceLiveness(standing=standing, since=vigil.clock, heard_at=vigil.clock)
     return _with(vigil, device, pulse)
 
 
@@ -131,27 +131,27 @@ def broken(vigil: Vigil, device: str, why: str, *, gone: bool = False) -> Vigil:
     )
 
 
-def passed(vigil: Vigil, at: float) -> tuple[Vigil, list[Moved]]:
+def passed(vigil: Vigil, at: float) -> tuple[Vigil, list[LivenessChanged]]:
     """Time has passed until `at`, in seconds of a monotonic clock; who stands otherwise now, by device."""
     elapsed = 0.0 if vigil.at is None else max(at - vigil.at, 0.0)
     step = min(elapsed, vigil.timing.longest_step_s)
     vigil = replace(vigil, at=at, clock=vigil.clock + step)
-    moved: list[Moved] = []
+    moved: list[LivenessChanged] = []
     for device, pulse in sorted(vigil.pulses.items()):
         after, why = _moved(pulse, vigil.clock, vigil.timing)
         if after.standing is not pulse.standing:
             hold_s = _hold_s(after, vigil.timing) if after.failures else 0.0
-            moved.append(Moved(device, after.standing, why, hold_s))
+            moved.append(LivenessChanged(device, after.standing, why, hold_s))
         if after is not pulse:
             vigil = _with(vigil, device, after)
     return vigil, moved
 
 
-def _with(vigil: Vigil, device: str, pulse: Pulse) -> Vigil:
+def _with(vigil: Vigil, device: str, pulse: DeviceLiveness) -> Vigil:
     return replace(vigil, pulses={**vigil.pulses, device: pulse})
 
 
-def _moved(pulse: Pulse, clock: float, timing: Timing) -> tuple[Pulse, str]:
+def _moved(pulse: DeviceLiveness, clock: float, timing: Timing) -> tuple[DeviceLiveness, str]:
     silent_s = clock - pulse.heard_at
     # A broken stream is a sign at once, silence only after a while.
     if pulse.broken_at is not None or silent_s >= timing.suspect_after_s:
@@ -159,69 +159,73 @@ def _moved(pulse: Pulse, clock: float, timing: Timing) -> tuple[Pulse, str]:
     return _audible(pulse, clock, timing)
 
 
-def _unheard(pulse: Pulse, clock: float, timing: Timing) -> tuple[Pulse, str]:
+def _unheard(pulse: DeviceLiveness, clock: float, timing: Timing) -> tuple[DeviceLiveness, str]:
     match pulse.standing:
-        case Standing.READY:
+        case LivenessState.READY:
             return _lapsed(pulse, clock, timing)
-        case Standing.SUSPECT if _is_lost(pulse, clock, timing):
+        case LivenessState.SUSPECT if _is_lost(pulse, clock, timing):
             return _failed(pulse, clock, timing), _explained(pulse, clock)
-        case Standing.HELD:
+        case LivenessState.HELD:
             return _failed(pulse, clock, timing), _explained(pulse, clock)
         case _:
             return pulse, ""
 
 
-def _audible(pulse: Pulse, clock: float, timing: Timing) -> tuple[Pulse, str]:
+def _audible(pulse: DeviceLiveness, clock: float, timing: Timing) -> tuple[DeviceLiveness, str]:
     hold_s = _hold_s(pulse, timing)
     match pulse.standing:
-        case Standing.SUSPECT:
-            return _to(pulse, Standing.READY, clock), f"heard again after {_spell(pulse, clock)}"
-        case Standing.FAILED:
-            held = _to(pulse, Standing.HELD, clock)
+        case LivenessState.SUSPECT:
+            return _to(
+                pulse, LivenessState.READY, clock
+            ), f"heard again after {_spell(pulse, clock)}"
+        case LivenessState.FAILED:
+            held = _to(pulse, LivenessState.HELD, clock)
             return held, f"it answers again, and is ready if it stays for {hold_s:g} s"
-        case Standing.HELD if clock - pulse.since >= hold_s:
-            return _to(pulse, Standing.READY, clock), f"it has stayed for {_spell(pulse, clock)}"
+        case LivenessState.HELD if clock - pulse.since >= hold_s:
+            return _to(
+                pulse, LivenessState.READY, clock
+            ), f"it has stayed for {_spell(pulse, clock)}"
         case _:
             return pulse, ""
 
 
-def _to(pulse: Pulse, standing: Standing, clock: float) -> Pulse:
+def _to(pulse: DeviceLiveness, standing: LivenessState, clock: float) -> DeviceLiveness:
     return replace(pulse, standing=standing, since=clock)
 
 
-def _lapsed(pulse: Pulse, clock: float, timing: Timing) -> tuple[Pulse, str]:
+def _lapsed(pulse: DeviceLiveness, clock: float, timing: Timing) -> tuple[DeviceLiveness, str]:
     recent = tuple(at for at in pulse.lapses if clock - at < timing.lapse_window_s)
     pulse = replace(pulse, lapses=(*recent, clock))
     if len(pulse.lapses) >= timing.lapses:
         why = f"not heard {timing.lapses} times within {timing.lapse_window_s:g} s"
         return _failed(replace(pulse, lapses=()), clock, timing), why
-    return _to(pulse, Standing.SUSPECT, clock), _explained(pulse, clock)
+    return _to(pulse, LivenessState.SUSPECT, clock), _explained(pulse, clock)
 
 
-def _is_lost(pulse: Pulse, clock: float, timing: Timing) -> bool:
+def _is_lost(pulse: DeviceLiveness, clock: float, timing: Timing) -> bool:
     gone = pulse.gone_at is not None and clock - pulse.gone_at >= timing.gone_after_s
     return gone or clock - pulse.heard_at >= timing.failed_after_s
 
 
-def _failed(pulse: Pulse, clock: float, timing: Timing) -> Pulse:
+def _failed(pulse: DeviceLiveness, clock: float, timing: Timing) -> DeviceLiveness:
     forgiven = clock - pulse.failed_at >= timing.forgiven_after_s
     failures = 1 if forgiven else pulse.failures + 1
     pulse = replace(pulse, failures=failures, failed_at=clock)
-    return _to(pulse, Standing.FAILED, clock)
+    return _to(pulse, LivenessState.FAILED, clock)
 
 
-def _hold_s(pulse: Pulse, timing: Timing) -> float:
+def _hold_s(pulse: DeviceLiveness, timing: Timing) -> float:
     # The exponent is bounded so that a device may fail for years.
     doubled = timing.hold_s * 2.0 ** min(pulse.failures - 1, 64)
     return min(doubled, timing.hold_max_s)
 
 
-def _explained(pulse: Pulse, clock: float) -> str:
+def _explained(pulse: DeviceLiveness, clock: float) -> str:
     silence = f"no heartbeat for {clock - pulse.heard_at:.1f} s"
     if pulse.gone_at is not None:
         return f"its process has ended: {pulse.why}" if pulse.why else "its process has ended"
     return pulse.why or silence
 
 
-def _spell(pulse: Pulse, clock: float) -> str:
+def _spell(pulse: DeviceLiveness, clock: float) -> str:
     return f"{clock - pulse.since:.1f} s"

@@ -6,7 +6,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from coordinator.fleet.lifecycle import DeviceState, Outcome, Phase, ReplanOutcome
+from coordinator.fleet.lifecycle import DeviceState, Phase, ReplanOutcome, RolloutOutcome
 from tiermesh.documents.fingerprint import Fingerprint
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.profile import Profile
@@ -115,7 +115,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
         return {a.digest: a for a in [*of_variants, *(b.artifact for b in self.bundles.values())]}
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
+class RunningPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What serves a workflow now. `devices` are ids; `spent_usd` is what earlier generations of the run came to."""
 
     plan: str
@@ -128,7 +128,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     spent_usd: float = 0.0
 
 
-class Replan(msgspec.Struct, frozen=True, kw_only=True):
+class ReplanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The newest replan of a workflow; without an `outcome` it is under way. See `events.ReplanEnded`."""
 
     reason: str
@@ -174,7 +174,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: str = ""
     held: bool = False
     """No device begins another step until it is let go on."""
-    outcome: Outcome | None = None
+    outcome: RolloutOutcome | None = None
 
     @property
     def members(self) -> dict[str, Phase]:
@@ -206,9 +206,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     plans: dict[str, PlanRecord] = {}
     generations: dict[str, int] = {}
     rollouts: dict[str, Rollout] = {}
-    running: dict[str, Running] = {}
-    way_back: dict[str, list[Running]] = {}
-    replans: dict[str, Replan] = {}
+    running: dict[str, RunningPlan] = {}
+    way_back: dict[str, list[RunningPlan]] = {}
+    replans: dict[str, ReplanRecord] = {}
     expected: dict[str, Prediction] = {}
     """By workflow, the prediction as it was corrected last; it holds for its generation only."""
     judged: dict[str, Judged] = {}

@@ -14,9 +14,9 @@ from msgspec import structs
 
 from coordinator.fleet import Fleet, apply, events
 from coordinator.fleet.lifecycle import Phase
-from coordinator.fleet.state import Device, Rollout, Running
+from coordinator.fleet.state import Device, Rollout, RunningPlan
 from coordinator.planning import Options
-from coordinator.planning.search_progress import Watch
+from coordinator.planning.search_progress import SearchObserver
 from coordinator.replanning import Policy
 from coordinator.replanning.contingency import (
     Contingency,
@@ -66,7 +66,7 @@ class Situation:
     def of(
         cls,
         fleet: Fleet,
-        serves: Running | Rollout,
+        serves: RunningPlan | Rollout,
         workflow: Workflow,
         adjust: Callable[[Problem], Problem],
     ) -> Situation:
@@ -87,7 +87,7 @@ class Situation:
         return other is not None and self.key == other.key and self.profiles is other.profiles
 
 
-def what_serves(fleet: Fleet, workflow: str) -> Running | Rollout | None:
+def what_serves(fleet: Fleet, workflow: str) -> RunningPlan | Rollout | None:
     """What serves a workflow on all its devices; None while devices switch, or while it does not run.
 
     A rollout of which only devices are left that it leaves out, and that have yet to end what they had, does serve.
@@ -232,7 +232,7 @@ class Contingencies:
     async def _searched(self, problem: Problem, running: Plan) -> Finding:
         """Search in a thread, which ends soon after nobody waits for it any more."""
         gone = threading.Event()
-        options = replace(self._options, watch=Watch(stopped=gone.is_set))
+        options = replace(self._options, watch=SearchObserver(stopped=gone.is_set))
         try:
             return await asyncio.to_thread(search, problem, running, options, self._policy)
         finally:

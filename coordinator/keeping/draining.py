@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coordinator.fleet.state import Device
     from coordinator.mesh import Mesh
     from coordinator.planning import Options
-    from coordinator.rollout.applying import Applied
+    from coordinator.rollout.applying import RolloutResult
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.workflow import Workflow
 
@@ -72,14 +72,14 @@ class Draining:
             moves.append(Move(workflow, mesh.fleet.plans[running.plan].plan, after))
         return cls(mesh, device, moves)
 
-    async def carry_out(self, *, report: Report = silent) -> list[Applied]:
+    async def carry_out(self, *, report: Report = silent) -> list[RolloutResult]:
         """Leave the device out from now on, and roll the plans without it out; its requests in flight end first.
 
         Where a rollout fails, what ran before it runs, and the device is planned for again.
         """
         mesh = self._mesh
         await mesh.record(_drained(mesh, self.device))
-        applied: list[Applied] = []
+        applied: list[RolloutResult] = []
         try:
             for move in self.moves:
                 applied.append(await mesh.apply(move.after, workflow=move.workflow, report=report))

@@ -6,26 +6,26 @@ from collections.abc import Mapping
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device, Fleet
-from coordinator.keeping.load_monitor import Measuring
+from coordinator.keeping.load_monitor import LoadMonitor
 from coordinator.replanning.causes import Condition, Evidence, LinkTimes, Slowness
-from coordinator.sessions.link_quality import Link
+from coordinator.sessions.link_quality import LinkQuality
 from coordinator.telemetry.drift import Drift, Key, key_of
 from coordinator.telemetry.watching import Observed
 
 
 def evidence_of(
     fleet: Fleet,
-    measuring: Measuring,
+    measuring: LoadMonitor,
     drifts: Mapping[Key, Drift],
     newest: Mapping[str, Observed],
-    links: Mapping[str, Link] | None = None,
+    links: Mapping[str, LinkQuality] | None = None,
 ) -> Evidence:
     """The evidence of a workflow.
 
     Args:
         fleet: the mesh; the workflow runs in it.
         measuring: what was measured of it.
-        drifts: see `Measuring.drifts`.
+        drifts: see `LoadMonitor.drifts`.
         newest: what each device (by id) said last.
         links: of devices (by id), where they are known better than by what was said last.
     """
@@ -49,7 +49,7 @@ def evidence_of(
     )
 
 
-def slowness_of(measuring: Measuring, drifts: Mapping[Key, Drift]) -> list[Slowness]:
+def slowness_of(measuring: LoadMonitor, drifts: Mapping[Key, Drift]) -> list[Slowness]:
     """Of each replica, measured over planned device time, with an interval of 95 %."""
     found: list[Slowness] = []
     for replica in measuring.plan.replicas:

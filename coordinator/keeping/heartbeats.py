@@ -10,8 +10,8 @@ from typing import Final, Protocol
 from coordinator.fleet import events
 from coordinator.fleet.lifecycle import MOVED_BY_LIVENESS, DeviceState
 from coordinator.fleet.liveness import (
-    Moved,
-    Standing,
+    LivenessChanged,
+    LivenessState,
     Timing,
     Vigil,
     added,
@@ -125,7 +125,7 @@ class Listening:
             pulse = self._vigil.pulses.get(device_id)
             if pulse is not None and pulse.broken_at is not None:
                 self._vigil = broken(self._vigil, device_id, why, gone=gone)
-            if pulse is not None and pulse.standing is Standing.FAILED:
+            if pulse is not None and pulse.standing is LivenessState.FAILED:
                 return
             await asyncio.sleep(PROBE_S)
 
@@ -139,48 +139,50 @@ class Listening:
         except wire.AddressRefused:
             return False
 
-    def _news(self, moved: list[Moved]) -> list[events.Event]:
+    def _news(self, moved: list[LivenessChanged]) -> list[events.Event]:
         """What must be recorded so that the fleet stands as it is heard."""
         found = (self._event(m) for m in (*moved, *self._mistaken()))
         return [event for event in found if event is not None]
 
-    def _mistaken(self) -> list[Moved]:
+    def _mistaken(self) -> list[LivenessChanged]:
         """Devices that the fleet takes for lost, because of a call to them, and that have been heard since."""
         wrong: dict[str, float] = {}
-        heard_again: list[Moved] = []
+        heard_again: list[LivenessChanged] = []
         for device, pulse in self._vigil.pulses.items():
             state = self._mesh.fleet.devices[device].state
-            if pulse.standing is Standing.READY and state is not DeviceState.READY:
+            if pulse.standing is LivenessState.READY and state is not DeviceState.READY:
                 since = wrong[device] = self._wrong_since.get(device, self._vigil.clock)
                 if pulse.heard_at > since:
-                    heard_again.append(Moved(device, Standing.READY, "its heartbeats come"))
+                    heard_again.append(
+                        LivenessChanged(device, LivenessState.READY, "its heartbeats come")
+                    )
         self._wrong_since = wrong
         return heard_again
 
-    def _event(self, moved: Moved) -> events.Event | None:
+    def _event(self, moved: LivenessChanged) -> events.Event | None:
         at, device, why = self._mesh.now(), moved.device, moved.why
         state = self._mesh.fleet.devices[device].state
         if state not in MOVED_BY_LIVENESS:
             return None
         match moved.standing:
-            case Standing.FAILED:
+            case LivenessState.FAILED:
                 return events.DeviceFailed(
                     at=at, who=WHO, device=device, why=why, hold_s=moved.hold_s
                 )
-            case Standing.HELD:
+            case LivenessState.HELD:
                 return events.DeviceHeld(
                     at=at, who=WHO, device=device, why=why, hold_s=moved.hold_s
                 )
-            case Standing.SUSPECT if state is DeviceState.READY:
+            case LivenessState.SUSPECT if state is DeviceState.READY:
                 return events.DeviceLost(at=at, who=WHO, device=device, why=why)
-            case Standing.READY if state is not DeviceState.READY:
+            case LivenessState.READY if state is not DeviceState.READY:
                 return events.DeviceReturned(at=at, who=WHO, device=device, why=why)
             case _:
                 return None
 
 
-def _standing(device: Device, at: float) -> Standing:
+def _standing(device: Device, at: float) -> LivenessState:
     """How a device stands when listening to it begins."""
     if device.state is DeviceState.FAILED or device.is_held(at):
-        return Standing.FAILED
-    return Standing.SUSPECT if device.state is DeviceState.SUSPECT else Standing.READY
+        return LivenessState.FAILED
+    return LivenessState.SUSPECT if device.state is DeviceState.SUSPECT else LivenessState.READY

@@ -13,14 +13,14 @@ from typing import Final
 
 from coordinator.replanning.bursts import planned_dispersion, planned_spread
 from coordinator.replanning.current_problem import asked_rate
-from coordinator.replanning.load import Load, LoadTest, dispersion_of
+from coordinator.replanning.load import LoadEstimate, LoadTest, dispersion_of
 from coordinator.replanning.reasons import DEFAULT, Policy
 from coordinator.replanning.slo import Attained, Burn
 from coordinator.telemetry.drift import (
     Drift,
+    DriftWindow,
     Key,
     Ratio,
-    Window,
     drift,
     key_of,
     means_of,
@@ -62,7 +62,7 @@ class _Said:
 
 
 @dataclass
-class Measuring:
+class LoadMonitor:
     """The newest samples of a workflow's sources and replicas, since its plan serves.
 
     `problem` is the one that the plan was made, or last judged, for, with the profiles as they were measured;
@@ -145,7 +145,7 @@ class Measuring:
             return rates[device] / total
         return 1 / max(sum(name == stage for _, name in self._sources), 1)
 
-    def load(self, least_rps: float = 0.0) -> Load | None:
+    def load(self, least_rps: float = 0.0) -> LoadEstimate | None:
         """The load of the source that has changed, or of the busiest; None where it cannot be told.
 
         Less load than planned is no change while `least_rps` are to be planned for in any case.
@@ -163,7 +163,7 @@ class Measuring:
             return 1.0, 1.0
         return test.dispersion, dispersion_of(test.counted(), test.dispersion)
 
-    def _load(self, stage: str, test: LoadTest) -> Load | None:
+    def _load(self, stage: str, test: LoadTest) -> LoadEstimate | None:
         of = [said for (_, name), said in self._sources.items() if name == stage]
         return test.load() if any(not said.finished for said in of) else None
 
@@ -231,12 +231,12 @@ class Measuring:
                 )
         return found
 
-    def _windows(self, replica: str) -> list[Window]:
+    def _windows(self, replica: str) -> list[DriftWindow]:
         kept = self._replicas.get(replica)
         return windows([sample for _, sample in list(kept)]) if kept else []
 
 
-def newest(observed: Sequence[Window]) -> Sequence[Window]:
+def newest(observed: Sequence[DriftWindow]) -> Sequence[DriftWindow]:
     """The windows that show what has changed of late."""
     batches = 0
     for n, window in enumerate(reversed(observed), start=1):
@@ -246,7 +246,7 @@ def newest(observed: Sequence[Window]) -> Sequence[Window]:
     return observed
 
 
-def _drift(observed: Sequence[Window], profile: Mapping[int, float]) -> Drift:
+def _drift(observed: Sequence[DriftWindow], profile: Mapping[int, float]) -> Drift:
     """Of all that is remembered; where what is newest is apart from that, of the newest."""
     whole = drift(observed, profile)
     of_late = newest(observed)

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from coordinator.fleet.state import Running
+from coordinator.fleet.state import RunningPlan
 from coordinator.keeping.evidence import evidence_of
-from coordinator.keeping.load_monitor import Measuring
-from coordinator.replanning import Policy, Reason
+from coordinator.keeping.load_monitor import LoadMonitor
+from coordinator.replanning import Policy, ReplanReason
 from coordinator.replanning.causes import Cause, causes
 from coordinator.replanning.corrected_prediction import (
     CorrectedPrediction,
@@ -21,8 +21,8 @@ from coordinator.replanning.corrected_prediction import (
     worth_correcting,
 )
 from coordinator.replanning.current_problem import asked_rate, slower, with_rate
-from coordinator.replanning.load import Load
-from coordinator.replanning.state import Measured
+from coordinator.replanning.load import LoadEstimate
+from coordinator.replanning.state import LoadMeasured
 from coordinator.replanning.switching import shortfalls
 from coordinator.replanning.unexplained import devices_of, inflation
 from coordinator.telemetry.drift import Drift, Key, Ratio, corrected_problem
@@ -64,7 +64,7 @@ class PlanMonitor:
         self._policy = policy
         self._source_bytes = source_bytes
         self._clock = asyncio.get_running_loop().time
-        self._measuring: Measuring | None = None
+        self._measuring: LoadMonitor | None = None
         self._counted: Mapping[str, list[tuple[float, float]]] = {}
         self._judged: tuple[Mapping[str, Ratio], bool] = ({}, False)
         self._slower: tuple[frozenset[str], float, float] = (frozenset(), 1.0, -math.inf)
@@ -74,7 +74,7 @@ class PlanMonitor:
         self._judged_with: Mapping[Key, Drift] = {}
 
     @property
-    def _running(self) -> Running | None:
+    def _running(self) -> RunningPlan | None:
         return self._mesh.fleet.running.get(self._name)
 
     @property
@@ -100,7 +100,7 @@ class PlanMonitor:
 
     async def measure(
         self, workflow: Workflow, *, is_wanted: Callable[[], bool]
-    ) -> Measured | None:
+    ) -> LoadMeasured | None:
         """Compare what is measured with what the plan was judged for.
 
         None where nothing can be told, where the plan was judged anew meanwhile, or where it is not wanted any more.
@@ -117,10 +117,10 @@ class PlanMonitor:
             return None
         self._drifts = drifts
         load = measuring.load(least_rps(workflow))
-        return Measured(self._clock(), load, matters, measuring.burn())
+        return LoadMeasured(self._clock(), load, matters, measuring.burn())
 
     async def _mattering(
-        self, measuring: Measuring, drifts: Mapping[Key, Drift], ratios: Mapping[str, Ratio]
+        self, measuring: LoadMonitor, drifts: Mapping[Key, Drift], ratios: Mapping[str, Ratio]
     ) -> dict[str, Ratio]:
         """Where batches take longer, and what runs still does what is asked, nothing has drifted that matters."""
         low, high = self._policy.drift.leave
@@ -156,7 +156,7 @@ class PlanMonitor:
             made.event(at=at, who=WHO, workflow=self._name, generation=generation)
         )
 
-    def _is_news(self, measuring: Measuring, now: float) -> bool:
+    def _is_news(self, measuring: LoadMonitor, now: float) -> bool:
         """Whether device times differ from those of the last prediction, and that is not too recent."""
         found = corrections_of(measuring.plan, self._drifts)
         if self._prediction is None:
@@ -171,7 +171,9 @@ class PlanMonitor:
         evidence = evidence_of(self._mesh.fleet, self._measuring, self._drifts, newest)
         return causes(evidence)
 
-    def rate_to_plan(self, workflow: Workflow, reason: Reason, load: Load | None) -> float | None:
+    def rate_to_plan(
+        self, workflow: Workflow, reason: ReplanReason, load: LoadEstimate | None
+    ) -> float | None:
         """What to plan for where the load has changed, in requests a second; None for what the workflow says."""
         measuring = self._measuring
         if measuring is None:
@@ -180,7 +182,7 @@ class PlanMonitor:
         if load is not None and load.changed:
             more = load.planning_rps(self._policy.headroom) / load.planned_rps
             rate = max(asked * more, least_rps(workflow))
-        if reason is Reason.SLO_MISSED:
+        if reason is ReplanReason.SLO_MISSED:
             rate = max(rate, asked * load.ratio if load is not None else 0.0)
             rate += min(measuring.backlog / self._policy.drain_backlog_s, asked / 2)
         return rate
@@ -225,7 +227,7 @@ class PlanMonitor:
             return
         if plan is not None and running is not None:
             self.forget()
-            self._measuring = Measuring(
+            self._measuring = LoadMonitor(
                 problem,
                 corrections,
                 plan,

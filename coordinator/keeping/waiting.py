@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.telemetry.attainment import (
     RUN,
-    Accuracy,
     Attainment,
+    AttainmentVerdict,
     Counted,
-    Objective,
-    Verdict,
+    LatencyObjective,
+    ServedAccuracy,
     Word,
     attainment_of,
     counted,
@@ -24,7 +24,7 @@ from coordinator.telemetry.status import Ledger, latency_of, ledger_of
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
-    from coordinator.fleet.state import Running
+    from coordinator.fleet.state import RunningPlan
     from coordinator.mesh import Mesh
     from coordinator.telemetry.watching import Observed
     from tiermesh.v1 import telemetry_pb2 as pb
@@ -111,9 +111,9 @@ class Waited:
     timed_out: bool
     ledger: Ledger
     failed: int
-    verdict: Verdict
-    objectives: list[Objective]
-    accuracy: Accuracy
+    verdict: AttainmentVerdict
+    objectives: list[LatencyObjective]
+    accuracy: ServedAccuracy
     latency_ms: dict[str, float]
 
     @property
@@ -136,7 +136,7 @@ class Waited:
         return found
 
 
-def source_devices(fleet: Fleet, running: Running) -> frozenset[str]:
+def source_devices(fleet: Fleet, running: RunningPlan) -> frozenset[str]:
     """The devices (ids) that have a source of a running workflow."""
     from coordinator.workflows.yaml_files import parse_workflow
     from tiermesh.documents.workflow import Source

@@ -10,18 +10,18 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Final
 
 from coordinator.fleet import Fleet, apply, events
-from coordinator.fleet.lifecycle import DeviceState, Outcome, ReplanOutcome
-from coordinator.fleet.state import Device, Running
+from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome, RolloutOutcome
+from coordinator.fleet.state import Device, RunningPlan
 from coordinator.keeping.contingencies import Contingencies, Situation, what_serves
 from coordinator.keeping.missing_profiles import FIRST_PLAN_S, Unmeasured
 from coordinator.keeping.plan_monitor import MEASURE_S, PlanMonitor
 from coordinator.planning import Options, solve
-from coordinator.planning.search_progress import Watch
+from coordinator.planning.search_progress import SearchObserver
 from coordinator.progress import Report
 from coordinator.replanning import (
     Policy,
-    Reason,
-    Replan,
+    ReplanDue,
+    ReplanReason,
     State,
     decide,
     next_due,
@@ -32,15 +32,15 @@ from coordinator.replanning.causes import Cause
 from coordinator.replanning.current_problem import with_rate, with_running
 from coordinator.replanning.search import Finding, search
 from coordinator.replanning.state import (
-    Applied,
     Asked,
-    Began,
     DeviceMoved,
-    Ended,
     Observation,
+    OperatorApplied,
+    ReplanBegun,
+    ReplanFinished,
     VariantAdded,
 )
-from coordinator.replanning.switching import Verdict
+from coordinator.replanning.switching import SwitchDecision
 from coordinator.telemetry.drift import Drift, Key, corrected_problem
 from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.plan import Plan
@@ -91,7 +91,7 @@ class WorkflowController:
         self._changed = asyncio.Event()
         self._states: dict[str, DeviceState] = {}
         self._stale: set[str] = set()
-        self._seen: Running | None = None
+        self._seen: RunningPlan | None = None
         self._profiles: Mapping[str, Mapping[str, Profile]] = {}
         self._considered: frozenset[str] = frozenset()
         self._monitor = PlanMonitor(mesh, self.name, policy=policy, source_bytes=source_bytes)
@@ -143,7 +143,7 @@ class WorkflowController:
         return f"device {device.name}" in self._inputs or device.name in self._considered
 
     @property
-    def _running(self) -> Running | None:
+    def _running(self) -> RunningPlan | None:
         return self._mesh.fleet.running.get(self.name)
 
     @property
@@ -168,7 +168,7 @@ class WorkflowController:
             self.workflow = parse_workflow(source.text)
         if self._state.under_way is None:
             self._considered = frozenset()
-            self._observe(Applied(self._clock(), self._used(), self._places()))
+            self._observe(OperatorApplied(self._clock(), self._used(), self._places()))
 
     def _used(self) -> frozenset[str]:
         return frozenset[str]().union(*self._places())
@@ -255,7 +255,7 @@ class WorkflowController:
             return None
         plan = fleet.plans[serves.plan].plan
         corrections = self._monitor.corrections
-        adjust = self._adjustment(self._rate(Reason.DEVICE_FAILED), corrections, plan)
+        adjust = self._adjustment(self._rate(ReplanReason.DEVICE_FAILED), corrections, plan)
         return Situation.of(fleet, serves, self.workflow, adjust)
 
     # --- what is done about it -----------------------------------------------------------------------------------
@@ -306,14 +306,14 @@ class WorkflowController:
         except TimeoutError:
             pass
 
-    async def _replan(self, due: Replan) -> None:
+    async def _replan(self, due: ReplanDue) -> None:
         running = self._running
         before = running.plan if running is not None else ""
         said = {"workflow": self.name, "reason": due.reason.value, "why": due.why, "before": before}
-        self._observe(Began(self._clock(), due.reason))
+        self._observe(ReplanBegun(self._clock(), due.reason))
         outcome, text, after = ReplanOutcome.FAILED, "interrupted", ""
         try:
-            if due.reason is not Reason.OPERATOR and not self._may_replan():
+            if due.reason is not ReplanReason.OPERATOR and not self._may_replan():
                 outcome, text = ReplanOutcome.ADVISED, "planning again by itself is switched off"
             else:
                 generation = running.generation if running is not None else 0
@@ -329,7 +329,7 @@ class WorkflowController:
             text = f"{type(error).__name__}: {error}"
         finally:
             self._seen, self._stale = self._running, set()
-            self._observe(Ended(self._clock(), outcome, self._used(), self._places()))
+            self._observe(ReplanFinished(self._clock(), outcome, self._used(), self._places()))
             # A device that only the new plan uses may have failed since it switched: look at all anew.
             self._states.clear()
             generation = self._running.generation if self._running is not None else 0
@@ -345,11 +345,11 @@ class WorkflowController:
                 )
             )
 
-    async def _found_and_applied(self, reason: Reason) -> tuple[ReplanOutcome, str, str]:
+    async def _found_and_applied(self, reason: ReplanReason) -> tuple[ReplanOutcome, str, str]:
         """How it ended, why so, and the digest of the plan that was found."""
         running, rate = self._running, self._rate(reason)
         corrections = self._monitor.corrections
-        if reason is Reason.SLO_MISSED:
+        if reason is ReplanReason.SLO_MISSED:
             await self._monitor.explain_miss(rate, corrections)
         adjust = self._adjustment(rate, corrections, self._plan)
         found = await self._found(adjust)
@@ -367,10 +367,10 @@ class WorkflowController:
         applied = await self._mesh.apply(
             found.plan,
             workflow=self.workflow,
-            measure_s=0.0 if reason is Reason.DEVICE_FAILED else MEASURE_BEFORE_S,
+            measure_s=0.0 if reason is ReplanReason.DEVICE_FAILED else MEASURE_BEFORE_S,
             report=self._report,
         )
-        if applied.outcome is not Outcome.COMMITTED:
+        if applied.outcome is not RolloutOutcome.COMMITTED:
             failures = "; ".join(f"{device}: {why}" for device, why in applied.failures.items())
             return ReplanOutcome.FAILED, f"the rollout was {applied.outcome}: {failures}", digest
         await self._monitor.judge(self.workflow, rate, corrections)
@@ -404,7 +404,7 @@ class WorkflowController:
             )
         except TiermeshError as error:
             # Such as a stage whose only device is gone: trying again is of no use before something changes.
-            return Finding(None, Verdict(False, str(error)))
+            return Finding(None, SwitchDecision(False, str(error)))
         if self._state.failed:
             ahead = self._contingencies.finding(problem)
             if ahead is not None:
@@ -412,7 +412,7 @@ class WorkflowController:
         look = partial(search, stale=frozenset(self._stale))
         self._considered = frozenset(device.name for device in problem.devices)
         # Read in the solver's thread: the state is replaced, never changed.
-        watch = Watch(stopped=lambda: overtaken(self._state))
+        watch = SearchObserver(stopped=lambda: overtaken(self._state))
         options = replace(self._options, watch=watch)
         return await asyncio.to_thread(look, problem, self._plan, options, self._policy)
 
@@ -436,7 +436,7 @@ class WorkflowController:
         await self._mesh.record(*trusted)
         return found
 
-    def _rate(self, reason: Reason) -> float | None:
+    def _rate(self, reason: ReplanReason) -> float | None:
         return self._monitor.rate_to_plan(self.workflow, reason, self._state.load)
 
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordinator.planning.options import Objective, Options, Strategy
+from coordinator.planning.options import Options, PlanObjective, Strategy
 
 if TYPE_CHECKING:
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.problem import Problem
 
-__all__ = ["Objective", "Options", "Strategy", "solve"]
+__all__ = ["Options", "PlanObjective", "Strategy", "solve"]
 
 
 def solve(problem: Problem, options: Options | None = None, *, explain: bool = True) -> Plan:

@@ -24,8 +24,8 @@ from coordinator.planning.latency import (
     quantiles,
     spread_points,
 )
-from coordinator.planning.network import FREE, Link, gib_per_hour
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.network import FREE, NetworkLink, gib_per_hour
+from coordinator.planning.options import Options, PlanObjective
 from tiermesh import limits
 from tiermesh.documents.plan import Cost, Function, Lane, Predicted, Replica, Room
 from tiermesh.documents.problem import BatchTime
@@ -186,7 +186,7 @@ class _Spare:
         return True
 
 
-def link(instance: Instance, source: str, target: str) -> Link:
+def link(instance: Instance, source: str, target: str) -> NetworkLink:
     """The link between two devices of the plan; free within one."""
     if source == target:
         return FREE
@@ -234,7 +234,7 @@ def _network_cost(draft: Draft) -> float:
     return total
 
 
-def _edge_link(instance: Instance, piece: Piece, source: str, target: str) -> Link:
+def _edge_link(instance: Instance, piece: Piece, source: str, target: str) -> NetworkLink:
     here, there = piece.spots.get(source), piece.spots.get(target)
     if here is None and there is not None:
         return instance.network.entering(source, instance.entry_of[there.device])
@@ -259,11 +259,11 @@ def watts(draft: Draft) -> float:
 def objective(draft: Draft, options: Options) -> float:
     """The objective of a draft, computed from its replicas and lanes; of latency, what its budget buys: the cost."""
     match options.objective:
-        case Objective.THROUGHPUT:
+        case PlanObjective.THROUGHPUT:
             return draft.instance.request_rate * draft.scale
-        case Objective.ACCURACY:
+        case PlanObjective.ACCURACY:
             return accuracy(draft) or 0.0
-        case Objective.POWER:
+        case PlanObjective.POWER:
             return watts(draft)
         case _:
             energy = watts(draft) / 1000 * draft.instance.problem.terms.price_per_kwh

@@ -12,7 +12,7 @@ from coordinator.planning.accuracy import combinations
 from coordinator.planning.candidates import PLAINLY, Candidates, Choosing
 from coordinator.planning.checking import check, members
 from coordinator.planning.instance import Branch, DeviceClass, Instance, Site
-from coordinator.planning.margin import Margin
+from coordinator.planning.margin import DeviceTimeMargin
 from coordinator.planning.network import Network, signatures
 from tiermesh.documents.problem import Problem, ProblemDevice
 
@@ -24,7 +24,7 @@ def build(
     apart: bool = False,
     delays: bool = False,
     choosing: Choosing = PLAINLY,
-    margin: Margin | None = None,
+    margin: DeviceTimeMargin | None = None,
 ) -> Instance:
     """Check and index a problem.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from coordinator.planning.figures import Function
+from coordinator.planning.figures import FunctionSize
 from coordinator.planning.instance import Candidate, DeviceClass, Instance
 from coordinator.planning.requests import Requests
 from coordinator.planning.settings import Levels, Offered, of_functions
@@ -125,7 +125,7 @@ class Candidates:
     def _floor(
         self, c: DeviceClass, terms: Serverless, profiles: Sequence[ProblemProfile]
     ) -> Iterator[Candidate]:
-        prices = [(Function(p.memory_mb, terms).floor(p.batches), p) for p in profiles]
+        prices = [(FunctionSize(p.memory_mb, terms).floor(p.batches), p) for p in profiles]
         price, p = min(prices, key=lambda pair: (pair[0], pair[1].memory_mb))
         quickest = min(p.batches, key=lambda b: b.mean)
         yield Candidate(

@@ -19,8 +19,8 @@ from coordinator.planning import exact, failover, slo
 from coordinator.planning.building import build
 from coordinator.planning.exact import Found
 from coordinator.planning.instance import Instance
-from coordinator.planning.margin import Margin, most_confident
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.margin import DeviceTimeMargin, most_confident
+from coordinator.planning.options import Options, PlanObjective
 from tiermesh.documents.problem import DefaultLink, Problem, ProblemDevice, ProblemStage
 from tiermesh.errors import Infeasible
 
@@ -35,7 +35,7 @@ Change = Callable[[Problem, Options], tuple[Problem, Options]]
 
 
 @dataclass(frozen=True)
-class Ask:
+class Constraint:
     """Something asked: its name, its value in words, and the problem and options without it."""
 
     name: str
@@ -47,7 +47,7 @@ class Ask:
 class Nearest:
     """How near a plan comes to an ask when the rest holds; `value` is None where giving it up is not enough."""
 
-    ask: Ask
+    ask: Constraint
     value: str | None
     number: float | None = None
 
@@ -74,27 +74,29 @@ def explain(problem: Problem, options: Options) -> Infeasible:
 # --- asks --------------------------------------------------------------------------------------------------------
 
 
-def _asks(problem: Problem, options: Options) -> Iterable[Ask]:
+def _asks(problem: Problem, options: Options) -> Iterable[Constraint]:
     asks = problem.asks
-    yield Ask("rate", _rate_words(problem), lambda p, o: (_slow(p), o))
+    yield Constraint("rate", _rate_words(problem), lambda p, o: (_slow(p), o))
     if asks.accuracy_at_least is not None:
         every = " for every request" if asks.every_request else ""
-        yield Ask("accuracy", f"{asks.accuracy_at_least:g}{every}", _drop(accuracy_at_least=None))
+        yield Constraint(
+            "accuracy", f"{asks.accuracy_at_least:g}{every}", _drop(accuracy_at_least=None)
+        )
     if asks.latency_s:
         words = ", ".join(f"{n} {s * 1e3:g} ms" for n, s in asks.latency_s.items())
-        yield Ask("latency", words, _drop(latency_s={}))
-    margin = Margin.of(problem, options)
+        yield Constraint("latency", words, _drop(latency_s={}))
+    margin = DeviceTimeMargin.of(problem, options)
     if margin is not None:
         words = f"{100 * margin.confidence:g} %"
-        yield Ask("confidence", words, lambda p, o: (p, replace(o, margin=False)))
+        yield Constraint("confidence", words, lambda p, o: (p, replace(o, margin=False)))
     if asks.cost_per_hour_at_most is not None:
-        yield Ask(
+        yield Constraint(
             "cost", f"{asks.cost_per_hour_at_most:g} USD/h", _drop(cost_per_hour_at_most=None)
         )
     if asks.watts_at_most is not None:
-        yield Ask("power", f"{asks.watts_at_most:g} W", _drop(watts_at_most=None))
+        yield Constraint("power", f"{asks.watts_at_most:g} W", _drop(watts_at_most=None))
     if asks.any_device_lost is not None:
-        yield Ask("any-device-lost", "served when one is lost", _drop(any_device_lost=None))
+        yield Constraint("any-device-lost", "served when one is lost", _drop(any_device_lost=None))
     yield from _restrictions(problem, options)
 
 
@@ -106,23 +108,23 @@ def _drop(**asks: object) -> Change:
     return without
 
 
-def _restrictions(problem: Problem, options: Options) -> Iterable[Ask]:
+def _restrictions(problem: Problem, options: Options) -> Iterable[Constraint]:
     if any(s.tiers or s.devices for s in problem.stages):
-        yield Ask(
+        yield Constraint(
             "places", "stages stay in their tiers and devices", lambda p, o: (_anywhere(p), o)
         )
     if problem.upward_only or _limited_links(problem):
-        yield Ask("links", "forbidden and full links", lambda p, o: (_open_links(p), o))
+        yield Constraint("links", "forbidden and full links", lambda p, o: (_open_links(p), o))
     if any(d.memory_mb is not None for d in problem.devices):
-        yield Ask("memory", "what devices hold", lambda p, o: (_roomy(p), o))
+        yield Constraint("memory", "what devices hold", lambda p, o: (_roomy(p), o))
     if any(s.stateful for s in problem.stages):
-        yield Ask("state", "stateful stages in one replica", lambda p, o: (_stateless(p), o))
+        yield Constraint("state", "stateful stages in one replica", lambda p, o: (_stateless(p), o))
     if options.exclusive:
-        yield Ask(
+        yield Constraint(
             "exclusive", "one stage per device", lambda p, o: (p, replace(o, exclusive=False))
         )
     if options.single_variant:
-        yield Ask(
+        yield Constraint(
             "single-variant",
             "one variant per stage",
             lambda p, o: (p, replace(o, single_variant=False)),
@@ -188,7 +190,7 @@ def _open_links(problem: Problem) -> Problem:
 
 
 def _search(problem: Problem, options: Options) -> Found | None:
-    if problem.asks.latency_s or options.objective is Objective.LATENCY:
+    if problem.asks.latency_s or options.objective is PlanObjective.LATENCY:
         checked = slo.search(problem, options, LEVELS)
         return checked.found if checked else None
     if problem.asks.any_device_lost is not None:
@@ -197,20 +199,22 @@ def _search(problem: Problem, options: Options) -> Found | None:
 
 
 def _built(problem: Problem, options: Options) -> Instance:
-    margin = Margin.of(problem, options)
+    margin = DeviceTimeMargin.of(problem, options)
     return build(problem, exclusive=options.exclusive, margin=margin)
 
 
-def _only(problem: Problem, options: Options, asks: Iterable[Ask], given_up: Iterable[Ask]) -> bool:
+def _only(
+    problem: Problem, options: Options, asks: Iterable[Constraint], given_up: Iterable[Constraint]
+) -> bool:
     """Whether there is a plan when the asks `given_up` are given up."""
     kept = {ask.name for ask in asks}
     for ask in given_up:
         if ask.name not in kept:
             problem, options = ask.without(problem, options)
-    return _search(problem, replace(options, objective=Objective.COST)) is not None
+    return _search(problem, replace(options, objective=PlanObjective.COST)) is not None
 
 
-def _smallest(problem: Problem, options: Options, asks: list[Ask]) -> list[Ask]:
+def _smallest(problem: Problem, options: Options, asks: list[Constraint]) -> list[Constraint]:
     """The smallest set of asks that clash; empty where nothing helps."""
     if not _only(problem, options, [], asks):
         return []
@@ -250,16 +254,16 @@ def _unplaced(problem: Problem) -> Infeasible:
 # --- the nearest -------------------------------------------------------------------------------------------------
 
 
-def _nearest(problem: Problem, options: Options, ask: Ask) -> Nearest:
+def _nearest(problem: Problem, options: Options, ask: Constraint) -> Nearest:
     """Give the ask up and make it as good as the rest allows."""
     if ask.name == "confidence":
         return _nearest_confidence(problem, options, ask)
     objective = {
-        "rate": Objective.THROUGHPUT,
-        "accuracy": Objective.ACCURACY,
-        "power": Objective.POWER,
-        "latency": Objective.LATENCY,
-    }.get(ask.name, Objective.COST)
+        "rate": PlanObjective.THROUGHPUT,
+        "accuracy": PlanObjective.ACCURACY,
+        "power": PlanObjective.POWER,
+        "latency": PlanObjective.LATENCY,
+    }.get(ask.name, PlanObjective.COST)
     given_up, rules = ask.without(problem, options) if ask.name != "rate" else (problem, options)
     if ask.name == "latency":
         checked = slo.search(given_up, replace(rules, objective=objective), LEVELS)
@@ -270,17 +274,17 @@ def _nearest(problem: Problem, options: Options, ask: Ask) -> Nearest:
     return _in_words(ask, found)
 
 
-def _nearest_confidence(problem: Problem, options: Options, ask: Ask) -> Nearest:
-    margin = Margin.of(problem, options)
+def _nearest_confidence(problem: Problem, options: Options, ask: Constraint) -> Nearest:
+    margin = DeviceTimeMargin.of(problem, options)
     asked = margin.confidence if margin is not None else 1.0
-    rules = replace(options, objective=Objective.COST)
+    rules = replace(options, objective=PlanObjective.COST)
     found = most_confident(lambda c: _search(problem, replace(rules, confidence=c)), below=asked)
     if found is not None:
         return Nearest(ask, f"{100 * found[0]:g} %", found[0])
     return Nearest(ask, "given up" if _search(problem, replace(rules, margin=False)) else None)
 
 
-def _in_words(ask: Ask, found: Found) -> Nearest:
+def _in_words(ask: Constraint, found: Found) -> Nearest:
     from coordinator.planning import assemble
 
     draft = found.draft
@@ -301,7 +305,7 @@ def _in_words(ask: Ask, found: Found) -> Nearest:
             return Nearest(ask, "given up")
 
 
-def _nearest_latency(problem: Problem, ask: Ask, checked: slo.Checked | None) -> Nearest:
+def _nearest_latency(problem: Problem, ask: Constraint, checked: slo.Checked | None) -> Nearest:
     if checked is None:
         return Nearest(ask, None)
     seen = {name: checked.latency_s.get(name, 0.0) for name in problem.asks.latency_s}
@@ -312,7 +316,7 @@ def _nearest_latency(problem: Problem, ask: Ask, checked: slo.Checked | None) ->
 # --- words -------------------------------------------------------------------------------------------------------
 
 
-def _sentence(clash: list[Ask], nearest: list[Nearest]) -> str:
+def _sentence(clash: list[Constraint], nearest: list[Nearest]) -> str:
     if len(clash) == 1 and clash[0].name == "accuracy" and nearest[0].number is not None:
         return (
             f"accuracy {clash[0].asked} is above what any combination reaches "
@@ -341,7 +345,9 @@ def _devices_needed(problem: Problem, options: Options) -> str | None:
     for more in MORE_DEVICES:
         for device in kinds[::step]:
             larger = _with_more(problem, device, more)
-            if larger is not None and _search(larger, replace(options, objective=Objective.COST)):
+            if larger is not None and _search(
+                larger, replace(options, objective=PlanObjective.COST)
+            ):
                 return f"{more} more device{'s' * (more > 1)} like {device.name}"
     return None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeAlias
 
-from coordinator.planning.figures import Figures, Function, Offer, of_function, on_device, plain
+from coordinator.planning.figures import Figures, FunctionSize, Offer, of_function, on_device, plain
 from coordinator.planning.instance import DeviceClass, Instance
 from coordinator.planning.lanes import Piece, Spot
 from coordinator.planning.requests import Requests
@@ -68,7 +68,7 @@ class Draft:
             if serving[1].candidate.batch is not None and rate > 0:
                 by_device[serving[1].device].append(serving)
         digits = 3 if len(by_device) <= FEW else 2
-        following = _Following(self, digits)
+        following = _ReplicaFollower(self, digits)
         found: dict[Serving, Figures] = {}
         for device, servings in by_device.items():
             figures = following.on(self.instance.class_of[device], servings)
@@ -85,7 +85,7 @@ class Draft:
         )
 
 
-class _Following:
+class _ReplicaFollower:
     """Follows the replicas of one device after the other; equal questions are answered once."""
 
     def __init__(self, draft: Draft, digits: int) -> None:
@@ -99,7 +99,7 @@ class _Following:
         offers = [self._offer(serving) for serving in servings]
         if like.serverless is not None:
             return [
-                of_function(o, requests, Function(spot.candidate.memory_mb, like.serverless))
+                of_function(o, requests, FunctionSize(spot.candidate.memory_mb, like.serverless))
                 for o, (_, spot) in zip(offers, servings, strict=True)
             ]
         usable = like.usable_share

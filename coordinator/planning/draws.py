@@ -26,7 +26,7 @@ from coordinator.planning.margin import (
     run_spread,
     scaled_profile,
 )
-from coordinator.planning.simulate import Load, Served, simulate
+from coordinator.planning.simulate import PlayedPlan, SimulatedLoad, simulate
 from tiermesh.documents.problem import Problem, ProblemProfile, Uncertainty
 from tiermesh.documents.workflow import Percentile
 
@@ -38,7 +38,7 @@ STUDENT: Final = 1.895
 SEED: Final = 1
 
 
-def intervals_ms(problem: Problem, served: Served) -> dict[Percentile, tuple[float, float]]:
+def intervals_ms(problem: Problem, served: PlayedPlan) -> dict[Percentile, tuple[float, float]]:
     """In milliseconds, where p50 and p95 lie with 90 % probability.
 
     The prediction interval of one more draw, latencies taken to be lognormal: few draws tell more so than by their
@@ -48,7 +48,7 @@ def intervals_ms(problem: Problem, served: Served) -> dict[Percentile, tuple[flo
     seen: dict[Percentile, list[float]] = {name: [] for name in SHOWN}
     for number, factor in enumerate(factors(small)):
         drawn = replace(small, profiles=[scaled_profile(p, factor) for p in small.profiles])
-        load = Load(requests=REQUESTS, seed=SEED + number)
+        load = SimulatedLoad(requests=REQUESTS, seed=SEED + number)
         latency_ms = simulate(drawn, served, load).latency_ms
         for name, values in seen.items():
             values.append(latency_ms[name])
@@ -100,7 +100,7 @@ def _predicted(values: Sequence[float]) -> tuple[float, float]:
 TINY: Final = 1e-9
 
 
-def _only(problem: Problem, served: Served) -> Problem:
+def _only(problem: Problem, served: PlayedPlan) -> Problem:
     """The problem with the profiles that are played: others need no draw."""
     entry = {name: d.name for d in problem.devices for name in members(d)}
     known = profiles_of(problem)

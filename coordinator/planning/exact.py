@@ -13,8 +13,8 @@ from coordinator.planning.continuous import settle
 from coordinator.planning.draft import Draft
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
-from coordinator.planning.margin import Margin
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.margin import DeviceTimeMargin
+from coordinator.planning.options import Options, PlanObjective
 from coordinator.planning.relaxation import Relaxation, applies
 from coordinator.planning.solver import Effort, Solution, Termination, solve
 from tiermesh.documents.problem import Problem
@@ -118,7 +118,7 @@ def search_exhaustively(problem: Problem, options: Options) -> Found | None:
 
 
 def _exhausted(problem: Problem, options: Options, choosing: Choosing) -> Found | None:
-    margin = Margin.of(problem, options)
+    margin = DeviceTimeMargin.of(problem, options)
     instance = build(
         problem, exclusive=options.exclusive, apart=True, choosing=choosing, margin=margin
     )
@@ -187,4 +187,4 @@ def _frugal(formulation: Formulation) -> bool:
     """Whether it is the time that devices work that counts, and not only that they have enough of it."""
     asked = formulation.asks.watts_at_most is not None
     priced = formulation.instance.problem.terms.price_per_kwh > 0
-    return asked or priced or formulation.options.objective is Objective.POWER
+    return asked or priced or formulation.options.objective is PlanObjective.POWER

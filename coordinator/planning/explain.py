@@ -16,9 +16,9 @@ import msgspec
 from coordinator.planning import overflow, slo
 from coordinator.planning.exact import Found
 from coordinator.planning.margin import CEILING
-from coordinator.planning.options import Objective, Options, Strategy
+from coordinator.planning.options import Options, PlanObjective, Strategy
 from coordinator.planning.planner import objective_value
-from coordinator.planning.search_progress import UNWATCHED, Watch
+from coordinator.planning.search_progress import UNWATCHED, SearchObserver
 from tiermesh.documents.plan import Plan, Replica
 from tiermesh.documents.problem import Problem, ProblemStage
 from tiermesh.errors import DigestMismatch
@@ -65,7 +65,7 @@ class Explanation:
     left_out: list[str] = field(default_factory=list[str])
 
 
-def explain(problem: Problem, plan: Plan, watch: Watch = UNWATCHED) -> Explanation:
+def explain(problem: Problem, plan: Plan, watch: SearchObserver = UNWATCHED) -> Explanation:
     """Explain a plan of a problem; `watch` can end that.
 
     Raises:
@@ -90,21 +90,21 @@ def explain(problem: Problem, plan: Plan, watch: Watch = UNWATCHED) -> Explanati
 
 
 class _Asking:
-    def __init__(self, problem: Problem, plan: Plan, watch: Watch) -> None:
+    def __init__(self, problem: Problem, plan: Plan, watch: SearchObserver) -> None:
         self.problem, self.plan = problem, plan
-        objective = Objective(plan.rules.objective)
+        objective = PlanObjective(plan.rules.objective)
         self.options = Options(
             exclusive=plan.rules.exclusive,
             single_variant=plan.rules.single_variant,
-            objective=Objective.COST if objective is Objective.LATENCY else objective,
+            objective=PlanObjective.COST if objective is PlanObjective.LATENCY else objective,
             time_limit_s=EFFORT_S,
             strategy=Strategy.EXACT,
             confidence=plan.margin.confidence if plan.margin is not None else None,
             margin=plan.margin is not None,
             watch=watch.for_nothing(),
         )
-        self.gains = objective in {Objective.THROUGHPUT, Objective.ACCURACY}
-        self.latency_asked = bool(problem.asks.latency_s) and objective is not Objective.LATENCY
+        self.gains = objective in {PlanObjective.THROUGHPUT, PlanObjective.ACCURACY}
+        self.latency_asked = bool(problem.asks.latency_s) and objective is not PlanObjective.LATENCY
         self.base = self.value(problem)
 
     def value(self, problem: Problem) -> float | None:

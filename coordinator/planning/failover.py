@@ -22,7 +22,7 @@ from coordinator.planning.exact import Found, read_off
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
 from coordinator.planning.lanes import Spot
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.options import Options, PlanObjective
 from coordinator.planning.solver import Effort, Program, Solution, solve
 from tiermesh.documents.problem import Asks, Degraded
 
@@ -111,7 +111,7 @@ def _scenario(formulation: Formulation, degraded: Degraded) -> Formulation:
         accuracy_at_least=asks.accuracy_at_least if least is None else least,
         every_request=asks.every_request,
     )
-    rules = replace(formulation.options, objective=Objective.COST)
+    rules = replace(formulation.options, objective=PlanObjective.COST)
     free = msgspec.structs.replace(formulation.instance.problem.terms, churn_per_start=0.0)
     problem = msgspec.structs.replace(formulation.instance.problem, terms=free)
     scenario = Formulation(replace(formulation.instance, problem=problem), rules, asks=after)

@@ -16,9 +16,9 @@ import numpy as np
 
 from coordinator.planning.batching.arrivals import Floats
 from coordinator.planning.batching.recursion import Replay, replay
-from coordinator.planning.batching.service import Price, ServiceTimes
+from coordinator.planning.batching.service import ServicePrice, ServiceTimes
 from coordinator.planning.batching.unlimited import BatchLaw, UnlimitedServers
-from coordinator.planning.latency import Load, Seconds, service, sojourn
+from coordinator.planning.latency import LaneLoad, Seconds, service, sojourn
 from coordinator.planning.requests import FEWEST, Requests, span, with_items
 from tiermesh.batching.policy import Queue, follow_shared
 from tiermesh.documents.problem import BatchTime, Serverless
@@ -86,7 +86,7 @@ class Formula:
     """Wait and service of batches of one item, by `sojourn`."""
 
     batch: BatchTime
-    load: Load
+    load: LaneLoad
 
     def at(self, levels: Seconds) -> Seconds:
         """See `Sojourn`."""
@@ -94,7 +94,7 @@ class Formula:
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
+class SampledLatency:
     """Quantiles at levels between 0 and 1, with the service's mean; its spread is added at the same quantile."""
 
     levels: Floats
@@ -108,7 +108,7 @@ class Sampled:
         return np.maximum(found, 0.0)
 
     @classmethod
-    def of(cls, latencies: Floats, batch: BatchTime) -> Sampled:
+    def of(cls, latencies: Floats, batch: BatchTime) -> SampledLatency:
         """From latencies in any order."""
         ordered = np.sort(latencies)
         return cls((np.arange(len(ordered)) + 0.5) / len(ordered), ordered, batch)
@@ -153,12 +153,12 @@ def _by_formula(offers: Sequence[Offer], requests: Requests) -> list[Figures]:
     return [Figures(1, o.timeout_s, o.full.mean, 1.0, Formula(o.full, load)) for o in offers]
 
 
-def load_of(served: Sequence[tuple[float, BatchTime]]) -> Load:
+def load_of(served: Sequence[tuple[float, BatchTime]]) -> LaneLoad:
     """What items per second, in full batches, ask of a device."""
     busy = sum(rate * b.mean / b.batch_size for rate, b in served)
     batches = sum(rate / b.batch_size for rate, b in served)
     square = sum(rate / b.batch_size * b.mean**2 for rate, b in served)
-    return Load(busy, batches, square / batches if batches > 0 else 0.0)
+    return LaneLoad(busy, batches, square / batches if batches > 0 else 0.0)
 
 
 def followed(
@@ -217,7 +217,7 @@ def _figures(offer: Offer, run: Replay) -> Figures:
         offer.timeout_s,
         run.busy_s / items,
         float(run.sizes.mean()),
-        Sampled.of(run.latencies_s, offer.full),
+        SampledLatency.of(run.latencies_s, offer.full),
     )
 
 
@@ -225,16 +225,16 @@ def _figures(offer: Offer, run: Replay) -> Figures:
 
 
 @dataclass(frozen=True)
-class Function:
+class FunctionSize:
     """A function's memory size and what it costs."""
 
     memory_mb: float
     terms: Serverless
 
     @property
-    def price(self) -> Price:
+    def price(self) -> ServicePrice:
         """Its price list."""
-        return Price(self.terms.usd_per_gb_second, self.terms.usd_per_call)
+        return ServicePrice(self.terms.usd_per_gb_second, self.terms.usd_per_call)
 
     @property
     def cold_s(self) -> float:
@@ -250,7 +250,7 @@ class Function:
         )
 
 
-def of_function(offer: Offer, requests: Requests, function: Function) -> Figures:
+def of_function(offer: Offer, requests: Requests, function: FunctionSize) -> Figures:
     """What a function comes to, at its true mean price."""
     exact = offer.share >= ALL and offer.items <= 1 and not requests.record
     shape = _by_law(offer, requests) if exact else _unlimited(offer, requests)
@@ -266,7 +266,7 @@ def of_function(offer: Offer, requests: Requests, function: Function) -> Figures
     )
 
 
-def _by_law(offer: Offer, requests: Requests) -> tuple[float, float, Sampled]:
+def _by_law(offer: Offer, requests: Requests) -> tuple[float, float, SampledLatency]:
     process = requests.as_process.thinned(offer.items)
     law = UnlimitedServers(process, [offer.batch_size], [offer.timeout_s]).law(offer.batch_size)
     row = offer.times.seconds[None, : offer.batch_size]
@@ -274,24 +274,24 @@ def _by_law(offer: Offer, requests: Requests) -> tuple[float, float, Sampled]:
     return float(law.device_seconds(row)[0, 0]), float(law.mean_batch[0]), sojourn
 
 
-def _inverted(law: BatchLaw, row: Floats, offer: Offer) -> Sampled:
+def _inverted(law: BatchLaw, row: Floats, offer: Offer) -> SampledLatency:
     """The quantiles of a law's latencies, from their distribution at points that include its jumps."""
     longest = float(row.max()) + offer.timeout_s
     jumps = np.concatenate([row[0], row[0] + offer.timeout_s])
     points = np.concatenate([np.linspace(float(row.min()), longest, _POINTS), jumps])
     points = np.unique(np.concatenate([points, jumps * (1 - 1e-9)]))
     shares = law.waits.shares(points[None, :], np.repeat(row, len(points), axis=0))[0]
-    return Sampled(np.maximum.accumulate(shares), points, offer.full)
+    return SampledLatency(np.maximum.accumulate(shares), points, offer.full)
 
 
-def _unlimited(offer: Offer, requests: Requests) -> tuple[float, float, Sampled]:
+def _unlimited(offer: Offer, requests: Requests) -> tuple[float, float, SampledLatency]:
     times = requests.at(offer.share, offer.items, ITEMS * requests.unevenness)
     run = replay(times, offer.times, offer.batch_size, offer.timeout_s, servers=None)
     seconds = run.busy_s / int(run.sizes.sum())
-    return seconds, float(run.sizes.mean()), Sampled.of(run.latencies_s, offer.full)
+    return seconds, float(run.sizes.mean()), SampledLatency.of(run.latencies_s, offer.full)
 
 
-def _with_cold_starts(warm: Sampled, terms: Serverless) -> Sampled:
+def _with_cold_starts(warm: SampledLatency, terms: Serverless) -> SampledLatency:
     """The mixture of calls that find a server and calls that start one."""
     cold = terms.cold_start
     if cold is None or cold.share <= 0:
@@ -301,7 +301,7 @@ def _with_cold_starts(warm: Sampled, terms: Serverless) -> Sampled:
     mass = np.concatenate([weights * (1 - cold.share), weights * cold.share])
     order = np.argsort(seconds, kind="stable")
     levels = np.cumsum(mass[order]) - mass[order] / 2
-    return Sampled(levels, seconds[order], warm.batch)
+    return SampledLatency(levels, seconds[order], warm.batch)
 
 
 def mean_of(sojourn: Sojourn) -> float:

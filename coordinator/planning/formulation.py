@@ -19,7 +19,7 @@ from typing import Final
 
 from coordinator.planning.instance import Branch, Candidate, DeviceClass, Instance, Site
 from coordinator.planning.latency_floor import key_of, too_slow
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.options import Options, PlanObjective
 from coordinator.planning.solver import Program
 from coordinator.planning.traffic import Traffic
 from coordinator.planning.variant_combinations import Strand, closing_stages, is_plain
@@ -119,7 +119,7 @@ class Formulation:
     def _add_shares(self) -> None:
         program, columns = self.program, self.columns
         self.theta_max = self._theta_max()
-        free = self.options.objective is Objective.THROUGHPUT
+        free = self.options.objective is PlanObjective.THROUGHPUT
         columns.theta = program.column(
             lower=THETA_LEAST if free else 1.0, upper=self.theta_max if free else 1.0
         )
@@ -128,7 +128,7 @@ class Formulation:
 
     def _theta_max(self) -> float:
         """The largest part of the asked rate that any plan could serve."""
-        if self.options.objective is not Objective.THROUGHPUT:
+        if self.options.objective is not PlanObjective.THROUGHPUT:
             return 1.0
         instance, limits = self.instance, [THETA_LIMIT]
         for stage, candidates in instance.by_stage.items():
@@ -486,11 +486,11 @@ class Formulation:
         energy = self.instance.problem.terms.price_per_kwh / 1000
         paid = [*self.cost, *((c, w * energy) for c, w in self.watts)]
         terms: Terms = {
-            Objective.COST: paid,
-            Objective.LATENCY: paid,
-            Objective.POWER: self.watts,
-            Objective.ACCURACY: [(c, -a) for c, a in self.accuracy_terms()],
-            Objective.THROUGHPUT: [(self.columns.theta, -self.instance.request_rate)],
+            PlanObjective.COST: paid,
+            PlanObjective.LATENCY: paid,
+            PlanObjective.POWER: self.watts,
+            PlanObjective.ACCURACY: [(c, -a) for c, a in self.accuracy_terms()],
+            PlanObjective.THROUGHPUT: [(self.columns.theta, -self.instance.request_rate)],
         }[self.options.objective]
         for column, coefficient in terms:
             self.program.cost[column] += coefficient

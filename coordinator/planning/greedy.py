@@ -16,7 +16,7 @@ from typing import Final
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Branch, Candidate, Instance
 from coordinator.planning.network import gib_per_hour
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.options import Options, PlanObjective
 from coordinator.planning.solver import Effort, Solution, solve
 
 BEAM: Final = 10
@@ -86,7 +86,7 @@ def beam(instance: Instance, options: Options) -> list[Branch]:
     """
     asked = instance.problem.asks.accuracy_at_least
     left = [b for b in instance.branches if _meets(b, asked)]
-    if options.objective is Objective.ACCURACY:
+    if options.objective is PlanObjective.ACCURACY:
         return sorted(left, key=lambda b: -(b.combo.accuracy or 0.0))[:BEAM]
     stages = list(instance.branches[0].combo.variants) if instance.branches else []
     partial: dict[tuple[str, ...], list[Branch]] = {(): left}

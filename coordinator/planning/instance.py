@@ -13,8 +13,8 @@ from functools import cached_property
 
 from coordinator.planning.accuracy import Combo
 from coordinator.planning.checking import members
-from coordinator.planning.margin import Margin
-from coordinator.planning.network import FREE, Link, Network
+from coordinator.planning.margin import DeviceTimeMargin
+from coordinator.planning.network import FREE, Network, NetworkLink
 from tiermesh.documents.problem import (
     BatchTime,
     Problem,
@@ -106,7 +106,7 @@ class Instance:
     candidates: tuple[Candidate, ...]
     branches: tuple[Branch, ...]
     delays: bool = False
-    margin: Margin | None = None
+    margin: DeviceTimeMargin | None = None
 
     @cached_property
     def by_stage(self) -> dict[str, list[Candidate]]:
@@ -177,7 +177,7 @@ class Instance:
         """What an edge carries when all requests take the branch."""
         return branch.rates[edge.source] * self.carried(edge, branch)[1]
 
-    def link(self, source: Site, target: Site) -> Link:
+    def link(self, source: Site, target: Site) -> NetworkLink:
         """The link between sites, or inside one."""
         if source.index == target.index and source.local:
             return FREE
@@ -188,7 +188,7 @@ class Instance:
         like = self.classes[site.classes[0]].like
         return like.uplink_mbps is not None or like.downlink_mbps is not None
 
-    def plain(self, link: Link) -> bool:
+    def plain(self, link: NetworkLink) -> bool:
         """Whether a link is free, unbounded and, where that matters, without delay."""
         return link.plain and not (self.delays and link.rtt_ms)
 

@@ -24,7 +24,7 @@ SATURATED: Final = 0.995
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LaneLoad:
     """What a device's one compute lane is asked to do, all replicas together.
 
     `busy` is the share of its time; `second_moment` is that of a batch's time, in seconds squared, and
@@ -36,7 +36,7 @@ class Load:
     second_moment: float
 
 
-def sojourn(batch: BatchTime, load: Load, at: Seconds) -> Seconds:
+def sojourn(batch: BatchTime, load: LaneLoad, at: Seconds) -> Seconds:
     """Seconds from arrival to departure at the quantiles `at` (0 to 1), on a device under `load`.
 
     Wait and service are taken at the same quantile, which errs on the long side.
@@ -49,7 +49,7 @@ def service(batch: BatchTime, at: Seconds) -> Seconds:
     return np.interp(at, *curve(batch))
 
 
-def wait(load: Load, at: Seconds) -> Seconds:
+def wait(load: LaneLoad, at: Seconds) -> Seconds:
     """The quantile function of the wait for a free device: 0 up to 1 - busy, then exponential."""
     busy = min(load.busy, SATURATED)
     if busy <= 0 or load.batches_per_second <= 0:

@@ -41,14 +41,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Margin:
+class DeviceTimeMargin:
     """Device times at the quantile of `confidence`."""
 
     problem: Problem
     confidence: float
 
     @classmethod
-    def of(cls, problem: Problem, options: Options) -> Margin | None:
+    def of(cls, problem: Problem, options: Options) -> DeviceTimeMargin | None:
         """The margin that the options, or else the problem, ask for; None where neither does."""
         confidence = options.confidence or problem.asks.confidence
         if confidence is None or not options.margin:

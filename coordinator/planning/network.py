@@ -13,7 +13,7 @@ DEFAULT_ENTRY: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class NetworkLink:
     """What holds between two places. `entry` is the problem's link with that capacity, None where uncapped."""
 
     price_per_gib: float = 0.0
@@ -28,8 +28,8 @@ class Link:
         return self.allowed and self.price_per_gib == 0.0 and self.entry is None
 
 
-FREE: Final = Link()
-FORBIDDEN: Final = Link(allowed=False)
+FREE: Final = NetworkLink()
+FORBIDDEN: Final = NetworkLink(allowed=False)
 
 
 class Network:
@@ -44,7 +44,7 @@ class Network:
         self._level = {tier: i for i, tier in enumerate(problem.tiers)}
         self._upward_only = problem.upward_only
 
-    def between(self, source: str, target: str) -> Link:
+    def between(self, source: str, target: str) -> NetworkLink:
         """The link from one device (by its name in the problem) to another, or to another of the same name."""
         here, there = self._tier_of[source], self._tier_of[target]
         if self._upward_only and self._level[there] < self._level[here]:
@@ -52,15 +52,15 @@ class Network:
         pairs = ((source, target), (source, there), (here, target), (here, there))
         return self._first(pairs) or self._default
 
-    def entering(self, stage: str, target: str) -> Link:
+    def entering(self, stage: str, target: str) -> NetworkLink:
         """The link from an outside source to a device; free where none is listed."""
         return self._first(((stage, target), (stage, self._tier_of[target]))) or FREE
 
-    def leaving(self, source: str, stage: str) -> Link:
+    def leaving(self, source: str, stage: str) -> NetworkLink:
         """The link from a device to an outside sink; free where none is listed."""
         return self._first(((source, stage), (self._tier_of[source], stage))) or FREE
 
-    def _first(self, pairs: Iterable[tuple[str, str]]) -> Link | None:
+    def _first(self, pairs: Iterable[tuple[str, str]]) -> NetworkLink | None:
         for pair in pairs:
             found = self._entries.get(pair)
             if found is not None:
@@ -68,8 +68,8 @@ class Network:
         return None
 
 
-def _link(entry: int, link: ProblemLink | DefaultLink) -> Link:
-    return Link(
+def _link(entry: int, link: ProblemLink | DefaultLink) -> NetworkLink:
+    return NetworkLink(
         price_per_gib=link.price_per_gib,
         rtt_ms=link.rtt_ms,
         allowed=link.allowed,

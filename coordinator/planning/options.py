@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from coordinator.planning.search_progress import UNWATCHED, Watch
+from coordinator.planning.search_progress import UNWATCHED, SearchObserver
 from tiermesh.errors import InvalidDocument
 
 
-class Objective(StrEnum):
+class PlanObjective(StrEnum):
     """What the plan makes best; everything else that is asked holds as a bound."""
 
     COST = "cost"
@@ -50,7 +50,7 @@ class Options:
     exclusive: bool = False
     single_variant: bool = False
     spares: bool = False
-    objective: Objective = Objective.COST
+    objective: PlanObjective = PlanObjective.COST
     strategy: Strategy = Strategy.EXACT
     time_limit_s: float = TIME_LIMIT_S
     gap: float = GAP
@@ -59,11 +59,11 @@ class Options:
     margin: bool = True
     frontier: bool = False
     intervals: bool = True
-    watch: Watch = field(default=UNWATCHED, compare=False, repr=False)
+    watch: SearchObserver = field(default=UNWATCHED, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Take the names of objective and strategy for them."""
-        object.__setattr__(self, "objective", Objective(self.objective))
+        object.__setattr__(self, "objective", PlanObjective(self.objective))
         object.__setattr__(self, "strategy", Strategy(self.strategy))
         for name, value in (("time limit", self.time_limit_s), ("gap", self.gap)):
             if not 0 <= value < math.inf:

@@ -19,8 +19,8 @@ from coordinator.planning.candidates import Choosing
 from coordinator.planning.draft import Draft
 from coordinator.planning.exact import Found
 from coordinator.planning.instance import Instance
-from coordinator.planning.margin import Margin
-from coordinator.planning.options import Objective, Options
+from coordinator.planning.margin import DeviceTimeMargin
+from coordinator.planning.options import Options, PlanObjective
 from tiermesh.documents.problem import Problem
 
 ROUNDS: Final = 4
@@ -35,7 +35,7 @@ def search(problem: Problem, options: Options, *, delays: bool = False) -> Found
         problem,
         exclusive=options.exclusive,
         delays=delays,
-        margin=Margin.of(problem, options),
+        margin=DeviceTimeMargin.of(problem, options),
     )
     instance = made(choosing=Choosing(floor=True))
     watch = options.watch
@@ -87,4 +87,4 @@ def truly_priced(found: Found, options: Options) -> Found:
     return replace(found, objective=assemble.objective(found.draft, options))
 
 
-_NOT_PAID: Final = {Objective.THROUGHPUT, Objective.ACCURACY, Objective.POWER}
+_NOT_PAID: Final = {PlanObjective.THROUGHPUT, PlanObjective.ACCURACY, PlanObjective.POWER}

@@ -12,7 +12,7 @@ from coordinator.planning import margin as margins
 from coordinator.planning.building import build
 from coordinator.planning.exact import Found, search_exhaustively, search_greedily
 from coordinator.planning.latency import SATURATED
-from coordinator.planning.options import Objective, Options, Strategy
+from coordinator.planning.options import Options, PlanObjective, Strategy
 from coordinator.planning.solver import Termination, engine_name
 from coordinator.planning.spares import with_spares
 from tiermesh.documents.plan import MadeFor, Margin, Plan, Predicted, Replica, Rules, Solver
@@ -51,7 +51,7 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
 
 def _refuse_endless(problem: Problem, options: Options) -> None:
     """Functions serve whatever is paid for."""
-    if options.objective is not Objective.THROUGHPUT or problem.asks.cost_per_hour_at_most:
+    if options.objective is not PlanObjective.THROUGHPUT or problem.asks.cost_per_hour_at_most:
         return
     functions = [d.name for d in problem.devices if d.serverless is not None]
     if functions:
@@ -68,12 +68,12 @@ def _search(problem: Problem, options: Options) -> tuple[Found | None, Mapping[s
     if options.strategy is Strategy.EXHAUSTIVE:
         return search_exhaustively(problem, options), {}
     if options.strategy is Strategy.GREEDY:
-        margin = margins.Margin.of(problem, options)
+        margin = margins.DeviceTimeMargin.of(problem, options)
         instance = build(problem, exclusive=options.exclusive, margin=margin)
         return search_greedily(instance, options), {}
-    if problem.asks.latency_s or options.objective is Objective.LATENCY:
+    if problem.asks.latency_s or options.objective is PlanObjective.LATENCY:
         checked = slo.search(problem, options)
-        if checked is None or margins.Margin.of(problem, options) is None:
+        if checked is None or margins.DeviceTimeMargin.of(problem, options) is None:
             return (checked.found, checked.latency_s) if checked is not None else (None, {})
         return checked.found, slo.check(checked.found, {}).latency_s
     delays = not _priced(problem) and len(problem.devices) <= SMALL
@@ -111,7 +111,7 @@ def _plan(found: Found, latency_s: Mapping[str, float], options: Options, second
     )
 
 
-def _margin(margin: margins.Margin | None, replicas: Sequence[Replica]) -> Margin | None:
+def _margin(margin: margins.DeviceTimeMargin | None, replicas: Sequence[Replica]) -> Margin | None:
     if margin is None:
         return None
     factors = margin.by_device(replicas)
@@ -142,7 +142,7 @@ def _intervals(draft: assemble.Draft) -> dict[Any, tuple[float, float]]:
 
 def objective_value(found: Found, options: Options) -> float:
     """The objective of a draft, computed from its replicas and lanes."""
-    if options.objective is Objective.LATENCY:
+    if options.objective is PlanObjective.LATENCY:
         return found.objective
     return assemble.objective(found.draft, options)
 
@@ -150,7 +150,10 @@ def objective_value(found: Found, options: Options) -> float:
 def _proof(found: Found, options: Options, seconds: float) -> Solver:
     objective = objective_value(found, options)
     bound = found.bound
-    if bound is not None and options.objective in (Objective.THROUGHPUT, Objective.ACCURACY):
+    if bound is not None and options.objective in (
+        PlanObjective.THROUGHPUT,
+        PlanObjective.ACCURACY,
+    ):
         bound = max(-bound, objective)
     elif bound is not None:
         bound = min(bound, objective)

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals
 from tiermesh import ids
 from tiermesh.documents.problem import Arrivals, Problem
 
@@ -36,7 +36,7 @@ class Requests:
     """
 
     rate_rps: float
-    process: Map | None = None
+    process: MarkovianArrivals | None = None
     record: tuple[float, ...] = ()
 
     @classmethod
@@ -53,12 +53,12 @@ class Requests:
                 return cls._shaped(source.arrivals, rate)
         if all(source.arrivals == "constant" for source in sources):
             return cls(rate)
-        return cls(rate, Map.poisson(rate))
+        return cls(rate, MarkovianArrivals.poisson(rate))
 
     @classmethod
     def _shaped(cls, arrivals: Arrivals, rate: float) -> Requests:
         if arrivals.map is not None:
-            given = Map(np.array(arrivals.map.D0), np.array(arrivals.map.D1))
+            given = MarkovianArrivals(np.array(arrivals.map.D0), np.array(arrivals.map.D1))
             return cls(rate, given.at_rate(rate))
         times = np.array(arrivals.trace_s)
         scale = (len(times) - 1) / (times[-1] - times[0]) / rate
@@ -84,7 +84,7 @@ class Requests:
         return self.process is not None and self.process.phases == 1
 
     @cached_property
-    def as_process(self) -> Map:
+    def as_process(self) -> MarkovianArrivals:
         """The process, or the one fitted to the record; even arrivals count as Poisson, since lanes thin them."""
         if self.process is not None:
             return self.process
@@ -92,7 +92,7 @@ class Requests:
             from coordinator.planning.batching.fitting import Timestamps, fit
 
             return fit(Timestamps.read(self.record)).process.at_rate(self.rate_rps)
-        return Map.poisson(self.rate_rps)
+        return MarkovianArrivals.poisson(self.rate_rps)
 
     @property
     def unevenness(self) -> int:

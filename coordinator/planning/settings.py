@@ -15,10 +15,17 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from coordinator.planning.batching.choice import Grid, frontier
+from coordinator.planning.batching.choice import SettingsGrid, frontier
 from coordinator.planning.batching.laws import UnlimitedLaw
 from coordinator.planning.batching.service import ServiceGrid, ServiceTimes
-from coordinator.planning.figures import Figures, Function, Offer, followed, mean_of, of_function
+from coordinator.planning.figures import (
+    Figures,
+    FunctionSize,
+    Offer,
+    followed,
+    mean_of,
+    of_function,
+)
 from coordinator.planning.requests import Requests
 from tiermesh.documents.problem import BatchTime, ProblemProfile, Serverless
 
@@ -36,7 +43,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class BatchSetting:
     """A batch size and timeout: device seconds per item, and the mean seconds of an item's stay."""
 
     batch: BatchTime
@@ -62,7 +69,7 @@ class Levels:
     def __init__(self, requests: Requests, busy: float) -> None:
         self._requests, self._busy = requests, busy
 
-    def of(self, batches: Sequence[BatchTime], items: float, usable: float) -> list[Setting]:
+    def of(self, batches: Sequence[BatchTime], items: float, usable: float) -> list[BatchSetting]:
         """The settings worth choosing from, where a request is `items` (mean) and `usable` of the time may be used."""
         busy = min(self._busy, usable)
         if self._requests.memoryless and len(batches) == 1:
@@ -70,7 +77,7 @@ class Levels:
         times = tuple((b.batch_size, b.mean) for b in batches)
         found = _followed(self._requests, times, round(items, 3), busy)
         by_size = {b.batch_size: b for b in batches}
-        return [Setting(by_size[size], *rest) for size, *rest in found]
+        return [BatchSetting(by_size[size], *rest) for size, *rest in found]
 
 
 @lru_cache(maxsize=4096)
@@ -103,10 +110,10 @@ def _at_level(offer: Offer, requests: Requests, busy: float) -> Figures:
     return figures
 
 
-def _by_formula(batch: BatchTime, busy: float) -> Setting:
+def _by_formula(batch: BatchTime, busy: float) -> BatchSetting:
     """One batch size: always full in the count, with the mean wait of M/D/1."""
     stay = batch.mean * (1 + busy / (2 * (1 - busy))) if busy < 1 else math.inf
-    return Setting(batch, 0.0, batch.mean / batch.batch_size, stay)
+    return BatchSetting(batch, 0.0, batch.mean / batch.batch_size, stay)
 
 
 def of_functions(
@@ -154,19 +161,21 @@ def _functions(
     sizes = sorted({size for _, row in times for size, _ in row if size <= largest})
     rows = np.array([ServiceTimes.from_measured(dict(row)).seconds[:largest] for _, row in times])
     memories = tuple(memory for memory, _ in times)
-    grid = ServiceGrid(rows, memories, Function(1.0, terms).price)
+    grid = ServiceGrid(rows, memories, FunctionSize(1.0, terms).price)
     full = float(rows[:, -1].max())
     timeouts = sorted({min(part * full, offered.longest_s) for part in FUNCTION_PARTS})
     process = requests.as_process.thinned(offered.share)
     process = process.at_rate(process.rate * offered.items)
     found: list[tuple[float, int, float, float, float]] = []
-    surface = UnlimitedLaw(process).surface(Grid(tuple(sizes), tuple(timeouts), grid), SCREENED)
+    surface = UnlimitedLaw(process).surface(
+        SettingsGrid(tuple(sizes), tuple(timeouts), grid), SCREENED
+    )
     for setting, _, _ in thinned(frontier(surface), offered.most):
         memory, row = times[setting.row]
         batches = tuple(BatchTime(batch_size=size, mean=mean) for size, mean in row)
         size, timeout_s = setting.batch_size, setting.timeout_s if setting.batch_size > 1 else 0.0
         offer = Offer(offered.share, offered.items, between(batches, size), size, timeout_s)
-        figures = of_function(offer, requests, Function(memory, terms))
+        figures = of_function(offer, requests, FunctionSize(memory, terms))
         found.append((memory, size, timeout_s, figures.usd_per_item, mean_of(figures.sojourn)))
     return found
 

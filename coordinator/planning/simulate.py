@@ -38,7 +38,7 @@ WARM_UP: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class SimulatedLoad:
     """What is offered: `scale` times the plan's rate, for so many requests. `fail` is lost at `fail_at` (0 to 1).
 
     `arrivals` are those of the problem's sources unless given: even where every source is.
@@ -55,7 +55,7 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SimulatedOutcome:
     """What came of it. Latencies in milliseconds; `busy` is the share of its time that each device worked.
 
     `servers` is how many of each provider's functions ran at once on average, `serverless_per_hour` what they cost.
@@ -123,7 +123,7 @@ class _Server:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class PlayedPlan:
     """The part of a plan that is played."""
 
     replicas: Sequence[Replica]
@@ -132,7 +132,9 @@ class Served:
     accuracy: float | None = None
 
 
-def simulate(problem: Problem, plan: Plan | Served, load: Load | None = None) -> Outcome:
+def simulate(
+    problem: Problem, plan: Plan | PlayedPlan, load: SimulatedLoad | None = None
+) -> SimulatedOutcome:
     """Play a plan through.
 
     Raises:
@@ -140,17 +142,17 @@ def simulate(problem: Problem, plan: Plan | Served, load: Load | None = None) ->
     """
     if isinstance(plan, Plan):
         promised = plan.predicted
-        plan = Served(
+        plan = PlayedPlan(
             replicas=plan.replicas,
             lanes=plan.lanes,
             rate_rps=promised.throughput_rps,
             accuracy=promised.accuracy,
         )
-    return _Simulation(problem, plan, load or Load()).run()
+    return _Simulation(problem, plan, load or SimulatedLoad()).run()
 
 
 class _Simulation:
-    def __init__(self, problem: Problem, plan: Served, load: Load) -> None:
+    def __init__(self, problem: Problem, plan: PlayedPlan, load: SimulatedLoad) -> None:
         self.plan, self.load = plan, load
         self.stages = {s.name: s for s in problem.stages}
         self.placed = [s.name for s in problem.stages if not s.external]
@@ -195,7 +197,7 @@ class _Simulation:
             "fail": self._on_fail,
         }
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulatedOutcome:
         """All requests, from the first arrival to the last departure."""
         rate = self._rate()
         births = self._births(rate)
@@ -490,13 +492,13 @@ class _Simulation:
 
     # --- figures -------------------------------------------------------------------------------------------------
 
-    def _outcome(self, rate: float, clock: float) -> Outcome:
+    def _outcome(self, rate: float, clock: float) -> SimulatedOutcome:
         self.done.sort()
         counted = self.done[int(len(self.done) * WARM_UP) :]
         latencies = sorted(end - born for born, end in counted)
         ends = sorted(end for _, end in counted)
         span = ends[-1] - ends[0] if len(ends) > 1 else 0.0
-        return Outcome(
+        return SimulatedOutcome(
             offered_rps=rate,
             throughput_rps=(len(ends) - 1) / span if span > 0 else 0.0,
             latency_ms={name: _pick(latencies, q) * 1e3 for name, q in PERCENTILES.items()}

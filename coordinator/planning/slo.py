@@ -26,10 +26,10 @@ from coordinator.planning.failover import solve_surviving, with_standby
 from coordinator.planning.formulation import Formulation
 from coordinator.planning.instance import Instance
 from coordinator.planning.lanes import Spot
-from coordinator.planning.margin import Margin
-from coordinator.planning.options import Objective, Options
-from coordinator.planning.search_progress import Watch
-from coordinator.planning.simulate import Load, Served, simulate
+from coordinator.planning.margin import DeviceTimeMargin
+from coordinator.planning.options import Options, PlanObjective
+from coordinator.planning.search_progress import SearchObserver
+from coordinator.planning.simulate import PlayedPlan, SimulatedLoad, simulate
 from coordinator.planning.solver import Effort, Termination
 from tiermesh.documents.problem import Problem
 
@@ -59,7 +59,7 @@ class Checked:
 
 def search(problem: Problem, options: Options, levels: Sequence[float] = LEVELS) -> Checked | None:
     """The best plan within the latency asked; the quickest one where that is the objective."""
-    quickest = options.objective is Objective.LATENCY
+    quickest = options.objective is PlanObjective.LATENCY
     watch = options.watch.for_nothing() if quickest else options.watch
     within = _within(options.objective)
     loose = overflow.search(problem, replace(options, objective=within, watch=watch.for_bounds()))
@@ -78,8 +78,8 @@ def search(problem: Problem, options: Options, levels: Sequence[float] = LEVELS)
     return replace(best, found=replace(best.found, bound=loose.bound))
 
 
-def _within(objective: Objective) -> Objective:
-    return Objective.COST if objective is Objective.LATENCY else objective
+def _within(objective: PlanObjective) -> PlanObjective:
+    return PlanObjective.COST if objective is PlanObjective.LATENCY else objective
 
 
 class _Search:
@@ -88,15 +88,17 @@ class _Search:
     `watch` is told of each best plan; what programs find on the way there need not be one.
     """
 
-    def __init__(self, problem: Problem, options: Options, loose: Found, watch: Watch) -> None:
+    def __init__(
+        self, problem: Problem, options: Options, loose: Found, watch: SearchObserver
+    ) -> None:
         self.best: Checked | None = None
         self._problem, self._options, self._loose = problem, options, loose
         self._watch = watch
         self._asked = problem.asks.latency_s
-        self._quickest = options.objective is Objective.LATENCY
+        self._quickest = options.objective is PlanObjective.LATENCY
         self._shares = overflow.shares_of(loose.draft)
         self._known: dict[object, Checked] = {}
-        self._margin = Margin.of(problem, options)
+        self._margin = DeviceTimeMargin.of(problem, options)
 
     def loosely(self) -> bool:
         """Whether the plan without the ask keeps it, and nothing can be better."""
@@ -220,7 +222,7 @@ def _within_budget(
         formulation = Formulation(instance, options, busy_at_most=busy)
         longest[formulation] = column = bound_delay(formulation, budget)
         program = formulation.program
-        if options.objective is Objective.LATENCY:
+        if options.objective is PlanObjective.LATENCY:
             program.cost = [0.0] * len(program.cost)
         if not any(program.cost):
             program.cost[column] = 1.0
@@ -237,7 +239,9 @@ def _within_budget(
     return Found(draft, solution.objective, None, Termination.FEASIBLE, way)
 
 
-def check(found: Found, asked: Mapping[Any, float], *, margin: Margin | None = None) -> Checked:
+def check(
+    found: Found, asked: Mapping[Any, float], *, margin: DeviceTimeMargin | None = None
+) -> Checked:
     """Estimate a plan's percentiles; where it is small, settles, and may keep what is asked, simulate them.
 
     The burstier requests come, the longer it is played. Then the estimate, over other arrivals, must keep it as well.
@@ -259,26 +263,26 @@ def check(found: Found, asked: Mapping[Any, float], *, margin: Margin | None = N
 
 
 def _played(
-    problem: Problem, plan: Served, uneven: int, asked: Mapping[Any, float]
+    problem: Problem, plan: PlayedPlan, uneven: int, asked: Mapping[Any, float]
 ) -> Mapping[str, float]:
     """Percentiles in milliseconds; those of a few requests where they miss what is asked by far."""
     if asked:
-        brief = simulate(problem, plan, Load(requests=BRIEFLY * uneven)).latency_ms
+        brief = simulate(problem, plan, SimulatedLoad(requests=BRIEFLY * uneven)).latency_ms
         if _worst(brief, asked) > HOPELESS:
             return brief
-    return simulate(problem, plan, Load(requests=REQUESTS * uneven)).latency_ms
+    return simulate(problem, plan, SimulatedLoad(requests=REQUESTS * uneven)).latency_ms
 
 
-def served(draft: Draft) -> Served:
+def served(draft: Draft) -> PlayedPlan:
     """The part of a draft that is played."""
-    return Served(
+    return PlayedPlan(
         replicas=assemble.replicas(draft),
         lanes=assemble.lanes(draft),
         rate_rps=draft.instance.request_rate * draft.scale,
     )
 
 
-def _slowed(draft: Draft, margin: Margin) -> Draft:
+def _slowed(draft: Draft, margin: DeviceTimeMargin) -> Draft:
     """The same plan on devices that are as slow as it allows for; its timeouts are settled already."""
     classes = tuple(
         replace(c, like=structs.replace(c.like, usable_share=1.0)) for c in draft.instance.classes

@@ -42,7 +42,7 @@ AccuracyTable: TypeAlias = Sequence[tuple[Mapping[str, str], float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class ProblemSnapshot:
     """The problem, and what of the fleet it was made from, so that a change can be named."""
 
     problem: Problem
@@ -58,7 +58,7 @@ def snapshot(
     network: FleetFile | None = None,
     source_bytes: Mapping[str, float] | None = None,
     functions: bool = False,
-) -> Snapshot:
+) -> ProblemSnapshot:
     """The problem of serving `workflow` on the ready devices of `fleet`, and by its providers' `functions`.
 
     Raises:
@@ -84,7 +84,7 @@ def snapshot(
         asks=_asks(workflow),
         uncertainty=Uncertainty(),
     )
-    return Snapshot(problem, inputs)
+    return ProblemSnapshot(problem, inputs)
 
 
 def without_devices(problem: Problem, names: Collection[str]) -> Problem:

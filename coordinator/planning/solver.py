@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pulp
 
-from coordinator.planning.search_progress import UNWATCHED, Standing, Watch
+from coordinator.planning.search_progress import UNWATCHED, SearchBounds, SearchObserver
 
 Terms = Sequence[tuple[int, float]]
 
@@ -64,7 +64,7 @@ class Effort:
     time_limit_s: float = math.inf
     gap: float = 0.0
     threads: int = 1
-    watch: Watch = UNWATCHED
+    watch: SearchObserver = UNWATCHED
 
 
 @dataclass(slots=True)
@@ -188,7 +188,7 @@ class _Highs(pulp.HiGHS):
     """PuLP's HiGHS with a start, a fixed seed, and one run whatever the machine's load; it can be followed."""
 
     start: dict[int, float]
-    watch: Watch
+    watch: SearchObserver
 
     def callSolver(self, lp: Any) -> None:  # noqa: N802 - PuLP's name
         if self.start:
@@ -207,9 +207,9 @@ class _Highs(pulp.HiGHS):
 class _Following:
     """Passes on what HiGHS says while it works, and stops it. Nothing may be raised through its C++."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: SearchObserver) -> None:
         self._watch = watch
-        self._told = Standing()
+        self._told = SearchBounds()
         self.raised: BaseException | None = None
 
     def follow(self, model: Any) -> None:
@@ -235,7 +235,7 @@ class _Following:
             answer.user_interrupt = True
 
     def _tell(self, objective: float, bound: float) -> None:
-        known = Standing(_finite(objective), _finite(bound))
+        known = SearchBounds(_finite(objective), _finite(bound))
         if known != self._told:
             self._told = known
             self._watch.know(known.objective, known.bound)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from coordinator.planning.instance import Instance
-from coordinator.planning.network import Link, gib_per_hour, mbps
+from coordinator.planning.network import NetworkLink, gib_per_hour, mbps
 from coordinator.planning.solver import Program
 
 
@@ -21,7 +21,7 @@ class Traffic:
         self._over_radio = defaultdict(list)
 
     def use(
-        self, link: Link, column: int, rate: float, source: int | None, target: int | None
+        self, link: NetworkLink, column: int, rate: float, source: int | None, target: int | None
     ) -> None:
         """Account for `rate` bytes per second x `column` between sites (None is outside the fleet)."""
         if not link.allowed:

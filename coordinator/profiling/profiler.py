@@ -17,7 +17,7 @@ from coordinator.fleet.instructions import Instruction, Measure
 from coordinator.fleet.profile_text import summary
 from coordinator.fleet.state import Device
 from coordinator.journal.reconcile import Recording
-from coordinator.profiling.schedule import Outlook, to_beat
+from coordinator.profiling.schedule import ProfilingOutlook, to_beat
 from coordinator.progress import Progress, Report, Transfer
 from coordinator.sessions.channels import Channels, next_of
 from tiermesh import limits, wire
@@ -50,7 +50,7 @@ class ProfileOptions:
     max_repeats: int = 200
 
 
-class Measuring:
+class Profiler:
     """The work of profiling: carries out `Measure`, and tells what was measured or why it was not."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Measuring:
         now: Callable[[], float],
         options: ProfileOptions,
         report: Report,
-        outlook: Outlook,
+        outlook: ProfilingOutlook,
         better: Mapping[str, frozenset[str]],
     ) -> None:
         self._keeper = keeper

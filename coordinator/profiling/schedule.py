@@ -11,7 +11,7 @@ from statistics import fmean
 from coordinator.fleet import Desired, Fleet, unmeasured
 from coordinator.fleet.instructions import Measure
 from coordinator.planning.snapshot import AccuracyTable
-from coordinator.progress import Tally
+from coordinator.progress import WorkCounts
 from tiermesh.documents.profile import Profile
 from tiermesh.documents.variant import Variant
 
@@ -81,7 +81,7 @@ def to_beat(
 
 
 @dataclass
-class Outlook:
+class ProfilingOutlook:
     """How much is left of what is to be measured, where, and how long that is expected to take.
 
     Whoever measures says what has `ended`, before it is recorded.
@@ -105,7 +105,7 @@ class Outlook:
         else:
             self._measured.add((fleet.devices[measure.device].device_class, measure.variant_digest))
 
-    def tally(self, fleet: Fleet, device: str) -> Tally:
+    def tally(self, fleet: Fleet, device: str) -> WorkCounts:
         """How far a device and all are."""
         self._look(fleet)
         done = self.done.total()
@@ -115,7 +115,7 @@ class Outlook:
             None if seconds is None else max(seconds - passed, 0.0)
             for seconds in (self._seconds.get(""), self._seconds.get(device, 0.0))
         )
-        return Tally(
+        return WorkCounts(
             done=done,
             total=done + len(self._left),
             left_s=left,

@@ -6,15 +6,15 @@ and for which reason; `worth(problem, running, found, policy)` whether the new p
 
 from coordinator.replanning.decide import decide, next_due
 from coordinator.replanning.observe import observe, overtaken
-from coordinator.replanning.reasons import DEFAULT, Band, Policy, Reason
-from coordinator.replanning.state import Replan, State
+from coordinator.replanning.reasons import DEFAULT, Band, Policy, ReplanReason
+from coordinator.replanning.state import ReplanDue, State
 
 __all__ = [
     "DEFAULT",
     "Band",
     "Policy",
-    "Reason",
-    "Replan",
+    "ReplanDue",
+    "ReplanReason",
     "State",
     "decide",
     "next_due",

@@ -10,7 +10,7 @@ from coordinator.replanning.load import BIN_REQUESTS, CHANGES, Change, dispersio
 from tiermesh.documents.problem import Arrivals, MapRates, ProblemStage
 
 if TYPE_CHECKING:
-    from coordinator.planning.batching.arrivals import Map
+    from coordinator.planning.batching.arrivals import MarkovianArrivals
 
 EVEN: Final = 0.5
 """The dispersion of even arrivals, with what agents and samples add to it."""
@@ -40,7 +40,7 @@ def planned_spread(stage: ProblemStage) -> Mapping[Change, float]:
             return {}
 
 
-def spread(process: Map, change: Change) -> float:
+def spread(process: MarkovianArrivals, change: Change) -> float:
     """What keeps a chart's false alarms of a process as rare as those of Poisson arrivals, for which it is 1.
 
     The chart is a random walk that falls; it passes h with probability exp(-theta h) about, where theta is Cramer and
@@ -54,7 +54,7 @@ def spread(process: Map, change: Change) -> float:
     return 1 / high
 
 
-def _growth(process: Map, change: Change, theta: float) -> float:
+def _growth(process: MarkovianArrivals, change: Change, theta: float) -> float:
     import numpy as np
 
     moments = process.d0 + process.d1 * math.exp(theta * change.weight)
@@ -72,9 +72,9 @@ def recorded_dispersion(times: Sequence[float]) -> float:
     return dispersion_of([(n, width) for n in counts[:-1]])
 
 
-def _process(rates: MapRates) -> Map:
+def _process(rates: MapRates) -> MarkovianArrivals:
     import numpy as np
 
-    from coordinator.planning.batching.arrivals import Map
+    from coordinator.planning.batching.arrivals import MarkovianArrivals
 
-    return Map(np.array(rates.D0), np.array(rates.D1))
+    return MarkovianArrivals(np.array(rates.D0), np.array(rates.D1))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from coordinator.replanning.load import Load
+from coordinator.replanning.load import LoadEstimate
 from coordinator.replanning.slo import Burn
 from coordinator.telemetry.drift import Ratio
 
@@ -27,7 +27,7 @@ LINK_MS: Final = 50.0
 BUSY_PERCENT: Final = 90.0
 
 
-class Kind(StrEnum):
+class CauseKind(StrEnum):
     """What is otherwise than planned."""
 
     DEVICE_LOST = "device-lost"
@@ -44,7 +44,7 @@ class Kind(StrEnum):
 class Cause:
     """A cause in one sentence; `subject` is the device, host or source that it is about."""
 
-    kind: Kind
+    kind: CauseKind
     subject: str
     text: str
 
@@ -88,7 +88,7 @@ class Evidence:
     slowness: Sequence[Slowness] = ()
     devices: Mapping[str, Condition] = field(default_factory=dict[str, Condition])
     links: Mapping[str, LinkTimes] = field(default_factory=dict[str, LinkTimes])
-    load: Load | None = None
+    load: LoadEstimate | None = None
     planned_dispersion: float = 1.0
     dispersion: float = 1.0
     burn: Burn | None = None
@@ -104,7 +104,7 @@ def causes(evidence: Evidence) -> list[Cause]:
     ]
     if evidence.burn is not None and not found:
         text = f"{evidence.burn}, and nothing that is measured explains it"
-        return [Cause(Kind.UNEXPLAINED, "", text)]
+        return [Cause(CauseKind.UNEXPLAINED, "", text)]
     return found
 
 
@@ -112,7 +112,7 @@ def _lost(evidence: Evidence) -> Iterator[Cause]:
     for name, device in sorted(evidence.devices.items()):
         if device.state in ("failed", "left", "suspect"):
             why = f": {device.why}" if device.why else ""
-            yield Cause(Kind.DEVICE_LOST, name, f"{name} is {device.state}{why}")
+            yield Cause(CauseKind.DEVICE_LOST, name, f"{name} is {device.state}{why}")
 
 
 def _slow(evidence: Evidence) -> Iterator[Cause]:
@@ -147,18 +147,18 @@ def _neighbour(host: str, slow: Sequence[Slowness]) -> Cause:
         f"all devices that share a host ({names}) are slower than planned, {low:.2f} to {high:.2f} times: "
         f"something else keeps the host busy, or they disturb each other"
     )
-    return Cause(Kind.NEIGHBOUR, host, text)
+    return Cause(CauseKind.NEIGHBOUR, host, text)
 
 
 def _slower(name: str, slowness: Slowness, device: Condition) -> Cause:
     told = f"{slowness.replica} takes {_times(slowness.ratio)} its planned device time"
     held_back = _held_back(device)
     if held_back:
-        return Cause(Kind.THROTTLED, name, f"{name} is throttled ({held_back}): {told}")
+        return Cause(CauseKind.THROTTLED, name, f"{name} is throttled ({held_back}): {told}")
     busy = ""
     if device.cpu_percent > BUSY_PERCENT:
         busy = f"; its processors are busy {device.cpu_percent:.0f}%"
-    return Cause(Kind.DEVICE_SLOWER, name, f"{name} is slower than its profile: {told}{busy}")
+    return Cause(CauseKind.DEVICE_SLOWER, name, f"{name} is slower than its profile: {told}{busy}")
 
 
 def _held_back(device: Condition) -> str:
@@ -181,16 +181,16 @@ def _links(evidence: Evidence) -> Iterator[Cause]:
                 f"the link to {name} is slow: a round trip takes {link.rtt_ms:.0f} ms (median of late), "
                 f"{link.least_ms:.0f} ms at best"
             )
-            yield Cause(Kind.LINK_SLOWER, name, text)
+            yield Cause(CauseKind.LINK_SLOWER, name, text)
 
 
 def _loads(evidence: Evidence) -> Iterator[Cause]:
     load = evidence.load
     if load is not None and load.changed and load.ratio > 1:
-        yield Cause(Kind.MORE_LOAD, "", f"more requests come than planned: {load}")
+        yield Cause(CauseKind.MORE_LOAD, "", f"more requests come than planned: {load}")
     if evidence.dispersion > SLOWER * evidence.planned_dispersion:
         text = (
             f"requests come in bursts: the variance of their counts is {evidence.dispersion:.1f} times the mean, "
             f"{evidence.planned_dispersion:.1f} is planned"
         )
-        yield Cause(Kind.BURST, "", text)
+        yield Cause(CauseKind.BURST, "", text)

@@ -73,11 +73,11 @@ def while_serving(problem: Problem, plan: Plan, drifts: Mapping[Key, Drift]) -> 
     Only what is off its profile for sure is corrected, and load is that of the problem. Plays `REQUESTS` requests
     through, which takes tenths of a second: not for an event loop.
     """
-    from coordinator.planning.simulate import Load, Served, simulate
+    from coordinator.planning.simulate import PlayedPlan, SimulatedLoad, simulate
 
     corrected, rate = corrected_problem(problem, worth_correcting(drifts)), asked_rate(problem)
-    served = Served(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
-    found = simulate(corrected, served, Load(requests=REQUESTS))
+    served = PlayedPlan(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
+    found = simulate(corrected, served, SimulatedLoad(requests=REQUESTS))
     corrections = corrections_of(plan, drifts)
     latencies = ", ".join(f"{name} {ms:.0f} ms" for name, ms in found.latency_ms.items())
     times = ", ".join(f"{replica} {ratio}" for replica, ratio in corrections.items())
@@ -94,12 +94,14 @@ def before_serving(
     since there is nothing better to go by, and it has an interval. Not for an event loop, as `while_serving`.
     """
     from coordinator.planning.draws import intervals_ms
-    from coordinator.planning.simulate import Load, Served, simulate
+    from coordinator.planning.simulate import PlayedPlan, SimulatedLoad, simulate
 
     measured = drifts_before_serving(problem, plan, batch_seconds)
     corrected, rate = corrected_problem(problem, measured), plan.predicted.throughput_rps
-    served = Served(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
-    found = [simulate(corrected, served, Load(requests=REQUESTS, seed=s)) for s in range(1, 4)]
+    served = PlayedPlan(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
+    found = [
+        simulate(corrected, served, SimulatedLoad(requests=REQUESTS, seed=s)) for s in range(1, 4)
+    ]
     latency_ms = {
         name: sum(one.latency_ms[name] for one in found) / len(found)
         for name in found[0].latency_ms

@@ -52,7 +52,7 @@ ALIKE: Final = (0.7, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class RateEstimate:
     """An estimated rate in requests per second, its 95 % credible interval, and what it comes from."""
 
     rps: float
@@ -66,7 +66,7 @@ class Rate:
         return f"{self.rps:.3g}/s (95 % interval {self.low:.3g} to {self.high:.3g})"
 
 
-def rate_of(requests: float, seconds: float, dispersion: float = 1.0) -> Rate:
+def rate_of(requests: float, seconds: float, dispersion: float = 1.0) -> RateEstimate:
     """The rate of counts, as a Gamma-Poisson posterior with the prior of Jeffreys.
 
     `dispersion` is the variance of counts over their mean: so many times fewer independent requests tell. Quantiles
@@ -77,18 +77,18 @@ def rate_of(requests: float, seconds: float, dispersion: float = 1.0) -> Rate:
     middle, half = 1 - 1 / (9 * shape), z / (3 * math.sqrt(shape))
     scale = shape * dispersion / seconds
     low, high = (scale * max(middle + sign * half, 0.0) ** 3 for sign in (-1, 1))
-    return Rate(max(requests, 0.0) / seconds, low, high, requests, seconds)
+    return RateEstimate(max(requests, 0.0) / seconds, low, high, requests, seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadEstimate:
     """The load as it is: the rate that was planned for, and the one since the last change, or of late.
 
     `changed` when the test says so; `dispersion` is the one that the test reckoned with.
     """
 
     planned_rps: float
-    rate: Rate
+    rate: RateEstimate
     changed: bool = False
     dispersion: float = 1.0
 
@@ -254,7 +254,7 @@ class LoadTest:
         """Whether the load is another than planned."""
         return any(chart.out for chart in self._charts)
 
-    def load(self) -> Load | None:
+    def load(self) -> LoadEstimate | None:
         """The load as it is; None before anything was counted."""
         out = [chart for chart in self._charts if chart.out]
         if not self._bins:
@@ -264,7 +264,7 @@ class LoadTest:
         bins = self._closed - chart.since if chart is not None else len(self._bins)
         requests, seconds = self._newest(max(bins, 1), RECENT * max(dispersion, 1.0))
         rate = rate_of(requests, seconds, dispersion)
-        return Load(self.planned_rps, rate, chart is not None, dispersion)
+        return LoadEstimate(self.planned_rps, rate, chart is not None, dispersion)
 
     def _newest(self, bins: int, enough: float) -> tuple[float, float]:
         requests = seconds = 0.0

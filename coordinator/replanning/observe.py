@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
-from coordinator.replanning.reasons import Band, Policy, Reason
+from coordinator.replanning.reasons import Band, Policy, ReplanReason
 from coordinator.replanning.state import (
-    Applied,
     Asked,
-    Began,
     DeviceMoved,
-    Ended,
-    Gauge,
-    Measured,
+    HysteresisGauge,
+    LoadMeasured,
     Observation,
-    Pace,
+    OperatorApplied,
+    ReplanBegun,
+    ReplanFinished,
+    ReplanPace,
     State,
     Trigger,
     VariantAdded,
@@ -30,7 +30,7 @@ def observe(observation: Observation, state: State) -> State:
     match observation:
         case DeviceMoved():
             return _moved(observation, state)
-        case Measured():
+        case LoadMeasured():
             return _measured(observation, state)
         case VariantAdded(at, why):
             return replace(state, variants=state.variants or Trigger(at, why))
@@ -40,13 +40,13 @@ def observe(observation: Observation, state: State) -> State:
             return _planned(observation, state)
 
 
-def _planned(observation: Began | Ended | Applied, state: State) -> State:
+def _planned(observation: ReplanBegun | ReplanFinished | OperatorApplied, state: State) -> State:
     match observation:
-        case Began():
+        case ReplanBegun():
             return replace(state, under_way=observation)
-        case Ended():
+        case ReplanFinished():
             return _ended(observation, state)
-        case Applied(at, used, stages):
+        case OperatorApplied(at, used, stages):
             kept = replace(state, under_way=None, failures=0, asked=None)
             return replace(_considered(kept, at, used), stages=stages)
 
@@ -109,7 +109,7 @@ def _without(triggers: Mapping[str, Trigger], key: str) -> Mapping[str, Trigger]
     return {k: t for k, t in triggers.items() if k != key}
 
 
-def _measured(measured: Measured, state: State) -> State:
+def _measured(measured: LoadMeasured, state: State) -> State:
     load = measured.load if measured.load is not None else state.load
     drift = {
         replica: replace(_drifted(state, replica, ratio.sure, measured.at), told=ratio)
@@ -118,28 +118,28 @@ def _measured(measured: Measured, state: State) -> State:
     return replace(state, load=load, drift={**state.drift, **drift}, burn=measured.burn)
 
 
-def _drifted(state: State, replica: str, sure: float, at: float) -> Gauge:
-    return gauged(state.drift.get(replica, Gauge()), sure, at, state.policy.drift)
+def _drifted(state: State, replica: str, sure: float, at: float) -> HysteresisGauge:
+    return gauged(state.drift.get(replica, HysteresisGauge()), sure, at, state.policy.drift)
 
 
-def gauged(gauge: Gauge, ratio: float, at: float, band: Band) -> Gauge:
+def gauged(gauge: HysteresisGauge, ratio: float, at: float, band: Band) -> HysteresisGauge:
     """The gauge after a measurement."""
     low, high = band.leave if gauge.out else band.enter
     if low <= ratio <= high:
-        return Gauge(ratio)
+        return HysteresisGauge(ratio)
     since = at if gauge.beyond_since is None else gauge.beyond_since
-    return Gauge(ratio, since, gauge.out or at - since >= band.sustained_s)
+    return HysteresisGauge(ratio, since, gauge.out or at - since >= band.sustained_s)
 
 
-def _ended(ended: Ended, state: State) -> State:
+def _ended(ended: ReplanFinished, state: State) -> State:
     began = state.under_way
     if began is None:
         return state
     policy = state.policy
     urgent, pace = state.urgent, state.pace
-    if began.reason is not Reason.OPERATOR:
+    if began.reason is not ReplanReason.OPERATOR:
         pace = paced(pace, ended.at, policy)
-    if began.reason is Reason.DEVICE_FAILED:
+    if began.reason is ReplanReason.DEVICE_FAILED:
         urgent = paced(urgent, ended.at, policy)
     if ended.outcome is ReplanOutcome.FAILED and overtaken(state):
         # It was for a mesh that there is no more; the next one is for what came meanwhile.
@@ -158,10 +158,10 @@ def overtaken(state: State) -> bool:
     return began is not None and any(t.since > began.at for t in state.failed.values())
 
 
-def paced(pace: Pace, ended_at: float, policy: Policy) -> Pace:
+def paced(pace: ReplanPace, ended_at: float, policy: Policy) -> ReplanPace:
     """The pace after one more replan."""
     calm = ended_at - pace.ended_at >= policy.calm_s
-    return Pace(ended_at, 1 if calm else pace.spree + 1)
+    return ReplanPace(ended_at, 1 if calm else pace.spree + 1)
 
 
 def _considered(state: State, until: float, used: frozenset[str]) -> State:

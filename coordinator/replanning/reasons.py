@@ -9,7 +9,7 @@ from typing import Final
 from tiermesh.errors import InvalidDocument
 
 
-class Reason(StrEnum):
+class ReplanReason(StrEnum):
     """A reason to plan again. Of several that are due at once, the one named first here is given."""
 
     OPERATOR = "operator"

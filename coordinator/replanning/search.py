@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from coordinator.planning import Objective, Options, solve
+from coordinator.planning import Options, PlanObjective, solve
 from coordinator.planning.margin import most_confident
 from coordinator.replanning.current_problem import asked_rate
 from coordinator.replanning.reasons import Policy
-from coordinator.replanning.switching import Verdict, worth
+from coordinator.replanning.switching import SwitchDecision, worth
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.errors import Infeasible
@@ -24,7 +24,7 @@ class Finding:
     """What was found, and what to do with it. `degraded` says how the plan falls short of what is asked."""
 
     plan: Plan | None
-    verdict: Verdict
+    verdict: SwitchDecision
     degraded: str = ""
 
 
@@ -44,13 +44,13 @@ def search(
     """
     found, degraded = _best(problem, options)
     if found is None:
-        return Finding(None, Verdict(False, "these devices cannot serve it at any rate"))
+        return Finding(None, SwitchDecision(False, "these devices cannot serve it at any rate"))
     verdict = worth(problem, running, found, policy)
     if verdict.replace and not degraded and (told := _less_confident(problem, options, found)):
-        verdict = Verdict(True, f"{verdict.why}; {told}")
+        verdict = SwitchDecision(True, f"{verdict.why}; {told}")
     if stale and running is not None and not verdict.replace:
         told = f"{', '.join(sorted(stale))} must be brought to the running plan's generation"
-        return Finding(found, Verdict(True, told), degraded)
+        return Finding(found, SwitchDecision(True, told), degraded)
     return Finding(found, verdict, degraded)
 
 
@@ -67,7 +67,7 @@ def _best(problem: Problem, options: Options) -> tuple[Plan | None, str]:
                 lambda c: _feasible(problem, replace(options, confidence=c)), asked, CONFIDENCES
             )
             return (found[1] if found is not None else plan), ""
-    plan = _feasible(problem, replace(careless, objective=Objective.THROUGHPUT))
+    plan = _feasible(problem, replace(careless, objective=PlanObjective.THROUGHPUT))
     if plan is None:
         return None, ""
     served, offered = plan.predicted.throughput_rps, asked_rate(problem)

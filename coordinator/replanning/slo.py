@@ -51,24 +51,24 @@ WHOLE_RUN: Final = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SloCounts:
     """Requests that ended, and those of them within the SLO, by its percentiles."""
 
     ended: int = 0
     within: Mapping[str, int] = field(default_factory=dict[str, int])
 
-    def __add__(self, other: Counts) -> Counts:
+    def __add__(self, other: SloCounts) -> SloCounts:
         """Of both."""
         return self._with(other, 1)
 
-    def __sub__(self, other: Counts) -> Counts:
+    def __sub__(self, other: SloCounts) -> SloCounts:
         """What came since `other`."""
         return self._with(other, -1)
 
-    def _with(self, other: Counts, sign: int) -> Counts:
+    def _with(self, other: SloCounts, sign: int) -> SloCounts:
         names = self.within.keys() | other.within.keys()
         within = {n: self.within.get(n, 0) + sign * other.within.get(n, 0) for n in names}
-        return Counts(self.ended + sign * other.ended, within)
+        return SloCounts(self.ended + sign * other.ended, within)
 
     def missed(self, percentile: str) -> int:
         """Those that took longer, or failed."""
@@ -119,7 +119,7 @@ class Attained:
     _sources: dict[tuple[str, str], _Source] = field(
         default_factory=dict[tuple[str, str], "_Source"]
     )
-    _blocks: deque[tuple[float, Counts]] = field(default_factory=lambda: deque(maxlen=BLOCKS))
+    _blocks: deque[tuple[float, SloCounts]] = field(default_factory=lambda: deque(maxlen=BLOCKS))
 
     def take(self, device: str, at: float, source: pb.SourceSample, *, serves: bool) -> None:
         """Take in what a source says; `serves` says whether its device has switched to the plan."""
@@ -130,13 +130,13 @@ class Attained:
         windows = {window.seconds: _counts(window) for window in source.windows}
         if known is None or known.is_older(at, windows):
             waits = source.in_flight + source.waiting
-            known = self._sources[key] = _Source(at, windows.get(WHOLE_RUN, Counts()), waits)
+            known = self._sources[key] = _Source(at, windows.get(WHOLE_RUN, SloCounts()), waits)
         known.take(at, windows)
         self._block(at)
 
     def _block(self, at: float) -> None:
         if not self._blocks or not 0 <= at - self._blocks[-1][0] < BLOCK_S:
-            total = _sum(s.windows.get(WHOLE_RUN, Counts()) for s in self._sources.values())
+            total = _sum(s.windows.get(WHOLE_RUN, SloCounts()) for s in self._sources.values())
             self._blocks.append((at, total))
 
     def burn(self) -> Burn | None:
@@ -155,24 +155,24 @@ class Attained:
 
     def _is_over(self, percentile: str) -> bool:
         """Whether the newest requests keep the SLO: what was wrong has passed, and another plan would come too late."""
-        newest = _sum(s.windows.get(NEWEST_S, Counts()) for s in self._sources.values())
+        newest = _sum(s.windows.get(NEWEST_S, SloCounts()) for s in self._sources.values())
         return newest.ended >= FEWEST and newest.burn(percentile) < 1
 
-    def _window(self, seconds: float) -> tuple[float, Counts] | None:
+    def _window(self, seconds: float) -> tuple[float, SloCounts] | None:
         """What ended in a window that lies wholly after the commit and its grace."""
         least_s = LONGER * seconds
         if not self._sources or any(s.clean_s < least_s for s in self._sources.values()):
             return None
-        return seconds, _sum(s.windows.get(seconds, Counts()) for s in self._sources.values())
+        return seconds, _sum(s.windows.get(seconds, SloCounts()) for s in self._sources.values())
 
-    def _clean(self, least_s: float) -> tuple[float, Counts] | None:
+    def _clean(self, least_s: float) -> tuple[float, SloCounts] | None:
         """What ended since the grace after the commit is over, where that is long enough."""
         seconds = min((s.clean_s for s in self._sources.values()), default=0.0)
         if seconds < least_s:
             return None
         return seconds, _sum(s.clean for s in self._sources.values())
 
-    def _burns(self, percentile: str, pair: Pair, short: Counts, long: Counts) -> bool:
+    def _burns(self, percentile: str, pair: Pair, short: SloCounts, long: SloCounts) -> bool:
         allowed = budget(percentile)
         threshold = min(pair.burn, MOST_MISSED / allowed)
         if min(short.burn(percentile), long.burn(percentile)) < threshold:
@@ -198,19 +198,19 @@ class _Source:
     """One source on one device: the first sample under the plan, `waits` requests before it, and the newest one."""
 
     committed_at: float
-    first: Counts
+    first: SloCounts
     waits: int
-    windows: Mapping[float, Counts] = field(default_factory=dict[float, Counts])
+    windows: Mapping[float, SloCounts] = field(default_factory=dict[float, SloCounts])
     at: float = 0.0
     clean_at: float | None = None
-    at_clean: Counts = Counts()
+    at_clean: SloCounts = SloCounts()
 
-    def is_older(self, at: float, windows: Mapping[float, Counts]) -> bool:
+    def is_older(self, at: float, windows: Mapping[float, SloCounts]) -> bool:
         """Whether its counts begin again: another run, or another clock."""
-        run = self.windows.get(WHOLE_RUN, Counts())
-        return at < self.at or windows.get(WHOLE_RUN, Counts()).ended < run.ended
+        run = self.windows.get(WHOLE_RUN, SloCounts())
+        return at < self.at or windows.get(WHOLE_RUN, SloCounts()).ended < run.ended
 
-    def take(self, at: float, windows: Mapping[float, Counts]) -> None:
+    def take(self, at: float, windows: Mapping[float, SloCounts]) -> None:
         """The grace is over once as many have ended as there were, since those that came before are among them."""
         self.at, self.windows = at, windows
         since_s = at - self.committed_at
@@ -219,9 +219,9 @@ class _Source:
             self.clean_at, self.at_clean = at, self.whole
 
     @property
-    def whole(self) -> Counts:
+    def whole(self) -> SloCounts:
         """Since the run began."""
-        return self.windows.get(WHOLE_RUN, Counts())
+        return self.windows.get(WHOLE_RUN, SloCounts())
 
     @property
     def clean_s(self) -> float:
@@ -229,17 +229,17 @@ class _Source:
         return 0.0 if self.clean_at is None else self.at - self.clean_at
 
     @property
-    def clean(self) -> Counts:
+    def clean(self) -> SloCounts:
         """What ended since then."""
         return self.whole - self.at_clean
 
 
-def _counts(window: pb.SloWindow) -> Counts:
-    return Counts(window.ended, dict(window.within))
+def _counts(window: pb.SloWindow) -> SloCounts:
+    return SloCounts(window.ended, dict(window.within))
 
 
-def _sum(counts: Iterable[Counts]) -> Counts:
-    return sum(counts, Counts())
+def _sum(counts: Iterable[SloCounts]) -> SloCounts:
+    return sum(counts, SloCounts())
 
 
 def _divergence(share: float, allowed: float) -> float:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
-from coordinator.replanning.load import Load
-from coordinator.replanning.reasons import DEFAULT, Policy, Reason
+from coordinator.replanning.load import LoadEstimate
+from coordinator.replanning.reasons import DEFAULT, Policy, ReplanReason
 from coordinator.replanning.slo import Burn
 from coordinator.telemetry.drift import Ratio
 
@@ -32,14 +32,14 @@ class DeviceMoved:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class LoadMeasured:
     """What is, against what was planned for: the load, device time by replica, and the error budget that burns.
 
     No load, or a replica that is left out, says that nothing was measured; no burn, that the SLO is kept.
     """
 
     at: float
-    load: Load | None = None
+    load: LoadEstimate | None = None
     drift: Mapping[str, Ratio] = field(default_factory=dict[str, Ratio])
     burn: Burn | None = None
 
@@ -61,15 +61,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class ReplanBegun:
     """A replan has begun: what comes from here on is not part of it."""
 
     at: float
-    reason: Reason
+    reason: ReplanReason
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ReplanFinished:
     """It has ended; `used` are the devices of the plan that runs now, by name, and `stages` those of each stage."""
 
     at: float
@@ -79,7 +79,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class OperatorApplied:
     """An operator has rolled out a plan of his own, on the devices `used`. It stands until something happens."""
 
     at: float
@@ -87,7 +87,15 @@ class Applied:
     stages: frozenset[frozenset[str]] = frozenset()
 
 
-Observation: TypeAlias = DeviceMoved | Measured | VariantAdded | Asked | Began | Ended | Applied
+Observation: TypeAlias = (
+    DeviceMoved
+    | LoadMeasured
+    | VariantAdded
+    | Asked
+    | ReplanBegun
+    | ReplanFinished
+    | OperatorApplied
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ class Trigger:
 
 
 @dataclass(frozen=True, slots=True)
-class Gauge:
+class HysteresisGauge:
     """A ratio with hysteresis. It is `out` once it was beyond the band for long enough, until it is well within.
 
     `told` is what was measured.
@@ -112,7 +120,7 @@ class Gauge:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ReplanPace:
     """How fast replans follow each other: when the last one ended, and how many came without a calm between."""
 
     ended_at: float = -math.inf
@@ -137,15 +145,15 @@ class State:
     returned: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     drained: Mapping[str, Trigger] = field(default_factory=dict[str, Trigger])
     hesitant: frozenset[str] = frozenset()
-    load: Load | None = None
-    drift: Mapping[str, Gauge] = field(default_factory=dict[str, Gauge])
+    load: LoadEstimate | None = None
+    drift: Mapping[str, HysteresisGauge] = field(default_factory=dict[str, HysteresisGauge])
     burn: Burn | None = None
     variants: Trigger | None = None
     asked: Trigger | None = None
     moved_at: float = -math.inf
-    urgent: Pace = Pace()
-    pace: Pace = Pace()
-    under_way: Began | None = None
+    urgent: ReplanPace = ReplanPace()
+    pace: ReplanPace = ReplanPace()
+    under_way: ReplanBegun | None = None
     failures: int = 0
     retry_at: float = -math.inf
 
@@ -156,8 +164,8 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Replan:
+class ReplanDue:
     """A plan should be made again, for this reason."""
 
-    reason: Reason
+    reason: ReplanReason
     why: str

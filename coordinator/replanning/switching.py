@@ -23,46 +23,48 @@ SIMULATED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SwitchDecision:
     """Whether to roll the new plan out, and why (not)."""
 
     replace: bool
     why: str
 
 
-def worth(problem: Problem, running: Plan | None, found: Plan, policy: Policy) -> Verdict:
+def worth(problem: Problem, running: Plan | None, found: Plan, policy: Policy) -> SwitchDecision:
     """Judge a plan `found` for the problem of now against the running one.
 
     It replaces a plan that falls short of what is asked, if it falls less short; a sound one only if it saves more
     than the churn costs.
     """
     if running is None:
-        return Verdict(True, "nothing runs yet")
+        return SwitchDecision(True, "nothing runs yet")
     lacks = shortfalls(problem, running)
     change = difference(
         running, found, churn_per_start=policy.start_price_share * running.cost.total_per_hour
     )
     if change.empty:
-        return Verdict(False, "what runs is the best plan still" if not lacks else lacks[0])
+        return SwitchDecision(False, "what runs is the best plan still" if not lacks else lacks[0])
     if lacks:
         return _better(problem, running, found, lacks)
     saved, price = -change.cost_per_hour, change.churn_cost_per_hour
     least = policy.least_saving_share * running.cost.total_per_hour
     told = f"{saved:.4g} USD/h saved, against {price:.4g} for {len(change.started) + len(change.moved)} starts"
     if saved > max(price, least, 0.0):
-        return Verdict(True, told)
-    return Verdict(False, f"what runs is kept: {told}, and {least:.4g} at least")
+        return SwitchDecision(True, told)
+    return SwitchDecision(False, f"what runs is kept: {told}, and {least:.4g} at least")
 
 
-def _better(problem: Problem, running: Plan, found: Plan, lacks: list[str]) -> Verdict:
+def _better(problem: Problem, running: Plan, found: Plan, lacks: list[str]) -> SwitchDecision:
     """Of two plans that fall short, the new one must do clearly more; one that cannot run does nothing."""
     short = "; ".join(lacks)
     rates = (running.predicted.throughput_rps, found.predicted.throughput_rps)
     meets = rates[1] >= asked_rate(problem) * (1 - SLACK)
     if meets or _missing(problem, running) or rates[1] > rates[0] * (1 + GAIN):
-        return Verdict(True, f"what runs falls short: {short}")
+        return SwitchDecision(True, f"what runs falls short: {short}")
     told = f"{rates[1]:.4g}/s would be served, against {rates[0]:.4g}/s"
-    return Verdict(False, f"what runs falls short ({short}), and nothing does clearly more: {told}")
+    return SwitchDecision(
+        False, f"what runs falls short ({short}), and nothing does clearly more: {told}"
+    )
 
 
 def shortfalls(problem: Problem, plan: Plan) -> list[str]:
@@ -112,10 +114,10 @@ def _late(problem: Problem, plan: Plan) -> Iterator[str]:
     asked = problem.asks.latency_s
     if not asked or len(plan.replicas) > SIMULATED:
         return
-    from coordinator.planning.simulate import Load, Served, simulate
+    from coordinator.planning.simulate import PlayedPlan, SimulatedLoad, simulate
 
-    served = Served(replicas=plan.replicas, lanes=plan.lanes, rate_rps=asked_rate(problem))
-    found = simulate(problem, served, Load(requests=REQUESTS)).latency_ms
+    served = PlayedPlan(replicas=plan.replicas, lanes=plan.lanes, rate_rps=asked_rate(problem))
+    found = simulate(problem, served, SimulatedLoad(requests=REQUESTS)).latency_ms
     for percentile, limit_s in asked.items():
         if found[percentile] > 1e3 * limit_s * (1 + SLACK):
             yield f"its {percentile} would be {found[percentile]:.0f} ms, and {1e3 * limit_s:.0f} are asked"

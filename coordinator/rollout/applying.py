@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from coordinator.artifacts.transfer import PathOf
 from coordinator.fleet import events
-from coordinator.fleet.lifecycle import Outcome, Phase
-from coordinator.fleet.state import Device, Purpose, Running
+from coordinator.fleet.lifecycle import Phase, RolloutOutcome
+from coordinator.fleet.state import Device, Purpose, RunningPlan
 from coordinator.planning.snapshot import changes, inputs_of
 from coordinator.progress import Report, silent
 from coordinator.rollout.assignment import check, refuse_functions
-from coordinator.rollout.rollouts import Applied, Keeper, Rollouts, Target
+from coordinator.rollout.rollouts import RolloutContext, RolloutResult, Rollouts, Target
 from coordinator.sessions.channels import Channels
 from tiermesh import ids
 from tiermesh.documents.assignment import Assignment
 from tiermesh.errors import DigestMismatch, TiermeshError
 
-__all__ = ["Applied", "Applying", "Keeper", "Part", "Target"]
+__all__ = ["Applying", "Part", "RolloutContext", "RolloutResult", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Applying:
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: RolloutContext,
         channels: Channels,
         target: Target,
         path_of: PathOf,
@@ -138,7 +138,7 @@ class Applying:
             return Part(device.name, assignment, None, str(error))
         return Part(device.name, assignment, lacking)
 
-    async def apply(self, run: str | None = None) -> Applied:
+    async def apply(self, run: str | None = None) -> RolloutResult:
         """Roll it out. A failure before any device has switched leaves what runs; one after restores it.
 
         When this is cancelled before all devices are prepared, the rollout is given up first.
@@ -161,7 +161,7 @@ class Applying:
             )
         return await self._rollouts.roll_out(self.target, self._purpose, run)
 
-    def _runs_already(self, running: Running) -> bool:
+    def _runs_already(self, running: RunningPlan) -> bool:
         plan, devices = self.target.plan, self._keeper.fleet.devices
         reported = {devices[d].description.generations.get(self._name, 0) for d in running.devices}
         return (
@@ -171,14 +171,14 @@ class Applying:
             and reported == {running.generation}
         )
 
-    def _applied_already(self, running: Running) -> Applied:
+    def _applied_already(self, running: RunningPlan) -> RolloutResult:
         names = [self._keeper.fleet.devices[d].name for d in running.devices]
-        return Applied(
+        return RolloutResult(
             workflow=self._name,
             plan=running.plan,
             generation=running.generation,
             run=running.run,
-            outcome=Outcome.COMMITTED,
+            outcome=RolloutOutcome.COMMITTED,
             phases=dict.fromkeys(names, Phase.COMMITTED),
             unchanged=True,
         )

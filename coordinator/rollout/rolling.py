@@ -9,13 +9,13 @@ from coordinator.artifacts.distribution import Brought, Distribution
 from coordinator.artifacts.transfer import PathOf
 from coordinator.fleet import events
 from coordinator.fleet.instructions import (
-    Abort,
-    Commit,
+    AbortGeneration,
+    CommitGeneration,
     Instruction,
-    Prepare,
+    PrepareGeneration,
     Push,
     RolloutInstruction,
-    Stop,
+    StopWorkflow,
 )
 from coordinator.fleet.state import Device
 from coordinator.progress import Progress, Report, Transfer
@@ -72,15 +72,15 @@ class RollingOut:
                     sent_bytes=brought.sent_bytes,
                     fetched_bytes=brought.fetched_bytes,
                 )
-            case Prepare():
+            case PrepareGeneration():
                 await self._prepare(steps, device)
                 return self._made(events.RolloutPrepared, instruction)
-            case Commit():
+            case CommitGeneration():
                 await steps.commit(workflow, generation)
                 return self._made(events.RolloutCommitted, instruction)
-            case Abort():
+            case AbortGeneration():
                 return await self._abort(steps, instruction)
-            case Stop():
+            case StopWorkflow():
                 await steps.stop(workflow, generation)
                 return self._made(events.RolloutStopped, instruction)
 
@@ -101,7 +101,7 @@ class RollingOut:
         )
         return self.brought[device.id]
 
-    async def _abort(self, steps: Steps, instruction: Abort) -> events.Event:
+    async def _abort(self, steps: Steps, instruction: AbortGeneration) -> events.Event:
         """A device that a killed coordinator told to switch may have done so; then that is what is known now."""
         try:
             await steps.abort(instruction.workflow, instruction.generation)
@@ -128,9 +128,9 @@ class RollingOut:
 
     def _failed(self, instruction: RolloutInstruction, error: TiermeshError) -> events.Event:
         """An abort or a stop that cannot be delivered ends there: the device is told nothing more."""
-        if isinstance(instruction, Abort):
+        if isinstance(instruction, AbortGeneration):
             return self._made(events.RolloutAborted, instruction, why=str(error))
-        if isinstance(instruction, Stop):
+        if isinstance(instruction, StopWorkflow):
             return self._made(events.RolloutStopped, instruction, why=str(error))
         step = type(instruction).__name__.lower()
         failure = {"kind": error.kind, "what": error.what, "why": error.why, "fix": error.fix}

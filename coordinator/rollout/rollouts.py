@@ -11,8 +11,8 @@ from coordinator.artifacts.distribution import Distribution
 from coordinator.artifacts.transfer import PathOf
 from coordinator.fleet import Desired, Fleet, events
 from coordinator.fleet.file import FleetFile
-from coordinator.fleet.lifecycle import EXIT_CODES, Outcome, Phase
-from coordinator.fleet.state import Catalogue, Purpose, Rollout, Running
+from coordinator.fleet.lifecycle import EXIT_CODES, Phase, RolloutOutcome
+from coordinator.fleet.state import Catalogue, Purpose, Rollout, RunningPlan
 from coordinator.journal.reconcile import Pursuit, Recording
 from coordinator.progress import Report, silent
 from coordinator.rollout.assignment import assignments
@@ -24,7 +24,7 @@ from tiermesh.documents.plan import Plan
 from tiermesh.documents.workflow import Workflow
 
 
-class Keeper(Recording, Protocol):
+class RolloutContext(Recording, Protocol):
     """Who keeps the state, and knows the network, the time and who is asking, and brings artifacts to devices."""
 
     now: Callable[[], float]
@@ -35,7 +35,7 @@ class Keeper(Recording, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class RolloutResult:
     """How a rollout ended.
 
     `phases` and `failures` are by device name, and so is what was brought to it: `sent_bytes` from here,
@@ -48,7 +48,7 @@ class Applied:
     plan: str
     generation: int
     run: str
-    outcome: Outcome
+    outcome: RolloutOutcome
     phases: Mapping[str, Phase]
     failures: Mapping[str, str] = field(default_factory=dict[str, str])
     sent_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -57,7 +57,7 @@ class Applied:
     )
     batch_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     unchanged: bool = False
-    restored: Applied | None = None
+    restored: RolloutResult | None = None
 
     @property
     def exit_code(self) -> int:
@@ -78,7 +78,7 @@ class Target:
     measure_s: float = 0.0
 
 
-def target_of(fleet: Fleet, of: Running | Rollout) -> Target:
+def target_of(fleet: Fleet, of: RunningPlan | Rollout) -> Target:
     """The target of a generation, from what the journal kept of it."""
     return Target(
         plan=fleet.plans[of.plan].plan,
@@ -92,7 +92,7 @@ class Rollouts:
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: RolloutContext,
         workflow: str,
         path_of: PathOf,
         *,
@@ -103,14 +103,14 @@ class Rollouts:
         self._path_of = path_of
         self._report = report
 
-    async def roll_out(self, target: Target, purpose: Purpose, run: str | None) -> Applied:
+    async def roll_out(self, target: Target, purpose: Purpose, run: str | None) -> RolloutResult:
         """Roll a target out; where devices had switched when one failed, bring back what ran before.
 
         When this is cancelled before all devices are prepared, the rollout is given up first.
         """
         running = self._keeper.fleet.running.get(self._name)
         applied = await self._begin(target, purpose, self.run_of(target, run))
-        if applied.outcome is not Outcome.BROKEN:
+        if applied.outcome is not RolloutOutcome.BROKEN:
             return applied
         return replace(applied, restored=await self._restore(running, applied.run))
 
@@ -130,25 +130,25 @@ class Rollouts:
             await self._cancel(rollout, "the coordinator ended in the middle of it")
         await self._pursue(self._work(parts))
 
-    async def settle(self) -> Applied | None:
+    async def settle(self) -> RolloutResult | None:
         """As `finish`; and what ran before a rollout that broke runs again. None where all was settled."""
         before = self._keeper.fleet.rollouts.get(self._name)
-        if before is None or before.outcome not in (None, Outcome.BROKEN):
+        if before is None or before.outcome not in (None, RolloutOutcome.BROKEN):
             return None
         await self.finish()
         applied = self._applied(self._work({}))
-        if applied.outcome is not Outcome.BROKEN:
+        if applied.outcome is not RolloutOutcome.BROKEN:
             return applied
         running = self._keeper.fleet.running.get(self._name)
         return replace(applied, restored=await self._restore(running, applied.run))
 
-    async def _restore(self, running: Running | None, run: str) -> Applied:
+    async def _restore(self, running: RunningPlan | None, run: str) -> RolloutResult:
         """Bring back what ran before, on the devices that still can, under a new generation."""
         if running is None:
             return await self._begin(None, "restore", run)
         return await self._begin(target_of(self._keeper.fleet, running), "restore", running.run)
 
-    async def _begin(self, target: Target | None, purpose: Purpose, run: str) -> Applied:
+    async def _begin(self, target: Target | None, purpose: Purpose, run: str) -> RolloutResult:
         generation = self._keeper.fleet.next_generation(self._name)
         parts = self.assignments(target, generation, run) if target is not None else {}
         work = self._work(parts)
@@ -175,7 +175,7 @@ class Rollouts:
         fleet = self._keeper.fleet
         running, last = fleet.running.get(self._name), fleet.rollouts.get(self._name)
         behind = set(running.devices if running is not None else ())
-        if last is not None and last.outcome is Outcome.BROKEN:
+        if last is not None and last.outcome is RolloutOutcome.BROKEN:
             behind |= {d for d, phase in last.phases.items() if phase is Phase.COMMITTED}
         return behind
 
@@ -262,14 +262,14 @@ class Rollouts:
             report=self._report,
         )
 
-    def _applied(self, work: RollingOut) -> Applied:
+    def _applied(self, work: RollingOut) -> RolloutResult:
         rollout = self._keeper.fleet.rollouts[self._name]
-        return Applied(
+        return RolloutResult(
             workflow=self._name,
             plan=rollout.plan,
             generation=rollout.generation,
             run=rollout.run,
-            outcome=rollout.outcome or Outcome.BROKEN,
+            outcome=rollout.outcome or RolloutOutcome.BROKEN,
             phases={self._device_name(d): phase for d, phase in rollout.phases.items()},
             failures={self._device_name(d): why for d, why in rollout.failures.items()},
             sent_bytes={self._device_name(d): b.sent_bytes for d, b in work.brought.items()},

@@ -26,7 +26,7 @@ class Grade(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkQuality:
     """What was measured: the median and the least of the last round trips, and the breaks of the last hour.
 
     A round trip begins and ends in this process: it holds what both processes take to read and to write.
@@ -71,11 +71,11 @@ class Pinging:
         self._sent_at = None
         self._breaks.append(now)
 
-    def link(self, now: float) -> Link | None:
+    def link(self, now: float) -> LinkQuality | None:
         """What is known; None before the first round trip."""
         if not self._trips:
             return None
-        return Link(
+        return LinkQuality(
             rtt_ms=1_000 * median(self._trips),
             least_ms=1_000 * min(self._trips),
             pings=len(self._trips),

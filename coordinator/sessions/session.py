@@ -17,11 +17,11 @@ import grpc.aio
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device, Fleet
-from coordinator.sessions.link_quality import Link, Pinging
+from coordinator.sessions.link_quality import LinkQuality, Pinging
 from tiermesh import PROTOCOL_VERSION, limits, wire
 from tiermesh.conversation import Conversation, first_of
 from tiermesh.errors import TakenOver, TiermeshError, Unreachable, Unsupported
-from tiermesh.session import SILENCE_S, Session
+from tiermesh.session import SILENCE_S, ControlSession
 from tiermesh.v1 import control_pb2 as pb
 from tiermesh.v1 import control_pb2_grpc, telemetry_pb2
 
@@ -123,7 +123,7 @@ class Listener:
 
 
 @dataclass(slots=True)
-class _Asked:
+class _PendingCommand:
     """A command without an outcome yet; `patience_s` is how long the device may be lost meanwhile."""
 
     command: pb.Command
@@ -165,7 +165,7 @@ class DeviceSession:
         self._observer = observer
         self._taken_over: TakenOver | None = None
         self._clock = clock
-        self.session: Session[pb.Down] = Session(clock())
+        self.session: ControlSession[pb.Down] = ControlSession(clock())
         self.wake = asyncio.Event()
         self._up = asyncio.Event()
         self._stepped_down = asyncio.Event()
@@ -176,7 +176,7 @@ class DeviceSession:
         self._listeners: list[Listener] = []
         self._rewatch = self._ping_due = False
         self._pinging = Pinging()
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, _PendingCommand] = {}
         self._inbox: asyncio.Queue[tuple[int, str, pb.Up]] = asyncio.Queue()
         self._channel: wire.PeerChannel | None = None
         self._tasks = [
@@ -202,7 +202,7 @@ class DeviceSession:
         await self._up.wait()
 
     @property
-    def link(self) -> Link | None:
+    def link(self) -> LinkQuality | None:
         """How good the way to the device is; None where it has answered no ping yet, such as an old agent."""
         return self._pinging.link(self._clock())
 
@@ -244,7 +244,7 @@ class DeviceSession:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(silence_s) as deadline:
-                asked = _Asked(
+                asked = _PendingCommand(
                     command,
                     progress,
                     patience_s,
@@ -261,7 +261,7 @@ class DeviceSession:
                 peer=self.device.name,
             ) from None
 
-    async def _answered(self, asked: _Asked) -> None:
+    async def _answered(self, asked: _PendingCommand) -> None:
         call = asked.command.call
         self._asked[call] = asked
         try:

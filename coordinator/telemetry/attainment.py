@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from coordinator.fleet.spending import price_per_hour, spent_usd
-from coordinator.fleet.state import Fleet, Running
+from coordinator.fleet.state import Fleet, RunningPlan
 from coordinator.workflows.yaml_files import parse_workflow
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.workflow import PERCENTILES, Slo
@@ -42,14 +42,14 @@ class Word(StrEnum):
     NO_DATA = "no-data"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class AttainmentVerdict(msgspec.Struct, frozen=True):
     """The verdict, and the reason in a sentence."""
 
     word: Word
     why: str
 
 
-class Share(msgspec.Struct, frozen=True, kw_only=True):
+class WindowCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of a window, and which of them were within the limit.
 
     `low` and `high` bound the true share with 95 % confidence (Wilson's interval). `burn_rate` is None where nothing
@@ -65,7 +65,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-class Objective(msgspec.Struct, frozen=True, kw_only=True):
+class LatencyObjective(msgspec.Struct, frozen=True, kw_only=True):
     """One percentile of the latency SLO. `target` is the share (0 to 1) that must be within `limit_ms`.
 
     `budget_left` is the share of the run's error budget that is not used up: 1 at first, negative once overspent.
@@ -74,11 +74,11 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
     percentile: str
     target: float
     limit_ms: float
-    windows: dict[str, Share]
+    windows: dict[str, WindowCounts]
     budget_left: float | None = None
 
 
-class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
+class ServedAccuracy(msgspec.Struct, frozen=True, kw_only=True):
     """Accuracy, 0 to 1, of the generation that serves; None is not known.
 
     `served` is the mean accuracy of the lanes that requests really took, `uncertainty` half its interval of 95 % for
@@ -105,9 +105,9 @@ class Attainment(msgspec.Struct, frozen=True, kw_only=True):
     `ended` and `errors` are of the run.
     """
 
-    verdict: Verdict
-    objectives: list[Objective]
-    accuracy: Accuracy
+    verdict: AttainmentVerdict
+    objectives: list[LatencyObjective]
+    accuracy: ServedAccuracy
     cost: Spending
     goodput_rps: float | None = None
     ended: int = 0
@@ -203,7 +203,7 @@ def attainment_of(
     )
 
 
-def slo_of(fleet: Fleet, running: Running) -> Slo:
+def slo_of(fleet: Fleet, running: RunningPlan) -> Slo:
     """What is asked of a running workflow; nothing where its file is not known."""
     source = fleet.workflows.get(running.workflow_digest)
     return _parsed(source.text) if source is not None else Slo()
@@ -214,18 +214,18 @@ def _parsed(text: str) -> Slo:
     return parse_workflow(text).slo
 
 
-def objectives_of(slo: Slo, windows: Mapping[str, Counted]) -> list[Objective]:
+def objectives_of(slo: Slo, windows: Mapping[str, Counted]) -> list[LatencyObjective]:
     """Each percentile of the latency SLO in each window."""
     return [
         _objective(percentile, float(limit), windows) for percentile, limit in slo.latency.items()
     ]
 
 
-def _objective(percentile: str, limit_s: float, windows: Mapping[str, Counted]) -> Objective:
+def _objective(percentile: str, limit_s: float, windows: Mapping[str, Counted]) -> LatencyObjective:
     target = PERCENTILES[percentile]
     shares = {name: _share(percentile, target, found) for name, found in windows.items()}
     burned = shares[RUN].burn_rate if RUN in shares else None
-    return Objective(
+    return LatencyObjective(
         percentile=percentile,
         target=target,
         limit_ms=1_000 * limit_s,
@@ -234,12 +234,12 @@ def _objective(percentile: str, limit_s: float, windows: Mapping[str, Counted]) 
     )
 
 
-def _share(percentile: str, target: float, found: Counted) -> Share:
+def _share(percentile: str, target: float, found: Counted) -> WindowCounts:
     within, ended = found.within.get(percentile, 0), found.ended
     if not ended:
-        return Share(ended=0, within=0, seconds=found.seconds)
+        return WindowCounts(ended=0, within=0, seconds=found.seconds)
     low, high = wilson(within, ended)
-    return Share(
+    return WindowCounts(
         ended=ended,
         within=within,
         share=within / ended,
@@ -259,7 +259,7 @@ def _goodput(slo: Slo, minute: Counted | None) -> float | None:
 
 def accuracy_of(
     plan: Plan, slo: Slo, sources: Iterable[pb.SourceSample], generation: int
-) -> Accuracy:
+) -> ServedAccuracy:
     """What was served, by the lanes that requests took in a generation."""
     taken = Counter[int]()
     for source in sources:
@@ -271,7 +271,7 @@ def accuracy_of(
         if (accuracy := lane.accuracy) is not None and taken[i]
     ]
     served, uncertainty = _mean(known) if len(known) == len(+taken) else (None, 0.0)
-    return Accuracy(
+    return ServedAccuracy(
         served=served,
         uncertainty=uncertainty,
         predicted=plan.predicted.accuracy,
@@ -289,7 +289,7 @@ def _mean(known: Sequence[tuple[float, int]]) -> tuple[float | None, float]:
     return mean, CONFIDENCE_Z * sqrt(variance / total)
 
 
-def spending_of(fleet: Fleet, running: Running, now: float | None) -> Spending:
+def spending_of(fleet: Fleet, running: RunningPlan, now: float | None) -> Spending:
     """What a run costs: what its earlier generations came to, and the one that serves."""
     so_far = spent_usd(fleet, running, now) if now is not None else None
     return Spending(per_hour=price_per_hour(fleet, running), so_far_usd=so_far)
@@ -299,15 +299,15 @@ def spending_of(fleet: Fleet, running: Running, now: float | None) -> Spending:
 
 
 def judge(
-    objectives: Sequence[Objective], accuracy: Accuracy, windows: Mapping[str, Counted]
-) -> Verdict:
+    objectives: Sequence[LatencyObjective], accuracy: ServedAccuracy, windows: Mapping[str, Counted]
+) -> AttainmentVerdict:
     """The verdict while it serves: by the last ten minutes, warned by the last one.
 
     Missed is only what the counts say with 95 % confidence, of `FEWEST` requests at least.
     """
     run = windows.get(RUN)
     if run is None or not run.ended:
-        return Verdict(Word.NO_DATA, "no request has ended yet")
+        return AttainmentVerdict(Word.NO_DATA, "no request has ended yet")
     if (below := _below_floor(accuracy)) is not None:
         return below
     if not objectives:
@@ -316,15 +316,15 @@ def judge(
 
 
 def judge_finally(
-    objectives: Sequence[Objective], accuracy: Accuracy, found: Counted
-) -> tuple[Verdict, list[Objective]]:
+    objectives: Sequence[LatencyObjective], accuracy: ServedAccuracy, found: Counted
+) -> tuple[AttainmentVerdict, list[LatencyObjective]]:
     """The verdict on what has ended: a share that is counted whole needs no confidence.
 
     Also the objectives as counted in `found`, as the window `run`.
     """
     judged = [_objective(o.percentile, o.limit_ms / 1_000, {RUN: found}) for o in objectives]
     if not found.ended:
-        return Verdict(Word.NO_DATA, "no request has ended"), judged
+        return AttainmentVerdict(Word.NO_DATA, "no request has ended"), judged
     if (below := _below_floor(accuracy)) is not None:
         return below, judged
     if not judged:
@@ -332,52 +332,56 @@ def judge_finally(
     return _worst([_counted_out(objective) for objective in judged]), judged
 
 
-def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+def _worst(verdicts: Sequence[AttainmentVerdict]) -> AttainmentVerdict:
     order = (Word.MISSED, Word.AT_RISK, Word.NO_DATA, Word.MET)
     return min(verdicts, key=lambda verdict: order.index(verdict.word))
 
 
-def _below_floor(accuracy: Accuracy) -> Verdict | None:
+def _below_floor(accuracy: ServedAccuracy) -> AttainmentVerdict | None:
     served, floor = accuracy.served, accuracy.floor
     if served is None or floor is None or served + accuracy.uncertainty >= floor - 1e-9:
         return None
-    return Verdict(
+    return AttainmentVerdict(
         Word.MISSED, f"the accuracy served is {served:.2%}, below its floor of {floor:.2%}"
     )
 
 
-def _without_slo(found: Counted) -> Verdict:
+def _without_slo(found: Counted) -> AttainmentVerdict:
     counts = f"{found.ended:,} ended, {found.failed:,} of them in an error"
     word = Word.AT_RISK if found.failed else Word.MET
-    return Verdict(word, f"no latency SLO is asked; {counts}")
+    return AttainmentVerdict(word, f"no latency SLO is asked; {counts}")
 
 
-def _judged(objective: Objective) -> Verdict:
+def _judged(objective: LatencyObjective) -> AttainmentVerdict:
     name = LONG if objective.windows.get(LONG, _NOTHING).ended else RUN
     recent, minute = objective.windows[name], objective.windows.get(SHORT, _NOTHING)
     run, target = objective.windows[RUN], objective.target
     said = _in_words(objective, recent, name)
     if recent.ended >= FEWEST and recent.high < target:
-        return Verdict(Word.MISSED, said)
+        return AttainmentVerdict(Word.MISSED, said)
     if (recent.share or 0.0) < target:
-        return Verdict(Word.AT_RISK, f"{said}; {_interval(recent)}")
+        return AttainmentVerdict(Word.AT_RISK, f"{said}; {_interval(recent)}")
     if minute.ended >= FEWEST and minute.high < target:
-        return Verdict(Word.AT_RISK, _in_words(objective, minute, SHORT))
+        return AttainmentVerdict(Word.AT_RISK, _in_words(objective, minute, SHORT))
     if run.ended >= FEWEST and run.high < target:
-        return Verdict(Word.AT_RISK, f"{_in_words(objective, run, RUN)}; met since: {said}")
-    return Verdict(Word.MET, f"{said}; {_interval(recent)}" if recent.low < target else said)
+        return AttainmentVerdict(
+            Word.AT_RISK, f"{_in_words(objective, run, RUN)}; met since: {said}"
+        )
+    return AttainmentVerdict(
+        Word.MET, f"{said}; {_interval(recent)}" if recent.low < target else said
+    )
 
 
-_NOTHING: Final = Share(ended=0, within=0)
+_NOTHING: Final = WindowCounts(ended=0, within=0)
 
 
-def _counted_out(objective: Objective) -> Verdict:
+def _counted_out(objective: LatencyObjective) -> AttainmentVerdict:
     run = objective.windows[RUN]
     word = Word.MET if (run.share or 0.0) >= objective.target else Word.MISSED
-    return Verdict(word, _in_words(objective, run))
+    return AttainmentVerdict(word, _in_words(objective, run))
 
 
-def _in_words(objective: Objective, found: Share, window: str = "") -> str:
+def _in_words(objective: LatencyObjective, found: WindowCounts, window: str = "") -> str:
     within = f"within {seconds(objective.limit_ms)}"
     when = f" in {IN_WORDS[window]}" if window else ""
     return (
@@ -386,7 +390,7 @@ def _in_words(objective: Objective, found: Share, window: str = "") -> str:
     )
 
 
-def _interval(found: Share) -> str:
+def _interval(found: WindowCounts) -> str:
     few = "few requests, " if found.ended < FEWEST else ""
     return f"{few}{found.low:.1%} to {found.high:.1%} with 95 % confidence"
 

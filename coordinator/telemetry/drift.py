@@ -33,7 +33,7 @@ Key: TypeAlias = tuple[str, str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class DriftWindow:
     """What a replica did for a while: batches by size, and their device seconds by size."""
 
     batches: Mapping[int, int]
@@ -99,7 +99,7 @@ class Drift:
         return own if own is not None and _is_tight(own) else overall
 
 
-def drift(observed: Sequence[Window], profile: Mapping[int, float]) -> Drift:
+def drift(observed: Sequence[DriftWindow], profile: Mapping[int, float]) -> Drift:
     """How batches that were served compare with their profile.
 
     Args:
@@ -116,7 +116,7 @@ def drift(observed: Sequence[Window], profile: Mapping[int, float]) -> Drift:
 
 
 def ratio_at(
-    observed: Sequence[Window], profile: Mapping[int, float], error: float, groups: int
+    observed: Sequence[DriftWindow], profile: Mapping[int, float], error: float, groups: int
 ) -> Ratio | None:
     """Measured over profiled device time of all batches, outside its interval with probability `error`.
 
@@ -125,7 +125,7 @@ def ratio_at(
     return _ratio(observed, profile, _sizes(observed), error, groups)
 
 
-def _sizes(observed: Sequence[Window]) -> list[int]:
+def _sizes(observed: Sequence[DriftWindow]) -> list[int]:
     return sorted({size for window in observed for size, n in window.batches.items() if n})
 
 
@@ -139,7 +139,7 @@ def means_of(batches: Iterable[BatchTime]) -> dict[int, float]:
     return {batch.batch_size: batch.mean for batch in batches}
 
 
-def windows(samples: Sequence[pb.ReplicaSample]) -> list[Window]:
+def windows(samples: Sequence[pb.ReplicaSample]) -> list[DriftWindow]:
     """What one replica did between each two samples of it, oldest first; a worker that restarted begins anew."""
     return [
         window
@@ -194,17 +194,17 @@ def expected_s(profile: Mapping[int, float], size: int) -> float:
     return profile[below] + part * (profile[above] - profile[below])
 
 
-def _between(before: pb.ReplicaSample, after: pb.ReplicaSample) -> Window | None:
+def _between(before: pb.ReplicaSample, after: pb.ReplicaSample) -> DriftWindow | None:
     batches = {s: n - before.batch_sizes.get(s, 0) for s, n in after.batch_sizes.items()}
     if any(n < 0 for n in batches.values()):
         return None
     seconds = {s: t - before.batch_seconds.get(s, 0.0) for s, t in after.batch_seconds.items()}
     done = {s: n for s, n in batches.items() if n > 0 and seconds.get(s, 0.0) > 0}
-    return Window(done, {s: seconds[s] for s in done}) if done else None
+    return DriftWindow(done, {s: seconds[s] for s in done}) if done else None
 
 
 def _ratio(
-    observed: Sequence[Window],
+    observed: Sequence[DriftWindow],
     profile: Mapping[int, float],
     sizes: Sequence[int],
     error: float = 1 - _LEVEL,

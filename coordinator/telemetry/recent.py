@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from coordinator.sessions.link_quality import Link
-    from coordinator.telemetry.status import Battery
+    from coordinator.sessions.link_quality import LinkQuality
+    from coordinator.telemetry.status import BatteryStatus
     from coordinator.telemetry.watching import Observed
     from tiermesh.v1 import telemetry_pb2 as pb
 
@@ -24,7 +24,7 @@ class DeviceTelemetry:
 
     samples: deque[pb.Sample] = field(default_factory=lambda: deque(maxlen=RATE_SAMPLES))
     load: deque[float] = field(default_factory=lambda: deque(maxlen=LOAD_SAMPLES))
-    link: Link | None = None
+    link: LinkQuality | None = None
     received_at: float = 0.0
     why_silent: str = ""
 
@@ -34,7 +34,7 @@ class DeviceTelemetry:
         return self.samples[-1] if self.samples else None
 
     @property
-    def battery(self) -> Battery | None:
+    def battery(self) -> BatteryStatus | None:
         """Its battery; None where it has none, or does not tell."""
         if self.newest is None:
             return None

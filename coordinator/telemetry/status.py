@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coordinator.fleet.state import Fleet, Replan, Running
+from coordinator.fleet.state import Fleet, ReplanRecord, RunningPlan
 from coordinator.telemetry.attainment import Attainment, attainment_of
 from tiermesh import histogram
 from tiermesh.documents.plan import Plan, Predicted, Replica
@@ -85,7 +85,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         return not self.in_flight and self.accepted == self.sinks.ended
 
 
-class Battery(msgspec.Struct, frozen=True, kw_only=True):
+class BatteryStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A device's battery: how full it is, 0 to 100, and charging, discharging, resting or unspecified."""
 
     level_percent: float
@@ -103,7 +103,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     worker_restarts: int | None = None
     cpu_percent: float | None = None
     memory_used_bytes: int | None = None
-    battery: Battery | None = None
+    battery: BatteryStatus | None = None
     emulated_slowdown: float | None = None
     why: str = ""
 
@@ -127,7 +127,7 @@ class WorkflowStatus(msgspec.Struct, frozen=True, kw_only=True):
     devices: list[DeviceStatus]
     replicas: list[ReplicaStatus]
     attainment: Attainment
-    replan: Replan | None = None
+    replan: ReplanRecord | None = None
     """The newest replan, under way or ended; None where there was none."""
 
 
@@ -170,19 +170,19 @@ def status_of(
     )
 
 
-def _expected_ms(fleet: Fleet, workflow: str, running: Running) -> dict[str, float]:
+def _expected_ms(fleet: Fleet, workflow: str, running: RunningPlan) -> dict[str, float]:
     corrected = fleet.expected.get(workflow)
     of_this = corrected is not None and corrected.generation == running.generation
     return corrected.latency_ms if corrected is not None and of_this else {}
 
 
-def battery_of(sample: pb.Sample) -> Battery | None:
+def battery_of(sample: pb.Sample) -> BatteryStatus | None:
     """The battery of a device; None where it has none, or its agent does not tell."""
     if not sample.HasField("battery"):
         return None
     told, known = sample.battery, pb.Battery.State
     state = known.Name(told.state) if told.state in known.values() else "STATE_UNSPECIFIED"
-    return Battery(
+    return BatteryStatus(
         level_percent=min(max(told.level_percent, 0.0), 100.0),
         state=state.removeprefix("STATE_").lower(),
     )
@@ -262,7 +262,7 @@ def _device(
 
 
 def _replicas(
-    plan: Plan, running: Running, fleet: Fleet, samples: Mapping[str, Sequence[pb.Sample]]
+    plan: Plan, running: RunningPlan, fleet: Fleet, samples: Mapping[str, Sequence[pb.Sample]]
 ) -> list[ReplicaStatus]:
     ids = {fleet.devices[d].name: d for d in running.devices}
     return [
@@ -277,7 +277,7 @@ def counted_at(sample: pb.Sample) -> float:
 
 
 def _replica(
-    replica: Replica, workflow: str, running: Running, samples: Sequence[pb.Sample]
+    replica: Replica, workflow: str, running: RunningPlan, samples: Sequence[pb.Sample]
 ) -> ReplicaStatus:
     seen = [
         (sample, of)

@@ -13,7 +13,7 @@ from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.state import Device
 from coordinator.journal.reconcile import Recording
 from coordinator.sessions.channels import Channels
-from coordinator.sessions.link_quality import Link
+from coordinator.sessions.link_quality import LinkQuality
 from coordinator.sessions.session import DeviceSession, Listener, Lost, Sessions
 from tiermesh import limits, wire
 from tiermesh.v1 import telemetry_pb2
@@ -33,7 +33,7 @@ class Observed:
     device: Device
     sample: telemetry_pb2.Sample | None
     why: str = ""
-    link: Link | None = None
+    link: LinkQuality | None = None
     received_at: float = 0.0
 
 

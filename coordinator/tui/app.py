@@ -18,7 +18,7 @@ from textual.timer import Timer
 from textual.worker import Worker, WorkerError
 
 from coordinator.tui import messages as m
-from coordinator.tui.model.candidate import Candidate
+from coordinator.tui.model.candidate import PlanAnswer
 from coordinator.tui.model.text import safe
 from coordinator.tui.model.view import View
 from coordinator.tui.screens.base import MeshScreen
@@ -29,7 +29,7 @@ from coordinator.tui.screens.placement import PlacementScreen
 from coordinator.tui.screens.plan import PlanScreen
 from coordinator.tui.screens.profiles import ProfilesScreen
 from coordinator.tui.screens.rollout import RolloutScreen
-from coordinator.tui.session import Session
+from coordinator.tui.session import MeshSession
 from coordinator.tui.theme import DARK, LIGHT, THEMES
 
 REPAINT_S: Final = 0.5
@@ -77,7 +77,7 @@ class TiermeshApp(App[None]):
 
     def __init__(
         self,
-        session: Session,
+        session: MeshSession,
         *,
         light: bool = False,
         pictures: Path | None = None,
@@ -86,7 +86,7 @@ class TiermeshApp(App[None]):
         super().__init__()
         self.session = session
         self.view = View(journal=deque(maxlen=JOURNAL_ENTRIES))
-        self.candidate: Candidate | None = None
+        self.candidate: PlanAnswer | None = None
         self.explained: m.Explained | None = None
         self.pictures = pictures or Path()
         self.repaint_s = repaint_s
@@ -130,8 +130,8 @@ class TiermeshApp(App[None]):
         self.view = replace(self.view, **changes)
         self.dirty()
 
-    @on(m.Opened)
-    def _opened(self, message: m.Opened) -> None:
+    @on(m.MeshOpened)
+    def _opened(self, message: m.MeshOpened) -> None:
         self._become(title=message.title, tiers=message.tiers, refusal=message.refusal)
 
     @on(m.FleetChanged)
@@ -145,8 +145,8 @@ class TiermeshApp(App[None]):
         journal.extend(message.entries)
         self.dirty()
 
-    @on(m.Sampled)
-    def _sampled(self, message: m.Sampled) -> None:
+    @on(m.SamplesArrived)
+    def _sampled(self, message: m.SamplesArrived) -> None:
         for observed in message.observed:
             self.view.telemetry.observe(observed)
         self.dirty()
@@ -156,12 +156,12 @@ class TiermeshApp(App[None]):
         steps = {(step.device, step.subject): step for step in message.steps}
         self._become(progress={**self.view.progress, **steps})
 
-    @on(m.Began)
-    def _began(self, message: m.Began) -> None:
+    @on(m.WorkStarted)
+    def _began(self, message: m.WorkStarted) -> None:
         self._become(doing=message.what, progress={})
 
-    @on(m.Ended)
-    def _ended(self, message: m.Ended) -> None:
+    @on(m.WorkEnded)
+    def _ended(self, message: m.WorkEnded) -> None:
         self._become(doing="")
         if message.error is not None:
             self.tell(str(message.error), severity="error", title=f"{message.what} failed")
@@ -169,8 +169,8 @@ class TiermeshApp(App[None]):
             severity = "information" if message.good else "warning"
             self.tell(message.text, severity=severity, title=message.what)
 
-    @on(m.Refused)
-    def _refused(self, message: m.Refused) -> None:
+    @on(m.ActionRefused)
+    def _refused(self, message: m.ActionRefused) -> None:
         self.tell(str(message.error), severity="error", title=f"cannot {message.what}")
 
     @on(m.CandidateChanged)

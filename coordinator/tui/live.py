@@ -115,7 +115,7 @@ class LiveSession:
             if not is_running:
                 raise
             error = next(e for e in _leaves(errors) if isinstance(e, Unreachable))
-            self._post(m.Refused("follow the mesh", error))
+            self._post(m.ActionRefused("follow the mesh", error))
         return is_running
 
     async def _follow(self, opened: OpenMesh) -> None:
@@ -124,7 +124,7 @@ class LiveSession:
         client, service = opened.client, opened.service
         self._solving = Solving(client, self._post, lambda: self._fleet)
         self._actions = Actions(client, self.report, opened.refusal)
-        self._post(m.Opened(self._title, client.info.tiers, opened.refusal))
+        self._post(m.MeshOpened(self._title, client.info.tiers, opened.refusal))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._flush())
             tasks.create_task(self._tell_changes())
@@ -192,7 +192,7 @@ class LiveSession:
             await asyncio.sleep(FLUSH_S)
             if self._observed:
                 observed, self._observed = self._observed, []
-                self._post(m.Sampled(observed))
+                self._post(m.SamplesArrived(observed))
             if self._steps:
                 steps, self._steps = self._steps, {}
                 self._post(m.Progressed(list(steps.values())))
@@ -222,16 +222,16 @@ class LiveSession:
     async def doing(self, what: str) -> AsyncGenerator[list[str]]:
         """Tell that something is being done, and how it ended; what it came to can be put into the list."""
         said: list[str] = []
-        self._post(m.Began(what))
+        self._post(m.WorkStarted(what))
         try:
             yield said
         except TiermeshError as error:
-            self._post(m.Ended(what, error=error))
+            self._post(m.WorkEnded(what, error=error))
         except asyncio.CancelledError:
-            self._post(m.Ended(what, "given up", good=False))
+            self._post(m.WorkEnded(what, "given up", good=False))
             raise
         else:
-            self._post(m.Ended(what, " ".join(said)))
+            self._post(m.WorkEnded(what, " ".join(said)))
 
     async def _do(self, what: str, work: Awaitable[str]) -> None:
         async with self.doing(what) as said:
@@ -274,7 +274,7 @@ class LiveSession:
         try:
             await work
         except TiermeshError as error:
-            self._post(m.Refused(what, error))
+            self._post(m.ActionRefused(what, error))
 
     async def profile(self, device: str, variant: str) -> None:
         """Measure a variant again on a device."""

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from coordinator.planning.explain import Explanation
     from coordinator.progress import Progress
     from coordinator.telemetry.watching import Observed
-    from coordinator.tui.model.candidate import Candidate
+    from coordinator.tui.model.candidate import PlanAnswer
     from tiermesh.errors import TiermeshError
 
 
 @dataclass
-class Opened(Message, bubble=False):
+class MeshOpened(Message, bubble=False):
     """The session has its mesh; `refusal` says why nothing can be changed from here, if so."""
 
     title: str
@@ -46,7 +46,7 @@ class Journalled(Message, bubble=False):
 
 
 @dataclass
-class Sampled(Message, bubble=False):
+class SamplesArrived(Message, bubble=False):
     """What devices said since the last of these: a batch, so that a thousand devices are four messages a second."""
 
     observed: Sequence[Observed]
@@ -60,14 +60,14 @@ class Progressed(Message, bubble=False):
 
 
 @dataclass
-class Began(Message, bubble=False):
+class WorkStarted(Message, bubble=False):
     """Something is being done."""
 
     what: str
 
 
 @dataclass
-class Ended(Message, bubble=False):
+class WorkEnded(Message, bubble=False):
     """It is done, or failed."""
 
     what: str
@@ -77,7 +77,7 @@ class Ended(Message, bubble=False):
 
 
 @dataclass
-class Refused(Message, bubble=False):
+class ActionRefused(Message, bubble=False):
     """Something short could not be done."""
 
     what: str
@@ -88,7 +88,7 @@ class Refused(Message, bubble=False):
 class CandidateChanged(Message, bubble=False):
     """A plan that is being looked for: nearer to the best, found, or impossible."""
 
-    candidate: Candidate
+    candidate: PlanAnswer
 
 
 @dataclass

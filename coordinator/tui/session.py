@@ -15,7 +15,7 @@ Post: TypeAlias = "Callable[[Message], object]"
 """Puts a message into the app's queue."""
 
 
-class Session(Protocol):
+class MeshSession(Protocol):
     """A mesh, as the app sees it: messages come from `run`, and each action tells by messages how it goes.
 
     Nothing is decided here. An action that cannot be carried out ends in `Ended` with the error.

@@ -11,9 +11,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from coordinator.planning.options import Options, Strategy
-from coordinator.planning.search_progress import Standing, Watch
+from coordinator.planning.search_progress import SearchBounds, SearchObserver
 from coordinator.tui import messages as m
-from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search, Step
+from coordinator.tui.model.candidate import (
+    AccuracyAlternative,
+    Asking,
+    PlanAnswer,
+    Search,
+    SearchStep,
+)
 from coordinator.tui.model.slo_fields import changed_text
 from tiermesh.errors import Infeasible, TiermeshError
 
@@ -63,20 +69,20 @@ class Solving:
     def __init__(self, client: Problems, post: Post, fleet: Callable[[], Fleet]) -> None:
         self._client, self._post, self._fleet = client, post, fleet
         self._problems: dict[str, Problem] = {}
-        self._newest: Candidate | None = None
+        self._newest: PlanAnswer | None = None
         self._searching = asyncio.Lock()
 
-    def _tell(self, candidate: Candidate) -> None:
+    def _tell(self, candidate: PlanAnswer) -> None:
         self._newest = candidate
         self._post(m.CandidateChanged(candidate))
 
     async def solve(self, asking: Asking) -> None:
         """Look for the best plan, and tell what is known as it comes. Cancelled, the solver stops as well."""
-        self._tell(Candidate(asking=asking))
+        self._tell(PlanAnswer(asking=asking))
         async with self._searching:
-            await self._search(Candidate(asking=asking))
+            await self._search(PlanAnswer(asking=asking))
 
-    async def _search(self, candidate: Candidate) -> None:
+    async def _search(self, candidate: PlanAnswer) -> None:
         closing = Closing()
         try:
             problem = await self._problem(candidate.asking)
@@ -93,11 +99,11 @@ class Solving:
             self._tell(replace(candidate, search=search, plan=None, why=why, fix=error.fix))
 
     async def _solved(
-        self, candidate: Candidate, problem: Problem, options: Options, closing: Closing
-    ) -> Candidate:
+        self, candidate: PlanAnswer, problem: Problem, options: Options, closing: Closing
+    ) -> PlanAnswer:
         """Solve in a thread; tell meanwhile how far it is."""
         with _waited_for() as stopped:
-            options = replace(options, watch=Watch(closing.hear, stopped))
+            options = replace(options, watch=SearchObserver(closing.hear, stopped))
             solving = asyncio.create_task(asyncio.to_thread(_solve, problem, options))
             try:
                 while not solving.done():
@@ -123,9 +129,9 @@ class Solving:
             problem = await self._problem(asking)
         except TiermeshError:
             return
-        choices: list[Choice] = []
+        choices: list[AccuracyAlternative] = []
         with _waited_for() as stopped:
-            watch = Watch(stopped=lambda: stopped() or self._is_old(asking))
+            watch = SearchObserver(stopped=lambda: stopped() or self._is_old(asking))
             for accuracy in _accuracies(problem):
                 choices.append(await asyncio.to_thread(_choice, problem, accuracy, watch))
                 if self._is_old(asking):
@@ -143,7 +149,7 @@ class Solving:
             explanation = await self._client.explain_plan(plan, known)
             self._post(m.Explained(plan.digest, explanation))
         except TiermeshError as error:
-            self._post(m.Refused("explain", error))
+            self._post(m.ActionRefused("explain", error))
 
     async def _problem(self, asking: Asking) -> Problem:
         workflow = await self._workflow(asking)
@@ -188,20 +194,20 @@ class Closing:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begun = clock()
-        self._standing = Standing()
-        self._steps: tuple[Step, ...] = ()
+        self._standing = SearchBounds()
+        self._steps: tuple[SearchStep, ...] = ()
 
-    def hear(self, news: Standing) -> None:
+    def hear(self, news: SearchBounds) -> None:
         """Take what the solver says."""
         self._standing = known = self._standing.after(news)
         if known.objective is not None:
-            self._add(Step(self._clock() - self._begun, known.objective, known.gap))
+            self._add(SearchStep(self._clock() - self._begun, known.objective, known.gap))
 
-    def _add(self, step: Step) -> None:
+    def _add(self, step: SearchStep) -> None:
         if not self._steps or step.follows(self._steps[-1]):
             self._steps = (*self._steps, step)
 
-    def told(self, candidate: Candidate) -> Candidate:
+    def told(self, candidate: PlanAnswer) -> PlanAnswer:
         """The candidate, with what is known now."""
         return replace(
             candidate,
@@ -210,9 +216,11 @@ class Closing:
             steps=self._steps,
         )
 
-    def ended(self, candidate: Candidate, plan: Plan) -> Candidate:
+    def ended(self, candidate: PlanAnswer, plan: Plan) -> PlanAnswer:
         """The candidate, with the last word of a search: its plan's own figures."""
-        self._add(Step(self._clock() - self._begun, plan.cost.total_per_hour, plan.solver.gap))
+        self._add(
+            SearchStep(self._clock() - self._begun, plan.cost.total_per_hour, plan.solver.gap)
+        )
         return self.told(candidate)
 
 
@@ -252,7 +260,7 @@ def _accuracies(problem: Problem) -> list[float]:
     return [low + (high - low) * i / (CHOICES - 1) for i in range(CHOICES)]
 
 
-def _choice(problem: Problem, accuracy: float, watch: Watch) -> Choice:
+def _choice(problem: Problem, accuracy: float, watch: SearchObserver) -> AccuracyAlternative:
     import msgspec
 
     from coordinator.planning import solve
@@ -266,5 +274,7 @@ def _choice(problem: Problem, accuracy: float, watch: Watch) -> Choice:
             Options(gap=0.01, time_limit_s=CHOICE_S, watch=watch, intervals=False),
         )
     except TiermeshError:
-        return Choice(accuracy, None, None)
-    return Choice(accuracy, plan.cost.total_per_hour, plan.predicted.latency_ms.get("p95"))
+        return AccuracyAlternative(accuracy, None, None)
+    return AccuracyAlternative(
+        accuracy, plan.cost.total_per_hour, plan.predicted.latency_ms.get("p95")
+    )

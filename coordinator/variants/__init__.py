@@ -5,7 +5,7 @@
 """
 
 from coordinator.variants.bundles import bundle
-from coordinator.variants.fetching import Fetched, Fetcher, Progress, Watch
+from coordinator.variants.fetching import Fetched, Fetcher, FetchProgress, Watch
 from coordinator.variants.ladders import Ladders
 
-__all__ = ["Fetched", "Fetcher", "Ladders", "Progress", "Watch", "bundle"]
+__all__ = ["FetchProgress", "Fetched", "Fetcher", "Ladders", "Watch", "bundle"]

@@ -23,7 +23,7 @@ COLLAPSED_BELOW: Final = 0.5
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Measured(Document, frozen=True, kw_only=True):
+class MeasuredWith(Document, frozen=True, kw_only=True):
     """When, and with which versions of what decides the numbers."""
 
     date: str
@@ -51,7 +51,7 @@ class ModelAccuracy(Document, frozen=True, kw_only=True):
 
     schema: Literal["tiermesh.model-accuracy/1"] = "tiermesh.model-accuracy/1"
     model: Name
-    measured: Measured
+    measured: MeasuredWith
     stage_code: str
     datasets: dict[Name, DatasetUsed]
     variants: dict[Name, VariantAccuracy]
@@ -72,7 +72,7 @@ class WorkflowAccuracy(Document, frozen=True, kw_only=True):
     workflow: Name
     dataset: Name
     used: DatasetUsed
-    measured: Measured
+    measured: MeasuredWith
     stage_code: dict[Name, str]
     combinations: list[Combined]
 

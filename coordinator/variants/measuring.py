@@ -21,13 +21,13 @@ from coordinator.variants.accuracy import (
     ACCURACY_FILE,
     Combined,
     DatasetUsed,
-    Measured,
+    MeasuredWith,
     ModelAccuracy,
     VariantAccuracy,
     WorkflowAccuracy,
     collapsed,
 )
-from coordinator.variants.fetching import Progress, Watch
+from coordinator.variants.fetching import FetchProgress, Watch
 from coordinator.variants.ladders import Ladders
 from coordinator.variants.model_process import STEP_SECONDS
 from tiermesh.documents.reading import encode_json
@@ -87,7 +87,7 @@ class Dataset(Protocol):
         ...
 
 
-class Measurements(NamedTuple):
+class AccuracyResults(NamedTuple):
     """What was measured, ready to be stored. `failed` says why a variant (``model/variant``) could not be."""
 
     models: list[ModelAccuracy]
@@ -131,14 +131,14 @@ def load_datasets(directory: Path, workflow: str) -> list[Dataset]:
     return list(cast("Sequence[Dataset]", module.DATASETS))
 
 
-class Measuring:
+class AccuracyRun:
     """One run of measuring `workflow`; `count` overrides how many cases each data set has."""
 
     def __init__(
         self,
         ladders: Ladders,
         workflow: Workflow,
-        measured: Measured,
+        measured: MeasuredWith,
         *,
         count: int | None = None,
         watch: Watch = lambda _: None,
@@ -154,7 +154,7 @@ class Measuring:
         self._watch = watch
         self._failed: dict[str, str] = {}
 
-    def run(self, datasets: Sequence[Dataset]) -> Measurements:
+    def run(self, datasets: Sequence[Dataset]) -> AccuracyResults:
         """Measure every variant on the data sets of its model, then all combinations of those that hold.
 
         All variants must be fetched, those that were dropped before too. A model that no data set is for keeps the
@@ -163,7 +163,7 @@ class Measuring:
         with self._process:
             return self._run(datasets)
 
-    def _run(self, datasets: Sequence[Dataset]) -> Measurements:
+    def _run(self, datasets: Sequence[Dataset]) -> AccuracyResults:
         measured = [
             self._model(model, of_model)
             for model in dict.fromkeys(self._models)
@@ -174,7 +174,7 @@ class Measuring:
             dropped[found.model] = {v for v, m in found.variants.items() if m.dropped is not None}
         whole = [d for d in datasets if d.model is None]
         combined = [self._combinations(d, dropped) for d in whole]
-        return Measurements(
+        return AccuracyResults(
             [found for found in measured if found.variants],
             [found for found in combined if found.combinations],
             self._failed,
@@ -274,14 +274,14 @@ class Measuring:
         results: list[dict[str, Any]] = []
         for payload in payloads:
             results.append(running.process(payload))
-            self._watch(Progress(task, len(results), len(payloads), "steps"))
+            self._watch(FetchProgress(task, len(results), len(payloads), "steps"))
         return results
 
     def _used(self, dataset: Dataset) -> DatasetUsed:
         count = self._count or dataset.count
         return DatasetUsed(metric=dataset.metric, count=count, seed=dataset.seed)
 
-    def _with_libraries(self) -> Measured:
+    def _with_libraries(self) -> MeasuredWith:
         """With the versions of the libraries that ran the variants, whatever their runtimes."""
         versions = {**self._measured.versions, **self._libraries}
         return structs.replace(self._measured, versions=versions)

@@ -14,7 +14,7 @@ from tiermesh.documents.workflow import Aggregate, Filter, Join, Map, Model, Sta
 from tiermesh.errors import InvalidDocument
 
 
-class Ladders(Protocol):
+class LadderSource(Protocol):
     """What the coordinator needs of `coordinator.variants.Ladders`."""
 
     @property
@@ -42,7 +42,7 @@ class Ladders(Protocol):
 
 
 def catalogue_of(
-    workflow: Workflow, folder: Path, ladders: Ladders, make_bundle: Callable[[Path], Bundle]
+    workflow: Workflow, folder: Path, ladders: LadderSource, make_bundle: Callable[[Path], Bundle]
 ) -> Catalogue:
     """Variants of the model stages, and the zipped code of the stages that have code of their own.
 
@@ -60,7 +60,7 @@ def catalogue_of(
     return Catalogue(variants=variants, bundles=bundles)
 
 
-def _known(name: str, stage: Model, ladders: Ladders) -> str:
+def _known(name: str, stage: Model, ladders: LadderSource) -> str:
     if stage.model not in ladders.models:
         raise InvalidDocument(
             f"the workflow is wrong at `$.stages.{name}.model`",
@@ -95,7 +95,7 @@ def _inside(folder: Path, code: str, name: str) -> Path:
     return path
 
 
-def accuracy_of(workflow: Workflow, ladders: Ladders) -> AccuracyTable:
+def accuracy_of(workflow: Workflow, ladders: LadderSource) -> AccuracyTable:
     """The measured accuracies that the workflow's ask is about; none where it asks for none.
 
     Raises:

@@ -9,7 +9,7 @@ from coordinator.fleet import events
 from coordinator.fleet.state import Catalogue, WorkflowSource
 from coordinator.journal.recorder import Recorder
 from coordinator.planning.snapshot import AccuracyTable
-from coordinator.workflows.catalogue import Ladders, accuracy_of, catalogue_of
+from coordinator.workflows.catalogue import LadderSource, accuracy_of, catalogue_of
 from coordinator.workflows.yaml_files import parse_workflow, read_workflow
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.variant import Bundle, Variant
@@ -23,7 +23,7 @@ class Workflows:
     `home` is the folder of the artifacts that stage code becomes.
     """
 
-    def __init__(self, recorder: Recorder, ladders: Ladders | None, home: Path) -> None:
+    def __init__(self, recorder: Recorder, ladders: LadderSource | None, home: Path) -> None:
         self._recorder = recorder
         self._ladders = ladders
         self._home = home
@@ -122,7 +122,7 @@ class Workflows:
         return self._ladders is not None
 
     @property
-    def ladders(self) -> Ladders:
+    def ladders(self) -> LadderSource:
         """The ladders; TiermeshError where the mesh was opened without any."""
         if self._ladders is None:
             raise TiermeshError("no ladders were opened", fix="Name their folder with --variants")

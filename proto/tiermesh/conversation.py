@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import grpc.aio
 
 from tiermesh.errors import Unreachable
-from tiermesh.session import SILENCE_S, Session
+from tiermesh.session import SILENCE_S, ControlSession
 from tiermesh.v1 import control_pb2 as pb
 
 Out = TypeVar("Out", pb.Up, pb.Down)
@@ -42,7 +42,7 @@ class Call(Protocol[In_co, Out_contra]):
 class Side(Protocol[Out, In_contra]):
     """What an end does with a conversation."""
 
-    session: Session[Out]
+    session: ControlSession[Out]
     wake: asyncio.Event
     """Set when there may be something to write."""
 

@@ -53,7 +53,7 @@ class Tenure:
         return Tenure(self.epoch + 1, coordinator)
 
 
-class Opened(NamedTuple, Generic[T]):
+class ConnectionOpened(NamedTuple, Generic[T]):
     """A connection has begun. `link` names it; `in_doubt` is what was sent in a session that is gone."""
 
     link: int
@@ -61,7 +61,7 @@ class Opened(NamedTuple, Generic[T]):
     in_doubt: list[T]
 
 
-class Session(Generic[T]):
+class ControlSession(Generic[T]):
     """One end. `T` is what this end sends; the payload of what it takes never passes through here.
 
     Times are seconds of any one clock.
@@ -120,7 +120,7 @@ class Session(Generic[T]):
         self._next += 1
         return self._next - 1
 
-    def open(self, epoch: int, other_wants: int, now: float) -> Opened[T]:
+    def open(self, epoch: int, other_wants: int, now: float) -> ConnectionOpened[T]:
         """The ends have met: they go on with `epoch`, and the other end wants this number next.
 
         Raises:
@@ -137,7 +137,7 @@ class Session(Generic[T]):
         self._is_up = True
         self._heard = self._second = now
         self._unnumbered = 0
-        return Opened(self._link, is_reset, in_doubt)
+        return ConnectionOpened(self._link, is_reset, in_doubt)
 
     def close(self, link: int) -> None:
         """A connection has ended; when a newer one has begun, nothing changes."""

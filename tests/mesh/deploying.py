@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.mesh import Mesh
 from coordinator.variants import Ladders
 from tiermesh.documents.plan import Lane, Plan, Replica
@@ -54,7 +54,7 @@ async def deploy(asked: Deployment) -> None:
         await mesh.discover(expect=asked.devices, timeout_s=TIMEOUT_S)
         plan = await mesh.plan(await mesh.read_workflow(folder / "workflow.yaml"))
         applied = await mesh.apply(spread(plan, asked.lanes), run=asked.run)
-    if applied.outcome is not Outcome.COMMITTED:
+    if applied.outcome is not RolloutOutcome.COMMITTED:
         raise SystemExit(f"{applied.outcome}: {applied.failures}")
 
 

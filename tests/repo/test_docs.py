@@ -128,10 +128,10 @@ def test_every_decision_states_context_decision_and_consequence() -> None:
 
 
 def test_every_reason_to_replan_is_documented() -> None:
-    from coordinator.replanning.reasons import Reason
+    from coordinator.replanning.reasons import ReplanReason
 
     told = (DOCS / "failures.md").read_text()
-    assert [reason for reason in Reason if f"| `{reason}` |" not in told] == []
+    assert [reason for reason in ReplanReason if f"| `{reason}` |" not in told] == []
 
 
 @pytest.mark.slow

@@ -14,7 +14,13 @@ from typing import Any
 
 import msgspec
 
-from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search, Step
+from coordinator.tui.model.candidate import (
+    AccuracyAlternative,
+    Asking,
+    PlanAnswer,
+    Search,
+    SearchStep,
+)
 from tests.tui.recording import Recording
 from tiermesh.documents.plan import Plan
 
@@ -22,16 +28,16 @@ PATH = Path(__file__).parent / "recordings" / "answer.json"
 ASKING = Asking(number=1, workflow="read-signs", changes={"rate": "6/s"})
 
 
-def load() -> Candidate:
+def load() -> PlanAnswer:
     """The recorded answer."""
     plain = json.loads(PATH.read_bytes())
-    return Candidate(
+    return PlanAnswer(
         asking=ASKING,
         search=Search.FOUND,
         plan=msgspec.convert(plain["plan"], Plan),
-        steps=[Step(**step) for step in plain["steps"]],
+        steps=[SearchStep(**step) for step in plain["steps"]],
         seconds=plain["seconds"],
-        frontier=[Choice(**choice) for choice in plain["frontier"]],
+        frontier=[AccuracyAlternative(**choice) for choice in plain["frontier"]],
     )
 
 
@@ -86,7 +92,7 @@ async def main() -> None:
     """Ask, and keep what was answered."""
     from coordinator.tui.solving import Solving
 
-    told: list[Candidate] = []
+    told: list[PlanAnswer] = []
     mesh: Any = RecordedMesh(Recording.load(), {"photos": _photo_bytes()})
     solving = Solving(mesh, lambda m: told.append(m.candidate), lambda: mesh.fleet)
     await solving.solve(ASKING)

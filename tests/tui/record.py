@@ -43,7 +43,7 @@ class Recorder:
         if isinstance(message, m.Journalled):
             for entry in message.entries:
                 self._entry(entry, entry.event.at - began)
-        elif isinstance(message, m.Sampled):
+        elif isinstance(message, m.SamplesArrived):
             for observed in message.observed:
                 at = observed.received_at
                 if (
@@ -55,7 +55,7 @@ class Recorder:
                 sample = observed.sample.SerializeToString() if observed.sample else None
                 heard = Heard(observed.device.id, sample, observed.why, observed.link)
                 self.recording.moments.append((at - began, heard))
-        elif isinstance(message, m.Ended):
+        elif isinstance(message, m.WorkEnded):
             print(message, flush=True)
             if message.what == "plan and roll out":
                 self.serves.set()

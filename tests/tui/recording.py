@@ -19,7 +19,7 @@ import msgspec
 from coordinator.fleet import Fleet, replay
 from coordinator.fleet.events import Event
 from coordinator.journal.store import Entry
-from coordinator.sessions.link_quality import Link
+from coordinator.sessions.link_quality import LinkQuality
 from coordinator.telemetry.watching import Observed
 from coordinator.tui import messages as m
 from tiermesh.errors import TiermeshError
@@ -35,7 +35,7 @@ class Heard(NamedTuple):
     device: str
     sample: bytes | None
     why: str
-    link: Link | None
+    link: LinkQuality | None
 
 
 @dataclass
@@ -134,7 +134,7 @@ def _what(plain: dict[str, Any]) -> Any:
         plain["device"],
         base64.b64decode(sample) if sample else None,
         plain.get("why", ""),
-        Link(**link) if link else None,
+        LinkQuality(**link) if link else None,
     )
 
 
@@ -168,7 +168,7 @@ class Player:
 
     async def run(self, post: Any) -> None:
         self._post = post
-        post(m.Opened("demo", ["edge", "hub", "datacenter", "cloud"], self.refusal))
+        post(m.MeshOpened("demo", ["edge", "hub", "datacenter", "cloud"], self.refusal))
         self._tell(0.0)
         await asyncio.Event().wait()
 
@@ -182,7 +182,7 @@ class Player:
         fresh = [e for e in self.recording.entries(self.until) if e.number not in known]
         self._post(m.Journalled(fresh))
         self._post(m.FleetChanged(self.recording.fleet(self.until)))
-        self._post(m.Sampled(self.recording.observed(self.until, since)))
+        self._post(m.SamplesArrived(self.recording.observed(self.until, since)))
 
     def post(self, message: Any) -> None:
         """Tell the app something."""
@@ -192,7 +192,7 @@ class Player:
         async def asked(*args: Any, **more: Any) -> None:
             self.asked.append((name, (*args, *more.values())))
             if self.refuse is not None:
-                self._post(m.Began(name))
-                self._post(m.Ended(name, error=self.refuse))
+                self._post(m.WorkStarted(name))
+                self._post(m.WorkEnded(name, error=self.refuse))
 
         return asked

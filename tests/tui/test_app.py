@@ -9,7 +9,7 @@ import pytest
 from coordinator.tui import messages as m
 from coordinator.tui.app import TiermeshApp
 from coordinator.tui.canvas import Canvas, Table
-from coordinator.tui.model.candidate import Candidate, Search, Step
+from coordinator.tui.model.candidate import PlanAnswer, Search, SearchStep
 from coordinator.tui.screens.confirm import Confirm
 from tiermesh.errors import DigestMismatch
 
@@ -151,8 +151,8 @@ def answer(app, asking, *, search=Search.FOUND):
     """The session's answer to an asking: the plan that runs."""
     running = app.view.fleet.running["read-signs"]
     plan = app.view.fleet.plans[running.plan].plan
-    step = Step(0.5, plan.cost.total_per_hour, plan.solver.gap)
-    return m.CandidateChanged(Candidate(asking=asking, search=search, plan=plan, steps=[step]))
+    step = SearchStep(0.5, plan.cost.total_per_hour, plan.solver.gap)
+    return m.CandidateChanged(PlanAnswer(asking=asking, search=search, plan=plan, steps=[step]))
 
 
 async def test_changing_an_ask_plans_again_by_itself(app, pilot, player):
@@ -252,7 +252,7 @@ async def test_a_thousand_messages_are_a_few_paintings(recorded, serving, player
         before = app.paintings
         samples = recorded.observed(serving)[-20:]
         for _ in range(1_000):
-            player.post(m.Sampled(samples))
+            player.post(m.SamplesArrived(samples))
         await pilot.pause(0.5)
         assert 0 < app.paintings - before <= 8
 

@@ -13,9 +13,9 @@ from coordinator.tui.model.placement import (
     MOST_COLUMNS,
     Board,
     Card,
-    Column,
-    Link,
-    Row,
+    CardLink,
+    PlacementColumn,
+    StageRow,
     board,
 )
 
@@ -81,14 +81,16 @@ def test_a_lost_device_is_seen_without_colour(view_at, recorded):
 
 def made(shape, links):
     """A board of stages with so many devices each, and the links by (stage, device) twice."""
-    columns = [Column(f"d{i}", "edge", f"d{i}", DeviceState.READY) for i in range(max(shape))]
-    rows = [Row(f"s{i}", "model") for i in range(len(shape))]
+    columns = [
+        PlacementColumn(f"d{i}", "edge", f"d{i}", DeviceState.READY) for i in range(max(shape))
+    ]
+    rows = [StageRow(f"s{i}", "model") for i in range(len(shape))]
     cells = {
         (f"s{i}", f"d{j}"): [Card(id=f"s{i}@d{j}", stage=f"s{i}", column=f"d{j}", variant="v")]
         for i, count in enumerate(shape)
         for j in range(count)
     }
-    found = [Link(f"s{a}@d{b}", f"s{c}@d{d}", 0.5) for a, b, c, d in links]
+    found = [CardLink(f"s{a}@d{b}", f"s{c}@d{d}", 0.5) for a, b, c, d in links]
     return Board(workflow="w", generation=1, columns=columns, rows=rows, cells=cells, links=found)
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from coordinator.fleet.priors import exported
 from coordinator.fleet.state import Judged, Sighting
-from coordinator.sessions.link_quality import Link
+from coordinator.sessions.link_quality import LinkQuality
 from coordinator.tui.model import text as t
 from coordinator.tui.model.banner import banner
-from coordinator.tui.model.candidate import Asking, Candidate
+from coordinator.tui.model.candidate import Asking, PlanAnswer
 from coordinator.tui.model.device import detail, unreached
 from coordinator.tui.model.fleet import FleetTable, Sort
-from coordinator.tui.model.gauges import Gauge, gauge_lines, gauges
-from coordinator.tui.model.journal import Log, chain, entry_lines
-from coordinator.tui.model.plan import Form, Kind, against_running, candidate_lines
+from coordinator.tui.model.gauges import Figure, gauge_lines, gauges
+from coordinator.tui.model.journal import JournalLog, chain, entry_lines
+from coordinator.tui.model.plan import Form, RowKind, against_running, candidate_lines
 from coordinator.tui.model.profiles import HeatMap, cell_lines
 from coordinator.tui.model.rollout import rollout_lines
 from coordinator.tui.model.slo_fields import changed_text, checked, fields, parsed
@@ -60,13 +60,13 @@ def test_gauges_hold_what_is_measured_against_what_is_asked(view_at, serving):
     ],
 )
 def test_slack_is_on_the_good_side(at_least, measured, slack, met):
-    gauge = Gauge(name="x", unit="ms", at_least=at_least, measured=measured, asked=100.0)
+    gauge = Figure(name="x", unit="ms", at_least=at_least, measured=measured, asked=100.0)
     assert gauge.slack == pytest.approx(slack)
     assert gauge.met is met
 
 
 def test_gauges_say_without_colour_what_is_missed():
-    missed = Gauge(name="latency p95", unit="ms", at_least=False, measured=110.0, asked=100.0)
+    missed = Figure(name="latency p95", unit="ms", at_least=False, measured=110.0, asked=100.0)
     text = told(gauge_lines([missed], 100))
     assert "✗" in text
     assert "-10%" in text
@@ -152,7 +152,7 @@ def test_the_level_of_a_battery_is_shown(view_at, serving, said, cell, fact):
 def test_a_link_is_shown_with_its_time_and_its_word(view_at, serving):
     view = view_at(serving)
     device = view.fleet.named("cam-1")
-    view.telemetry.of(device.id).link = Link(0.41, 0.3, 30, 2)
+    view.telemetry.of(device.id).link = LinkQuality(0.41, 0.3, 30, 2)
     assert "0.4 ms fair" in shown(FleetTable(view, 120))
     text = " ".join(told(detail(view, device, 80)).split())
     assert "fair: 0.4 ms there and back, 0.3 ms at best; 2 reconnects in the last hour" in text
@@ -234,7 +234,7 @@ def test_the_form_shows_what_was_changed_and_what_is_barred(view_at, serving):
     assert "8/s was 4/s" in text
     barred = {row.key for row in form.rows if row.now == "no"}
     assert barred == {"cam-1", "hub", "hub-1"}
-    assert {row.kind for row in form.rows} == set(Kind)
+    assert {row.kind for row in form.rows} == set(RowKind)
     assert [f.changed for f in fields(parsed(TEXT).slo, asking.changes)] == [
         True,
         False,
@@ -246,7 +246,7 @@ def test_the_form_shows_what_was_changed_and_what_is_barred(view_at, serving):
 def test_a_plan_found_before_a_failure_says_what_it_counts_on(view_at, serving, recorded):
     before, after = view_at(serving), view_at(recorded.time_of("replan-ended", last=True))
     plan = before.fleet.plans[before.fleet.running["read-signs"].plan].plan
-    found = Candidate(asking=Asking(number=1, workflow="read-signs"), plan=plan)
+    found = PlanAnswer(asking=Asking(number=1, workflow="read-signs"), plan=plan)
     assert "since this was planned" not in told(candidate_lines(before, found, None, 80))
     assert "hub-1 is failed since this was planned" in told(candidate_lines(after, found, None, 80))
     assert against_running(before, plan).empty
@@ -316,7 +316,7 @@ def test_a_prior_is_shown_as_one_where_nothing_was_measured(view_at, serving):
 def test_the_log_tells_the_chain_from_a_failure_to_the_plan_that_answers(view_at, recorded):
     after = recorded.time_of("replan-ended", last=True) + 0.1
     view = view_at(after)
-    kinds = [e.event.kind for e in Log(view, 118).entries]
+    kinds = [e.event.kind for e in JournalLog(view, 118).entries]
     began = len(kinds) - 1 - kinds[::-1].index("device-failed")
     wanted = ["device-failed", "replan-started", "rollout-started", "replan-ended"]
     assert [k for k in kinds[began:] if k in wanted] == wanted
@@ -327,7 +327,7 @@ def test_the_log_tells_the_chain_from_a_failure_to_the_plan_that_answers(view_at
         ticker,
     )
     assert ticker.count("generation-serves") == kinds.count("rollout-started")
-    assert len(Log(view, 118, wanted="replan").entries) >= 2
+    assert len(JournalLog(view, 118, wanted="replan").entries) >= 2
 
 
 def test_an_event_of_a_replan_has_its_whole_story_beside_it(view_at, recorded):

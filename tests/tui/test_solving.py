@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from coordinator.planning.search_progress import Standing, Stopped
+from coordinator.planning.search_progress import SearchBounds, Stopped
 from coordinator.tui import solving
-from coordinator.tui.model.candidate import Asking, Candidate, Search, Step
+from coordinator.tui.model.candidate import Asking, PlanAnswer, Search, SearchStep
 from coordinator.tui.model.plan import candidate_lines
 from coordinator.tui.model.view import View
 from tests.unit.planning.overflowing import overflowing
@@ -42,7 +42,7 @@ def asked(told, monkeypatch):
     return solving.Solving(None, lambda message: told.append(message.candidate), None)  # pyright: ignore[reportArgumentType]
 
 
-def said(candidate: Candidate) -> str:
+def said(candidate: PlanAnswer) -> str:
     lines = candidate_lines(View(), candidate, None, 70)
     return "\n".join("".join(run.text for run in line) for line in lines)
 
@@ -101,21 +101,25 @@ async def test_a_search_that_is_superseded_stops_at_once(asked, monkeypatch):
 def test_steps_are_better_plans_and_smaller_gaps():
     clock = Clock()
     closing = solving.Closing(clock)
-    closing.hear(Standing(bound=1.0))
+    closing.hear(SearchBounds(bound=1.0))
     for seconds, news in (
-        (1.0, Standing(objective=4.0)),
-        (2.0, Standing(objective=2.0)),
-        (3.0, Standing(bound=1.01)),
-        (4.0, Standing(bound=1.5)),
+        (1.0, SearchBounds(objective=4.0)),
+        (2.0, SearchBounds(objective=2.0)),
+        (3.0, SearchBounds(bound=1.01)),
+        (4.0, SearchBounds(bound=1.5)),
     ):
         clock.now = 100.0 + seconds
         closing.hear(news)
-    found = closing.told(Candidate(asking=ASKING))
-    assert found.steps == (Step(1.0, 4.0, 0.75), Step(2.0, 2.0, 0.5), Step(4.0, 2.0, 0.25))
-    assert found.standing == Standing(2.0, 1.5)
+    found = closing.told(PlanAnswer(asking=ASKING))
+    assert found.steps == (
+        SearchStep(1.0, 4.0, 0.75),
+        SearchStep(2.0, 2.0, 0.5),
+        SearchStep(4.0, 2.0, 0.25),
+    )
+    assert found.standing == SearchBounds(2.0, 1.5)
 
 
 def test_without_a_plan_yet_the_bound_is_told():
-    candidate = Candidate(asking=ASKING, seconds=1.25, standing=Standing(bound=0.4))
+    candidate = PlanAnswer(asking=ASKING, seconds=1.25, standing=SearchBounds(bound=0.4))
     assert "solving 1.2 s" in said(candidate)
     assert "at least 0.4 USD/h" in said(candidate)

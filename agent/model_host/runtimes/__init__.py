@@ -31,7 +31,7 @@ class ModelToLoad:
     """What a runtime is given to load.
 
     `model` is the variant's model file, None where it has none; `files` are all of the variant's artifacts by file
-    name, for a format that spreads over several: side by side, under these paths until `Runtime.load` returns.
+    name, for a format that spreads over several: side by side, under these paths until `InferenceRuntime.load` returns.
     `settings` are the variant's for this runtime, such as a provider or a limit of memory: each runtime has a schema
     of its own for them. `code` is the stage code, for a runtime that computes with it.
     """
@@ -44,7 +44,7 @@ class ModelToLoad:
     code: object
 
 
-class Session(Protocol):
+class LoadedModel(Protocol):
     """A loaded model. Not thread-safe: one batch at a time."""
 
     def run(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -56,7 +56,7 @@ class Session(Protocol):
         ...
 
 
-class Runtime(Protocol):
+class InferenceRuntime(Protocol):
     """An inference library on this device."""
 
     @property
@@ -89,7 +89,7 @@ class Runtime(Protocol):
         """
         ...
 
-    def load(self, model: ModelToLoad) -> Session:
+    def load(self, model: ModelToLoad) -> LoadedModel:
         """Load a model.
 
         Raises:
@@ -120,7 +120,7 @@ def names() -> list[str]:
     return sorted({*_built_in(), *(found.name for found in _entry_points())})
 
 
-def runtime(name: str) -> Runtime:
+def runtime(name: str) -> InferenceRuntime:
     """The runtime of that name.
 
     Raises:
@@ -150,7 +150,7 @@ def _described(name: str) -> fingerprint.Runtime:
         return fingerprint.Runtime(name=name, unavailable=error.why or error.what)
 
 
-def _seam(name: str) -> Runtime:
+def _seam(name: str) -> InferenceRuntime:
     if name in _built_in():
         return importlib.import_module(f"{__name__}.{name}").RUNTIME
     for found in _entry_points():
@@ -159,7 +159,7 @@ def _seam(name: str) -> Runtime:
     raise Unsupported(f"there is no runtime {name!r}", fix=f"Known: {', '.join(names())}")
 
 
-def _from_outside(entry_point: importlib.metadata.EntryPoint) -> Runtime:
+def _from_outside(entry_point: importlib.metadata.EntryPoint) -> InferenceRuntime:
     try:
         return entry_point.load().RUNTIME
     except Exception as error:

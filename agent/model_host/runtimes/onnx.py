@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agent.model_host.runtimes import ModelToLoad, Runtime, Session, settings_of
+from agent.model_host.runtimes import InferenceRuntime, LoadedModel, ModelToLoad, settings_of
 from tiermesh.documents import fingerprint
 from tiermesh.documents.reading import Document
 from tiermesh.errors import TiermeshError, Unsupported
@@ -63,7 +63,7 @@ class OnnxRuntime:
         except Exception as error:
             raise Unsupported("onnxruntime does not import", why=_first_line(error)) from error
 
-    def load(self, model: ModelToLoad) -> Session:
+    def load(self, model: ModelToLoad) -> LoadedModel:
         """Load one self-contained ``.onnx`` or ``.ort`` file; Unsupported carries the reason."""
         provider = settings_of(model, OnnxSettings).provider
         self.start()
@@ -209,4 +209,4 @@ def _cannot_load(error: Exception) -> Unsupported:
     )
 
 
-RUNTIME: Final[Runtime] = OnnxRuntime()
+RUNTIME: Final[InferenceRuntime] = OnnxRuntime()

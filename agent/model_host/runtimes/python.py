@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-from agent.model_host.runtimes import ModelToLoad, Runtime, Session, settings_of
+from agent.model_host.runtimes import InferenceRuntime, LoadedModel, ModelToLoad, settings_of
 from tiermesh.documents import fingerprint
 from tiermesh.documents.reading import Document
 from tiermesh.errors import TiermeshError, Unsupported
@@ -39,7 +39,7 @@ class PythonRuntime:
         """Import NumPy, which batches are made of."""
         import numpy as np  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    def load(self, model: ModelToLoad) -> Session:
+    def load(self, model: ModelToLoad) -> LoadedModel:
         """Use the stage code's `infer`; Unsupported where it has none."""
         settings_of(model, PythonSettings)
         infer = getattr(model.code, "infer", None)
@@ -81,4 +81,4 @@ class PythonSession:
         self._infer = None
 
 
-RUNTIME: Final[Runtime] = PythonRuntime()
+RUNTIME: Final[InferenceRuntime] = PythonRuntime()

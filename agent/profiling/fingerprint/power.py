@@ -11,7 +11,7 @@ from agent.host_facts import HostBattery, HostFacts
 from agent.profiling.fingerprint import reading
 
 
-class Battery(NamedTuple):
+class BatteryReading(NamedTuple):
     """How full it is, 0 to 100, and what becomes of that."""
 
     level_percent: float
@@ -43,7 +43,7 @@ def _supply_of(battery: HostBattery | None) -> Literal["mains", "battery", "unkn
     return "mains" if battery.is_plugged else "battery"
 
 
-def battery(sys: Path, facts: HostFacts) -> Battery | None:
+def battery(sys: Path, facts: HostFacts) -> BatteryReading | None:
     """The level of the batteries that can feed the device, in the mean; None where there are none, or none tells."""
     if not _lists_supplies(sys):
         return _battery_of(facts.battery())
@@ -58,15 +58,15 @@ def battery(sys: Path, facts: HostFacts) -> Battery | None:
         return None
     for status, state in _STATES.items():
         if status in states:
-            return Battery(mean(levels), state)
-    return Battery(mean(levels), "unspecified")
+            return BatteryReading(mean(levels), state)
+    return BatteryReading(mean(levels), "unspecified")
 
 
-def _battery_of(found: HostBattery | None) -> Battery | None:
+def _battery_of(found: HostBattery | None) -> BatteryReading | None:
     if found is None:
         return None
     # Whether it is charging or full is not told.
-    return Battery(
+    return BatteryReading(
         found.level_percent, "discharging" if found.is_plugged is False else "unspecified"
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agent.serving.aggregates.snapshot import Given, Held, Snapshot, flat, unflat
+from agent.serving.aggregates.snapshot import AggregateSnapshot, Given, HeldAggregate, flat, unflat
 from tiermesh.errors import StorageFull
 
 _SCHEMA: Final = """
@@ -32,9 +32,9 @@ class StateFile:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_SCHEMA)
 
-    def load(self) -> Snapshot:
+    def load(self) -> AggregateSnapshot:
         """What was kept."""
-        snapshot = Snapshot()
+        snapshot = AggregateSnapshot()
         for key, data in self._db.execute("SELECT key, data FROM states"):
             snapshot.states[key] = unflat(data)
         for series, number, data in self._db.execute("SELECT series, number, data FROM outputs"):
@@ -44,14 +44,16 @@ class StateFile:
             snapshot.settled[name] = settled
         return snapshot
 
-    def held(self) -> Held:
+    def held(self) -> HeldAggregate:
         """Whose the state is."""
         given = self._db.execute("SELECT token, device, address, generation FROM given").fetchone()
         since, pending = self._db.execute("SELECT since, pending FROM held").fetchone() or (0, "")
         positions = dict(self._db.execute("SELECT name, next FROM series").fetchall())
-        return Held(since, pending, Given(*given) if given is not None else None, True, positions)
+        return HeldAggregate(
+            since, pending, Given(*given) if given is not None else None, True, positions
+        )
 
-    def keep(self, change: Snapshot) -> None:
+    def keep(self, change: AggregateSnapshot) -> None:
         """Keep what has changed, all or none.
 
         Raises:
@@ -59,8 +61,8 @@ class StateFile:
         """
         self._change(lambda: self._write(change))
 
-    def adopt(self, snapshot: Snapshot, since: int, pending: str) -> None:
-        """Hold this state and no other from now on; see `Held`.
+    def adopt(self, snapshot: AggregateSnapshot, since: int, pending: str) -> None:
+        """Hold this state and no other from now on; see `HeldAggregate`.
 
         Raises:
             StorageFull: it cannot be kept; what was here is still here.
@@ -105,7 +107,7 @@ class StateFile:
                 fix="Free disk space on the device",
             ) from None
 
-    def _write(self, change: Snapshot) -> None:
+    def _write(self, change: AggregateSnapshot) -> None:
         self._db.executemany(
             "INSERT OR REPLACE INTO states VALUES (?, ?)",
             [(key, flat(state)) for key, state in change.states.items()],

@@ -7,8 +7,8 @@ from typing import Final
 
 from agent.serving.aggregate_io.statefile import StateFile
 from agent.serving.aggregates import snapshot
-from agent.serving.aggregates.folding import Aggregate
-from agent.serving.aggregates.snapshot import Held, Snapshot
+from agent.serving.aggregates.folding import AggregateState
+from agent.serving.aggregates.snapshot import AggregateSnapshot, HeldAggregate
 from agent.serving.compute.lane import ComputeLane
 from agent.serving.compute.replicas import Replicas
 from agent.serving.driver import FlowDriver
@@ -32,14 +32,16 @@ class States:
         aggregate = self._replicas.aggregate(flow.workflow, instruction.stage)
         self._lane.call(lambda: self._work(flow, instruction, aggregate))
 
-    def _work(self, flow: Flow, instruction: StateInstruction, aggregate: Aggregate | None) -> None:
+    def _work(
+        self, flow: Flow, instruction: StateInstruction, aggregate: AggregateState | None
+    ) -> None:
         match instruction:
             case Dump(stage):
                 held, data = self._dumped(flow, stage, aggregate)
                 self._driver.event(flow, lambda f, now: f.dumped(stage, held, data, now))
             case Adopt(stage):
                 why = _adopt(instruction, aggregate)
-                held = aggregate.held if aggregate is not None else Held()
+                held = aggregate.held if aggregate is not None else HeldAggregate()
                 self._driver.event(flow, lambda f, now: f.adopted(stage, held, why, now))
             case Give(stage, given):
                 if self._tried(flow, stage, aggregate, lambda one: one.give(given)):
@@ -48,8 +50,8 @@ class States:
                 self._tried(flow, stage, aggregate, lambda one: one.own())
 
     def _dumped(
-        self, flow: Flow, stage: str, aggregate: Aggregate | None
-    ) -> tuple[Held | None, bytes]:
+        self, flow: Flow, stage: str, aggregate: AggregateState | None
+    ) -> tuple[HeldAggregate | None, bytes]:
         if aggregate is not None:
             is_kept = aggregate.is_kept and aggregate.held.given is None
             return aggregate.held, snapshot.encode(aggregate.snapshot()) if is_kept else b""
@@ -65,8 +67,8 @@ class States:
         self,
         flow: Flow,
         stage: str,
-        aggregate: Aggregate | None,
-        work: Callable[[Aggregate | StateFile], None],
+        aggregate: AggregateState | None,
+        work: Callable[[AggregateState | StateFile], None],
     ) -> bool:
         """Whether it is on disk now; it is asked for again where it is not."""
         file = self._file(flow, stage) if aggregate is None else None
@@ -91,12 +93,12 @@ class States:
         return StateFile(path) if path.is_file() else None
 
 
-def _adopt(adopt: Adopt, aggregate: Aggregate | None) -> str:
+def _adopt(adopt: Adopt, aggregate: AggregateState | None) -> str:
     """Empty, or why the state cannot be gone on from."""
     if aggregate is None:
         return _NOT_LOADED
     try:
-        state = snapshot.decode(adopt.data) if adopt.data else Snapshot()
+        state = snapshot.decode(adopt.data) if adopt.data else AggregateSnapshot()
         aggregate.adopt(state, adopt.generation, adopt.token)
     except TiermeshError as error:
         return str(error)

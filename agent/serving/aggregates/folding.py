@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from agent.errors import StageCodeFailed
 from agent.model_host import stage_code
-from agent.serving.aggregates.snapshot import Given, Held, Snapshot
+from agent.serving.aggregates.snapshot import AggregateSnapshot, Given, HeldAggregate
 from agent.serving.batcher import Work
 from tiermesh.arrays import arrays
 from tiermesh.errors import StorageFull, TiermeshError
@@ -22,14 +22,14 @@ from tiermesh.frames import Frame, Packed, pack
 log = logging.getLogger(__name__)
 
 
-class Keeper(Protocol):
+class SnapshotStore(Protocol):
     """Where a snapshot is kept."""
 
-    def load(self) -> Snapshot:
+    def load(self) -> AggregateSnapshot:
         """What was kept."""
         ...
 
-    def keep(self, change: Snapshot) -> None:
+    def keep(self, change: AggregateSnapshot) -> None:
         """Keep what has changed, all or none.
 
         Raises:
@@ -37,11 +37,11 @@ class Keeper(Protocol):
         """
         ...
 
-    def held(self) -> Held:
+    def held(self) -> HeldAggregate:
         """Whose the state is."""
         ...
 
-    def adopt(self, snapshot: Snapshot, since: int, pending: str) -> None:
+    def adopt(self, snapshot: AggregateSnapshot, since: int, pending: str) -> None:
         """Hold this state and no other; StorageFull: it cannot be kept."""
         ...
 
@@ -62,16 +62,16 @@ class Keeper(Protocol):
         ...
 
 
-class Aggregate:
+class AggregateState:
     """One aggregate's state. Not thread-safe; `code` is the stage code, `field` the payload's field with the key."""
 
-    def __init__(self, code: Any, name: str, field: str, keeper: Keeper | None) -> None:
+    def __init__(self, code: Any, name: str, field: str, keeper: SnapshotStore | None) -> None:
         self._code = code
         self.name = name
         self._field = field
         self._keeper = keeper if stage_code.can_be_kept(code) else None
-        self._held = Held(kept=False) if self._keeper is None else self._keeper.held()
-        self._change = Snapshot()
+        self._held = HeldAggregate(kept=False) if self._keeper is None else self._keeper.held()
+        self._change = AggregateSnapshot()
         self._states: dict[str, Any] = {}
         self._outputs: dict[tuple[str, int], Packed] = {}
         self._settled: dict[str, int] = {}
@@ -81,20 +81,20 @@ class Aggregate:
             kept = self._keeper.load()
             self._go_on(kept, self._loaded(kept))
 
-    def _loaded(self, kept: Snapshot) -> dict[str, Any]:
+    def _loaded(self, kept: AggregateSnapshot) -> dict[str, Any]:
         load, states = self._code.load, kept.states
         return {key: load(arrays(state.unpack())) for key, state in states.items()}
 
-    def _go_on(self, kept: Snapshot, states: dict[str, Any]) -> None:
+    def _go_on(self, kept: AggregateSnapshot, states: dict[str, Any]) -> None:
         self._states = states
         self._outputs = kept.outputs
         self._settled = kept.settled
         self.positions = kept.positions
         self.resumed_keys = len(states)
-        self._change = Snapshot()
+        self._change = AggregateSnapshot()
 
     @property
-    def held(self) -> Held:
+    def held(self) -> HeldAggregate:
         """Whose its state is, and where it goes on."""
         return replace(self._held, kept=self.is_kept, positions=dict(self.positions))
 
@@ -148,7 +148,7 @@ class Aggregate:
 
     def keep(self) -> None:
         """Keep what has changed since the last call, before any of it leaves."""
-        change, self._change = self._change, Snapshot()
+        change, self._change = self._change, AggregateSnapshot()
         if self._keeper is None or not change.positions:
             return
         try:
@@ -158,7 +158,7 @@ class Aggregate:
             self._keeper.discard()
             self._keeper = None
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> AggregateSnapshot:
         """All that it knows, for another device.
 
         Raises:
@@ -168,8 +168,8 @@ class Aggregate:
             raise TiermeshError(f"the state of {self.name} is in memory only")
         return self._keeper.load()
 
-    def adopt(self, snapshot: Snapshot, since: int, pending: str = "") -> None:
-        """Go on from this state instead of its own, since generation `since`; see `Held`.
+    def adopt(self, snapshot: AggregateSnapshot, since: int, pending: str = "") -> None:
+        """Go on from this state instead of its own, since generation `since`; see `HeldAggregate`.
 
         Raises:
             StorageFull: it cannot be kept. TiermeshError: the stage code cannot read it. What it had it still has.
@@ -181,7 +181,7 @@ class Aggregate:
         if self._keeper is not None:
             self._keeper.adopt(snapshot, since, pending)
         self._go_on(snapshot, states)
-        self._held = Held(since, pending)
+        self._held = HeldAggregate(since, pending)
 
     def own(self) -> None:
         """The state is no copy any more: the device that gave it has let go of its own."""
@@ -197,8 +197,8 @@ class Aggregate:
         """
         if self._keeper is not None:
             self._keeper.give(given)
-        self._go_on(Snapshot(), {})
-        self._held = Held(given=given)
+        self._go_on(AggregateSnapshot(), {})
+        self._held = HeldAggregate(given=given)
 
     def close(self) -> None:
         """Nobody uses it for now; what is kept stays."""

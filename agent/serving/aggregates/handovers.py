@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from agent.serving.aggregates.snapshot import Given, Held
+from agent.serving.aggregates.snapshot import Given, HeldAggregate
 from agent.serving.instructions import Adopt, Dump, Give, Notice, Own
 from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
@@ -36,7 +36,7 @@ PATIENCE_S: Final = 10.0
 """How long a former device may be silent: its worker, or its agent, is started again within that."""
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _CopyRequest(msgspec.Struct, frozen=True):
     """What TAKE says: which part of which copy is wanted, or that the copy is on disk."""
 
     token: str = ""
@@ -60,7 +60,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class StageResumed:
     """A stage goes on: the numbers that come next, by series, and those that are passed over."""
 
     stage: str
@@ -109,11 +109,11 @@ class Handovers:
         self._post = post
         self._generations = generations
         self._epoch = epoch
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldAggregate] = {}
         self._taking: dict[str, _Taking] = {}
         self._giving: dict[str, _Giving] = {}
         self._copies = 0
-        self._opened: list[Opened] = []
+        self._opened: list[StageResumed] = []
         self._closed: list[str] = []
         self.failures: dict[str, str] = {}
         """Stages whose state could not be taken over, and why, since the last commit."""
@@ -148,7 +148,7 @@ class Handovers:
         if stage in self._giving:
             self._giving[stage].passed = passed
 
-    def take_changes(self) -> tuple[list[str], list[Opened]]:
+    def take_changes(self) -> tuple[list[str], list[StageResumed]]:
         """Stages at which no request may be folded any more, and those that go on."""
         closed, self._closed = self._closed, []
         opened, self._opened = self._opened, []
@@ -156,7 +156,7 @@ class Handovers:
 
     # Generations
 
-    def resume(self, stage: str, held: Held, generation: Generation) -> None:
+    def resume(self, stage: str, held: HeldAggregate, generation: Generation) -> None:
         """An aggregate of a generation is loaded, with what the device holds of its state."""
         is_new = stage not in self._held
         known = self._held.setdefault(stage, held)
@@ -171,7 +171,7 @@ class Handovers:
         elif under_way is not None and not under_way.begun:
             del self._taking[stage]
 
-    def _former(self, stage: str, held: Held, generation: Generation) -> str:
+    def _former(self, stage: str, held: HeldAggregate, generation: Generation) -> str:
         """The device that the state is to be taken from; empty where it is here already."""
         former = generation.assignment.formers.get(stage, self._post.device)
         given = held.given
@@ -207,26 +207,26 @@ class Handovers:
             if running is None or running.queue_of(stage) is None:
                 del self._held[stage]
             elif self._held[stage].given is None:
-                self._opened.append(Opened(stage, self._held[stage].positions, {}))
+                self._opened.append(StageResumed(stage, self._held[stage].positions, {}))
 
     def _reopen(self, stage: str) -> None:
         giving = self._giving[stage]
         if giving.has != "later":
             del self._giving[stage]
-            self._opened.append(Opened(stage, giving.positions, giving.passed))
+            self._opened.append(StageResumed(stage, giving.positions, giving.passed))
 
     # Giving
 
     def answer(self, frame: Frame, now: float) -> None:
         """A device asks for the state of an aggregate that was here, or says that it has it."""
-        asked = _read(frame, _Asked)
+        asked = _read(frame, _CopyRequest)
         if asked is None:
             return
         self._post.learn(frame.origin, asked.address)
         told = self._told(frame, asked)
         self._tell(frame.origin, frame.stage, frame.generation, told, now)
 
-    def _told(self, frame: Frame, asked: _Asked) -> _Told:
+    def _told(self, frame: Frame, asked: _CopyRequest) -> _Told:
         stage, held = frame.stage, self._held.get(frame.stage)
         if held is not None and held.given is not None and stage not in self._taking:
             return _gone(held.given)
@@ -240,7 +240,7 @@ class Handovers:
             return _Told("later")
         return self._given_so_far(stage, giving, asked)
 
-    def _given_so_far(self, stage: str, giving: _Giving, asked: _Asked) -> _Told:
+    def _given_so_far(self, stage: str, giving: _Giving, asked: _CopyRequest) -> _Told:
         if giving.has != "state":
             return _Told(giving.has)
         if asked.token != giving.token:
@@ -256,7 +256,7 @@ class Handovers:
         self._closed.append(stage)
         self._post.do(Dump(stage))
 
-    def dumped(self, stage: str, held: Held | None, data: bytes, now: float) -> None:
+    def dumped(self, stage: str, held: HeldAggregate | None, data: bytes, now: float) -> None:
         """What the device holds of an aggregate, and its state; None: it holds nothing."""
         giving = self._giving.get(stage)
         if giving is None or giving.has != "later":
@@ -284,7 +284,7 @@ class Handovers:
     def given(self, stage: str, given: Given, now: float) -> None:
         """It is on disk that a state is not here any more."""
         giving = self._giving.pop(stage, None)
-        self._held[stage] = Held(given=given)
+        self._held[stage] = HeldAggregate(given=given)
         if giving is not None:
             self._tell(giving.device, stage, giving.generation, _gone(given), now)
 
@@ -313,7 +313,7 @@ class Handovers:
         taking.asked_at = now
         running = self._generations.running
         mine = running.assignment.peers.get(self._post.device) if running is not None else None
-        asked = _Asked(
+        asked = _CopyRequest(
             taking.token, len(taking.parts), taking.kept, mine.address if mine is not None else ""
         )
         frame = self._frame(Kind.TAKE, stage, taking.generation, asked)
@@ -373,7 +373,7 @@ class Handovers:
         self._post.learn(told.device, told.address)
         self._ask(stage, taking, now)
 
-    def adopted(self, stage: str, held: Held, why: str, now: float) -> None:
+    def adopted(self, stage: str, held: HeldAggregate, why: str, now: float) -> None:
         """A copy, or a new state, is on disk; or `why` it is not."""
         taking = self._taking.get(stage)
         if taking is None:
@@ -404,14 +404,14 @@ class Handovers:
 
     def _own(self, stage: str, text: str) -> None:
         held = self._held[stage]
-        self._held[stage] = Held(held.since, "", None, held.kept, held.positions)
+        self._held[stage] = HeldAggregate(held.since, "", None, held.kept, held.positions)
         self._post.do(Own(stage))
         self._say("aggregate-moved", stage, text)
         self._open(stage)
 
     def _open(self, stage: str) -> None:
         taking = self._taking.pop(stage)
-        self._opened.append(Opened(stage, self._held[stage].positions, taking.passed))
+        self._opened.append(StageResumed(stage, self._held[stage].positions, taking.passed))
 
     def _fail(self, stage: str, why: str) -> None:
         """The state stays where it is; this generation cannot be served here."""
@@ -430,7 +430,7 @@ def _gone(given: Given) -> _Told:
     return _Told("gone", given.token, device=given.device, address=given.address)
 
 
-def _what(held: Held | None, data: bytes) -> _Has:
+def _what(held: HeldAggregate | None, data: bytes) -> _Has:
     if held is None:
         return "nothing"
     return "state" if held.kept and len(data) <= limits.AGGREGATE_STATE_BYTES else "memory"

@@ -15,7 +15,7 @@ _Flat: TypeAlias = tuple[bytes, list[tuple[str, tuple[int, ...], bytes]]]
 
 
 @dataclass(slots=True)
-class Snapshot:
+class AggregateSnapshot:
     """All that an aggregate knows, or what has changed of it.
 
     `states` by key, as the stage code says them; `outputs` by series and number; `positions` are the numbers that come
@@ -39,7 +39,7 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldAggregate:
     """What of an aggregate is on a device.
 
     `since` is the generation in which the state began here or was taken over; 0 for none. It is `kept` on disk or only
@@ -64,7 +64,7 @@ _WHOLE = msgspec.msgpack.Decoder(_Whole)
 _FLAT: msgspec.msgpack.Decoder[_Flat] = msgspec.msgpack.Decoder(_Flat)
 
 
-def encode(snapshot: Snapshot) -> bytes:
+def encode(snapshot: AggregateSnapshot) -> bytes:
     """A snapshot as MessagePack."""
     return msgspec.msgpack.encode(
         _Whole(
@@ -76,7 +76,7 @@ def encode(snapshot: Snapshot) -> bytes:
     )
 
 
-def decode(data: bytes) -> Snapshot:
+def decode(data: bytes) -> AggregateSnapshot:
     """The snapshot that `encode` wrote.
 
     Raises:
@@ -84,7 +84,7 @@ def decode(data: bytes) -> Snapshot:
     """
     try:
         whole = _WHOLE.decode(data)
-        return Snapshot(
+        return AggregateSnapshot(
             {key: unflat(state) for key, state in whole.states},
             {(series, number): unflat(output) for series, number, output in whole.outputs},
             whole.positions,

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from agent.serving.batcher import Job
 from agent.serving.compute.runners import Outcomes, Runner
-from agent.serving.instructions import Failed
+from agent.serving.instructions import StageFailed
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class ComputeLane:
             outcomes = runner.run(job)
         except Exception as error:  # noqa: BLE001 - a request must not stop the lane
             works = dict.fromkeys([*job.works, *(item.work for item in job.items)])
-            outcomes = [(work, Failed(f"{type(error).__name__}: {error}")) for work in works]
+            outcomes = [(work, StageFailed(f"{type(error).__name__}: {error}")) for work in works]
         seconds = time.perf_counter() - began
         self._loop.call_soon_threadsafe(self._finish, done, outcomes, seconds)
 

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias, TypeVar
 from agent.model_host.inference import Artifacts
 from agent.model_host.process import resident_bytes
 from agent.serving.aggregate_io import statefile
-from agent.serving.aggregates.folding import Aggregate
+from agent.serving.aggregates.folding import AggregateState
 from agent.serving.compute import runners
 from agent.serving.compute.runners import AggregateRunner, Runner
 from agent.serving.tuning.entries import Entry, ReplicaLoaded
@@ -168,7 +168,7 @@ class Replicas:
             states=self.state_path(assignment.workflow, stage.name, assignment.run),
         )
 
-    def aggregate(self, workflow: str, stage: str) -> Aggregate | None:
+    def aggregate(self, workflow: str, stage: str) -> AggregateState | None:
         """The aggregate of a stage that is loaded, in whatever generation; the newest, where there are several."""
         found = [
             (generation, self._loaded[key].runner)

@@ -15,10 +15,10 @@ from agent.model_host import stage_code
 from agent.model_host.emulation import Dilation
 from agent.model_host.inference import Artifacts, Inference
 from agent.serving.aggregate_io.statefile import StateFile
-from agent.serving.aggregates.folding import Aggregate
-from agent.serving.batcher import Item, Job, Step, Work
+from agent.serving.aggregates.folding import AggregateState
+from agent.serving.batcher import Job, JobStep, QueuedItem, Work
 from agent.serving.compute import warming
-from agent.serving.instructions import Failed, Filtered, Outcome, Output, Prepared
+from agent.serving.instructions import Filtered, Outcome, Prepared, StageFailed, StageOutput
 from tiermesh.arrays import arrays
 from tiermesh.documents.assignment import ReplicaSpec, StageSpec
 from tiermesh.errors import TiermeshError
@@ -79,7 +79,7 @@ def load(
     code = stage_code.load(spec.bundle, folder, {}, spec.options, stage.kind)
     if stage.kind == "aggregate":
         keeper = StateFile(states) if stage_code.can_be_kept(code) else None
-        return AggregateRunner(Aggregate(code, stage.name, stage.key or "", keeper), dilation)
+        return AggregateRunner(AggregateState(code, stage.name, stage.key or "", keeper), dilation)
     return CodeRunner(code, stage, dilation)
 
 
@@ -87,9 +87,9 @@ def _outcome(work: Callable[[], Outcome]) -> Outcome:
     try:
         return work()
     except TiermeshError as error:
-        return Failed(str(error))
+        return StageFailed(str(error))
     except Exception as error:  # noqa: BLE001 - stage code may raise anything
-        return Failed(str(StageCodeFailed.by(error, "the stage code failed").why))
+        return StageFailed(str(StageCodeFailed.by(error, "the stage code failed").why))
 
 
 class ModelRunner:
@@ -100,7 +100,7 @@ class ModelRunner:
 
     def run(self, job: Job) -> Outcomes:
         """Prepare requests, or infer a batch and finish the requests that it completes."""
-        if job.step is Step.PREPARE:
+        if job.step is JobStep.PREPARE:
             return [(work, _outcome(lambda work=work: self._prepare(work))) for work in job.works]
         failed = dict(self._infer(job.items))
         works = list(dict.fromkeys(item.work for item in job.items))
@@ -117,7 +117,7 @@ class ModelRunner:
             return self._finish(work)
         return Prepared(tuple((item.shape_key, item) for item in items))
 
-    def _infer(self, items: Sequence[Item]) -> Iterator[tuple[Work, Outcome]]:
+    def _infer(self, items: Sequence[QueuedItem]) -> Iterator[tuple[Work, Outcome]]:
         """The requests that fail; where a batch fails, each of its items is tried alone."""
         try:
             for item, output in zip(
@@ -126,14 +126,14 @@ class ModelRunner:
                 item.work.outputs[item.index] = output
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             if len(items) == 1:
-                yield items[0].work, Failed(str(StageCodeFailed.by(error, "the model failed")))
+                yield items[0].work, StageFailed(str(StageCodeFailed.by(error, "the model failed")))
                 return
             for item in items:
                 yield from self._infer([item])
 
     def _finish(self, work: Work) -> Outcome:
         outputs = [work.outputs[index] for index in range(work.items)]
-        return Output(pack(self._inference.finish(work.state, outputs)))
+        return StageOutput(pack(self._inference.finish(work.state, outputs)))
 
     def warm(self, batch_size: int) -> None:
         """Run the samples once at the replica's batch size."""
@@ -190,25 +190,25 @@ class CodeRunner:
                 close()
 
     def _map(self, work: Work) -> Outcome:
-        return Output(pack(self._code.apply(_values(work.frame.payload))))
+        return StageOutput(pack(self._code.apply(_values(work.frame.payload))))
 
     def _filter(self, work: Work) -> Outcome:
         keeps = self._code.keep(_values(work.frame.payload))
-        return Output(work.frame.payload) if keeps else Filtered()
+        return StageOutput(work.frame.payload) if keeps else Filtered()
 
     def _join(self, work: Work) -> Outcome:
         parts = {name: _values(part) for name, part in (work.parts or {}).items()}
-        return Output(pack(self._code.join(parts)))
+        return StageOutput(pack(self._code.join(parts)))
 
     def _deliver(self, work: Work) -> Outcome:
         self._code.deliver(work.frame.request_id, _values(work.frame.payload))
-        return Output(work.frame.payload)
+        return StageOutput(work.frame.payload)
 
 
 class AggregateRunner:
     """Stage code with state by key."""
 
-    def __init__(self, aggregate: Aggregate, dilation: Dilation) -> None:
+    def __init__(self, aggregate: AggregateState, dilation: Dilation) -> None:
         self.aggregate = aggregate
         self._dilation = dilation
 
@@ -216,7 +216,7 @@ class AggregateRunner:
         """Fold each request in; what has changed is kept before any output leaves."""
         with self._dilation.slowed():
             outcomes: Outcomes = [
-                (work, _outcome(lambda work=work: Output(self.aggregate.fold(work))))
+                (work, _outcome(lambda work=work: StageOutput(self.aggregate.fold(work))))
                 for work in job.works
             ]
             self.aggregate.keep()

@@ -19,7 +19,7 @@ from agent.serving.routing.forwarding import Generations, Post
 from agent.serving.routing.generation import Generation
 from agent.serving.steering.rule import LaneRule
 from agent.serving.steering.steering import Steering
-from agent.serving.streams.sender import Link
+from agent.serving.streams.sender import PeerLink
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind, Packed, pack
 
@@ -117,7 +117,9 @@ class Sources:
             self._post.wake(device)
         for duplicate in list(ledger.duplicates.values()):
             link = self._post.links.senders.get(duplicate.device)
-            if duplicate.device == self._post.device or (link is not None and link.link is Link.UP):
+            if duplicate.device == self._post.device or (
+                link is not None and link.link is PeerLink.UP
+            ):
                 self._post.send_to(duplicate.device, self._drop(source, duplicate), now)
 
     def _drop(self, source: SourceState, duplicate: PossibleDuplicate) -> Frame:

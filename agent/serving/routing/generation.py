@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, Protocol
 
-from agent.serving.batcher import Batcher, Job, Step, Work
-from agent.serving.instructions import Failed, Filtered, Outcome, Prepared
-from agent.serving.routing.joins import Gathering, Join
+from agent.serving.batcher import Batcher, Job, JobStep, Work
+from agent.serving.instructions import Filtered, Outcome, Prepared, StageFailed
+from agent.serving.routing.joins import Gathering, JoinBuffer
 from agent.serving.routing.links import Links
 from agent.serving.routing.router import Router
 from agent.serving.tuning.durations import DurationWindow
@@ -26,11 +26,11 @@ QUIET_S: Final = 2.0
 
 _OUTCOMES: Final[dict[type, Literal["output", "filtered", "failed"]]] = {
     Filtered: "filtered",
-    Failed: "failed",
+    StageFailed: "failed",
 }
 
 
-class Outlook(Protocol):
+class PeerStates(Protocol):
     """What a device knows of the others."""
 
     @property
@@ -69,7 +69,7 @@ class ReplicaQueue:
         self._planned_s = assignment.least_s.get(spec.stage, 0.0)
         self._spent: deque[float] = deque(maxlen=QUICKEST_OF)
         self.tuner = Tuner.of(spec)
-        self.join = Join(stage.inputs) if stage.kind == "join" else None
+        self.join = JoinBuffer(stage.inputs) if stage.kind == "join" else None
         self.gathering = Gathering()
         self.device_time = DurationWindow()
         self.requests = self.items = self.batches = self.errors = 0
@@ -118,12 +118,12 @@ class ReplicaQueue:
         self.busy_seconds += seconds
         if job.works:
             self.batcher.took(seconds, len(job.works))
-        if job.step is Step.PREPARE:
+        if job.step is JobStep.PREPARE:
             for work in job.works:
                 work.prepare_s = seconds / len(job.works)
                 work.spent_s += work.prepare_s
             return []
-        if job.step is Step.APPLY:
+        if job.step is JobStep.APPLY:
             each = seconds / len(job.works)
             ends = [now - seconds + each * (i + 1) for i in range(len(job.works))]
             return [
@@ -248,7 +248,7 @@ class Generation:
             if stages[stage].kind == "source"
         )
 
-    def has_room(self, lane: int, stage: str, post: Outlook) -> bool:
+    def has_room(self, lane: int, stage: str, post: PeerStates) -> bool:
         """Whether more should be made for a lane's stage; false is backpressure."""
         hop = self.router.hop(lane, stage, post.links.is_lost)
         if hop is None:

@@ -32,7 +32,7 @@ class _Meeting:
         return sum(part.size for part in self.parts.values())
 
 
-class Join:
+class JoinBuffer:
     """The requests of which some inputs are here, by id."""
 
     def __init__(

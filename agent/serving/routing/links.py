@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agent.serving.streams.receiver import Receiver
-from agent.serving.streams.sender import Link, Sender
-from agent.serving.streams.window import Window
+from agent.serving.streams.sender import PeerLink, Sender
+from agent.serving.streams.window import FlowWindow
 
 
 class Links:
@@ -31,7 +31,7 @@ class Links:
     def is_lost(self, device: str) -> bool:
         """Whether a device is known to be out of reach."""
         sender = self.senders.get(device)
-        return sender is not None and sender.link is Link.LOST
+        return sender is not None and sender.link is PeerLink.LOST
 
     def has_room(self, device: str, stage: str) -> bool:
         """Whether more frames for a stage of a device should be made."""
@@ -47,7 +47,7 @@ class Links:
         for sender in self.senders.values():
             sender.excuse(seconds)
 
-    def acknowledgement(self, device: str) -> tuple[int, Window, Mapping[str, Window]]:
+    def acknowledgement(self, device: str) -> tuple[int, FlowWindow, Mapping[str, FlowWindow]]:
         """What to tell a sender: the number wanted next, the full window, and the windows that are not full."""
         receiver = self.receivers[device]
         return receiver.next, receiver.full, receiver.windows()

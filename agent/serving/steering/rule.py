@@ -65,7 +65,7 @@ class Moves:
     states: list[_State] = field(default_factory=list[_State])
 
 
-class Rule:
+class SteeringRule:
     """The shares of one source's lanes. `accuracy` lets it move requests to lanes that are less accurate, too."""
 
     def __init__(self, lanes: Sequence[LaneRule], floor: Floor, *, accuracy: bool = True) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf, sqrt
 
 from agent.serving.steering.floor import Floor
-from agent.serving.steering.rule import EQUAL, EVERY_S, LaneRule, Rule
+from agent.serving.steering.rule import EQUAL, EVERY_S, LaneRule, SteeringRule
 from agent.serving.steering.watch import RATE_S, LaneWatch
 
 
@@ -26,7 +26,7 @@ class Steering:
         accuracy: bool = True,
     ) -> None:
         self.floor = Floor([lane.accuracy for lane in lanes], at_least)
-        self.rule = Rule(lanes, self.floor, accuracy=accuracy)
+        self.rule = SteeringRule(lanes, self.floor, accuracy=accuracy)
         self.watches = [LaneWatch(slo_s) for _ in lanes]
         self._lane_of: dict[str, int] = {}
         self._planned_rps = planned_rps

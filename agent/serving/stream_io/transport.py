@@ -19,7 +19,7 @@ from agent.serving.flow import Flow
 from agent.serving.streams.receiver import Fenced
 from agent.serving.streams.sender import SILENCE_S
 from agent.serving.streams.strikes import Strikes
-from agent.serving.streams.window import Window
+from agent.serving.streams.window import FlowWindow
 from tiermesh import PROTOCOL_VERSION, codec, limits, wire
 from tiermesh.errors import TiermeshError, Unreachable
 from tiermesh.v1 import streaming_pb2 as pb
@@ -37,7 +37,7 @@ _ACK_BYTES: Final = limits.STREAM_CREDIT_BYTES // 4
 _AGAIN_S: Final = 0.1
 
 
-class Driver(Protocol):
+class StreamDriver(Protocol):
     """What carries out a flow's instructions."""
 
     def now(self) -> float:
@@ -58,7 +58,7 @@ class Outgoing:
 
     def __init__(
         self,
-        driver: Driver,
+        driver: StreamDriver,
         flow: Flow,
         device: str,
         address: str,
@@ -178,8 +178,8 @@ class Outgoing:
         return None if reply is grpc.aio.EOF else cast(pb.StreamReply, reply)
 
     def _acknowledged(self, ack: pb.Ack) -> None:
-        windows = {w.stage: Window(w.frames, w.bytes) for w in ack.windows}
-        full = Window(ack.full.frames, ack.full.bytes)
+        windows = {w.stage: FlowWindow(w.frames, w.bytes) for w in ack.windows}
+        full = FlowWindow(ack.full.frames, ack.full.bytes)
         self._flow.acknowledged(self._device, ack.next, full, windows, self._driver.now())
         self._driver.changed()
 
@@ -248,7 +248,7 @@ class _Due:
 class Incoming:
     """Takes the streams of other devices: the `Streams` service."""
 
-    def __init__(self, driver: Driver, device: str) -> None:
+    def __init__(self, driver: StreamDriver, device: str) -> None:
         self._driver = driver
         self._device = device
         self._acks: dict[tuple[str, str], _Due] = {}

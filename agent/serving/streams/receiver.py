@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.serving.streams.window import FULL, Window
+from agent.serving.streams.window import FULL, FlowWindow
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind
 
@@ -22,7 +22,7 @@ class Fenced(TiermeshError):
 class Receiver:
     """One stream's receiving end. `full` is the window of a stage with nothing in care."""
 
-    def __init__(self, full: Window = FULL) -> None:
+    def __init__(self, full: FlowWindow = FULL) -> None:
         self.full = full
         self.next = 1
         self.duplicates = 0
@@ -104,13 +104,13 @@ class Receiver:
             del self._held[frame.stage]
         return was_low
 
-    def window(self, name: str) -> Window:
+    def window(self, name: str) -> FlowWindow:
         """What may be under way beyond `next` to one stage."""
         held = self._held.get(name)
         if held is None:
             return self.full
-        return Window(self.full.frames - held[0], self.full.bytes - held[1])
+        return FlowWindow(self.full.frames - held[0], self.full.bytes - held[1])
 
-    def windows(self) -> dict[str, Window]:
+    def windows(self) -> dict[str, FlowWindow]:
         """The windows that are not full, by stage."""
         return {name: self.window(name) for name in self._held}

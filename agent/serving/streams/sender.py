@@ -17,7 +17,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from agent.serving.streams.window import FULL, UNBOUNDED, Window, channel
+from agent.serving.streams.window import FULL, UNBOUNDED, FlowWindow, channel
 from tiermesh import limits
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import EMPTY, Frame, Kind
@@ -34,7 +34,7 @@ ROOM_ENDS: Final = 4 * limits.SOURCE_INFLIGHT_REQUESTS
 ROOM_BYTES: Final = limits.STREAM_CREDIT_BYTES // 4
 
 
-class Link(Enum):
+class PeerLink(Enum):
     """What the sender knows of its peer."""
 
     CONNECTING = "connecting"
@@ -48,7 +48,7 @@ class _Channel:
 
     waiting: deque[Frame] = field(default_factory=deque[Frame])
     waiting_bytes: int = 0
-    window: Window = FULL
+    window: FlowWindow = FULL
     frames: int = 0
     bytes: int = 0
 
@@ -76,7 +76,7 @@ class Sender:
     """One stream's sending end. Times are seconds of any one clock."""
 
     def __init__(self, now: float) -> None:
-        self.link = Link.CONNECTING
+        self.link = PeerLink.CONNECTING
         self.receiver_epoch = 0
         self.sent_frames = self.resent_frames = self.resent_bytes = 0
         self._heard = now
@@ -91,7 +91,7 @@ class Sender:
         self._busy_since = inf
         self._channels: dict[str, _Channel] = {}
         self._full = FULL
-        self._windows: Mapping[str, Window] = {}
+        self._windows: Mapping[str, FlowWindow] = {}
 
     @property
     def oldest(self) -> int:
@@ -136,7 +136,7 @@ class Sender:
         if former != receiver_epoch:
             self._unsend()
         self._resend = 0
-        self.link = Link.UP
+        self.link = PeerLink.UP
         self._heard = now
         return former not in (0, receiver_epoch)
 
@@ -154,7 +154,7 @@ class Sender:
             queue.frames = queue.bytes = 0
 
     def acknowledged(
-        self, upto: int, full: Window, windows: Mapping[str, Window], now: float
+        self, upto: int, full: FlowWindow, windows: Mapping[str, FlowWindow], now: float
     ) -> None:
         """Every frame below `upto` is in the receiver's care; `windows` are those that differ from `full`.
 
@@ -188,7 +188,7 @@ class Sender:
 
     def next_message(self) -> tuple[int, list[Frame]] | None:
         """The frames to send now and the number of the first, or None: nothing waits, or windows are closed."""
-        if self.link is not Link.UP:
+        if self.link is not PeerLink.UP:
             return None
         first = self.oldest + self._resend
         frames = self._to_resend() if self._resend < len(self._kept) else self._to_send()
@@ -255,8 +255,8 @@ class Sender:
 
     def disconnected(self) -> None:
         """The call has ended; whether the peer is lost, time tells."""
-        if self.link is Link.UP:
-            self.link = Link.CONNECTING
+        if self.link is PeerLink.UP:
+            self.link = PeerLink.CONNECTING
 
     def is_silent(self, now: float) -> bool:
         """Whether the receiver has been silent for too long."""
@@ -268,9 +268,9 @@ class Sender:
 
     def check_lost(self, now: float) -> bool:
         """Call on a timer; True once, when the peer turns out to be lost."""
-        if self.link is Link.LOST or not self.is_silent(now):
+        if self.link is PeerLink.LOST or not self.is_silent(now):
             return False
-        self.link = Link.LOST
+        self.link = PeerLink.LOST
         return True
 
     def withdraw(self) -> list[Frame]:

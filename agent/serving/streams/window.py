@@ -14,14 +14,14 @@ from tiermesh import limits
 from tiermesh.frames import Frame, Kind
 
 
-class Window(NamedTuple):
+class FlowWindow(NamedTuple):
     """Frames and bytes that may be sent and not yet acknowledged. A receiver never takes back what it granted."""
 
     frames: int
     bytes: int
 
 
-FULL: Final = Window(limits.STREAM_CREDIT_FRAMES, limits.STREAM_CREDIT_BYTES)
+FULL: Final = FlowWindow(limits.STREAM_CREDIT_FRAMES, limits.STREAM_CREDIT_BYTES)
 UNBOUNDED: Final = ""
 """The channel of frames that end requests."""
 

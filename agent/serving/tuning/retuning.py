@@ -8,13 +8,13 @@ from typing import Final, Protocol
 
 from agent.serving.flow import Flow
 from agent.serving.routing.generation import ReplicaQueue
-from agent.serving.tuning.tuner import Question
+from agent.serving.tuning.tuner import TuningWindow
 from tiermesh.batching.tuning import Decision, Tuned
 
 EVERY_S: Final = 5.0
 
 
-class Serving(Protocol):
+class RetunedHost(Protocol):
     """What serves: the host."""
 
     @property
@@ -48,7 +48,7 @@ class Retuning:
 
     def questions(
         self, flows: Mapping[str, Flow], now: float
-    ) -> Iterator[tuple[ReplicaQueue, Question]]:
+    ) -> Iterator[tuple[ReplicaQueue, TuningWindow]]:
         """What to decide now, by replica. The device's other replicas are counted as they were since the last call."""
         queues = [queue for flow in flows.values() for queue in _current(flow)]
         since, before = self._at, self._busy
@@ -77,7 +77,7 @@ class Retuning:
         return True
 
 
-async def keep_tuned(serving: Serving, every_s: float = EVERY_S) -> None:
+async def keep_tuned(serving: RetunedHost, every_s: float = EVERY_S) -> None:
     """Look every few seconds, until cancelled. Answers are worked out in a thread."""
     retuning = Retuning(serving.notice)
     while True:

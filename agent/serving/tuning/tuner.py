@@ -64,7 +64,7 @@ def _between(sizes: list[int], known: Mapping[int, float], size: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class TuningWindow:
     """A replica's window: item arrivals in ascending seconds, batch seconds by size, and what is in use."""
 
     arrivals: tuple[float, ...]
@@ -109,7 +109,7 @@ class Tuner:
         """A batch has run."""
         self._times.add(size, seconds)
 
-    def question(self, current: Tuned, now: float, others: float) -> Question | None:
+    def question(self, current: Tuned, now: float, others: float) -> TuningWindow | None:
         """What to decide now; None while a setting is held, or too little has come.
 
         `others` is the share of the device's time that its other replicas take: batches are as much slower.
@@ -122,7 +122,7 @@ class Tuner:
             self._proposed = None
             return None
         left = 1.0 - min(max(others, 0.0), _MOST_TAKEN)
-        return Question(arrivals, tuple(s / left for s in seconds), current, self._bounds)
+        return TuningWindow(arrivals, tuple(s / left for s in seconds), current, self._bounds)
 
     def follow(self, decision: Decision, current: Tuned, now: float) -> Tuned | None:
         """The setting to use from now on; None to go on as it is. One proposal is chance, two alike are a drift."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from coordinator.api.documents import decode_document, encode_document
 from coordinator.api.handlers.base import Handlers, check_count, reported
-from coordinator.planning.options import Objective, Options, Strategy
-from coordinator.planning.search_progress import Standing, Watch
+from coordinator.planning.options import Options, PlanObjective, Strategy
+from coordinator.planning.search_progress import SearchBounds, SearchObserver
 from tiermesh import limits
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
@@ -55,13 +55,13 @@ class PlanHandlers(Handlers):
         problem = await self._problem_to_solve(request)
         options = planning_options(request.options)
 
-        async def work(tell: Callable[[Standing], None]) -> Plan:
-            watched = replace(options, watch=Watch(tell))
+        async def work(tell: Callable[[SearchBounds], None]) -> Plan:
+            watched = replace(options, watch=SearchObserver(tell))
             if request.problem:
                 return await self._solved(problem, watched)
             return await self.mesh.solve(problem, watched)
 
-        known = Standing()
+        known = SearchBounds()
         async with aclosing(reported(work)) as steps:
             async for news in steps:
                 if isinstance(news, Plan):
@@ -90,7 +90,7 @@ class PlanHandlers(Handlers):
             lambda watch: solve(problem, replace(options, watch=watch)), options.watch
         )
 
-    async def _in_thread(self, work: Callable[[Watch], T], watch: Watch) -> T:
+    async def _in_thread(self, work: Callable[[SearchObserver], T], watch: SearchObserver) -> T:
         """Compute in a thread, which ends soon after nobody waits for it any more."""
         gone = threading.Event()
         try:
@@ -108,20 +108,20 @@ class PlanHandlers(Handlers):
         else:
             workflow = self.mesh.workflow_of(plan)
             problem = await self.mesh.problem(workflow, source_bytes=self.source_bytes)
-        found = await self._in_thread(lambda watch: explain(problem, plan, watch), Watch())
+        found = await self._in_thread(lambda watch: explain(problem, plan, watch), SearchObserver())
         return pb.ExplainPlanReply(explanation=encode_document(found))
 
     async def simulate_plan(self, request: pb.SimulatePlanRequest) -> pb.SimulatePlanReply:
         """Play a plan through from its profiles."""
         from coordinator.planning.margin import scaled
         from coordinator.planning.requests import Requests
-        from coordinator.planning.simulate import Load, simulate
+        from coordinator.planning.simulate import SimulatedLoad, simulate
 
         plan = decode_document(request.plan, Plan)
         problem = decode_document(request.problem, Problem)
         requests = request.requests or REQUESTS * Requests.of(problem).unevenness
         _check_simulation(requests, request)
-        load = Load(
+        load = SimulatedLoad(
             requests=requests,
             scale=request.scale or 1.0,
             arrivals=_arrivals(request.arrivals),
@@ -171,7 +171,7 @@ def planning_options(said: pb.PlanningOptions) -> Options:
     """
     usual = Options()
     try:
-        objective = Objective(said.objective or usual.objective)
+        objective = PlanObjective(said.objective or usual.objective)
         strategy = Strategy(said.strategy or usual.strategy)
     except ValueError as error:
         raise InvalidDocument("the planning options are wrong", why=str(error)) from None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from coordinator.keeping.draining import Draining
     from coordinator.mesh import Mesh
     from coordinator.progress import Report
-    from coordinator.rollout.applying import Applied
+    from coordinator.rollout.applying import RolloutResult
     from tiermesh.documents.workflow import Workflow
 
 
@@ -69,7 +69,7 @@ class RolloutHandlers(Handlers):
     async def _applied(
         self, mesh: Mesh, request: pb.ApplyRequest, plan: Plan, workflow: Workflow
     ) -> AsyncGenerator[Progress | RolloutReport]:
-        async def work(report: Report) -> Applied:
+        async def work(report: Report) -> RolloutResult:
             return await mesh.apply(
                 plan,
                 workflow=workflow,
@@ -143,7 +143,7 @@ class RolloutHandlers(Handlers):
         mesh = self.writes()
         name = self.running_named(request.workflow, "rolled back")
 
-        async def work(report: Report) -> Applied:
+        async def work(report: Report) -> RolloutResult:
             return await mesh.roll_back(name, report=report)
 
         async with aclosing(reported(work)) as steps:
@@ -167,7 +167,7 @@ class RolloutHandlers(Handlers):
         if request.dry_run:
             return
 
-        async def work(report: Report) -> list[Applied]:
+        async def work(report: Report) -> list[RolloutResult]:
             return await draining.carry_out(report=report)
 
         async with aclosing(reported(work)) as steps:
@@ -201,7 +201,7 @@ def _event(workflow: str, step: Progress | RolloutReport) -> pb.RolloutEvent:
 
 
 def _drain(
-    draining: Draining, request: pb.DrainRequest, applied: list[Applied] | None = None
+    draining: Draining, request: pb.DrainRequest, applied: list[RolloutResult] | None = None
 ) -> Drain:
     from coordinator.planning.diff import difference
 

@@ -22,7 +22,7 @@ from tiermesh.v1 import coordinator_pb2 as pb
 
 if TYPE_CHECKING:
     from coordinator.fleet.state import Device, Fleet
-    from coordinator.keeping.load_monitor import Measuring
+    from coordinator.keeping.load_monitor import LoadMonitor
     from coordinator.keeping.waiting import Waited, Waiting
     from tiermesh.v1 import telemetry_pb2
 
@@ -155,7 +155,7 @@ class RunHandlers(Handlers):
         return pb.ExplainRunningReply(workflows=[encode_document(one) for one in found])
 
     async def _listened(
-        self, made: Mapping[str, Measuring], interval_s: float
+        self, made: Mapping[str, LoadMonitor], interval_s: float
     ) -> dict[str, Observed]:
         """Take in what the devices say for `interval_s` seconds; the newest of each, by id."""
         devices = self._used_by(made)
@@ -243,9 +243,9 @@ def _sample_message(observed: Observed) -> pb.DeviceSample:
     return made
 
 
-def measuring_of(fleet: Fleet, name: str) -> Measuring:
+def measuring_of(fleet: Fleet, name: str) -> LoadMonitor:
     """What a running workflow is measured against: its plan, with the profiles that there are now."""
-    from coordinator.keeping.load_monitor import Measuring
+    from coordinator.keeping.load_monitor import LoadMonitor
     from coordinator.planning.snapshot import snapshot
     from coordinator.replanning.current_problem import with_rate
     from coordinator.workflows.yaml_files import parse_workflow
@@ -257,7 +257,7 @@ def measuring_of(fleet: Fleet, name: str) -> Measuring:
     workflow = structs.replace(asked, slo=structs.replace(asked.slo, accuracy=None))
     made = snapshot(_as_planned(fleet, running.devices), workflow, running.catalogue)
     problem = with_rate(made.problem, plan.predicted.throughput_rps)
-    return Measuring(problem, {}, plan, running.run, running.generation)
+    return LoadMonitor(problem, {}, plan, running.run, running.generation)
 
 
 def _as_planned(fleet: Fleet, used: Collection[str]) -> Fleet:
@@ -269,7 +269,7 @@ def _as_planned(fleet: Fleet, used: Collection[str]) -> Fleet:
     return structs.replace(fleet, devices=ready)
 
 
-def _causes(fleet: Fleet, measuring: Measuring, newest: Mapping[str, Observed]) -> Causes:
+def _causes(fleet: Fleet, measuring: LoadMonitor, newest: Mapping[str, Observed]) -> Causes:
     from coordinator.keeping.evidence import evidence_of
     from coordinator.replanning.causes import causes
     from coordinator.replanning.corrected_prediction import while_serving

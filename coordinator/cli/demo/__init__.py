@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.cli.demo.agents import BUSIEST
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 
 if TYPE_CHECKING:
     from coordinator.cli import Commands
@@ -46,7 +46,7 @@ def register(commands: Commands) -> None:
     add("--picture", type=Path, metavar="FILE.svg", help="save what was shown as a picture")
 
 
-def _demo(args: argparse.Namespace, output: Output) -> int:
+def _demo(args: argparse.Namespace, output: CommandOutput) -> int:
     from coordinator import config
     from coordinator.cli.demo.run import Demo, DemoOptions
 

@@ -17,7 +17,7 @@ from coordinator.cli.demo.run import PLAN, PROFILE
 from coordinator.mesh import Mesh
 from coordinator.progress import Progress
 from coordinator.variants import Fetcher, Ladders
-from coordinator.variants import Progress as Fetching
+from coordinator.variants import FetchProgress as Fetching
 from tiermesh.errors import TiermeshError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tiermesh.errors import TiermeshError, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PhotoText:
     """What came out.
 
     `accuracy` is the mean over photos of the share of characters read right, as the variants' accuracy was measured;
@@ -57,7 +57,7 @@ def render(folders: Sequence[Path], count: int, seed: int) -> dict[str, list[str
     return truth
 
 
-def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) -> Reading:
+def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) -> PhotoText:
     """Compare the lines of a run in the sinks' files with what is on the photos."""
     from variants.data.scoring import character_accuracy
 
@@ -66,7 +66,7 @@ def read(files: Iterable[Path], run: str, truth: Mapping[str, Sequence[str]]) ->
     found = [(line, _wrong_form(line, truth)) for line in results]
     right = [line for line, why in found if why is None]
     scores = [character_accuracy(truth[_photo(r)], r["payload"]["text"]) for r in right]
-    return Reading(
+    return PhotoText(
         results=len(results),
         errors=[
             str(line.get("error") or "no reason given")

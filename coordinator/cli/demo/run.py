@@ -18,8 +18,8 @@ from rich.live import Live
 from coordinator.cli.attainment import verdict_line
 from coordinator.cli.demo import agents, photos, tables
 from coordinator.cli.demo.agents import DEVICES, AgentProcess
-from coordinator.cli.demo.serving import Served, victim_of
-from coordinator.cli.output import Output
+from coordinator.cli.demo.serving import DemoSamples, victim_of
+from coordinator.cli.output import CommandOutput
 from coordinator.cli.progress import bars
 from coordinator.cli.replicas import ledger_line, replica_table
 from coordinator.cli.text import clean
@@ -29,7 +29,7 @@ from coordinator.profiling.profiler import ProfileOptions
 from coordinator.progress import Progress, Report, silent
 from coordinator.telemetry.status import WorkflowStatus
 from coordinator.variants import Fetcher, Ladders
-from coordinator.variants import Progress as Fetching
+from coordinator.variants import FetchProgress as Fetching
 from tiermesh.documents.plan import Plan
 from tiermesh.documents.problem import Problem
 from tiermesh.documents.workflow import Workflow
@@ -79,7 +79,7 @@ class DemoOptions:
 class Demo:
     """One run of the demo."""
 
-    def __init__(self, options: DemoOptions, output: Output) -> None:
+    def __init__(self, options: DemoOptions, output: CommandOutput) -> None:
         self._options = options
         self._output = output
         self._begun = time.monotonic()
@@ -130,7 +130,7 @@ class Demo:
         victim = victim_of(plan, self._options.kill_worker)
         run = f"demo-{int(time.time())}"
         plan = await self._apply(mesh, plan, run)
-        served = await self._serve(mesh, Served(plan.workflow, len(truth), victim), plan)
+        served = await self._serve(mesh, DemoSamples(plan.workflow, len(truth), victim), plan)
         return self._summary(mesh, plan, served, photos.read(self._sinks(), run, truth))
 
     # The steps
@@ -221,7 +221,7 @@ class Demo:
         )
         return msgspec.structs.replace(plan, predicted=now)
 
-    async def _serve(self, mesh: Mesh, served: Served, plan: Plan) -> Served:
+    async def _serve(self, mesh: Mesh, served: DemoSamples, plan: Plan) -> DemoSamples:
         rate = plan.predicted.throughput_rps
         self._step("serve", f"{served.requests} photos at {rate:g} a second, agent to agent")
         with Live(console=self._output.progress, refresh_per_second=4, transient=True) as live:
@@ -242,7 +242,9 @@ class Demo:
 
     # The end
 
-    def _summary(self, mesh: Mesh, plan: Plan, served: Served, reading: photos.Reading) -> int:
+    def _summary(
+        self, mesh: Mesh, plan: Plan, served: DemoSamples, reading: photos.PhotoText
+    ) -> int:
         status = served.whole(mesh)
         ledger = status.ledger
         balanced = served.finished and ledger.balanced and ledger.results == reading.results
@@ -285,7 +287,7 @@ class Demo:
         )
         return 0 if good else 1
 
-    def _findings(self, plan: Plan, reading: photos.Reading) -> list[str]:
+    def _findings(self, plan: Plan, reading: photos.PhotoText) -> list[str]:
         asked = plan.predicted.accuracy
         predicted = f" (predicted {1 - asked:.1%})" if asked is not None else ""
         return [

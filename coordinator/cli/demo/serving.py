@@ -45,7 +45,7 @@ def victim_of(plan: Plan, wanted: str | None) -> str | None:
 
 
 @dataclass
-class Served:
+class DemoSamples:
     """What was seen: the first sample of each device, its recent ones, and what happened, in words.
 
     `victim` is the device whose worker is killed in mid-run; `recovered` whether it serves again, if there is one.

@@ -27,7 +27,7 @@ _ROW_SUM_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Map:
+class MarkovianArrivals:
     """A Markovian arrival process; rates per second.
 
     Raises:
@@ -50,14 +50,16 @@ class Map:
             raise _invalid("no arrival can be reached from every phase")
 
     @classmethod
-    def poisson(cls, rate_rps: float) -> Map:
+    def poisson(cls, rate_rps: float) -> MarkovianArrivals:
         """A Poisson process."""
         if not np.isfinite(rate_rps) or rate_rps <= 0:
             raise _invalid(f"the rate is {rate_rps}, which is not a positive number")
         return cls(np.array([[-rate_rps]]), np.array([[rate_rps]]))
 
     @classmethod
-    def mmpp(cls, rates_rps: tuple[float, float], switch_per_s: tuple[float, float]) -> Map:
+    def mmpp(
+        cls, rates_rps: tuple[float, float], switch_per_s: tuple[float, float]
+    ) -> MarkovianArrivals:
         """A two-phase Markov-modulated Poisson process: a rate in each phase, and the rates of leaving it."""
         switching = np.array([[0.0, switch_per_s[0]], [switch_per_s[1], 0.0]])
         d1 = np.diag(np.array(rates_rps, dtype=float))
@@ -111,16 +113,16 @@ class Map:
         inner = float(pi @ self.d1 @ deviation @ self.d1 @ ones)
         return 1 + 2 * (inner - self.rate**2) / self.rate
 
-    def thinned(self, share: float) -> Map:
+    def thinned(self, share: float) -> MarkovianArrivals:
         """What a replica sees that gets a random `share` of the arrivals: (D0 + (1 - p) D1, p D1)."""
         if not 0 < share <= 1:
             raise _invalid(f"a share of {share} is not in (0, 1]")
-        return Map(self.d0 + (1 - share) * self.d1, share * self.d1)
+        return MarkovianArrivals(self.d0 + (1 - share) * self.d1, share * self.d1)
 
-    def at_rate(self, rate_rps: float) -> Map:
+    def at_rate(self, rate_rps: float) -> MarkovianArrivals:
         """The same process with its clock scaled, so that `rate_rps` arrive per second."""
         factor = rate_rps / self.rate
-        return Map(self.d0 * factor, self.d1 * factor)
+        return MarkovianArrivals(self.d0 * factor, self.d1 * factor)
 
     def sample(self, count: int, generator: np.random.Generator) -> Floats:
         """`count` arrival times from the stationary process, ascending, in seconds; shape (count,)."""
@@ -146,7 +148,7 @@ def stationary(generator: Floats) -> Floats:
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _sample(process: Map, count: int, generator: np.random.Generator) -> Floats:
+def _sample(process: MarkovianArrivals, count: int, generator: np.random.Generator) -> Floats:
     """Follow the jump chain: per jump a sojourn and one of 2n targets, those of D0 first."""
     n = process.phases
     rates = np.concatenate([process.d0, process.d1], axis=1)

@@ -20,10 +20,10 @@ import numpy as np
 from scipy.linalg import solve_banded  # pyright: ignore[reportUnknownVariableType]
 from scipy.sparse import dia_matrix
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals
 from coordinator.planning.batching.chain_latency import Mixture, latency_mixture
 from coordinator.planning.batching.counting import count, counting_matrices, most_arrivals
-from coordinator.planning.batching.recursion import Estimate
+from coordinator.planning.batching.recursion import LatencyEstimate
 from coordinator.planning.batching.service import ServiceTimes
 from tiermesh.errors import Infeasible, Unsupported
 
@@ -43,7 +43,7 @@ class SingleServer:
         Unsupported: bursts build queues too long to solve for.
     """
 
-    process: Map
+    process: MarkovianArrivals
     service: ServiceTimes
     batch_size: int
     timeout_s: float
@@ -98,9 +98,9 @@ class SingleServer:
         return (float(by_level[: self.batch_size] @ self._v) + full) / self.served_per_batch
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> LatencyEstimate:
         """The figures that the recursion estimates."""
-        return Estimate.of(
+        return LatencyEstimate.of(
             self.latency.percentile, self.utilization, self.served_per_batch, self.device_seconds
         )
 

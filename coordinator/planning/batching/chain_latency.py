@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map, einsum
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals, einsum
 from coordinator.planning.batching.counting import count, counting_matrices, most_arrivals
 from coordinator.planning.batching.rounds import Rounds
 from coordinator.planning.batching.service import ServiceTimes
@@ -44,7 +44,11 @@ class Mixture:
 
 
 def latency_mixture(
-    process: Map, service: ServiceTimes, batch_size: int, timeout_s: float, queue: Floats
+    process: MarkovianArrivals,
+    service: ServiceTimes,
+    batch_size: int,
+    timeout_s: float,
+    queue: Floats,
 ) -> Mixture:
     """The law of the latency; `queue` (N, n) is that of `chain.SingleServer`."""
     seconds = service.seconds[:batch_size]
@@ -68,7 +72,12 @@ class _Tally:
     """Adds up the kinds of arrivals; each method takes one."""
 
     def __init__(
-        self, process: Map, seconds: Floats, timeout_s: float, queue: Floats, waits: Floats
+        self,
+        process: MarkovianArrivals,
+        seconds: Floats,
+        timeout_s: float,
+        queue: Floats,
+        waits: Floats,
     ) -> None:
         self._process, self._seconds, self._timeout = process, seconds, timeout_s
         self._queue, self._waits, self._size = queue, waits, len(seconds)

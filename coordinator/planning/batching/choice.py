@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.planning.batching.arrivals import Floats
-from coordinator.planning.batching.recursion import Estimate
+from coordinator.planning.batching.recursion import LatencyEstimate
 from coordinator.planning.batching.service import ServiceGrid
 from tiermesh.errors import Infeasible
 
@@ -24,7 +24,7 @@ _MOST_LOOKS: Final = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class SettingsGrid:
     """The settings to choose from: every batch size with every timeout and every row of `service`."""
 
     batch_sizes: tuple[int, ...]
@@ -36,15 +36,15 @@ class Grid:
         """How many settings there are."""
         return len(self.batch_sizes) * len(self.timeouts_s) * len(self.service.seconds)
 
-    def setting(self, index: int) -> Setting:
+    def setting(self, index: int) -> GridSetting:
         """The setting at a flat index of (batch size, timeout, row)."""
         shape = (len(self.batch_sizes), len(self.timeouts_s), len(self.service.seconds))
         b, t, row = (int(i) for i in np.unravel_index(index, shape))
-        return Setting(self.batch_sizes[b], self.timeouts_s[t], row)
+        return GridSetting(self.batch_sizes[b], self.timeouts_s[t], row)
 
 
 @dataclass(frozen=True)
-class Setting:
+class GridSetting:
     """A batch size, a timeout, and a row (memory size) of the service grid."""
 
     batch_size: int
@@ -59,7 +59,7 @@ class Surface:
     Where more arrives than can be served, the latency is infinite.
     """
 
-    grid: Grid
+    grid: SettingsGrid
     latency_s: Floats
     device_seconds: Floats
     mean_batch: Floats
@@ -75,36 +75,36 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """A setting with its own exact figures; `cost_per_request_usd` is the true mean."""
 
-    setting: Setting
+    setting: GridSetting
     memory_mb: float | None
-    estimate: Estimate
+    estimate: LatencyEstimate
     cost_per_request_usd: float
 
 
 class Law(Protocol):
     """What a load does with a setting: roughly over a grid, and exactly at one of its points."""
 
-    def surface(self, grid: Grid, quantile: float) -> Surface:
+    def surface(self, grid: SettingsGrid, quantile: float) -> Surface:
         """The percentile `quantile` and the device time over the grid."""
         ...
 
-    def estimate(self, grid: Grid, setting: Setting) -> Estimate:
+    def estimate(self, grid: SettingsGrid, setting: GridSetting) -> LatencyEstimate:
         """All figures of one setting; Infeasible where it has no steady state."""
         ...
 
 
 @dataclass(frozen=True)
-class Ask:
+class Ceiling:
     """What must hold: a ceiling on the latency percentile in seconds, or on the cost per request in US dollars."""
 
     of: Literal["latency", "cost"]
     limit: float
     quantile: float = 0.95
 
-    def value(self, point: Point) -> float:
+    def value(self, point: GridPoint) -> float:
         """What the ceiling is on."""
         if self.of == "latency":
             return point.estimate.percentile(self.quantile)
@@ -112,15 +112,15 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Choice:
+class GridChoice:
     """The chosen point and the numbers of points evaluated and found to meet the ask."""
 
-    point: Point
+    point: GridPoint
     evaluated: int
     feasible: int
 
 
-def choose(law: Law, surface: Surface, ask: Ask) -> Choice:
+def choose(law: Law, surface: Surface, ask: Ceiling) -> GridChoice:
     """The best point that holds what is asked.
 
     Raises:
@@ -134,23 +134,23 @@ def choose(law: Law, surface: Surface, ask: Ask) -> Choice:
         for index in _in_order(allowed, minimised, bounded):
             point = _point(law, surface.grid, index)
             if point is not None and ask.value(point) <= ask.limit:
-                return Choice(point, surface.grid.size, max(feasible, 1))
+                return GridChoice(point, surface.grid.size, max(feasible, 1))
     raise _infeasible(law, surface, ask, bounded, minimised)
 
 
-def point_at(law: Law, grid: Grid, setting: Setting) -> Point:
+def point_at(law: Law, grid: SettingsGrid, setting: GridSetting) -> GridPoint:
     """A setting's own figures; Infeasible where it has no steady state."""
     found = law.estimate(grid, setting)
     memory = grid.service.memory_mb(setting.row)
     cost = grid.service.price.per_request(found.device_seconds, found.mean_batch, memory or 0.0)
-    return Point(setting, memory, found, float(cost))
+    return GridPoint(setting, memory, found, float(cost))
 
 
-def frontier(surface: Surface) -> list[tuple[Setting, float, float]]:
+def frontier(surface: Surface) -> list[tuple[GridSetting, float, float]]:
     """The settings that no other beats in both: (setting, latency, cost as of `Surface.cost`), cheapest first."""
     latency, cost = surface.latency_s.ravel(), surface.cost.ravel()
     best = np.inf
-    kept: list[tuple[Setting, float, float]] = []
+    kept: list[tuple[GridSetting, float, float]] = []
     for index in np.lexsort((latency, cost)):
         if latency[index] < best:
             best = float(latency[index])
@@ -158,7 +158,7 @@ def frontier(surface: Surface) -> list[tuple[Setting, float, float]]:
     return kept
 
 
-def _bounded_and_minimised(surface: Surface, ask: Ask) -> tuple[Floats, Floats]:
+def _bounded_and_minimised(surface: Surface, ask: Ceiling) -> tuple[Floats, Floats]:
     latency, cost = surface.latency_s.ravel(), surface.cost.ravel()
     if ask.of == "latency":
         return latency, cost
@@ -177,7 +177,7 @@ def _in_order(allowed: npt.NDArray[np.bool_], minimised: Floats, bounded: Floats
     yield from (int(i) for i in rest[np.argsort(bounded[rest], kind="stable")][:_MOST_LOOKS])
 
 
-def _point(law: Law, grid: Grid, index: int) -> Point | None:
+def _point(law: Law, grid: SettingsGrid, index: int) -> GridPoint | None:
     try:
         return point_at(law, grid, grid.setting(index))
     except Infeasible:
@@ -185,7 +185,7 @@ def _point(law: Law, grid: Grid, index: int) -> Point | None:
 
 
 def _infeasible(
-    law: Law, surface: Surface, ask: Ask, bounded: Floats, minimised: Floats
+    law: Law, surface: Surface, ask: Ceiling, bounded: Floats, minimised: Floats
 ) -> Infeasible:
     unit = "s" if ask.of == "latency" else "USD per request"
     what = f"no setting keeps the {ask.of} within {ask.limit:g} {unit}"

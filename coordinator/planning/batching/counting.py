@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map, einsum
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals, einsum
 
 _LONGEST_HORIZON = 256.0
 """L t up to which the series is summed directly; beyond, t is halved."""
@@ -19,7 +19,7 @@ _WEIGHT_CUTOFF = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
-class Counts:
+class CountingMatrices:
     """Counting matrices at some times.
 
     `exactly[..., k, i, j]` = P_k(t)[i, j]: k arrivals in t and phase j then, from phase i now; k = 0 .. K.
@@ -31,8 +31,8 @@ class Counts:
     at_least: Floats
 
 
-def count(process: Map, times: Floats, most: int) -> Counts:
-    """`Counts` for up to `most` arrivals at `times` (any shape, seconds)."""
+def count(process: MarkovianArrivals, times: Floats, most: int) -> CountingMatrices:
+    """`CountingMatrices` for up to `most` arrivals at `times` (any shape, seconds)."""
     exactly = counting_matrices(process, times, most)
     n = process.phases
     at_least = np.empty((*exactly.shape[:-3], most + 2, n, n))
@@ -40,10 +40,10 @@ def count(process: Map, times: Floats, most: int) -> Counts:
     for j in range(1, most + 1):
         rest = at_least[..., j, :, :] - exactly[..., j - 1, :, :]
         at_least[..., j + 1, :, :] = np.maximum(_times_right(rest, process.after_arrival), 0.0)
-    return Counts(exactly, at_least)
+    return CountingMatrices(exactly, at_least)
 
 
-def counting_matrices(process: Map, times: Floats, most: int) -> Floats:
+def counting_matrices(process: MarkovianArrivals, times: Floats, most: int) -> Floats:
     """P_k(t) for k = 0 .. `most`; shape (*times.shape, most + 1, n, n)."""
     flat = np.asarray(times, dtype=float).ravel()
     n = process.phases
@@ -59,13 +59,13 @@ def counting_matrices(process: Map, times: Floats, most: int) -> Floats:
     return result.reshape(*np.shape(times), most + 1, n, n)
 
 
-def most_arrivals(process: Map, seconds: float) -> int:
+def most_arrivals(process: MarkovianArrivals, seconds: float) -> int:
     """A count that the arrivals of `seconds` hardly ever exceed (1e-12), even in the busiest phase."""
     mean = float(process.d1.sum(axis=1).max()) * seconds
     return int(mean + 8 * np.sqrt(mean) + 20)
 
 
-def _coefficients(process: Map, terms: int, most: int) -> Floats:
+def _coefficients(process: MarkovianArrivals, terms: int, most: int) -> Floats:
     """A[m, k]: the coefficient of z^k in (U0 + z U1)^m; shape (terms, most + 1, n, n)."""
     n, rate = process.phases, process.peak_rate
     silent, arriving = np.eye(n) + process.d0 / rate, process.d1 / rate

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals
 from coordinator.planning.batching.service import (
     AWS_LAMBDA,
-    Price,
     ServiceGrid,
+    ServicePrice,
     ServiceTimes,
     polynomial_seconds,
 )
@@ -82,7 +82,7 @@ class Service:
     name: str
     times: ServiceTimes | None = None
     polynomial: Polynomial | None = None
-    price: Price = AWS_LAMBDA
+    price: ServicePrice = AWS_LAMBDA
     published: PublishedGrid = field(default_factory=PublishedGrid)
 
     @property
@@ -92,7 +92,9 @@ class Service:
             return self.times.largest_batch
         return self.published.batch_size_published or 20
 
-    def on(self, memories_mb: Sequence[float], largest_batch: int, price: Price) -> ServiceGrid:
+    def on(
+        self, memories_mb: Sequence[float], largest_batch: int, price: ServicePrice
+    ) -> ServiceGrid:
         """The grid of times for batches up to `largest_batch`, by memory size where there are any.
 
         InvalidDocument where a polynomial is asked for without memory, or beyond what it can tell.
@@ -110,7 +112,7 @@ class Service:
         return ServiceGrid(seconds, memories, price)
 
 
-def read_arrivals(data: bytes, key: str, what: str) -> dict[str, Map]:
+def read_arrivals(data: bytes, key: str, what: str) -> dict[str, MarkovianArrivals]:
     """The MAPs at `key` (``trace/hour``, a trace, or nothing for the whole file), by hour; one has the name of its key.
 
     Raises:
@@ -185,7 +187,7 @@ def _read_polynomial(document: Polynomials, key: str, what: str) -> Service:
             fix=_choices(document.models, key),
         )
     prices = document.prices
-    price = Price(prices.usd_per_gb_second, prices.usd_per_invocation)
+    price = ServicePrice(prices.usd_per_gb_second, prices.usd_per_invocation)
     return Service(key, None, document.models[key], price, document.grid)
 
 
@@ -196,14 +198,14 @@ def _by_size(table: Mapping[str, float]) -> dict[int, float]:
         raise InvalidDocument("a batch size is not a whole number", why=str(error)) from None
 
 
-def _read_map(node: Any, what: str, key: str) -> Map:
+def _read_map(node: Any, what: str, key: str) -> MarkovianArrivals:
     document = convert(node, MapDocument, what)
     sizes = {len(document.D0), len(document.D1), *(len(row) for row in document.D0 + document.D1)}
     if len(sizes) != 1 or max(sizes) > limits.STAGES:
         raise InvalidDocument(
             f"{what} is wrong at {key}", why="D0 and D1 are not square and of one size"
         )
-    return Map(np.array(document.D0), np.array(document.D1))
+    return MarkovianArrivals(np.array(document.D0), np.array(document.D1))
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import numpy as np
 from scipy.optimize import minimize  # pyright: ignore[reportUnknownVariableType]
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals
 from tiermesh.errors import InvalidDocument
 
 FEWEST_ARRIVALS: Final = 2
@@ -86,7 +86,7 @@ class Fit:
     `ks_limit`; `refused` says why two phases were not taken.
     """
 
-    process: Map
+    process: MarkovianArrivals
     arrivals: int
     ks: float
     ks_limit: float
@@ -114,9 +114,11 @@ def fit(timestamps: Timestamps) -> Fit:
         # Few arrivals say most by how few they are in the time that was watched.
         gaps = np.diff(timestamps.seconds)
         why = f"{len(gaps) + 1} arrivals are too few to tell bursts from chance"
-        return _judged(Map.poisson((len(gaps) + 1) / timestamps.window_s), gaps, 0.0, why)
+        return _judged(
+            MarkovianArrivals.poisson((len(gaps) + 1) / timestamps.window_s), gaps, 0.0, why
+        )
     gaps = _gaps(timestamps.seconds)
-    poisson = Map.poisson(1 / float(gaps.mean()))
+    poisson = MarkovianArrivals.poisson(1 / float(gaps.mean()))
     if len(gaps) < _FEWEST_FOR_PHASES:
         why = f"{len(gaps) + 1} arrivals are too few to tell bursts from chance"
         return _judged(poisson, gaps, 0.0, why)
@@ -126,7 +128,7 @@ def fit(timestamps: Timestamps) -> Fit:
     return _judged(poisson if refused else bursty, gaps, gain, refused)
 
 
-def log_likelihood(process: Map, gaps: Floats) -> float:
+def log_likelihood(process: MarkovianArrivals, gaps: Floats) -> float:
     """The log-likelihood of successive gaps (seconds) of a process with one or two phases."""
     if process.phases == 1:
         return float(len(gaps) * np.log(process.rate) - process.rate * gaps.sum())
@@ -153,13 +155,13 @@ def _gaps(seconds: Floats) -> Floats:
     return np.diff(spread)
 
 
-def _fit_phases(gaps: Floats) -> tuple[Map, float]:
+def _fit_phases(gaps: Floats) -> tuple[MarkovianArrivals, float]:
     fitted = gaps[-_MOST_FITTED:]
     mean = float(fitted.mean())
 
-    def process(logs: Floats) -> Map:
+    def process(logs: Floats) -> MarkovianArrivals:
         low, high, leave_low, leave_high = np.exp(np.clip(logs, -15, 15)) / mean
-        return Map.mmpp((low, high), (leave_low, leave_high))
+        return MarkovianArrivals.mmpp((low, high), (leave_low, leave_high))
 
     def cost(logs: Floats) -> float:
         try:
@@ -187,7 +189,7 @@ def _start(gaps: Floats, window: float) -> Floats:
     return np.log([*rates, *leaving])
 
 
-def _refusal(process: Map, gaps: Floats, gain: float) -> str:
+def _refusal(process: MarkovianArrivals, gaps: Floats, gain: float) -> str:
     if gain < _CLEAR_BIC_GAIN:
         return "two phases explain the gaps no better than one (BIC)"
     leaving = process.d0[0, 1], process.d0[1, 0]
@@ -197,7 +199,7 @@ def _refusal(process: Map, gaps: Floats, gain: float) -> str:
     return ""
 
 
-def _judged(process: Map, gaps: Floats, gain: float, refused: str) -> Fit:
+def _judged(process: MarkovianArrivals, gaps: Floats, gain: float, refused: str) -> Fit:
     if not len(gaps):
         return Fit(process, 1, 0.0, 1.0, gain, refused)
     uniform = np.sort(_rescaled(process, gaps[-_MOST_FITTED:]))
@@ -207,7 +209,7 @@ def _judged(process: Map, gaps: Floats, gain: float, refused: str) -> Fit:
     return Fit(process, len(gaps) + 1, distance, float(limit), float(gain), refused)
 
 
-def _rescaled(process: Map, gaps: Floats) -> Floats:
+def _rescaled(process: MarkovianArrivals, gaps: Floats) -> Floats:
     """1 - P(gap longer than it was | the gaps before it)."""
     if process.phases == 1:
         return -np.expm1(-process.rate * gaps)

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 
 _DAMPINGS: Final = (0.0, 0.5, 1.0)
 """How much of the last change of the log-rate is expected again: none, half, all of it."""
@@ -16,7 +16,7 @@ _LARGEST_CHANGE: Final = float(np.log(2))
 """No more than a doubling or halving is extrapolated."""
 
 
-def forecast(history: Sequence[Map]) -> Map:
+def forecast(history: Sequence[MarkovianArrivals]) -> MarkovianArrivals:
     """The process expected after `history` (oldest first, at least one hour).
 
     Of the dampings, the one that would have erred least on the history is used; with fewer than three hours, none.

@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals
 from coordinator.planning.batching.chain import SingleServer
-from coordinator.planning.batching.choice import Grid, Law, Setting, Surface
-from coordinator.planning.batching.recursion import Estimate, replay
+from coordinator.planning.batching.choice import GridSetting, Law, SettingsGrid, Surface
+from coordinator.planning.batching.recursion import LatencyEstimate, replay
 from coordinator.planning.batching.unlimited import UnlimitedServers
 from tiermesh.errors import Infeasible, Unsupported
 
@@ -28,7 +28,7 @@ _WARMUP: Final = 0.02
 _SEED: Final = 20_201_115
 
 
-def law_for(process: Map, servers: int | None) -> Law:
+def law_for(process: MarkovianArrivals, servers: int | None) -> Law:
     """The law of a stationary process on `servers` (None: unlimited)."""
     return UnlimitedLaw(process) if servers is None else DeviceLaw(process, servers)
 
@@ -37,9 +37,9 @@ def law_for(process: Map, servers: int | None) -> Law:
 class UnlimitedLaw:
     """Unlimited servers, exactly."""
 
-    process: Map
+    process: MarkovianArrivals
 
-    def surface(self, grid: Grid, quantile: float) -> Surface:
+    def surface(self, grid: SettingsGrid, quantile: float) -> Surface:
         """See `choice.Law`."""
         servers = UnlimitedServers(self.process, grid.batch_sizes, grid.timeouts_s)
         seconds = grid.service.seconds
@@ -49,12 +49,14 @@ class UnlimitedLaw:
         mean_batch = np.stack([law.mean_batch for law in laws])[:, :, None]
         return Surface(grid, latency, device, np.broadcast_to(mean_batch, device.shape))
 
-    def estimate(self, grid: Grid, setting: Setting) -> Estimate:
+    def estimate(self, grid: SettingsGrid, setting: GridSetting) -> LatencyEstimate:
         """See `choice.Law`."""
         size, seconds = setting.batch_size, grid.service.seconds[setting.row][None, :]
         law = UnlimitedServers(self.process, [size], [setting.timeout_s], _REFINE).law(size)
         mean, device = float(law.mean_batch[0]), float(law.device_seconds(seconds)[0, 0])
-        return Estimate.of(lambda q: float(law.percentiles(seconds, q)[0, 0]), None, mean, device)
+        return LatencyEstimate.of(
+            lambda q: float(law.percentiles(seconds, q)[0, 0]), None, mean, device
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class DeviceLaw:
     One device with T <= v_B is solved by its chain; other settings are followed over 1e6 arrivals.
     """
 
-    process: Map
+    process: MarkovianArrivals
     servers: int
 
     @cached_property
@@ -75,11 +77,11 @@ class DeviceLaw:
     def _verifying(self) -> Floats:
         return self.process.sample(VERIFYING_ARRIVALS, np.random.default_rng(_SEED + 1))
 
-    def surface(self, grid: Grid, quantile: float) -> Surface:
+    def surface(self, grid: SettingsGrid, quantile: float) -> Surface:
         """See `choice.Law`."""
         return _followed(grid, quantile, self._screening, self.servers, self.process.rate)
 
-    def estimate(self, grid: Grid, setting: Setting) -> Estimate:
+    def estimate(self, grid: SettingsGrid, setting: GridSetting) -> LatencyEstimate:
         """See `choice.Law`."""
         service, size, timeout = grid.service.at(setting.row), setting.batch_size, setting.timeout_s
         if self.process.rate >= service.capacity(size, self.servers):
@@ -104,10 +106,10 @@ class TraceLaw:
     """
 
     arrivals: Floats
-    fitted: Map
+    fitted: MarkovianArrivals
     servers: int | None
 
-    def surface(self, grid: Grid, quantile: float) -> Surface:
+    def surface(self, grid: SettingsGrid, quantile: float) -> Surface:
         """See `choice.Law`."""
         if self.servers is None:
             return UnlimitedLaw(self.fitted).surface(grid, quantile)
@@ -115,7 +117,7 @@ class TraceLaw:
         window = self.arrivals[middle : middle + SCREENING_ARRIVALS]
         return _followed(grid, quantile, window, self.servers, self.fitted.rate)
 
-    def estimate(self, grid: Grid, setting: Setting) -> Estimate:
+    def estimate(self, grid: SettingsGrid, setting: GridSetting) -> LatencyEstimate:
         """See `choice.Law`."""
         service = grid.service.at(setting.row)
         followed = replay(
@@ -124,7 +126,9 @@ class TraceLaw:
         return followed.estimate
 
 
-def _followed(grid: Grid, quantile: float, arrivals: Floats, servers: int, rate: float) -> Surface:
+def _followed(
+    grid: SettingsGrid, quantile: float, arrivals: Floats, servers: int, rate: float
+) -> Surface:
     most = max(_FEWEST_SCREENING, _FOLLOWED_IN_ALL // grid.size)
     arrivals = arrivals[:most]
     shape = (len(grid.batch_sizes), len(grid.timeouts_s), len(grid.service.seconds))

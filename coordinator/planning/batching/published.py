@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map, einsum
-from coordinator.planning.batching.choice import Ask, Grid, Setting
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals, einsum
+from coordinator.planning.batching.choice import Ceiling, GridSetting, SettingsGrid
 from coordinator.planning.batching.counting import counting_matrices
 from tiermesh.errors import Infeasible, Unsupported
 
@@ -22,7 +22,7 @@ _LONGEST_LATENCY_S: Final = 30.0
 _RESOLUTION_S: Final = 0.01
 
 
-def published_choice(process: Map, grid: Grid, ask: Ask) -> Setting:
+def published_choice(process: MarkovianArrivals, grid: SettingsGrid, ask: Ceiling) -> GridSetting:
     """BATCH's choice over the timeouts and memory sizes of `grid`, at its batch size of 20.
 
     Raises:
@@ -39,11 +39,15 @@ def published_choice(process: Map, grid: Grid, ask: Ask) -> Setting:
         raise Infeasible("by its own figures, BATCH finds no setting")
     # Its loops run over memory first, and the first of equals stays.
     row, timeout = np.unravel_index(np.argmin(np.where(allowed, minimised, np.inf)), latency.shape)
-    return Setting(BATCH_SIZE, grid.timeouts_s[int(timeout)], int(row))
+    return GridSetting(BATCH_SIZE, grid.timeouts_s[int(timeout)], int(row))
 
 
 def published_figures(
-    process: Map, timeouts: Floats, seconds: Floats, grid: Grid, quantile: float
+    process: MarkovianArrivals,
+    timeouts: Floats,
+    seconds: Floats,
+    grid: SettingsGrid,
+    quantile: float,
 ) -> tuple[Floats, Floats]:
     """BATCH's latency percentile (s) and cost per request (USD); each of shape (memory sizes, timeouts)."""
     sizes = _batch_sizes(process, timeouts)
@@ -54,7 +58,7 @@ def published_figures(
     return latency, np.asarray(cost)
 
 
-def _batch_sizes(process: Map, timeouts: Floats) -> Floats:
+def _batch_sizes(process: MarkovianArrivals, timeouts: Floats) -> Floats:
     """Probability of each batch size; shape (timeouts, B)."""
     own, leaving = _own_and_leaving(process)
     per_visit = own / leaving
@@ -66,13 +70,13 @@ def _batch_sizes(process: Map, timeouts: Floats) -> Floats:
     return np.concatenate([short, 1 - short.sum(axis=1, keepdims=True)], axis=1)
 
 
-def _own_and_leaving(process: Map) -> tuple[Floats, Floats]:
+def _own_and_leaving(process: MarkovianArrivals) -> tuple[Floats, Floats]:
     """Per phase, the rate of arrivals that keep it and the rate of everything that leaves it."""
     own: Floats = np.diag(process.d1).copy()
     return own, -np.diag(process.d0).astype(float) - own
 
 
-def _filling_time(process: Map, timeouts: Floats) -> Floats:
+def _filling_time(process: MarkovianArrivals, timeouts: Floats) -> Floats:
     """Its time tau to fill a buffer, cut at T; shape (timeouts,)."""
     if process.phases > 2:
         return timeouts
@@ -113,7 +117,7 @@ def _share_within(
     return np.where(position < 0, 0.0, share)
 
 
-def _check(process: Map, grid: Grid) -> None:
+def _check(process: MarkovianArrivals, grid: SettingsGrid) -> None:
     why = ""
     own, leaving = _own_and_leaving(process)
     if process.phases == 1:

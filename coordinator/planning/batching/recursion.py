@@ -23,7 +23,7 @@ PERCENTILES = (0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
-class Estimate:
+class LatencyEstimate:
     """Latency percentiles (wait + service, seconds) and what the servers spend on them.
 
     `utilization` is the busy share of the servers; None for unlimited ones. `device_seconds` are per request.
@@ -45,7 +45,7 @@ class Estimate:
         utilization: float | None,
         mean_batch: float,
         device_seconds: float,
-    ) -> Estimate:
+    ) -> LatencyEstimate:
         """From a function that gives any percentile."""
         p50, p75, p90, p95, p99 = (quantile(q) for q in PERCENTILES)
         return cls(p50, p75, p90, p95, p99, utilization, mean_batch, device_seconds)
@@ -77,13 +77,13 @@ class Replay:
         return float(np.partition(self.latencies_s, rank)[rank])
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> LatencyEstimate:
         """The figures that candidates are compared by."""
         ordered = np.sort(self.latencies_s)
         busy = None if self.servers is None else self.busy_s / (self.servers * self.span_s)
         per_request = self.busy_s / int(self.sizes.sum())
         mean = float(self.sizes.mean())
-        return Estimate.of(
+        return LatencyEstimate.of(
             lambda q: float(ordered[_rank(q, len(ordered))]), busy, mean, per_request
         )
 
@@ -101,7 +101,7 @@ def estimate(
     *,
     servers: int | None = 1,
     warmup: float = 0.0,
-) -> Estimate:
+) -> LatencyEstimate:
     """What the policy (`batch_size`, `timeout_s`) does with `arrivals`; `servers=None` is unlimited.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map, einsum
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals, einsum
 from coordinator.planning.batching.counting import counting_matrices
 
 _CHUNK = 4_000_000
@@ -68,7 +68,7 @@ class Rounds:
         picked = padded[:, ends - np.arange(1, most + 1)]
         return picked.reshape(len(padded), rounds, -1)
 
-    def by_size(self, process: Map, full_seconds: float) -> Floats:
+    def by_size(self, process: MarkovianArrivals, full_seconds: float) -> Floats:
         """Expected arrivals by round and final batch size; shape (nodes, rounds, B)."""
         size, rounds = self._size, self._full.shape[1]
         later = counting_matrices(process, np.arange(rounds) * full_seconds, size - 1).sum(axis=-1)

@@ -62,7 +62,7 @@ class ServiceTimes:
 
 
 @dataclass(frozen=True)
-class Price:
+class ServicePrice:
     """What serving costs: by the GB-second and the call (a function), or by the hour of device time, or nothing."""
 
     usd_per_gb_second: float = 0.0
@@ -81,7 +81,7 @@ class Price:
         return device_seconds * per_second + self.usd_per_invocation / mean_batch
 
 
-AWS_LAMBDA = Price(usd_per_gb_second=1.66667e-05, usd_per_invocation=2e-07)
+AWS_LAMBDA = ServicePrice(usd_per_gb_second=1.66667e-05, usd_per_invocation=2e-07)
 """The prices that BATCH (SC'20) used."""
 
 
@@ -94,7 +94,7 @@ class ServiceGrid:
 
     seconds: Floats
     memories_mb: tuple[float, ...] = ()
-    price: Price = Price()
+    price: ServicePrice = ServicePrice()
 
     def __post_init__(self) -> None:
         for row in np.atleast_2d(self.seconds):
@@ -103,7 +103,7 @@ class ServiceGrid:
             raise _invalid("there must be one row of times for each memory size")
 
     @classmethod
-    def of_device(cls, times: ServiceTimes, price: Price = Price()) -> ServiceGrid:
+    def of_device(cls, times: ServiceTimes, price: ServicePrice = ServicePrice()) -> ServiceGrid:
         """A device: one row, priced by the hour if at all."""
         return cls(times.seconds[None, :], (), price)
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.planning.batching.arrivals import Floats, Map, einsum, stationary
-from coordinator.planning.batching.counting import Counts, count
+from coordinator.planning.batching.arrivals import Floats, MarkovianArrivals, einsum, stationary
+from coordinator.planning.batching.counting import CountingMatrices, count
 from coordinator.planning.batching.waits import WaitGrid, WaitTable
 
 
@@ -59,7 +59,7 @@ class UnlimitedServers:
 
     def __init__(
         self,
-        process: Map,
+        process: MarkovianArrivals,
         batch_sizes: Sequence[int],
         timeouts_s: Sequence[float],
         refine: int = 1,
@@ -103,7 +103,7 @@ class UnlimitedServers:
         return result
 
 
-def _opening_phase(process: Map, counts: Counts, batch_size: int) -> Floats:
+def _opening_phase(process: MarkovianArrivals, counts: CountingMatrices, batch_size: int) -> Floats:
     """The phase phi for each timeout; shape (timeouts, n)."""
     at_dispatch = (
         counts.exactly[:, -1, : max(batch_size - 1, 0)].sum(axis=1)

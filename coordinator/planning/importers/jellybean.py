@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from coordinator.planning.importers import accuracy_profile
-from coordinator.planning.importers.tables import Kind, Row, damaged, read_csv, read_json, read_yaml
+from coordinator.planning.importers.tables import (
+    ImportedRow,
+    Kind,
+    damaged,
+    read_csv,
+    read_json,
+    read_yaml,
+)
 from tiermesh.documents.problem import (
     Accuracy,
     Asks,
@@ -74,7 +81,7 @@ ANY: Final = "default"
 class _Folder:
     """A folder's tables and documents, each row checked for its form."""
 
-    rows: Mapping[str, list[Row]]
+    rows: Mapping[str, list[ImportedRow]]
     partition: list[list[str]] | None
     sink: str
     threshold: float
@@ -124,7 +131,7 @@ def _folder(files: Mapping[str, bytes]) -> _Folder:
     )
 
 
-def _table(files: Mapping[str, bytes], file: str) -> Iterator[Row]:
+def _table(files: Mapping[str, bytes], file: str) -> Iterator[ImportedRow]:
     if file in files:
         return read_csv(file, files[file], TABLES[file])
     if file in OPTIONAL:
@@ -264,7 +271,7 @@ def _links(folder: _Folder, tiers: list[str], tier_of: Mapping[str, str]) -> Ite
             yield ProblemLink(source=row["source"], target=row["worker"], price_per_gib=price)
 
 
-def _worker(row: Row, column: str, tier_of: Mapping[str, str]) -> str:
+def _worker(row: ImportedRow, column: str, tier_of: Mapping[str, str]) -> str:
     if row[column] not in tier_of:
         row.wrong(column, f"there is no worker `{row[column]}`")
     return tier_of[row[column]]
@@ -289,9 +296,9 @@ def _edges(folder: _Folder, stages: Mapping[str, ProblemStage]) -> list[ProblemE
 
 def _by_edge(
     folder: _Folder, file: str, stages: Mapping[str, ProblemStage]
-) -> defaultdict[tuple[str, str], list[Row]]:
+) -> defaultdict[tuple[str, str], list[ImportedRow]]:
     known = {(row["u"], row["v"]) for row in folder.rows["logical_graph.csv"]}
-    found: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[ImportedRow]] = defaultdict(list)
     for row in folder.rows[file]:
         if (row["u"], row["v"]) not in known:
             row.wrong("u", f"logical_graph.csv has no edge from `{row['u']}` to `{row['v']}`")
@@ -303,7 +310,7 @@ def _by_edge(
     return found
 
 
-def _pair(row: Row, ratio: float | None = None, size: float | None = None) -> ByVariants:
+def _pair(row: ImportedRow, ratio: float | None = None, size: float | None = None) -> ByVariants:
     return ByVariants(
         source_variant=None if row["u_variant"] == ANY else row["u_variant"],
         target_variant=None if row["v_variant"] == ANY else row["v_variant"],
@@ -312,7 +319,7 @@ def _pair(row: Row, ratio: float | None = None, size: float | None = None) -> By
     )
 
 
-def _sized(size: Row, ratio: float, paired: list[Row]) -> list[ByVariants]:
+def _sized(size: ImportedRow, ratio: float, paired: list[ImportedRow]) -> list[ByVariants]:
     """A message size as bytes per item written, for each ratio that it may meet."""
     size_bytes = size["kib"] * 1024
     meets: list[ByVariants] = []
@@ -320,7 +327,7 @@ def _sized(size: Row, ratio: float, paired: list[Row]) -> list[ByVariants]:
         merged = [_narrower(size[f"{s}_variant"], row[f"{s}_variant"]) for s in ("u", "v")]
         if all(merged):
             values = {**row.values, "u_variant": merged[0], "v_variant": merged[1]}
-            narrowed = Row(row.file, row.line, values, row.columns)
+            narrowed = ImportedRow(row.file, row.line, values, row.columns)
             meets.append(_pair(narrowed, size=size_bytes * row["ratio"]))
     return [*meets, _pair(size, size=size_bytes * ratio)]
 

@@ -20,7 +20,7 @@ Kind = Literal["name", "number", "count"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ImportedRow:
     """A line of a table: its values by column, and where it is."""
 
     file: str
@@ -58,7 +58,7 @@ def text_of(file: str, data: bytes) -> str:
         damaged(file, before.count(b"\n") + 1, column, "a byte here is not UTF-8")
 
 
-def read_csv(file: str, data: bytes, columns: Mapping[str, Kind]) -> Iterator[Row]:
+def read_csv(file: str, data: bytes, columns: Mapping[str, Kind]) -> Iterator[ImportedRow]:
     """The rows of a CSV without a header; blank lines and one stray comma at the end are passed over."""
     reader = csv.reader(io.StringIO(text_of(file, data)), skipinitialspace=True)
     try:
@@ -70,7 +70,7 @@ def read_csv(file: str, data: bytes, columns: Mapping[str, Kind]) -> Iterator[Ro
         damaged(file, reader.line_num, 1, str(error))
 
 
-def _row(file: str, line: int, cells: list[str], columns: Mapping[str, Kind]) -> Row:
+def _row(file: str, line: int, cells: list[str], columns: Mapping[str, Kind]) -> ImportedRow:
     starts = [1 + sum(len(cell) + 1 for cell in cells[:i]) for i in range(len(cells) + 1)]
     if len(cells) != len(columns):
         at = starts[len(columns)] if len(cells) > len(columns) else starts[-1] - 1
@@ -81,7 +81,7 @@ def _row(file: str, line: int, cells: list[str], columns: Mapping[str, Kind]) ->
         column: _value(cell.strip(), kind, file, line, places[column])
         for (column, kind), cell in zip(columns.items(), cells, strict=True)
     }
-    return Row(file, line, values, places)
+    return ImportedRow(file, line, values, places)
 
 
 def _value(cell: str, kind: Kind, file: str, line: int, column: int) -> str | float | int:

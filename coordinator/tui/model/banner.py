@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from coordinator.fleet.lifecycle import DeviceState, Outcome
+from coordinator.fleet.lifecycle import DeviceState, RolloutOutcome
 from coordinator.tui.model import text as t
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 
 if TYPE_CHECKING:
-    from coordinator.fleet.state import Replan
+    from coordinator.fleet.state import ReplanRecord
 
 SIGNS: Final = {
     "met": ("✓", "good"),
@@ -39,7 +39,7 @@ def banner(view: View, cells: int) -> Line | None:
         role, text = _ended(replan, verdict_of(view, workflow))
     elif lost := _lost(view, workflow):
         role, text = "banner-bad", lost
-    elif rollout is not None and rollout.outcome in (Outcome.ABORTED, Outcome.BROKEN):
+    elif rollout is not None and rollout.outcome in (RolloutOutcome.ABORTED, RolloutOutcome.BROKEN):
         why = "; ".join(f"{_name(view, d)}: {w}" for d, w in rollout.failures.items())
         role, text = (
             "banner-bad",
@@ -86,7 +86,7 @@ def _lost(view: View, workflow: str) -> str:
     return f"✗ {told}"
 
 
-def _ended(replan: Replan, verdict: str | None) -> tuple[str, str]:
+def _ended(replan: ReplanRecord, verdict: str | None) -> tuple[str, str]:
     good = replan.outcome in ("replaced", "kept") and verdict != "missed"
     sign = "✓" if good else "▲"
     outcome = {"replaced": f"generation {replan.generation} serves"}.get(

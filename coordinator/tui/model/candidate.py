@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from coordinator.planning.search_progress import Standing
+from coordinator.planning.search_progress import SearchBounds
 
 if TYPE_CHECKING:
     from coordinator.planning.explain import Explanation
@@ -38,14 +38,14 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SearchStep:
     """What was known after so many seconds: what the best plan so far costs, and its gap, where there is a bound."""
 
     seconds: float
     cost_per_hour: float
     gap: float | None
 
-    def follows(self, other: Step) -> bool:
+    def follows(self, other: SearchStep) -> bool:
         """Whether it is worth a line after another: a better plan, or a gap that is a tenth smaller at least."""
         if self.cost_per_hour < other.cost_per_hour or other.gap is None:
             return True
@@ -53,7 +53,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AccuracyAlternative:
     """A plan for another accuracy: what it costs per hour and how long requests take. None where there is no plan."""
 
     accuracy: float
@@ -62,7 +62,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class PlanAnswer:
     """The answer to an asking, as far as it is known, so many seconds after it was asked.
 
     `standing` is what the solver knows of the cost; its best plan can be looked at when it has ended. `plan` is one
@@ -72,12 +72,12 @@ class Candidate:
     asking: Asking
     search: Search = Search.SOLVING
     seconds: float = 0.0
-    standing: Standing = field(default_factory=Standing)
-    steps: Sequence[Step] = ()
+    standing: SearchBounds = field(default_factory=SearchBounds)
+    steps: Sequence[SearchStep] = ()
     plan: Plan | None = None
     why: str = ""
     fix: str = ""
-    frontier: Sequence[Choice] = ()
+    frontier: Sequence[AccuracyAlternative] = ()
     explanation: Explanation | None = None
 
     @property

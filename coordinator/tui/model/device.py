@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.fleet.lifecycle import REMEDIES, Reach
 from coordinator.fleet.state import Device, Sighting
-from coordinator.sessions.link_quality import Link
+from coordinator.sessions.link_quality import LinkQuality
 from coordinator.telemetry.recent import DeviceTelemetry
 from coordinator.tui.model import text as t
 from coordinator.tui.model.fleet import STATES
@@ -15,7 +15,7 @@ from coordinator.tui.model.view import View
 from tiermesh.documents.fingerprint import Interface
 
 if TYPE_CHECKING:
-    from coordinator.telemetry.status import Battery
+    from coordinator.telemetry.status import BatteryStatus
 
 
 def detail(view: View, device: Device, cells: int) -> list[Line]:
@@ -97,7 +97,7 @@ def _facts(view: View, device: Device) -> list[tuple[str, str]]:
     return facts
 
 
-def _power_in_full(power: str, battery: Battery | None) -> str:
+def _power_in_full(power: str, battery: BatteryStatus | None) -> str:
     if battery is None:
         return "from its battery" if power == "battery" else power
     state = {"resting": "full, or not charging", "unspecified": ""}.get(
@@ -106,7 +106,7 @@ def _power_in_full(power: str, battery: Battery | None) -> str:
     return f"battery {battery.level_percent:.0f} %" + (f", {state}" if state else "")
 
 
-def _link_in_full(link: Link) -> str:
+def _link_in_full(link: LinkQuality) -> str:
     times = f"{t.milliseconds(link.rtt_ms)} there and back, {t.milliseconds(link.least_ms)} at best"
     broke = t.count(link.reconnects, "reconnect") if link.reconnects else "no reconnect"
     return f"{link.grade}: {times}; {broke} in the last hour"

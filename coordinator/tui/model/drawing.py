@@ -11,9 +11,9 @@ from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.model import text as t
 from coordinator.tui.model.cards import card_lines
 from coordinator.tui.model.fleet import STATES
-from coordinator.tui.model.grid import DOWN, UP, Grid
-from coordinator.tui.model.placement import Board, Card, Column, Link, Row
-from coordinator.tui.model.routing import Bundle, Place, Port, ports_for, ports_of, take_tracks
+from coordinator.tui.model.grid import DOWN, UP, CellGrid
+from coordinator.tui.model.placement import Board, Card, CardLink, PlacementColumn, StageRow
+from coordinator.tui.model.routing import LaneBundle, Place, Port, ports_for, ports_of, take_tracks
 from coordinator.tui.model.text import Line
 
 GUTTER: Final = 11
@@ -82,7 +82,7 @@ class _Drawer:
             tops.append(y)
             y += height + (gaps[i][1] if i < len(gaps) else 0)
         places = self._places(tops)
-        grid = Grid(self.width, y)
+        grid = CellGrid(self.width, y)
         self._head(grid)
         for i, (bundles, _) in enumerate(gaps):
             self._draw_gap(grid, bundles, tops[i] + heights[i], tops[i + 1] - 1)
@@ -129,7 +129,7 @@ class _Drawer:
     def _card_height(self, card: Card) -> int:
         return 1 if card.slim else 2 if self.slim else 4
 
-    def _row_height(self, row: Row) -> int:
+    def _row_height(self, row: StageRow) -> int:
         cells = (self.board.cells.get((row.name, c.key), ()) for c in self.board.columns)
         return max((self._card_height(card) for cell in cells for card in cell), default=1)
 
@@ -147,23 +147,23 @@ class _Drawer:
     def _level_of(self, card: str) -> int:
         return self.level[self.cards[card].stage]
 
-    def _gaps(self, places: Mapping[str, Place]) -> list[tuple[list[Bundle], int]]:
+    def _gaps(self, places: Mapping[str, Place]) -> list[tuple[list[LaneBundle], int]]:
         """Per gap between two rows: its bundles, and how many lines it takes."""
-        gaps: list[list[Bundle]] = []
+        gaps: list[list[LaneBundle]] = []
         for i in range(len(self.board.rows) - 1):
             bundles = self._bundles(i, places)
             take_tracks(bundles)
             gaps.append(bundles)
         return [(b, 1 + max((x.track for x in b), default=0)) for b in gaps]
 
-    def _bundles(self, gap: int, places: Mapping[str, Place]) -> list[Bundle]:
+    def _bundles(self, gap: int, places: Mapping[str, Place]) -> list[LaneBundle]:
         entries = self._entries(gap, places)
         ports = ports_for(entries, places)
-        bundles: dict[tuple[str, int], Bundle] = {}
+        bundles: dict[tuple[str, int], LaneBundle] = {}
         owners = {card: i for i, card in enumerate(self.cards)}
         for source, target, x, link in entries:
             bundle = bundles.setdefault(
-                (source, x), Bundle(owners[source], x, self._lane_role(source, target))
+                (source, x), LaneBundle(owners[source], x, self._lane_role(source, target))
             )
             share = t.percent(link.share)
             rate = f" {t.number(link.rate_rps, 2)}/s" if link.rate_rps is not None else ""
@@ -171,9 +171,11 @@ class _Drawer:
         self._into_channels(gap, places, bundles, owners)
         return list(bundles.values())
 
-    def _entries(self, gap: int, places: Mapping[str, Place]) -> list[tuple[str, str, int, Link]]:
+    def _entries(
+        self, gap: int, places: Mapping[str, Place]
+    ) -> list[tuple[str, str, int, CardLink]]:
         """The links that end below a gap: source, target, the cell where they come from, and the link."""
-        found: list[tuple[str, str, int, Link]] = []
+        found: list[tuple[str, str, int, CardLink]] = []
         for link in self.board.links:
             if self._level_of(link.target) != gap + 1:
                 continue
@@ -186,14 +188,14 @@ class _Drawer:
         self,
         gap: int,
         places: Mapping[str, Place],
-        bundles: dict[tuple[str, int], Bundle],
+        bundles: dict[tuple[str, int], LaneBundle],
         owners: Mapping[str, int],
     ) -> None:
         for card, x in self.channels.items():
             if self._level_of(card) == gap:
                 middle = places[card].middle
                 bundle = bundles.setdefault(
-                    (card, middle), Bundle(owners[card], middle, self._lane_role(card, card))
+                    (card, middle), LaneBundle(owners[card], middle, self._lane_role(card, card))
                 )
                 bundle.down.append(Port(x))
 
@@ -203,7 +205,9 @@ class _Drawer:
         strong = self.selected in (source, target)
         return f"lane{self.colours[source]}{' bold' if strong else ''}"
 
-    def _draw_gap(self, grid: Grid, bundles: Sequence[Bundle], top: int, bottom: int) -> None:
+    def _draw_gap(
+        self, grid: CellGrid, bundles: Sequence[LaneBundle], top: int, bottom: int
+    ) -> None:
         for bundle in bundles:
             y = top + max(bundle.track - 1, 0)
             if not bundle.straight:
@@ -218,7 +222,7 @@ class _Drawer:
         for bundle in bundles:
             self._draw_ends(grid, bundle, bottom, ports_of(bundles))
 
-    def _draw_ends(self, grid: Grid, bundle: Bundle, y: int, ports: Sequence[int]) -> None:
+    def _draw_ends(self, grid: CellGrid, bundle: LaneBundle, y: int, ports: Sequence[int]) -> None:
         for port in bundle.down:
             if not port.short:
                 grid.joint(port.x, y, DOWN, bundle.role, bundle.owner)
@@ -228,7 +232,7 @@ class _Drawer:
             said = next((s for s in (port.full, port.short) if len(s) <= room), "")
             grid.text(port.x + 1, y, said, bundle.role)
 
-    def _draw_channels(self, grid: Grid, tops: Sequence[int], heights: Sequence[int]) -> None:
+    def _draw_channels(self, grid: CellGrid, tops: Sequence[int], heights: Sequence[int]) -> None:
         for card, x in self.channels.items():
             last = max(
                 self._level_of(link.target) for link in self.board.links if link.source == card
@@ -245,7 +249,7 @@ class _Drawer:
 
     # --- heads and cards -----------------------------------------------------------------------------------------
 
-    def _head(self, grid: Grid) -> None:
+    def _head(self, grid: CellGrid) -> None:
         for tier, of in groupby(self.board.columns, key=lambda column: column.tier):
             columns = list(of)
             x = self.column_x[columns[0].key]
@@ -255,7 +259,7 @@ class _Drawer:
         for column in self.board.columns:
             self._column_head(grid, column)
 
-    def _column_head(self, grid: Grid, column: Column) -> None:
+    def _column_head(self, grid: CellGrid, column: PlacementColumn) -> None:
         x, cells = self.column_x[column.key], self.slots[column.key] * self.card_width - 1
         sign, role = STATES[column.state]
         told = "" if column.state is DeviceState.READY and not column.why else f" {column.state}"
@@ -264,7 +268,9 @@ class _Drawer:
         if column.note and len(text) + len(column.note) < cells:
             grid.text(x + len(text) + 1, 1, column.note, "dim")
 
-    def _draw_row(self, grid: Grid, row: Row, top: int, places: Mapping[str, Place]) -> None:
+    def _draw_row(
+        self, grid: CellGrid, row: StageRow, top: int, places: Mapping[str, Place]
+    ) -> None:
         grid.text(0, top, t.fit(t.safe(row.name), GUTTER - 1), "bold")
         if self._row_height(row) > 1:
             told = row.model if row.model and row.model != row.name else row.kind
@@ -274,7 +280,7 @@ class _Drawer:
             if card.stage == row.name:
                 self._draw_card(grid, card, places[card.id])
 
-    def _draw_card(self, grid: Grid, card: Card, place: Place) -> None:
+    def _draw_card(self, grid: CellGrid, card: Card, place: Place) -> None:
         chosen = card.id == self.selected
         surface = "card-chosen" if chosen else "card-lost" if card.lost else "card"
         edge = "✗" if card.lost else "▐" if chosen else "▏"

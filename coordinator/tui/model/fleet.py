@@ -43,7 +43,7 @@ class Sort(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """A column: its title, its cells, the width of terminal from which it is shown, and what it shows."""
 
     title: str
@@ -147,16 +147,16 @@ def _serves(view: View, device: Device, heard: DeviceTelemetry) -> Run:
 
 
 COLUMNS: Final = (
-    Column("device", 16, 0, _name),
-    Column("state", 12, 0, _state),
-    Column("load", 13, 0, _load),
-    Column("memory", 13, 92, _memory),
-    Column("USD/h", 7, 0, _price, ">"),
-    Column("link", 13, 78, _link),
-    Column("temp", 7, 104, _temperature, ">", optional=True),
-    Column("power", 8, 112, _power, optional=True),
-    Column("machine", 26, 150, _machine),
-    Column("serves, or why not", 20, 60, _serves),
+    TableColumn("device", 16, 0, _name),
+    TableColumn("state", 12, 0, _state),
+    TableColumn("load", 13, 0, _load),
+    TableColumn("memory", 13, 92, _memory),
+    TableColumn("USD/h", 7, 0, _price, ">"),
+    TableColumn("link", 13, 78, _link),
+    TableColumn("temp", 7, 104, _temperature, ">", optional=True),
+    TableColumn("power", 8, 112, _power, optional=True),
+    TableColumn("machine", 26, 150, _machine),
+    TableColumn("serves, or why not", 20, 60, _serves),
 )
 
 
@@ -214,7 +214,7 @@ class FleetTable:
             (i for i, r in enumerate(self.rows) if isinstance(r, Device) and r.id == device), None
         )
 
-    def _cells(self, column: Column) -> int:
+    def _cells(self, column: TableColumn) -> int:
         """The last column takes what is left."""
         if column is not self.columns[-1]:
             return column.cells

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gauge:
+class Figure:
     """One figure. `at_least` says on which side of what is asked is good; None is not known, or not asked."""
 
     name: str
@@ -51,7 +51,7 @@ class Gauge:
         return None if slack is None else slack >= -tolerance
 
 
-def gauges(view: View, workflow: str) -> list[Gauge]:
+def gauges(view: View, workflow: str) -> list[Figure]:
     """The gauges of a running workflow."""
     running = view.fleet.running.get(workflow)
     record = view.fleet.plans.get(running.plan) if running is not None else None
@@ -75,13 +75,13 @@ def slo_of(view: View, digest: str | None) -> Slo | None:
     return parsed(source.text).slo
 
 
-def gauges_of(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> list[Gauge]:
+def gauges_of(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> list[Figure]:
     """Throughput, accuracy and latency."""
     measured = status.latency_ms if status is not None else {}
     asked = {name: 1_000 * float(value) for name, value in slo.latency.items()} if slo else {}
     names = list(asked) or [n for n in ("p95",) if n in plan.predicted.latency_ms or n in measured]
     return [
-        Gauge(
+        Figure(
             name="throughput",
             unit="/s",
             at_least=True,
@@ -91,7 +91,7 @@ def gauges_of(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> lis
         ),
         _accuracy(plan, slo, status),
         *(
-            Gauge(
+            Figure(
                 name=f"latency {name}",
                 unit="ms",
                 at_least=False,
@@ -104,14 +104,14 @@ def gauges_of(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> lis
     ]
 
 
-def _accuracy(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> Gauge:
+def _accuracy(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> Figure:
     """Measured is what is known of the lanes that requests really took; chance alone makes no miss."""
     floor = slo.accuracy if slo is not None else None
     asked = float(floor.at_least) if floor is not None else None
     found = status.attainment.accuracy if status is not None else None
     served = found.served if found is not None else None
     chance = found.uncertainty / asked if found is not None and served and asked else 0.0
-    return Gauge(
+    return Figure(
         name="accuracy",
         unit="%",
         at_least=True,
@@ -122,12 +122,12 @@ def _accuracy(plan: Plan, slo: Slo | None, status: WorkflowStatus | None) -> Gau
     )
 
 
-def _cost(view: View, plan: Plan, slo: Slo | None, devices: list[str]) -> Gauge:
+def _cost(view: View, plan: Plan, slo: Slo | None, devices: list[str]) -> Figure:
     used = [view.fleet.devices[d] for d in devices if d in view.fleet.devices]
     serving = [d for d in used if d.state in (DeviceState.READY, DeviceState.SUSPECT)]
     spent = sum(d.description.price_per_hour for d in serving) + plan.cost.network_per_hour
     ceiling = float(slo.cost) if slo is not None and slo.cost is not None else None
-    return Gauge(
+    return Figure(
         name="cost",
         unit="USD/h",
         at_least=False,
@@ -154,7 +154,7 @@ NARROW: Final = 58
 """Below so many cells a gauge is one figure, measured or promised, beside what is asked."""
 
 
-def gauge_lines(found: list[Gauge], cells: int) -> list[Line]:
+def gauge_lines(found: list[Figure], cells: int) -> list[Line]:
     """A line per gauge, under a head; the bar takes what is left, and goes where there is no room for it."""
     if cells < NARROW:
         return [
@@ -168,7 +168,7 @@ def gauge_lines(found: list[Gauge], cells: int) -> list[Line]:
     return lines + [_gauge_line(gauge, bar_cells) for gauge in found]
 
 
-def _narrow_line(gauge: Gauge) -> Line:
+def _narrow_line(gauge: Figure) -> Line:
     known = "bold" if gauge.measured is not None else "dim"
     planned = "~" if gauge.measured is None and gauge.predicted is not None else ""
     return (
@@ -179,20 +179,20 @@ def _narrow_line(gauge: Gauge) -> Line:
     )
 
 
-def _asked(gauge: Gauge) -> str:
+def _asked(gauge: Figure) -> str:
     if gauge.asked is None:
         return t.UNKNOWN
     return ("≥ " if gauge.at_least else "≤ ") + shown(gauge.asked, gauge.unit)
 
 
-def _slack(gauge: Gauge) -> Run:
+def _slack(gauge: Figure) -> Run:
     if gauge.slack is None:
         return Run(" " * 9)
     sign, role = ("✓", "good") if gauge.met else ("✗", "bad")
     return Run(f"{f'{gauge.slack:+.0%} {sign}':>9}", f"{role} bold")
 
 
-def _gauge_line(gauge: Gauge, bar_cells: int) -> Line:
+def _gauge_line(gauge: Figure, bar_cells: int) -> Line:
     name = f"{gauge.name} USD/h" if gauge.unit == "USD/h" else gauge.name
     known = "bold" if gauge.measured is not None else "dim"
     role = {True: "good", False: "bad", None: "dim"}[gauge.met]
@@ -206,7 +206,7 @@ def _gauge_line(gauge: Gauge, bar_cells: int) -> Line:
     )
 
 
-def _measured(gauge: Gauge) -> str:
+def _measured(gauge: Figure) -> str:
     """What is measured; of accuracy, what is known of the variants that served."""
     unknown = gauge.unit == "%" and gauge.measured is None
     return NO_LABELS if unknown else shown(gauge.measured, gauge.unit)
@@ -215,7 +215,7 @@ def _measured(gauge: Gauge) -> str:
 NO_LABELS: Final = "no labels"
 
 
-def _bar(gauge: Gauge, cells: int) -> str:
+def _bar(gauge: Figure, cells: int) -> str:
     """Full where what is asked lies at the mark, at five sixths of the bar."""
     if cells < 6:
         return ""

@@ -16,7 +16,7 @@ _JOINTS: Final = " ╵╷│╴╯╮┤╶╰╭├─┴┬┼"
 _BROKEN: Final = {"│": "╎", "─": "╌"}
 
 
-class Grid:
+class CellGrid:
     """Cells, written once each frame. Text covers lines; where lines cross, the one downwards is drawn through."""
 
     def __init__(self, width: int, height: int) -> None:

@@ -10,7 +10,7 @@ from coordinator.fleet import events
 from coordinator.fleet.event_text import summary
 from coordinator.tui.model import text as t
 from coordinator.tui.model.text import Line, Run
-from coordinator.tui.model.timeline import Served, served, story
+from coordinator.tui.model.timeline import GenerationLive, served, story
 from coordinator.tui.model.view import View
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def name_of(view: View, subject: str) -> str:
     return t.safe(device.name if device is not None else subject)
 
 
-class Log:
+class JournalLog:
     """The entries that a filter lets through, newest last. A line is made when it is shown."""
 
     def __init__(self, view: View, cells: int, *, wanted: str = "", errors: bool = False) -> None:
@@ -112,7 +112,7 @@ class Log:
         return self.entries[y] if 0 <= y < len(self.entries) else None
 
 
-def event_line(view: View, entry: Entry, cells: int, served: Mapping[int, Served]) -> Line:
+def event_line(view: View, entry: Entry, cells: int, served: Mapping[int, GenerationLive]) -> Line:
     """An event in one line. `served` are the entries with which a generation began to serve."""
     event = entry.event
     sign, role = role_of(event)
@@ -130,7 +130,7 @@ def event_line(view: View, entry: Entry, cells: int, served: Mapping[int, Served
     )
 
 
-def _told(view: View, entry: Entry, served: Mapping[int, Served]) -> tuple[str, str]:
+def _told(view: View, entry: Entry, served: Mapping[int, GenerationLive]) -> tuple[str, str]:
     """What happened, and about what; the last device that switches is the generation's beginning."""
     serves = served.get(entry.number)
     if serves is not None:
@@ -151,7 +151,9 @@ def _is_error(event: events.Event) -> bool:
     return getattr(event, "note", "") == REQUEST_FAILED
 
 
-def _matches(view: View, entry: Entry, words: list[str], served: Mapping[int, Served]) -> bool:
+def _matches(
+    view: View, entry: Entry, words: list[str], served: Mapping[int, GenerationLive]
+) -> bool:
     if not words:
         return True
     event = entry.event

@@ -15,7 +15,7 @@ from tiermesh.histogram import EMPTY, Histogram, merged
 
 if TYPE_CHECKING:
     from coordinator.fleet import Fleet
-    from coordinator.fleet.state import Catalogue, Running
+    from coordinator.fleet.state import Catalogue, RunningPlan
     from coordinator.telemetry.status import ReplicaStatus, WorkflowStatus
     from tiermesh.documents.plan import Plan, Replica
     from tiermesh.documents.variant import Variant
@@ -57,7 +57,7 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PlacementColumn:
     """A device, or several of a tier. `why` says what is wrong with it."""
 
     key: str
@@ -69,7 +69,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StageRow:
     """A stage."""
 
     name: str
@@ -78,7 +78,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class CardLink:
     """What flows from one card to another. `share` of all requests, `rate_rps` in requests a second."""
 
     source: str
@@ -93,10 +93,10 @@ class Board:
 
     workflow: str
     generation: int | None
-    columns: Sequence[Column]
-    rows: Sequence[Row]
+    columns: Sequence[PlacementColumn]
+    rows: Sequence[StageRow]
     cells: Mapping[tuple[str, str], Sequence[Card]]
-    links: Sequence[Link]
+    links: Sequence[CardLink]
 
     @property
     def cards(self) -> list[Card]:
@@ -127,7 +127,7 @@ def planned_board(view: View, plan: Plan) -> Board:
 def _board(
     view: View,
     plan: Plan,
-    running: Running | None,
+    running: RunningPlan | None,
     live: Mapping[str, ReplicaStatus],
     status: WorkflowStatus | None,
 ) -> Board:
@@ -157,7 +157,7 @@ def _board(
 # --- columns -----------------------------------------------------------------------------------------------------
 
 
-def _columns(view: View, plan: Plan) -> tuple[list[Column], dict[str, str]]:
+def _columns(view: View, plan: Plan) -> tuple[list[PlacementColumn], dict[str, str]]:
     """The columns, and the column of each device of the plan by name."""
     by_name = {d.name: d for d in view.fleet.devices.values()}
     busy: defaultdict[str, float] = defaultdict(float)
@@ -167,7 +167,7 @@ def _columns(view: View, plan: Plan) -> tuple[list[Column], dict[str, str]]:
     for name in dict.fromkeys(r.device for r in plan.replicas):
         device = by_name.get(name)
         of_tier[device.description.tier if device is not None else "gone"].append(name)
-    columns: list[Column] = []
+    columns: list[PlacementColumn] = []
     column_of: dict[str, str] = {}
     for tier in sorted(of_tier, key=view.tier_order):
         names = sorted(of_tier[tier])
@@ -182,35 +182,35 @@ def _columns(view: View, plan: Plan) -> tuple[list[Column], dict[str, str]]:
     return columns, column_of
 
 
-def _column(view: View, name: str, tier: str) -> Column:
+def _column(view: View, name: str, tier: str) -> PlacementColumn:
     device = view.fleet.named(name)
     if device is None:
-        return Column(name, tier, name, DeviceState.FAILED, "it is not part of the mesh")
+        return PlacementColumn(name, tier, name, DeviceState.FAILED, "it is not part of the mesh")
     why = device.why or view.telemetry.of(device.id).why_silent
     emulated = device.description.fingerprint.emulated
     note = f"÷{emulated.slowdown:g}" if emulated else ""
-    return Column(name, tier, name, device.state, why, note)
+    return PlacementColumn(name, tier, name, device.state, why, note)
 
 
-def _others(view: View, names: list[str], tier: str) -> Column:
+def _others(view: View, names: list[str], tier: str) -> PlacementColumn:
     devices = [d for n in names if (d := view.fleet.named(n)) is not None]
     bad = [d for d in devices if d.state is not DeviceState.READY]
     state = bad[0].state if len(bad) == len(names) else DeviceState.READY
     why = f"{len(bad)} of {len(names)} are not ready" if bad else ""
-    return Column(f"{tier}/others", tier, f"{len(names)} more", state, why)
+    return PlacementColumn(f"{tier}/others", tier, f"{len(names)} more", state, why)
 
 
 # --- rows and cards ----------------------------------------------------------------------------------------------
 
 
-def _rows(fleet: Fleet, digest: str | None, plan: Plan) -> list[Row]:
+def _rows(fleet: Fleet, digest: str | None, plan: Plan) -> list[StageRow]:
     source = fleet.workflows.get(digest or "")
     if source is None:
-        return [Row(name, "") for name in dict.fromkeys(r.stage for r in plan.replicas)]
+        return [StageRow(name, "") for name in dict.fromkeys(r.stage for r in plan.replicas)]
     workflow = parsed(source.text)
     used = {r.stage for r in plan.replicas}
     return [
-        Row(name, stage.kind, str(getattr(stage, "model", "")))
+        StageRow(name, stage.kind, str(getattr(stage, "model", "")))
         for name, stage in workflow.stages.items()
         if name in used
     ]
@@ -300,7 +300,7 @@ def _mean(of_others: float | None, one: float | None, count: int) -> float | Non
 # --- links -------------------------------------------------------------------------------------------------------
 
 
-def _edges(fleet: Fleet, digest: str | None, rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _edges(fleet: Fleet, digest: str | None, rows: Sequence[StageRow]) -> list[tuple[str, str]]:
     source = fleet.workflows.get(digest or "")
     if source is None:
         names = [row.name for row in rows]
@@ -313,7 +313,7 @@ def _links(
     edges: Iterable[tuple[str, str]],
     card_of: Mapping[str, str],
     throughput_rps: float | None,
-) -> list[Link]:
+) -> list[CardLink]:
     edges = list(edges)
     shares: defaultdict[tuple[str, str], float] = defaultdict(float)
     for lane in plan.lanes:
@@ -322,6 +322,6 @@ def _links(
             if ends[0] is not None and ends[1] is not None:
                 shares[ends[0], ends[1]] += lane.share
     return [
-        Link(a, b, share, None if throughput_rps is None else throughput_rps * share)
+        CardLink(a, b, share, None if throughput_rps is None else throughput_rps * share)
         for (a, b), share in sorted(shares.items())
     ]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.model import text as t
-from coordinator.tui.model.candidate import Asking, Candidate, Choice, Search
-from coordinator.tui.model.gauges import Gauge, gauge_lines, gauges_of
-from coordinator.tui.model.grid import Grid
+from coordinator.tui.model.candidate import AccuracyAlternative, Asking, PlanAnswer, Search
+from coordinator.tui.model.gauges import Figure, gauge_lines, gauges_of
+from coordinator.tui.model.grid import CellGrid
 from coordinator.tui.model.slo_fields import fields
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
@@ -19,12 +19,12 @@ from coordinator.tui.model.view import View
 if TYPE_CHECKING:
     from coordinator.planning.diff import Difference
     from coordinator.planning.explain import Explanation
-    from coordinator.planning.search_progress import Standing
+    from coordinator.planning.search_progress import SearchBounds
     from tiermesh.documents.plan import Plan
     from tiermesh.documents.workflow import Slo
 
 
-class Kind(StrEnum):
+class RowKind(StrEnum):
     """What a row of the form is about."""
 
     TITLE = "title"
@@ -37,7 +37,7 @@ class Kind(StrEnum):
 class FormRow:
     """A row: an ask with its value, or a tier or device that may be used or not."""
 
-    kind: Kind
+    kind: RowKind
     key: str
     title: str = ""
     before: str = ""
@@ -53,22 +53,22 @@ class Form:
 
     def __init__(self, view: View, slo: Slo, asking: Asking, cells: int) -> None:
         self.width = cells
-        self.rows: list[FormRow] = [FormRow(Kind.TITLE, "", "what is asked")]
+        self.rows: list[FormRow] = [FormRow(RowKind.TITLE, "", "what is asked")]
         for field in fields(slo, asking.changes):
-            self.rows.append(FormRow(Kind.ASK, field.key, field.title, field.before, field.now))
-        self.rows.append(FormRow(Kind.TITLE, "", "what may be used"))
+            self.rows.append(FormRow(RowKind.ASK, field.key, field.title, field.before, field.now))
+        self.rows.append(FormRow(RowKind.TITLE, "", "what may be used"))
         self._places(view, asking)
 
     def _places(self, view: View, asking: Asking) -> None:
         devices = [d for d in view.ordered() if d in view.fleet.ready]
         for tier in dict.fromkeys(d.description.tier for d in devices):
             barred = tier in asking.tiers
-            self.rows.append(FormRow(Kind.TIER, tier, tier, "", "no" if barred else "yes"))
+            self.rows.append(FormRow(RowKind.TIER, tier, tier, "", "no" if barred else "yes"))
             for device in (d for d in devices if d.description.tier == tier):
                 no = barred or device.name in asking.devices
                 price = f"{device.description.price_per_hour:g}"
                 self.rows.append(
-                    FormRow(Kind.DEVICE, device.name, device.name, price, "no" if no else "yes")
+                    FormRow(RowKind.DEVICE, device.name, device.name, price, "no" if no else "yes")
                 )
 
     @property
@@ -78,19 +78,19 @@ class Form:
 
     def is_heading(self, y: int) -> bool:
         """Whether a row is a title."""
-        return self.rows[y].kind is Kind.TITLE
+        return self.rows[y].kind is RowKind.TITLE
 
     def line(self, y: int) -> Line:
         """A row."""
         row = self.rows[y]
         match row.kind:
-            case Kind.TITLE:
+            case RowKind.TITLE:
                 return (Run(row.title, "head"),)
-            case Kind.ASK:
+            case RowKind.ASK:
                 return self._ask(row)
-            case Kind.TIER:
+            case RowKind.TIER:
                 return (Run(_box(row)), Run(f"tier {t.safe(row.title)}", "tier bold"))
-            case Kind.DEVICE:
+            case RowKind.DEVICE:
                 name = t.fit(t.safe(row.title), max(self.width - 19, 6))
                 return (
                     Run(f"  {_box(row)}"),
@@ -127,7 +127,7 @@ class Tab(StrEnum):
     FRONTIER = "frontier"
 
 
-def candidate_lines(view: View, candidate: Candidate, slo: Slo | None, cells: int) -> list[Line]:
+def candidate_lines(view: View, candidate: PlanAnswer, slo: Slo | None, cells: int) -> list[Line]:
     """How the search stands, and what its plan promises against what is asked."""
     lines = [_state(candidate, cells), *_steps(candidate, cells)]
     if candidate.search in (Search.INFEASIBLE, Search.FAILED) and candidate.plan is None:
@@ -172,7 +172,7 @@ def running_lines(view: View, plan: Plan, slo: Slo | None, cells: int) -> list[L
     ]
 
 
-def _state(candidate: Candidate, cells: int) -> Line:
+def _state(candidate: PlanAnswer, cells: int) -> Line:
     plan, took = candidate.plan, f"{candidate.seconds:.1f} s"
     match candidate.search:
         case Search.SOLVING:
@@ -195,7 +195,7 @@ def _state(candidate: Candidate, cells: int) -> Line:
     return t.spread((Run(f"{sign} {said}", f"{role} bold"),), right, cells)
 
 
-def _known(standing: Standing) -> Line:
+def _known(standing: SearchBounds) -> Line:
     """What is known of the cost while the search goes on."""
     if standing.objective is not None:
         gap = "" if standing.gap is None else f"  gap {standing.gap:.2%}"
@@ -210,7 +210,7 @@ def _price_and_gap(plan: Plan) -> Line:
     return Run(f"{plan.cost.total_per_hour:.4g} USD/h", "bold"), Run(f"  {gap}", "dim")
 
 
-def _steps(candidate: Candidate, cells: int) -> list[Line]:
+def _steps(candidate: PlanAnswer, cells: int) -> list[Line]:
     """How the gap closes: a bar for each of the last steps."""
     lines: list[Line] = []
     for step in candidate.steps[-4:]:
@@ -229,7 +229,7 @@ def _steps(candidate: Candidate, cells: int) -> list[Line]:
 
 def _promises(view: View, plan: Plan, slo: Slo | None, cells: int) -> list[Line]:
     ceiling = float(slo.cost) if slo is not None and slo.cost is not None else None
-    cost = Gauge(
+    cost = Figure(
         name="cost", unit="USD/h", at_least=False, predicted=plan.cost.total_per_hour, asked=ceiling
     )
     status = view.status(plan.workflow)
@@ -326,7 +326,9 @@ PLOT_LINES: Final = 8
 AXIS_CELLS: Final = 10
 
 
-def frontier_lines(choices: Sequence[Choice], plan: Plan | None, cells: int) -> list[Line]:
+def frontier_lines(
+    choices: Sequence[AccuracyAlternative], plan: Plan | None, cells: int
+) -> list[Line]:
     """Cost against accuracy, each point with its latency; ◆ is the plan above."""
     known = [c for c in choices if c.cost_per_hour is not None]
     if not known:
@@ -361,7 +363,7 @@ def _plot(
     low_x, high_x = _range([x for x, _ in everything])
     low_y, high_y = _range([0.0, *(y for _, y in everything)])
     wide = max(min(cells, 72) - AXIS_CELLS - 2, 8)
-    grid = Grid(AXIS_CELLS + wide + 2, PLOT_LINES + 2)
+    grid = CellGrid(AXIS_CELLS + wide + 2, PLOT_LINES + 2)
     grid.vertical(AXIS_CELLS, 0, PLOT_LINES - 1, "dim", 0)
     grid.horizontal(PLOT_LINES, AXIS_CELLS, AXIS_CELLS + wide, "dim", 0)
     grid.joint(AXIS_CELLS, PLOT_LINES, 1, "dim", 0)

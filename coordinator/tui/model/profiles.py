@@ -23,7 +23,7 @@ STALE_S: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class ProfileRung:
     """A variant of a ladder."""
 
     model: str
@@ -42,7 +42,7 @@ class HeatMap:
         self.first = first
         room = max((cells - NAME_CELLS) // CELL_CELLS, 1)
         self.shown: Sequence[Device] = self.devices[first : first + room]
-        self.rows: list[Rung | str] = []
+        self.rows: list[ProfileRung | str] = []
         for model in dict.fromkeys(r.model for r in self.rungs):
             self.rows += [model, *(r for r in self.rungs if r.model == model)]
 
@@ -74,7 +74,7 @@ class HeatMap:
         runs = [Run(f" {name} ", "name"), Run(t.fit(t.safe(row.precision), 5), "dim")]
         return (*runs, *(self._cell(row, device, best) for device in self.shown))
 
-    def _cell(self, rung: Rung, device: Device, best: tuple[float, float]) -> Run:
+    def _cell(self, rung: ProfileRung, device: Device, best: tuple[float, float]) -> Run:
         found = self.view.fleet.profile(device, rung.digest)
         if found is None:
             failed = self.view.fleet.profile_failures.get(device.id, {}).get(rung.digest)
@@ -97,7 +97,7 @@ class HeatMap:
             t.fit(f" {SHADES[heat]} {t.milliseconds(ms)}", CELL_CELLS - 1) + " ", f"heat{heat}"
         )
 
-    def _best(self, rung: Rung) -> tuple[float, float]:
+    def _best(self, rung: ProfileRung) -> tuple[float, float]:
         """The fastest and the slowest of all rungs of its model, on any device."""
         found = [
             ms
@@ -113,7 +113,7 @@ class HeatMap:
         """Whether a line names a model."""
         return bool(self.rows) and isinstance(self.rows[y], str)
 
-    def at(self, y: int, column: int) -> tuple[Rung, Device] | None:
+    def at(self, y: int, column: int) -> tuple[ProfileRung, Device] | None:
         """The variant of a row and the device of a column."""
         row = self.rows[y] if 0 <= y < len(self.rows) else None
         if row is None or isinstance(row, str) or not 0 <= column < len(self.devices):
@@ -121,18 +121,18 @@ class HeatMap:
         return row, self.devices[column]
 
 
-def _rungs(view: View) -> list[Rung]:
+def _rungs(view: View) -> list[ProfileRung]:
     """Every variant that was measured or is served, by model and name."""
-    found: dict[str, Rung] = {}
+    found: dict[str, ProfileRung] = {}
     for running in view.fleet.running.values():
         for variants in running.catalogue.variants.values():
             for variant in variants.values():
-                found[variant.digest] = Rung(
+                found[variant.digest] = ProfileRung(
                     variant.model, variant.name, variant.digest, variant.precision
                 )
     for profiles in view.fleet.profiles.values():
         for digest, profile in profiles.items():
-            found.setdefault(digest, Rung(profile.model, profile.variant, digest))
+            found.setdefault(digest, ProfileRung(profile.model, profile.variant, digest))
     return sorted(found.values(), key=lambda r: (r.model, r.variant, r.digest))
 
 
@@ -144,7 +144,7 @@ def median_ms(profile: Profile) -> float | None:
     return 1_000 * point.seconds.p50
 
 
-def cell_lines(view: View, rung: Rung, device: Device, cells: int) -> list[Line]:
+def cell_lines(view: View, rung: ProfileRung, device: Device, cells: int) -> list[Line]:
     """One variant on one device in full."""
     lines: list[Line] = [
         (Run(t.safe(f"{rung.model}/{rung.variant}"), "title"),),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from coordinator.fleet.lifecycle import Outcome, Phase
+from coordinator.fleet.lifecycle import Phase, RolloutOutcome
 from coordinator.tui.model import text as t
 from coordinator.tui.model.journal import name_of
 from coordinator.tui.model.text import Line, Run
@@ -22,10 +22,14 @@ _REACHED: Final = {
     Phase.COMMITTED: 5,
 }
 _OUTCOMES: Final = {
-    Outcome.COMMITTED: ("✓", "good", "it serves"),
-    Outcome.ABORTED: ("✗", "bad", "given up before any device switched: what ran before runs on"),
-    Outcome.BROKEN: ("✗", "bad", "failed while devices switched"),
-    Outcome.RESTORED: ("▲", "warn", "what ran before runs again"),
+    RolloutOutcome.COMMITTED: ("✓", "good", "it serves"),
+    RolloutOutcome.ABORTED: (
+        "✗",
+        "bad",
+        "given up before any device switched: what ran before runs on",
+    ),
+    RolloutOutcome.BROKEN: ("✗", "bad", "failed while devices switched"),
+    RolloutOutcome.RESTORED: ("▲", "warn", "what ran before runs again"),
 }
 
 

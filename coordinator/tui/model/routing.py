@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from coordinator.tui.model.placement import Link
+from coordinator.tui.model.placement import CardLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Port:
 
 
 @dataclass(slots=True)
-class Bundle:
+class LaneBundle:
     """The lanes of one card through one gap: from `x` at the top to cells at the bottom, each with its share.
 
     `track` is the line on which it turns, from 1; 0 for one that does not.
@@ -58,7 +58,7 @@ class Bundle:
         return min(xs), max(xs)
 
 
-def take_tracks(bundles: Sequence[Bundle]) -> None:
+def take_tracks(bundles: Sequence[LaneBundle]) -> None:
     """Give each bundle that turns a track, the first that is free along its way; straight ones need none."""
     taken: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for bundle in sorted(bundles, key=lambda b: b.span):
@@ -73,7 +73,7 @@ def take_tracks(bundles: Sequence[Bundle]) -> None:
 
 
 def ports_for(
-    entries: Sequence[tuple[str, str, int, Link]], places: Mapping[str, Place]
+    entries: Sequence[tuple[str, str, int, CardLink]], places: Mapping[str, Place]
 ) -> dict[tuple[str, str], int]:
     """Where each link enters its card: in the middle when it comes from straight above alone, else beside it."""
     coming: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -92,6 +92,6 @@ def ports_for(
     return ports
 
 
-def ports_of(bundles: Sequence[Bundle]) -> list[int]:
+def ports_of(bundles: Sequence[LaneBundle]) -> list[int]:
     """Every cell where a link enters a card."""
     return [port.x for bundle in bundles for port in bundle.down]

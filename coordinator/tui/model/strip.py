@@ -7,7 +7,7 @@ from typing import Final
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.tui.model import text as t
 from coordinator.tui.model.banner import SIGNS, verdict_of
-from coordinator.tui.model.gauges import Gauge, gauges, shown
+from coordinator.tui.model.gauges import Figure, gauges, shown
 from coordinator.tui.model.text import Line, Run
 from coordinator.tui.model.view import View
 
@@ -87,7 +87,7 @@ def _workflow(view: View, cells: int) -> list[Run]:
     return runs
 
 
-def _figure(gauge: Gauge, word: str | None, cells: int) -> list[Run]:
+def _figure(gauge: Figure, word: str | None, cells: int) -> list[Run]:
     """What is measured, and beside it what was promised and is asked; no tick while the SLO is not met."""
     label = gauge.name.removeprefix("latency ").removeprefix("throughput")
     text = f"   {label + ' ' if label else ''}{shown(gauge.measured, gauge.unit)}"

@@ -25,7 +25,7 @@ _CHAPTERS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class GenerationLive:
     """A generation serves: its last device has switched. `reason` is that of the replan, or why it was rolled out."""
 
     workflow: str
@@ -39,9 +39,9 @@ class Served:
         return f"generation {self.generation} ({self.reason}) of {self.workflow}, on {on}"
 
 
-def served(journal: Sequence[Entry]) -> Mapping[int, Served]:
+def served(journal: Sequence[Entry]) -> Mapping[int, GenerationLive]:
     """The entries, by number, with which a generation began to serve."""
-    found: dict[int, Served] = {}
+    found: dict[int, GenerationLive] = {}
     open_: dict[tuple[str, int], tuple[events.RolloutStarted, set[str]]] = {}
     reasons: dict[str, str] = {}
     for entry in journal:
@@ -61,7 +61,7 @@ def served(journal: Sequence[Entry]) -> Mapping[int, Served]:
                 if not waited:
                     del open_[done.workflow, done.generation]
                     reason = reasons.get(done.workflow, str(begun.purpose))
-                    found[entry.number] = Served(
+                    found[entry.number] = GenerationLive(
                         done.workflow, done.generation, len(begun.devices), reason
                     )
             case _:

@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Input
 
 from coordinator.tui.canvas import Canvas, Table
-from coordinator.tui.model.journal import Log, entry_lines
+from coordinator.tui.model.journal import JournalLog, entry_lines
 from coordinator.tui.model.text import Lines, Run
 from coordinator.tui.model.view import View
 from coordinator.tui.screens.base import Command
@@ -44,7 +44,7 @@ class EventsScreen(FilteredScreen):
         self.errors = False
         self.following = True
         self.chosen: int | None = None
-        self.log_shown: Log | None = None
+        self.log_shown: JournalLog | None = None
 
     def body(self) -> ComposeResult:
         """Log and pane."""
@@ -60,7 +60,7 @@ class EventsScreen(FilteredScreen):
         wide = self.size.width >= SIDE_FROM
         side = self.place_pane(beside=wide, wide=wide)
         cells = self.size.width - (SIDE_CELLS + 2 if wide else 0) - 1
-        log = self.log_shown = Log(view, cells, wanted=self.wanted, errors=self.errors)
+        log = self.log_shown = JournalLog(view, cells, wanted=self.wanted, errors=self.errors)
         note = f"   {len(log.entries)} events" + (" · failed requests only" if self.errors else "")
         self.query_one("#head", Canvas).show(Lines([(*log.head(), Run(note, "head"))]))
         table = self.query_one("#log", Table)
@@ -71,7 +71,7 @@ class EventsScreen(FilteredScreen):
             shown = entry_lines(view, entry, SIDE_CELLS - 2) if entry is not None else []
             side.show(Lines([(), *shown]))
 
-    def _follow(self, table: Table, log: Log) -> None:
+    def _follow(self, table: Table, log: JournalLog) -> None:
         row = log.height - 1
         if not self.following:
             numbers = (i for i, e in enumerate(log.entries) if e.number == self.chosen)
@@ -81,7 +81,7 @@ class EventsScreen(FilteredScreen):
 
     def document(self, view: View) -> Any:
         """The entries that the filter lets through."""
-        log = Log(view, self.size.width, wanted=self.wanted, errors=self.errors)
+        log = JournalLog(view, self.size.width, wanted=self.wanted, errors=self.errors)
         return [
             {"number": e.number, **msgspec.to_builtins(e.event, enc_hook=float)}
             for e in log.entries

@@ -17,7 +17,7 @@ from coordinator.tui.model import text as t
 from coordinator.tui.model.candidate import Asking
 from coordinator.tui.model.plan import (
     Form,
-    Kind,
+    RowKind,
     Tab,
     against_running,
     candidate_lines,
@@ -210,15 +210,15 @@ class PlanScreen(MeshScreen):
         if row is None or asking is None:
             return
         match row.kind:
-            case Kind.ASK:
+            case RowKind.ASK:
                 title, _, example = FIELDS[row.key]
                 prompt = Prompt(title, row.now, f"{example}; empty: not asked")
                 self.mesh_app.push_screen(prompt, lambda value: self._edited(row.key, value))
-            case Kind.TIER:
+            case RowKind.TIER:
                 self._ask(replace(asking, tiers=asking.tiers ^ {row.key}))
-            case Kind.DEVICE:
+            case RowKind.DEVICE:
                 self._ask(replace(asking, devices=asking.devices ^ {row.key}))
-            case Kind.TITLE:
+            case RowKind.TITLE:
                 pass
 
     def _edited(self, key: str, value: str | None) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from coordinator.fleet.state import Device
-    from coordinator.tui.model.profiles import Rung
+    from coordinator.tui.model.profiles import ProfileRung
 
 SIDE_FROM: Final = 110
 SIDE_CELLS: Final = 50
@@ -95,7 +95,7 @@ class ProfilesScreen(PaneScreen):
             self.action_profile,
         )
 
-    def _found(self) -> tuple[Rung, Device] | None:
+    def _found(self) -> tuple[ProfileRung, Device] | None:
         """The variant and the device under the cursor."""
         table = self.query_one("#map", Table)
         return self.map.at(table.marked or 0, self.column) if self.map is not None else None

@@ -21,7 +21,7 @@ _ROOM: Final = 0.9
 """Share of the ceiling that a new setting may use: what is measured next will not be quite this window."""
 
 
-class Reason(Enum):
+class TuningReason(Enum):
     """Why the setting is what it is."""
 
     TOO_FEW = "too few arrivals to judge by"
@@ -64,7 +64,7 @@ class Decision:
     """The setting to use from now on, and why."""
 
     setting: Tuned
-    reason: Reason
+    reason: TuningReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def retune(
         bounds: from the plan.
     """
     if len(arrivals) < FEWEST_ARRIVALS:
-        return Decision(current, Reason.TOO_FEW)
+        return Decision(current, TuningReason.TOO_FEW)
     now = _figures(arrivals, seconds, current, bounds.quantile)
     tried = {s: _figures(arrivals, seconds, s, bounds.quantile) for s in bounds.settings()}
     asked = 0.0 if bounds.latency_s is None else bounds.latency_s
@@ -95,15 +95,15 @@ def retune(
     if not meeting:
         nearest = min(tried, key=lambda s: tried[s].latency_s)
         if misses and tried[nearest].latency_s <= (1 - _WORTH_A_CHANGE) * now.latency_s:
-            reason = Reason.QUICKER if bounds.latency_s is None else Reason.OVERLOAD
+            reason = TuningReason.QUICKER if bounds.latency_s is None else TuningReason.OVERLOAD
             return Decision(nearest, reason)
-        return Decision(current, Reason.FITS)
+        return Decision(current, TuningReason.FITS)
     best = min(meeting, key=lambda s: (tried[s].device_seconds, tried[s].latency_s))
     if misses:
-        return Decision(best, Reason.MISSES)
+        return Decision(best, TuningReason.MISSES)
     if tried[best].device_seconds <= (1 - _WORTH_A_CHANGE) * now.device_seconds:
-        return Decision(best, Reason.SAVES)
-    return Decision(current, Reason.FITS)
+        return Decision(best, TuningReason.SAVES)
+    return Decision(current, TuningReason.FITS)
 
 
 def _figures(

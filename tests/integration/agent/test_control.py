@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.mesh import Mesh
 from coordinator.rollout.steps import Steps
 from tests.commands import needs_proc, until
@@ -82,7 +82,7 @@ async def test_an_agent_killed_while_it_prepares_starts_again_and_the_rollout_go
         await running.end()
         await agent.start()
         applied = await rolling_out
-        assert applied.outcome is Outcome.COMMITTED, applied.failures
+        assert applied.outcome is RolloutOutcome.COMMITTED, applied.failures
     assert dict((await agent.describe()).generations) == {"shout": 1}
 
 
@@ -101,7 +101,7 @@ async def test_an_agent_killed_once_the_assignment_is_on_disk_has_switched(
         await kill(running)
         await agent.start()
         applied = await rolling_out
-        assert applied.outcome is Outcome.COMMITTED, applied.failures
+        assert applied.outcome is RolloutOutcome.COMMITTED, applied.failures
     assert dict((await agent.describe()).generations) == {"shout": 1}
 
 

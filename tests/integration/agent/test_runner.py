@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.planning.snapshot import inputs_of
 from tests.commands import needs_proc, until
 from tiermesh import ids
@@ -169,7 +169,7 @@ async def test_a_killed_agent_resumes_without_the_coordinator_and_serves_on(
 ):
     async with coordinator(*(agent for agent, _ in two.values())) as mesh:
         plan = await mesh.plan(await mesh.read_workflow(shout()))
-        assert (await mesh.apply(plan)).outcome is Outcome.COMMITTED
+        assert (await mesh.apply(plan)).outcome is RolloutOutcome.COMMITTED
     await until(lambda: len(results()) >= 10, "results come")
     agent, running = two[victim]
     running.process.kill()
@@ -189,7 +189,7 @@ async def test_a_variant_without_its_runtime_is_refused_and_what_runs_is_untouch
     agents = [agent for agent, _ in two.values()]
     async with coordinator(*agents, variants=abacus(tmp_path)) as mesh:
         served = await mesh.plan(await mesh.read_workflow(shout()))
-        assert (await mesh.apply(served)).outcome is Outcome.COMMITTED
+        assert (await mesh.apply(served)).outcome is RolloutOutcome.COMMITTED
 
         workflow = await mesh.read_workflow(shout("model: abacus"))
         hub = mesh.fleet.named("hub-1")
@@ -210,7 +210,7 @@ async def test_a_variant_without_its_runtime_is_refused_and_what_runs_is_untouch
             ],
         )
         applied = await mesh.apply(edited)
-        assert applied.outcome is Outcome.ABORTED
+        assert applied.outcome is RolloutOutcome.ABORTED
         assert list(applied.failures) == ["hub-1"]
         assert "there is no runtime 'abacus'" in applied.failures["hub-1"]
     for agent in agents:

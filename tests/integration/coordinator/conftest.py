@@ -18,7 +18,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from agent.control import ControlService
-from agent.rollout.commands import Commands
+from agent.rollout.commands import RunningCommands
 from agent.telemetry import EventLog
 from coordinator.fleet import validate
 from coordinator.mesh import Mesh
@@ -121,7 +121,7 @@ class FakeAgent(
 
     def start_again(self):
         self.events = EventLog(lambda: 1.0)
-        self.commands = Commands(self)
+        self.commands = RunningCommands(self)
         self.control = ControlService(
             self.device,
             self.commands,

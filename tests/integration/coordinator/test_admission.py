@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from coordinator.cli.replicas import ledger_line
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.mesh import Mesh
 from coordinator.telemetry.status import latency_of, ledger_of
 from coordinator.variants import Ladders
@@ -80,7 +80,7 @@ async def test_what_a_short_plan_accepts_meets_its_deadline_and_the_rest_waits_a
     plan = await mesh.plan(await mesh.read_workflow(path))
     short = replace(plan, predicted=replace(plan.predicted, throughput_rps=CARRIED))
     await mesh.plan_made(short)
-    assert (await mesh.apply(short, run="one")).outcome is Outcome.COMMITTED
+    assert (await mesh.apply(short, run="one")).outcome is RolloutOutcome.COMMITTED
 
     samples = await listened(mesh, LISTENED_S)
     ledger = ledger_of(samples, "shout", "one")

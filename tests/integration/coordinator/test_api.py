@@ -11,8 +11,7 @@ import stat
 import grpc.aio
 import pytest
 
-from coordinator.api import client as client_module
-from coordinator.api import unix_socket
+from coordinator.api import transports, unix_socket
 from coordinator.api.client import CoordinatorClient, FleetState
 from coordinator.api.messages import apply_request
 from coordinator.api.server import serving
@@ -21,7 +20,7 @@ from coordinator.api.unix_socket import SOCKET_NAME
 from coordinator.api.version import VERSION
 from coordinator.fleet import apply
 from coordinator.planning.options import Options
-from coordinator.planning.simulate import Load
+from coordinator.planning.simulate import SimulatedLoad
 from tests.commands import until
 from tiermesh import limits
 from tiermesh.errors import (
@@ -170,7 +169,7 @@ async def test_problems_are_solved_and_played_without_being_kept(
         assert again.problem == problem
         assert again.plan.digest not in (await client.fleet()).fleet.plans
         assert all(news.bound is not None or news.objective is not None for news in heard)
-        outcome = await client.simulate_plan(made.plan, made.problem, Load(requests=200))
+        outcome = await client.simulate_plan(made.plan, made.problem, SimulatedLoad(requests=200))
         assert (outcome.completed, outcome.lost) == (200, 0)
         assert {f"{v.model}/{v.name}" for v in await client.variants()} == {
             "ocr-detect/v3",
@@ -178,7 +177,7 @@ async def test_problems_are_solved_and_played_without_being_kept(
         }
         held = await client.profiles("ocr-detect/v3", "hub-1")
         assert [names for names, _ in held] == [["hub-1", "hub-2"]]
-        too_much = Load(requests=2_000_000)
+        too_much = SimulatedLoad(requests=2_000_000)
         with pytest.raises(InvalidDocument, match="nothing to simulate"):
             await client.simulate_plan(made.plan, made.problem, too_much)
 
@@ -344,7 +343,7 @@ async def test_a_folder_without_a_coordinator_and_one_whose_coordinator_was_kill
 
 
 async def test_what_is_no_coordinator_is_one_clear_error(state, monkeypatch):
-    monkeypatch.setattr(client_module, "CONNECT_S", 2.0)
+    monkeypatch.setattr(transports, "CONNECT_S", 2.0)
     state.mkdir()
 
     async def chat(_reader, writer):

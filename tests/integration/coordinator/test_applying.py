@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.profiling.profiler import ProfileOptions
 from tiermesh.errors import (
     DigestMismatch,
@@ -50,7 +50,7 @@ async def test_a_plan_is_pushed_prepared_and_committed_everywhere(ready):
     seen = []
     plan = await ready.plan()
     applied = await ready.mesh.apply(plan, report=seen.append)
-    assert applied.outcome is Outcome.COMMITTED
+    assert applied.outcome is RolloutOutcome.COMMITTED
     assert (applied.generation, applied.run, applied.exit_code) == (1, "run-1", 0)
     for agent in ready.agents:
         assert agent.generations == {"read": 1}
@@ -80,7 +80,7 @@ async def test_a_new_run_of_the_same_plan_is_a_new_generation(ready):
 async def test_a_device_that_is_left_out_stops_after_the_others_have_switched(ready):
     await ready.mesh.apply(await ready.plan())
     applied = await ready.mesh.apply(await ready.plan("dev-1"))
-    assert applied.outcome is Outcome.COMMITTED
+    assert applied.outcome is RolloutOutcome.COMMITTED
     assert applied.run == "run-1", "what runs goes on"
     assert ready.agents[0].generations == {"read": 2}
     assert ready.agents[1].generations == {}
@@ -93,7 +93,7 @@ async def test_a_failure_before_the_switch_aborts_everywhere_and_what_ran_runs_o
     await ready.mesh.apply(first)
     ready.agents[1].fail[step] = StorageFull("no room left", fix="Free some")
     applied = await ready.mesh.apply(await ready.plan())
-    assert applied.outcome is Outcome.ABORTED
+    assert applied.outcome is RolloutOutcome.ABORTED
     assert applied.exit_code == 4
     assert "no room left" in applied.failures["dev-2"]
     assert ready.agents[0].generations == {"read": 1}
@@ -107,8 +107,8 @@ async def test_a_failure_while_switching_restores_what_ran(ready):
     await ready.mesh.apply(first)
     ready.agents[1].fail["commit"] = Unsupported("it lost its model")
     applied = await ready.mesh.apply(await ready.plan())
-    assert applied.outcome is Outcome.BROKEN
-    assert applied.restored.outcome is Outcome.RESTORED
+    assert applied.outcome is RolloutOutcome.BROKEN
+    assert applied.restored.outcome is RolloutOutcome.RESTORED
     assert applied.exit_code == 4
     assert ready.agents[0].generations == {"read": 3}
     running = ready.mesh.fleet.running["read"]
@@ -126,7 +126,7 @@ async def test_a_failure_while_switching_for_the_first_time_leaves_nothing_runni
 async def test_a_device_that_died_aborts_the_rollout(ready, serve):
     await serve.stop(ready.agents[1])
     applied = await ready.mesh.apply(await ready.plan())
-    assert applied.outcome is Outcome.ABORTED
+    assert applied.outcome is RolloutOutcome.ABORTED
     assert "does not answer" in applied.failures["dev-2"]
     assert ready.agents[0].generations == {}
 
@@ -197,7 +197,7 @@ async def test_a_generation_that_a_device_knows_is_never_given_out_again(ready):
 async def test_a_device_that_runs_something_newer_refuses(ready):
     ready.agents[0].fail["prepare"] = StaleGeneration("generation 9 runs here")
     applied = await ready.mesh.apply(await ready.plan())
-    assert applied.outcome is Outcome.ABORTED
+    assert applied.outcome is RolloutOutcome.ABORTED
     assert "generation 9" in applied.failures["dev-1"]
 
 
@@ -215,7 +215,7 @@ async def test_an_interrupted_rollout_is_given_up_first(ready):
     with pytest.raises(asyncio.CancelledError):
         await applying
     rollout = ready.mesh.fleet.rollouts["read"]
-    assert rollout.outcome is Outcome.ABORTED
+    assert rollout.outcome is RolloutOutcome.ABORTED
     assert rollout.cancelled == "interrupted"
     assert ready.agents[0].prepared == {}
 
@@ -241,7 +241,7 @@ async def test_a_rollout_that_a_dead_coordinator_left_open_is_settled_first(read
         RolloutPrepared(**step, device="dev-1"),
     )
     applied = await ready.mesh.apply(plan)
-    assert applied.outcome is Outcome.COMMITTED
+    assert applied.outcome is RolloutOutcome.COMMITTED
     assert applied.generation == 6
     kinds = [e.event.kind for e in await ready.mesh.history(about="read")]
     assert "rollout-cancelled" in kinds

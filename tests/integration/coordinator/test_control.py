@@ -8,7 +8,7 @@ import contextlib
 import grpc
 import pytest
 
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.mesh import Mesh
 from coordinator.profiling.profiler import ProfileOptions
 from coordinator.rollout import steps as steps_module
@@ -182,7 +182,7 @@ async def test_a_break_in_the_middle_of_a_step_costs_nothing(agent, link, ready,
                 await asyncio.sleep(0.005)
         await link.open()
     applied = await rolling_out
-    assert applied.outcome is Outcome.COMMITTED, applied.failures
+    assert applied.outcome is RolloutOutcome.COMMITTED, applied.failures
     assert agent.generations == {"read": 1}
     assert (times(agent, "prepare"), times(agent, "commit")) == (1, 1), "each once"
 
@@ -250,7 +250,7 @@ async def test_an_agent_killed_while_it_prepares_is_asked_again(agent, serve, re
     await until_called(agent, step)
     await start_again(agent, serve)
     applied = await rolling_out
-    assert applied.outcome is Outcome.COMMITTED, applied.failures
+    assert applied.outcome is RolloutOutcome.COMMITTED, applied.failures
     assert agent.generations == {"read": 1}
 
 
@@ -262,7 +262,7 @@ async def test_an_agent_killed_before_it_could_switch_ends_the_rollout_consisten
     await until_called(agent, "commit")
     await start_again(agent, serve)
     applied = await rolling_out
-    assert (applied.outcome, applied.exit_code) == (Outcome.ABORTED, 4)
+    assert (applied.outcome, applied.exit_code) == (RolloutOutcome.ABORTED, 4)
     assert (agent.generations, agent.prepared, mesh.fleet.running) == ({}, {}, {})
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from coordinator.fleet import validate
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.keeping.waiting import wait
 from coordinator.mesh import Mesh
 from coordinator.telemetry.status import ledger_of
@@ -78,7 +78,7 @@ async def test_files_flow_through_two_devices_and_a_second_run_begins_again(
         "out": "cam-1",
     }
     applied = await mesh.apply(plan, run="morning")
-    assert applied.outcome is Outcome.COMMITTED, applied.failures
+    assert applied.outcome is RolloutOutcome.COMMITTED, applied.failures
     found = await wait(mesh, "shout", timeout_s=40.0)
     assert found.ok, found.wrong
     assert found.objectives[0].windows["run"].within == 12
@@ -92,7 +92,11 @@ async def test_files_flow_through_two_devices_and_a_second_run_begins_again(
     await mesh.discover(browse=False)
     assert (await mesh.apply(plan)).unchanged
     again = await mesh.apply(plan, run="evening")
-    assert (again.outcome, again.generation, again.sent_bytes["hub-1"]) == (Outcome.COMMITTED, 2, 0)
+    assert (again.outcome, again.generation, again.sent_bytes["hub-1"]) == (
+        RolloutOutcome.COMMITTED,
+        2,
+        0,
+    )
 
 
 LINES_WORKFLOW = """
@@ -122,7 +126,7 @@ async def test_a_workflow_of_other_kinds_goes_from_lines_to_a_folder_of_results(
     path = write_workflow(ladder_folder, LINES_WORKFLOW)
     (ladder_folder / "code" / "upper.py").write_text(WITH_FIELDS)
     applied = await mesh.apply(await mesh.plan(await mesh.read_workflow(path)), run="morning")
-    assert applied.outcome is Outcome.COMMITTED, applied.failures
+    assert applied.outcome is RolloutOutcome.COMMITTED, applied.failures
     found = await wait(mesh, "shout", timeout_s=40.0)
     assert found.ok, found.wrong
     folder = tmp_path / "cam-1" / "data" / "out"
@@ -137,11 +141,11 @@ async def test_a_killed_agent_aborts_the_rollout_and_the_other_serves_on(
     mesh, agents, workflow_path
 ):
     plan = await mesh.plan(await mesh.read_workflow(workflow_path))
-    assert (await mesh.apply(plan, run="one")).outcome is Outcome.COMMITTED
+    assert (await mesh.apply(plan, run="one")).outcome is RolloutOutcome.COMMITTED
     agents[1].process.kill()
     await agents[1].process.wait()
     applied = await mesh.apply(plan, run="two")
-    assert applied.outcome is Outcome.ABORTED
+    assert applied.outcome is RolloutOutcome.ABORTED
     assert list(applied.failures) == ["hub-1"]
     assert mesh.fleet.running["shout"].generation == 1
     await mesh.discover(browse=False)

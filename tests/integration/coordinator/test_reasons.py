@@ -12,7 +12,7 @@ from coordinator.fleet.lifecycle import ReplanOutcome
 from coordinator.fleet.liveness import Timing
 from coordinator.keeping import Keeping
 from coordinator.replanning import Policy
-from coordinator.replanning.causes import Kind
+from coordinator.replanning.causes import CauseKind
 from tests.integration.coordinator.test_keeping import Kept, ended
 from tiermesh import wire
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -153,7 +153,7 @@ async def test_the_prediction_is_corrected_by_what_serving_measures_and_the_caus
         assert expected.latency_ms["p50"] > 1.2 * promised.latency_ms["p50"]
         assert "detect@hub-1" in expected.text
         named = [(cause.kind, cause.subject) for cause in on.keeping.causes("read")]
-        assert (Kind.DEVICE_SLOWER, "hub-1") in named
+        assert (CauseKind.DEVICE_SLOWER, "hub-1") in named
         assert len(await on.told("replan-ended")) == 1
 
 

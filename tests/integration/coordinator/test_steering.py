@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.fleet import validate
-from coordinator.fleet.lifecycle import Outcome, Phase
+from coordinator.fleet.lifecycle import Phase, RolloutOutcome
 from coordinator.keeping.draining import Draining, undo
 from coordinator.profiling.profiler import ProfileOptions
 from tiermesh.errors import (
@@ -72,7 +72,7 @@ async def test_a_rollback_brings_back_the_plan_before_as_a_new_generation(ready)
     first = await ready.apply("dev-1")
     await ready.apply("dev-2", source="dev-1")
     back = await ready.mesh.roll_back("read")
-    assert (back.outcome, back.generation, back.plan) == (Outcome.COMMITTED, 3, first.plan)
+    assert (back.outcome, back.generation, back.plan) == (RolloutOutcome.COMMITTED, 3, first.plan)
     assert (ready.running.plan, ready.running.run) == (first.plan, "run-1"), "the run goes on"
     assert ready.generations == {"dev-1": 3, "dev-2": None, "dev-3": None}
 
@@ -91,7 +91,7 @@ async def test_a_new_run_and_a_failed_rollout_are_no_steps_on_the_way_back(ready
     second = await ready.apply("dev-2", source="dev-1")
     await ready.mesh.apply(ready.mesh.fleet.plans[second.plan].plan, run="evening")
     ready.agents[2].fail["prepare"] = StorageFull("no room")
-    assert (await ready.apply("dev-3", source="dev-1")).outcome is Outcome.ABORTED
+    assert (await ready.apply("dev-3", source="dev-1")).outcome is RolloutOutcome.ABORTED
     del ready.agents[2].fail["prepare"]
     ready.agents[2].fail["commit"] = Unsupported("it lost its model")
     broken = await ready.apply("dev-3", source="dev-1")
@@ -104,7 +104,7 @@ async def test_a_rollback_that_fails_is_undone_and_can_be_tried_again(ready):
     second = await ready.apply("dev-2", source="dev-1")
     ready.agents[0].fail["prepare"] = StorageFull("no room")
     failed = await ready.mesh.roll_back("read")
-    assert (failed.outcome, failed.exit_code) == (Outcome.ABORTED, 4)
+    assert (failed.outcome, failed.exit_code) == (RolloutOutcome.ABORTED, 4)
     assert ready.running.plan == second.plan
     ready.agents[0].fail.clear()
     assert (await ready.mesh.roll_back("read")).plan == first.plan
@@ -147,7 +147,7 @@ async def test_a_drained_device_serves_nothing_and_is_left_out_until_undone(read
     device = ready.mesh.fleet.named("dev-2")
     draining = await Draining.of(ready.mesh, device)
     (applied,) = await draining.carry_out()
-    assert applied.outcome is Outcome.COMMITTED
+    assert applied.outcome is RolloutOutcome.COMMITTED
     assert applied.phases["dev-2"] is Phase.STOPPED, "its requests in flight have ended"
     assert "dev-2" not in {r.device for r in draining.moves[0].after.replicas}
     assert ready.generations["dev-2"] is None
@@ -223,7 +223,7 @@ def consistent(agents, fleet):
     expected = dict.fromkeys(running.devices, running.generation) if running else {}
     assert {a.device: a.generations["read"] for a in agents if "read" in a.generations} == expected
     assert all(a.prepared == {} for a in agents)
-    assert all(r.outcome not in (None, Outcome.BROKEN) for r in fleet.rollouts.values())
+    assert all(r.outcome not in (None, RolloutOutcome.BROKEN) for r in fleet.rollouts.values())
 
 
 FAILURES = [None, ("prepare", StorageFull("no room")), ("commit", Unsupported("no model"))]
@@ -263,8 +263,8 @@ async def test_killed_after_any_event_of_a_rollout_and_of_its_settling_it_ends_c
             break
     else:
         raise AssertionError("the rollout never came to its end")
-    assert Outcome.ABORTED in ends
-    assert ends & {Outcome.COMMITTED, Outcome.RESTORED} or failure == FAILURES[1]
+    assert RolloutOutcome.ABORTED in ends
+    assert ends & {RolloutOutcome.COMMITTED, RolloutOutcome.RESTORED} or failure == FAILURES[1]
 
 
 async def dies(open_mesh, number, work):

@@ -218,7 +218,7 @@ async def test_beside_another_coordinator_the_mesh_is_followed(shown, open_mesh,
 async def beside(standing, planned, folder, monkeypatch):
     """Opens the app beside a running coordinator."""
     from coordinator.cli import build_parser
-    from coordinator.cli.output import Output
+    from coordinator.cli.output import CommandOutput
     from coordinator.cli.tui import _session
     from coordinator.tui.app import TiermeshApp
 
@@ -228,7 +228,7 @@ async def beside(standing, planned, folder, monkeypatch):
 
     @contextlib.asynccontextmanager
     async def opened():
-        session = _session(parser.parse_args(words), Output(json=False))
+        session = _session(parser.parse_args(words), CommandOutput(json=False))
         app = TiermeshApp(session, repaint_s=0.05)
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: len(app.view.fleet.ready) == 2 and app.view.fleet.plans)

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from coordinator.api.client import CoordinatorClient
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.journal.store import Journal
 from coordinator.keeping.draining import Draining
 from coordinator.mesh import Mesh
@@ -134,13 +134,13 @@ async def test_no_request_fails_while_a_stage_moves_to_another_device_and_that_o
     async with AsyncExitStack() as stack:
         mesh = await opened(stack)
         first, second = await two_plans(mesh, ladder_folder)
-        assert (await mesh.apply(first, run="one")).outcome is Outcome.COMMITTED
+        assert (await mesh.apply(first, run="one")).outcome is RolloutOutcome.COMMITTED
         begun = await confirmed_beyond(mesh, "one", RATE)
-        assert (await mesh.apply(second)).outcome is Outcome.COMMITTED
+        assert (await mesh.apply(second)).outcome is RolloutOutcome.COMMITTED
         between = await confirmed_beyond(mesh, "one", begun.confirmed + RATE)
         (used,) = {r.device for r in second.replicas if r.stage == "upper"}
         draining = await Draining.of(mesh, mesh.fleet.named(used))
-        assert [a.outcome for a in await draining.carry_out()] == [Outcome.COMMITTED]
+        assert [a.outcome for a in await draining.carry_out()] == [RolloutOutcome.COMMITTED]
         ended = await confirmed_beyond(mesh, "one", between.confirmed + RATE)
         await mesh.discover(browse=False)
         running = {d.name: d.description.generations for d in mesh.fleet.devices.values()}
@@ -179,7 +179,7 @@ class Victims:
     async def settled(self):
         """The fleet, once nothing is open of what the one before left."""
         fleet = await asyncio.to_thread(self.read)
-        while fleet.rollouts["shout"].outcome in (None, Outcome.BROKEN):
+        while fleet.rollouts["shout"].outcome in (None, RolloutOutcome.BROKEN):
             await asyncio.sleep(0.02)
             fleet = await asyncio.to_thread(self.read)
         return fleet
@@ -217,7 +217,7 @@ async def test_a_coordinator_killed_after_each_event_of_a_rollout_finishes_or_un
     async with AsyncExitStack() as stack:
         mesh = await opened(stack)
         plans = await two_plans(mesh, ladder_folder)
-        assert (await mesh.apply(plans[0], run="one")).outcome is Outcome.COMMITTED
+        assert (await mesh.apply(plans[0], run="one")).outcome is RolloutOutcome.COMMITTED
         await confirmed_beyond(mesh, "one", RATE)
     victims = Victims(ladder_folder, state, agents)
     ends, number, code = [], 0, None
@@ -238,7 +238,7 @@ async def test_a_coordinator_killed_after_each_event_of_a_rollout_finishes_or_un
     assert code == 0
     # Started, pushed, prepared and switched on two devices each, and the one that is left stopped.
     assert number == 9
-    assert set(ends) == {Outcome.COMMITTED, Outcome.ABORTED}
+    assert set(ends) == {RolloutOutcome.COMMITTED, RolloutOutcome.ABORTED}
     async with Mesh.open(state, read_only=True) as mesh:
         await mesh.discover(browse=False)
         so_far = await confirmed_beyond(mesh, "one", 0)

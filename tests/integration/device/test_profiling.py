@@ -17,7 +17,7 @@ import pytest
 from agent.errors import MeasurementFailed
 from agent.profiling import fingerprint
 from agent.profiling.measuring import measure
-from agent.profiling.messages import Ask, CannotRun, Measured, Progress
+from agent.profiling.messages import CannotRun, MeasureProgress, MeasureRequest, MeasureResult
 from agent.profiling.service import ProfilingService
 from agent.rollout.store import Store
 from tests.doubler import CODE, linear_model
@@ -36,8 +36,8 @@ MakeVariant = Callable[..., Variant]
 HANGS = CODE.replace("def samples(self):", "def samples(self):\n        while True: pass")
 
 
-def asked(store: Store, variant: Variant, **changed: object) -> Ask:
-    usual = Ask(
+def asked(store: Store, variant: Variant, **changed: object) -> MeasureRequest:
+    usual = MeasureRequest(
         variant=variant,
         store=str(store.root),
         batch_sizes=[1, 3],
@@ -50,22 +50,22 @@ def asked(store: Store, variant: Variant, **changed: object) -> Ask:
     return msgspec.structs.replace(usual, **changed)
 
 
-async def measured(ask: Ask) -> Measured:
+async def measured(ask: MeasureRequest) -> MeasureResult:
     result = await measure(ask, lambda _: None)
-    assert isinstance(result, Measured), result
+    assert isinstance(result, MeasureResult), result
     return result
 
 
-async def refused(ask: Ask, grace_seconds: float = 10.0) -> str:
+async def refused(ask: MeasureRequest, grace_seconds: float = 10.0) -> str:
     result = await measure(ask, lambda _: None, grace_seconds=grace_seconds)
     assert isinstance(result, CannotRun), result
     return result.why
 
 
 async def test_a_variant_is_measured_with_progress(store: Store, make_variant: MakeVariant) -> None:
-    told: list[Progress] = []
+    told: list[MeasureProgress] = []
     result = await measure(asked(store, make_variant(), threads=[1, 2]), told.append)
-    assert isinstance(result, Measured), result
+    assert isinstance(result, MeasureResult), result
     settings = [(point.threads, point.batch_size) for point in result.points]
     assert settings == [(1, 1), (1, 3), (2, 1), (2, 3)]
     for point in result.points:

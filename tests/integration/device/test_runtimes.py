@@ -14,11 +14,11 @@ from msgspec import structs
 
 from agent.model_host import runtimes
 from agent.profiling.measuring import measure
-from agent.profiling.messages import Ask, CannotRun, Measured
+from agent.profiling.messages import CannotRun, MeasureRequest, MeasureResult
 from coordinator.variants import Ladders
-from coordinator.variants.accuracy import Measured as MeasuredWith
+from coordinator.variants.accuracy import MeasureResult as MeasuredWith
 from coordinator.variants.cache import Cache
-from coordinator.variants.measuring import Measuring
+from coordinator.variants.measuring import AccuracyRun
 from tests.doubler import zipped
 from tests.integration.serving.meshes import Mesh, until
 from tiermesh.documents.variant import Bundle, Variant
@@ -109,8 +109,8 @@ def variant_of(runtime: str, put, **settings: Any) -> Variant:
     return structs.replace(made, settings=settings) if settings else made
 
 
-def ask_of(mesh: Mesh, variant: Variant) -> Ask:
-    return Ask(
+def ask_of(mesh: Mesh, variant: Variant) -> MeasureRequest:
+    return MeasureRequest(
         variant=variant,
         store=str(mesh["hub"].root / "store"),
         batch_sizes=[1, 2],
@@ -126,7 +126,7 @@ def ask_of(mesh: Mesh, variant: Variant) -> Ask:
 async def test_it_is_profiled(tmp_path: Path, runtime: str) -> None:
     mesh = Mesh(tmp_path, ["hub"])
     result = await measure(ask_of(mesh, variant_of(runtime, mesh["hub"].put)), lambda _: None)
-    assert isinstance(result, Measured), result
+    assert isinstance(result, MeasureResult), result
     assert [point.batch_size for point in result.points] == [1, 2]
 
 
@@ -210,7 +210,7 @@ def test_its_accuracy_is_measured(
         }
     )
     with_versions = MeasuredWith(date="2026-01-01", versions={})
-    (found,) = Measuring(ladders, workflow, with_versions).run([Lengths()]).workflows
+    (found,) = AccuracyRun(ladders, workflow, with_versions).run([Lengths()]).workflows
     assert [(c.variants, c.accuracy) for c in found.combinations] == [
         ({"twice": "v1"}, pytest.approx(2 / 3, abs=1e-4))
     ]

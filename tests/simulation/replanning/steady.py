@@ -11,8 +11,8 @@ import sys
 
 import numpy as np
 
-from coordinator.keeping.load_monitor import Measuring
-from coordinator.planning.batching.arrivals import Map
+from coordinator.keeping.load_monitor import LoadMonitor
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 from coordinator.replanning.bursts import spread
 from coordinator.replanning.load import CHANGES, LoadTest
 from coordinator.replanning.reasons import Policy
@@ -23,7 +23,7 @@ POLICY = Policy()
 DAY_S = 86_400.0
 RATES = (0.2, 1.0, 4.0, 20.0, 200.0)
 CHANGED = (0.5, 1.3, 1.5, 2.0, 3.0)
-BURSTY = Map.mmpp((8.0, 2.0), (0.5, 0.25))
+BURSTY = MarkovianArrivals.mmpp((8.0, 2.0), (0.5, 0.25))
 """4 requests a second on average; the variance of counts tends to 6.3 times their mean."""
 
 
@@ -84,7 +84,7 @@ def delay_s(rate, ratio, seed, calm_s=120.0):
 def day_of_ratios(rate, seed, look_s, spread=0.33, spell_s=30.0):
     """Measured over planned device time of a replica with so many batches a second, each `look_s` seconds."""
     draw = np.random.default_rng(seed)
-    on = Measuring(PROBLEM, {}, PLAN, "run-1", 1, POLICY)
+    on = LoadMonitor(PROBLEM, {}, PLAN, "run-1", 1, POLICY)
     step_s = max(1.0, 1 / rate, look_s / 60)
     batches, seconds, spell = 0, 0.0, 1.0
     for n in range(int(DAY_S / step_s)):

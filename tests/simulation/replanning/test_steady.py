@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from coordinator.keeping.load_monitor import Measuring
-from coordinator.replanning import Reason, State, decide, observe
+from coordinator.keeping.load_monitor import LoadMonitor
+from coordinator.replanning import ReplanReason, State, decide, observe
 from coordinator.replanning.load import LoadTest
-from coordinator.replanning.state import Applied, Measured
+from coordinator.replanning.state import LoadMeasured, OperatorApplied
 from tests.simulation.replanning.mesh import PLAN, PROBLEM, Mesh
 from tests.simulation.replanning.steady import (
     BURSTY,
@@ -99,14 +99,16 @@ def test_no_test_that_errs_so_rarely_is_much_faster():
 
 def decisions(mesh, seconds, look_s, on=None):
     """What `decide` says over time, as (seconds, reason), with nothing done about it."""
-    measuring = on or Measuring(PROBLEM, {}, PLAN, "run-1", 1, POLICY)
-    state = observe(Applied(0.0, frozenset({"cam-1", "hub-1"})), State(policy=POLICY))
+    measuring = on or LoadMonitor(PROBLEM, {}, PLAN, "run-1", 1, POLICY)
+    state = observe(OperatorApplied(0.0, frozenset({"cam-1", "hub-1"})), State(policy=POLICY))
     found = []
     for at in range(int(seconds)):
         for device, sample in mesh.samples(float(at)):
             measuring.take(device, sample)
         if at % look_s == 0:
-            measured = Measured(float(at), measuring.load(), measuring.ratios(), measuring.burn())
+            measured = LoadMeasured(
+                float(at), measuring.load(), measuring.ratios(), measuring.burn()
+            )
             state = observe(measured, state)
             due = decide(state, float(at))
             if due is not None:
@@ -123,7 +125,7 @@ def test_samples_of_a_mesh_that_does_what_was_planned_set_no_replan_off(seed):
 def test_device_times_that_grow_by_half_are_found():
     mesh = Mesh(1, slower=lambda at: 1.6 if at >= 300 else 1.0)
     (at, reason), *_ = decisions(mesh, 500, look_s=5)
-    assert reason is Reason.PROFILE_DRIFT
+    assert reason is ReplanReason.PROFILE_DRIFT
     assert at <= 420
 
 
@@ -132,7 +134,7 @@ def test_an_slo_that_is_missed_is_found(missed, most_s):
     mesh = Mesh(2, missed=lambda at: missed if at >= 700 else 0.03)
     found = decisions(mesh, 1_450, look_s=5)
     assert found, "nothing was found"
-    assert found[0][1] is Reason.SLO_MISSED
+    assert found[0][1] is ReplanReason.SLO_MISSED
     assert 700 <= found[0][0] <= 700 + most_s
 
 

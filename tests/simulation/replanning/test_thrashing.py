@@ -14,11 +14,17 @@ import pytest
 from coordinator.fleet.lifecycle import ReplanOutcome
 from coordinator.fleet.liveness import Timing, Vigil, added, heard, passed
 from coordinator.planning import Options
-from coordinator.replanning import Policy, Reason, State, decide, observe
+from coordinator.replanning import Policy, ReplanReason, State, decide, observe
 from coordinator.replanning.current_problem import asked_rate, with_rate, with_running
 from coordinator.replanning.load import LoadTest
 from coordinator.replanning.search import search
-from coordinator.replanning.state import Asked, Began, DeviceMoved, Ended, Measured
+from coordinator.replanning.state import (
+    Asked,
+    DeviceMoved,
+    LoadMeasured,
+    ReplanBegun,
+    ReplanFinished,
+)
 from coordinator.replanning.switching import worth
 from tiermesh.documents.problem import (
     BatchTime,
@@ -109,7 +115,7 @@ class World:
             self._listen()
             self._offer()
             if self.now % MEASURE_S < STEP_S and self.running is not None and not self.under_way:
-                self.state = observe(Measured(self.now, load=self.test.load()), self.state)
+                self.state = observe(LoadMeasured(self.now, load=self.test.load()), self.state)
             self._replan()
         return self
 
@@ -137,7 +143,7 @@ class World:
             self._end(due, rate, found)
         due = decide(self.state, self.now)
         if due is not None:
-            self.state = observe(Began(self.now, due.reason), self.state)
+            self.state = observe(ReplanBegun(self.now, due.reason), self.state)
             rate = self.planned_for
             if self.state.load is not None and self.state.load.changed:
                 rate = round(self.state.load.planning_rps(POLICY.headroom), 1)
@@ -160,7 +166,7 @@ class World:
                 self.test = LoadTest(rate, POLICY.false_alarm_s, past=self.test.counted())
         used = frozenset(r.device for r in self.running.replicas) if self.running else frozenset()
         stages = frozenset({used}) if used else frozenset()
-        self.state = observe(Ended(self.now, outcome, used, stages), self.state)
+        self.state = observe(ReplanFinished(self.now, outcome, used, stages), self.state)
         self.ended.append((self.now, due.reason, outcome))
 
     def rollouts(self):
@@ -243,7 +249,11 @@ def test_a_lost_device_is_replaced_within_seconds_and_taken_back_once():
 
     world = World(up=up).live(300.0)
     reasons = [reason for _, reason, _ in world.ended]
-    assert reasons == [Reason.OPERATOR, Reason.DEVICE_FAILED, Reason.DEVICE_RETURNED]
+    assert reasons == [
+        ReplanReason.OPERATOR,
+        ReplanReason.DEVICE_FAILED,
+        ReplanReason.DEVICE_RETURNED,
+    ]
     (_, (lost_at, *_), (back_at, *_)) = world.ended
     assert lost_at - 60.0 <= TIMING.failed_after_s + REPLAN_S + 3 * STEP_S
     assert back_at - 90.0 <= TIMING.hold_s + POLICY.dwell_s + POLICY.settle_s + REPLAN_S

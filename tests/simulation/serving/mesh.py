@@ -18,9 +18,15 @@ from functools import reduce
 from itertools import count
 from typing import Any
 
-from agent.serving.aggregates.folding import Aggregate
-from agent.serving.aggregates.snapshot import Given, Held, Snapshot, decode, encode
-from agent.serving.batcher import Job, Step, Work
+from agent.serving.aggregates.folding import AggregateState
+from agent.serving.aggregates.snapshot import (
+    AggregateSnapshot,
+    Given,
+    HeldAggregate,
+    decode,
+    encode,
+)
+from agent.serving.batcher import Job, JobStep, Work
 from agent.serving.endpoints.arrivals import ArrivalSchedule
 from agent.serving.endpoints.attainment import RequestOutcome
 from agent.serving.endpoints.feeds import FeedRequest, OfferedFeed, PacedFeed
@@ -35,26 +41,26 @@ from agent.serving.instructions import (
     Adopt,
     Drop,
     Dump,
-    Failed,
     Filtered,
     Forget,
     Give,
     Hangup,
     Instruction,
-    Log,
     Notice,
     Outcome,
-    Output,
     Own,
     Prepared,
     Read,
     Record,
     RejectOffers,
     Settled,
+    StageFailed,
+    StageOutput,
     StateInstruction,
     Unload,
     Wake,
     Write,
+    WriteLog,
 )
 from agent.serving.routing.generation import Generation
 from agent.serving.streams.receiver import Fenced
@@ -72,37 +78,37 @@ class Kept:
     """An aggregate's snapshot on a simulated disk."""
 
     def __init__(self) -> None:
-        self.data = Snapshot()
-        self.whose = Held()
+        self.data = AggregateSnapshot()
+        self.whose = HeldAggregate()
 
-    def load(self) -> Snapshot:
+    def load(self) -> AggregateSnapshot:
         return copy.deepcopy(self.data)
 
-    def keep(self, change: Snapshot) -> None:
+    def keep(self, change: AggregateSnapshot) -> None:
         self.data.states.update(change.states)
         self.data.outputs.update(change.outputs)
         self.data.positions.update(change.positions)
         self.data.settled.update(change.settled)
 
-    def held(self) -> Held:
+    def held(self) -> HeldAggregate:
         return replace(self.whose, positions=dict(self.data.positions))
 
-    def adopt(self, snapshot: Snapshot, since: int, pending: str) -> None:
+    def adopt(self, snapshot: AggregateSnapshot, since: int, pending: str) -> None:
         self.data = copy.deepcopy(snapshot)
-        self.whose = Held(since, pending)
+        self.whose = HeldAggregate(since, pending)
 
     def own(self) -> None:
         self.whose = replace(self.whose, pending="")
 
     def give(self, given: Given) -> None:
-        self.data = Snapshot()
-        self.whose = Held(given=given)
+        self.data = AggregateSnapshot()
+        self.whose = HeldAggregate(given=given)
 
     def close(self) -> None:
         pass
 
     def discard(self) -> None:
-        self.data = Snapshot()
+        self.data = AggregateSnapshot()
 
 
 class Count:
@@ -186,7 +192,7 @@ class SimDevice:
         self.stopped = False
         self.busy = False
         self.calls: dict[str, Call] = {}
-        self.aggregates: dict[str, Aggregate] = {}
+        self.aggregates: dict[str, AggregateState] = {}
 
     @property
     def now(self) -> float:
@@ -244,11 +250,11 @@ class SimDevice:
                 self.flow.resume(queue.stage.name, aggregate.held, generation)
         self.flow.prepare(generation)
 
-    def _aggregate(self, stage: str) -> Aggregate:
+    def _aggregate(self, stage: str) -> AggregateState:
         if stage not in self.aggregates:
             keeper = self.disk.states.setdefault(stage, Kept()) if self.mesh.keeps_state else None
             code = (KeptCount if self.mesh.keeps_state else Count)(self.mesh.folded)
-            self.aggregates[stage] = Aggregate(code, stage, "key", keeper)
+            self.aggregates[stage] = AggregateState(code, stage, "key", keeper)
         return self.aggregates[stage]
 
     def commit(self, assignment: Assignment) -> None:
@@ -376,7 +382,7 @@ class SimDevice:
                 self.change_state(instruction)
             case Notice(kind, text):
                 self.mesh.notices.append((kind, text))
-            case Unload() | Log() | RejectOffers():
+            case Unload() | WriteLog() | RejectOffers():
                 pass
 
     def change_state(self, instruction: StateInstruction) -> None:
@@ -394,7 +400,7 @@ class SimDevice:
                 held = aggregate.held if known else None
                 self.later(disk, lambda f: f.dumped(stage, held, data, self.now))
             case Adopt(_, data, generation, token):
-                aggregate.adopt(decode(data) if data else Snapshot(), generation, token)
+                aggregate.adopt(decode(data) if data else AggregateSnapshot(), generation, token)
                 held = aggregate.held
                 self.killed_or_later(disk, lambda f: f.adopted(stage, held, "", self.now))
             case Own():
@@ -655,33 +661,33 @@ class SimMesh:
     # Computing
 
     def compute(self, device: SimDevice, job: Job) -> list[tuple[Work, Outcome | None]]:
-        if job.step is Step.PREPARE:
+        if job.step is JobStep.PREPARE:
             return [(w, self._prepare(w)) for w in job.works]
-        if job.step is Step.INFER:
+        if job.step is JobStep.INFER:
             for item in job.items:
                 item.work.outputs[item.index] = item.value
             works = dict.fromkeys(item.work for item in job.items)
-            return [(w, Output(w.frame.payload)) for w in works if w.is_complete]
+            return [(w, StageOutput(w.frame.payload)) for w in works if w.is_complete]
         return [(w, self._apply(device, w)) for w in job.works]
 
     def _prepare(self, work: Work) -> Outcome:
         items = work.frame.payload.unpack()["number"] % 4
         if not items:
-            return Output(work.frame.payload)
+            return StageOutput(work.frame.payload)
         return Prepared(tuple((i % 2, i) for i in range(items)))
 
     def _apply(self, device: SimDevice, work: Work) -> Outcome:
         aggregate = device.aggregates.get(work.frame.stage)
         if aggregate is not None:
             try:
-                return Output(aggregate.fold(work))
+                return StageOutput(aggregate.fold(work))
             except TiermeshError as error:
-                return Failed(str(error))
+                return StageFailed(str(error))
         number = next(iter(work.parts.values())) if work.parts else work.frame.payload
         made = self._compute.get(work.frame.stage, lambda n: "pass")(number.unpack()["number"])
         if made == "fail":
-            return Failed("it fails on purpose")
-        return Filtered() if made == "drop" else Output(number)
+            return StageFailed("it fails on purpose")
+        return Filtered() if made == "drop" else StageOutput(number)
 
     # Links
 

@@ -7,9 +7,9 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from agent.serving.batcher import Job, Step, Work
+from agent.serving.batcher import Job, JobStep, Work
 from agent.serving.flow import Flow
-from agent.serving.instructions import Output, Prepared
+from agent.serving.instructions import Prepared, StageOutput
 from agent.serving.routing.generation import Generation, ReplicaQueue
 from agent.serving.tuning.retuning import EVERY_S, Retuning, keep_tuned
 from tests.unit.serving.offered import VARIANT
@@ -93,14 +93,14 @@ class Device:
 
     def run(self, job: Job) -> float:
         """Take the job's effects at once; the device is free at the time returned, and takes no job before."""
-        if job.step is Step.PREPARE:
+        if job.step is JobStep.PREPARE:
             prepared = [(work, Prepared((("shape", None),))) for work in job.works]
             self.flow.computed(job, prepared, 0.0, self.now)
             return self.now
         seconds = batch_seconds(len(job.items))
         end = self.now + seconds
         self.latencies += [(item.work.arrived, end - item.work.arrived) for item in job.items]
-        done = [(item.work, Output(EMPTY)) for item in job.items]
+        done = [(item.work, StageOutput(EMPTY)) for item in job.items]
         self.flow.computed(job, done, seconds, end)
         self.flow.take_instructions()
         return end

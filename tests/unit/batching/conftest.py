@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 
 _REPOSITORY = Path(__file__).parents[3]
 
@@ -25,7 +25,8 @@ def published_maps(published_data):
     maps = json.loads((published_data / "maps.json").read_text())
     return {
         trace: {
-            name: Map(np.array(hour["D0"]), np.array(hour["D1"])) for name, hour in hours.items()
+            name: MarkovianArrivals(np.array(hour["D0"]), np.array(hour["D1"]))
+            for name, hour in hours.items()
         }
         for trace, hours in maps.items()
     }

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from coordinator.planning.batching.arrivals import Map, stationary
+from coordinator.planning.batching.arrivals import MarkovianArrivals, stationary
 from tiermesh.errors import InvalidDocument
 
-BURSTY = Map.mmpp((10.0, 120.0), (0.5, 0.5))
+BURSTY = MarkovianArrivals.mmpp((10.0, 120.0), (0.5, 0.5))
 rates = st.floats(0.01, 100.0)
 
 
@@ -18,11 +18,11 @@ def processes(draw, most_phases=4):
     d0 = draw(arrays(float, (n, n), elements=rates))
     d1 = draw(arrays(float, (n, n), elements=rates))
     np.fill_diagonal(d0, 0.0)
-    return Map(d0 - np.diag(d0.sum(axis=1) + d1.sum(axis=1)), d1)
+    return MarkovianArrivals(d0 - np.diag(d0.sum(axis=1) + d1.sum(axis=1)), d1)
 
 
 def test_poisson_is_a_map_without_bursts():
-    poisson = Map.poisson(7.0)
+    poisson = MarkovianArrivals.poisson(7.0)
     assert poisson.rate == 7.0
     assert poisson.gap_scv == pytest.approx(1.0)
     assert poisson.dispersion == pytest.approx(1.0)
@@ -75,10 +75,10 @@ def test_samples_follow_their_seed(process, seed):
 )
 def test_what_is_no_arrival_process_is_refused_with_the_reason(d0, d1, why):
     with pytest.raises(InvalidDocument, match=why):
-        Map(np.array(d0), np.array(d1))
+        MarkovianArrivals(np.array(d0), np.array(d1))
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_rate_must_be_positive(rate):
     with pytest.raises(InvalidDocument, match="rate"):
-        Map.poisson(rate)
+        MarkovianArrivals.poisson(rate)

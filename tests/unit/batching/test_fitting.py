@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 from coordinator.planning.batching.fitting import Timestamps, fit
 from coordinator.planning.batching.forecast import forecast
 from tiermesh.errors import InvalidDocument
 
-BURSTY = Map.mmpp((10.0, 120.0), (0.5, 0.5))
+BURSTY = MarkovianArrivals.mmpp((10.0, 120.0), (0.5, 0.5))
 
 
 def fitted(process, count, seed=1):
@@ -19,7 +19,7 @@ def fitted(process, count, seed=1):
 
 @pytest.mark.parametrize("rate", [1e-3, 40.0, 1e4])
 def test_poisson_is_not_over_fitted(rate):
-    found = fitted(Map.poisson(rate), 3_000)
+    found = fitted(MarkovianArrivals.poisson(rate), 3_000)
     assert found.name == "poisson"
     assert found.good
     assert "no better" in found.refused
@@ -37,7 +37,7 @@ def test_bursts_are_found_with_their_rates():
 
 def test_one_change_of_rate_is_a_drift_and_not_bursts():
     generator = np.random.default_rng(4)
-    slow, fast = (Map.poisson(rate).sample(1_000, generator) for rate in (10.0, 50.0))
+    slow, fast = (MarkovianArrivals.poisson(rate).sample(1_000, generator) for rate in (10.0, 50.0))
     found = fit(Timestamps.read(np.concatenate([slow, slow[-1] + fast])))
     assert found.name == "poisson"
     assert "drift" in found.refused
@@ -49,7 +49,7 @@ def test_few_arrivals_are_not_asked_for_phases():
 
 
 def test_whole_milliseconds_do_not_make_bursts():
-    times = np.round(Map.poisson(200.0).sample(5_000, np.random.default_rng(2)), 3)
+    times = np.round(MarkovianArrivals.poisson(200.0).sample(5_000, np.random.default_rng(2)), 3)
     found = fit(Timestamps.read(times))
     assert found.name == "poisson"
     assert found.process.rate == pytest.approx(200.0, rel=0.05)
@@ -94,7 +94,7 @@ def test_a_window_that_is_nearly_empty_is_slow_and_not_a_burst():
 
 
 def test_a_forecast_follows_a_trend_that_has_held():
-    growing = [Map.poisson(rate) for rate in (10.0, 20.0, 40.0, 80.0)]
+    growing = [MarkovianArrivals.poisson(rate) for rate in (10.0, 20.0, 40.0, 80.0)]
     assert forecast(growing).rate == pytest.approx(160.0)
 
 

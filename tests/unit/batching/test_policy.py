@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 from coordinator.planning.batching.service import ServiceTimes
 from tiermesh.batching import policy, tuning
 from tiermesh.batching.policy import Queue, follow, follow_shared
-from tiermesh.batching.tuning import Bounds, Reason, Tuned, retune
+from tiermesh.batching.tuning import Bounds, Tuned, TuningReason, retune
 
 DEVICE = ServiceTimes(0.004 + 0.001 * np.arange(1, 17))
 SECONDS = DEVICE.seconds.tolist()
 
 
 def test_a_device_alone_is_shared_with_nobody():
-    arrivals = Map.poisson(200.0).sample(2_000, np.random.default_rng(1)).tolist()
+    arrivals = MarkovianArrivals.poisson(200.0).sample(2_000, np.random.default_rng(1)).tolist()
     assert follow_shared([Queue(arrivals, SECONDS, 4, 0.01)])[0] == follow(
         arrivals, SECONDS, 4, 0.01
     )
@@ -52,24 +52,24 @@ def test_replicas_on_one_device_never_run_at_once_and_serve_all(shapes):
 
 class TestRetune:
     BOUNDS = Bounds(16, 0.02, latency_s=0.05)
-    CALM = Map.poisson(50.0).sample(1_000, np.random.default_rng(1)).tolist()
-    BUSY = Map.poisson(500.0).sample(1_000, np.random.default_rng(1)).tolist()
+    CALM = MarkovianArrivals.poisson(50.0).sample(1_000, np.random.default_rng(1)).tolist()
+    BUSY = MarkovianArrivals.poisson(500.0).sample(1_000, np.random.default_rng(1)).tolist()
 
     def test_a_setting_that_misses_is_left(self):
         decision = retune(self.BUSY, SECONDS, Tuned(1, 0.0), self.BOUNDS)
-        assert decision.reason is Reason.MISSES
+        assert decision.reason is TuningReason.MISSES
         assert decision.setting.batch_size > 2
-        assert retune(self.BUSY, SECONDS, decision.setting, self.BOUNDS).reason is Reason.FITS
+        assert retune(self.BUSY, SECONDS, decision.setting, self.BOUNDS).reason is TuningReason.FITS
 
     def test_device_time_is_saved_where_there_is_time(self):
         decision = retune(self.CALM, SECONDS, Tuned(1, 0.0), self.BOUNDS)
-        assert decision.reason is Reason.SAVES
-        assert retune(self.CALM, SECONDS, decision.setting, self.BOUNDS).reason is Reason.FITS
+        assert decision.reason is TuningReason.SAVES
+        assert retune(self.CALM, SECONDS, decision.setting, self.BOUNDS).reason is TuningReason.FITS
 
     def test_where_nothing_meets_the_latency_the_nearest_is_taken(self):
         flood = (np.arange(1_000) / 5_000).tolist()
         decision = retune(flood, SECONDS, Tuned(1, 0.0), self.BOUNDS)
-        assert decision.reason is Reason.OVERLOAD
+        assert decision.reason is TuningReason.OVERLOAD
         assert decision.setting.batch_size == 16
 
     def test_a_handful_of_arrivals_changes_nothing(self):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.batching.simulation import simulate
-from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 from coordinator.planning.batching.chain import SingleServer
 from coordinator.planning.batching.recursion import estimate, replay
 from coordinator.planning.batching.service import ServiceTimes
@@ -28,7 +28,7 @@ def waits_within(time, rate, service):
 @pytest.mark.parametrize("load", [0.3, 0.7, 0.93])
 def test_the_chain_is_the_queue_of_crommelin_for_batches_of_one(load):
     service = float(DEVICE.seconds[0])
-    chain = SingleServer(Map.poisson(load / service), DEVICE, 1, 0.0)
+    chain = SingleServer(MarkovianArrivals.poisson(load / service), DEVICE, 1, 0.0)
     for wait in (0.0, 0.3 * service, 1.7 * service, 4.2 * service):
         expected = waits_within(wait, load / service, service)
         assert chain.latency.share_within(service + wait + 1e-12) == pytest.approx(
@@ -41,17 +41,17 @@ def test_the_chain_is_the_queue_of_crommelin_for_batches_of_one(load):
     [(0.3, 8, 0.012), (0.6, 4, 0.005), (0.6, 16, 0.02), (0.85, 8, 0.005)],
 )
 def test_the_chain_agrees_with_simulation(assert_agrees, load, batch_size, timeout):
-    process = Map.poisson(load * DEVICE.capacity(batch_size))
+    process = MarkovianArrivals.poisson(load * DEVICE.capacity(batch_size))
     check(assert_agrees, process, batch_size, timeout)
 
 
 def test_the_chain_agrees_with_simulation_on_bursts_above_capacity(assert_agrees):
     """Overload for 20 ms at a time: queues that a plan must foresee."""
-    check(assert_agrees, Map.mmpp((100.0, 1200.0), (10.0, 50.0)), 8, 0.01)
+    check(assert_agrees, MarkovianArrivals.mmpp((100.0, 1200.0), (10.0, 50.0)), 8, 0.01)
 
 
 def test_the_chain_agrees_with_simulation_on_alternating_gaps(assert_agrees):
-    alternating = Map(
+    alternating = MarkovianArrivals(
         np.array([[-10.1, 0.0], [0.0, -202.0]]), np.array([[0.1, 10.0], [200.0, 2.0]])
     )
     check(assert_agrees, alternating.at_rate(300.0), 8, 0.01)
@@ -77,14 +77,16 @@ def check(assert_agrees, process, batch_size, timeout):
 def test_every_request_that_is_served_is_counted_once(load, batch_size, timeout, contrast, leave):
     """The members of the latency mixture are those that the chain serves."""
     rate = load * DEVICE.capacity(batch_size)
-    process = Map.mmpp((1.0, contrast), (leave, leave)).at_rate(rate)
+    process = MarkovianArrivals.mmpp((1.0, contrast), (leave, leave)).at_rate(rate)
     chain = SingleServer(process, DEVICE, batch_size, timeout)
     assert chain.latency.table.totals.sum() == pytest.approx(chain.served_per_batch, rel=1e-6)
     assert 0 < chain.utilization < 1
 
 
 def test_the_recursion_is_the_simulation():
-    arrivals = Map.mmpp((100.0, 700.0), (2.0, 2.0)).sample(20_000, np.random.default_rng(2))
+    arrivals = MarkovianArrivals.mmpp((100.0, 700.0), (2.0, 2.0)).sample(
+        20_000, np.random.default_rng(2)
+    )
     for batch_size, timeout, servers in (
         (1, 0.0, 1),
         (1, 0.0, 2),
@@ -99,7 +101,7 @@ def test_the_recursion_is_the_simulation():
 
 
 def test_the_estimate_over_common_arrivals_is_near_the_exact_law():
-    process = Map.poisson(0.7 * DEVICE.capacity(8))
+    process = MarkovianArrivals.poisson(0.7 * DEVICE.capacity(8))
     arrivals = process.sample(100_000, np.random.default_rng(3))
     near = estimate(arrivals, DEVICE, 8, 0.01, warmup=0.01)
     exact = SingleServer(process, DEVICE, 8, 0.01).estimate
@@ -116,11 +118,11 @@ def test_simultaneous_arrivals_travel_together():
 
 def test_more_than_can_be_served_has_no_steady_state():
     with pytest.raises(Infeasible, match="can be served"):
-        SingleServer(Map.poisson(700.0), DEVICE, 8, 0.01)
+        SingleServer(MarkovianArrivals.poisson(700.0), DEVICE, 8, 0.01)
 
 
 def test_queues_too_long_to_solve_for_are_left_to_the_recursion():
-    overloaded_for_minutes = Map.mmpp((10.0, 5000.0), (0.01, 0.1))
+    overloaded_for_minutes = MarkovianArrivals.mmpp((10.0, 5000.0), (0.01, 0.1))
     with pytest.raises(Unsupported, match="recursion"):
         SingleServer(overloaded_for_minutes, DEVICE, 8, 0.01).estimate  # noqa: B018
 

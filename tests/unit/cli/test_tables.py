@@ -9,7 +9,13 @@ from rich.console import Console
 
 from coordinator.cli.replicas import ledger_line, replica_table
 from coordinator.cli.text import device_label
-from coordinator.telemetry.attainment import Accuracy, Attainment, Spending, Verdict, Word
+from coordinator.telemetry.attainment import (
+    Attainment,
+    AttainmentVerdict,
+    ServedAccuracy,
+    Spending,
+    Word,
+)
 from coordinator.telemetry.status import DeviceStatus, Ledger, ReplicaStatus, WorkflowStatus
 from tiermesh.documents.plan import Predicted
 
@@ -53,9 +59,9 @@ def status():
             replica("server"),
         ],
         attainment=Attainment(
-            verdict=Verdict(Word.NO_DATA, "no request has ended yet"),
+            verdict=AttainmentVerdict(Word.NO_DATA, "no request has ended yet"),
             objectives=[],
-            accuracy=Accuracy(),
+            accuracy=ServedAccuracy(),
             cost=Spending(per_hour=0.5),
         ),
     )

@@ -6,7 +6,7 @@ import pytest
 
 from coordinator.cli.arrivals import with_arrivals
 from coordinator.planning.batching.documents import read_timestamps
-from coordinator.planning.simulate import Load
+from coordinator.planning.simulate import SimulatedLoad
 from tiermesh import arrival_times, limits
 from tiermesh.errors import InvalidDocument, LimitExceeded
 
@@ -65,12 +65,12 @@ def test_a_trace_has_a_limit(monkeypatch):
 def test_a_simulation_and_batching_read_the_same(tmp_path):
     file = tmp_path / "trace.txt"
     file.write_bytes(b"\xef\xbb\xbf# x\n1612137600.5\n1612137601.25\n")
-    assert with_arrivals(Load(), str(file), 1.0).times == [0.0, 0.75]
+    assert with_arrivals(SimulatedLoad(), str(file), 1.0).times == [0.0, 0.75]
     raw = read_timestamps(file.read_bytes(), "trace").tolist()
     assert raw == [1612137600.5, 1612137601.25]
     file.write_bytes(b"0.0\nnan\n")
     with pytest.raises(InvalidDocument, match="line 2 of"):
-        with_arrivals(Load(), str(file), 1.0)
+        with_arrivals(SimulatedLoad(), str(file), 1.0)
 
 
 @pytest.mark.skipif(not FIELD.is_dir(), reason="the traces from the field are not here")

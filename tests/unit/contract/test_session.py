@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 
 from tiermesh import limits
 from tiermesh.errors import LimitExceeded, TakenOver, TiermeshError
-from tiermesh.session import SILENCE_S, Session, Tenure
+from tiermesh.session import SILENCE_S, ControlSession, Tenure
 
 WAYS = st.sampled_from(["down", "up"])
 
@@ -26,7 +26,7 @@ WAYS = st.sampled_from(["down", "up"])
 class End:
     """A process: its session, what its application has sent, taken and handled in it, and been told is in doubt."""
 
-    session: Session[int] = field(default_factory=lambda: Session(0.0))
+    session: ControlSession[int] = field(default_factory=lambda: ControlSession(0.0))
     link: int = 0
     in_care: deque[tuple[int, int]] = field(default_factory=deque)
     handled: dict[int, list[int]] = field(default_factory=dict)
@@ -225,8 +225,8 @@ TwoEnds.TestCase.settings = settings(max_examples=150, stateful_step_count=60, d
 test_two_ends = TwoEnds.TestCase
 
 
-def met(epoch: int = 1, wanted: int = 1) -> tuple[Session[str], int]:
-    session: Session[str] = Session(0.0)
+def met(epoch: int = 1, wanted: int = 1) -> tuple[ControlSession[str], int]:
+    session: ControlSession[str] = ControlSession(0.0)
     return session, session.open(epoch, wanted, 0.0).link
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from coordinator.telemetry.attainment import (
     FEWEST,
-    Accuracy,
     Announcing,
     Counted,
+    ServedAccuracy,
     Word,
     accuracy_of,
     counted,
@@ -44,7 +44,7 @@ def source(ended, within, *, failed=0, windows=ALL, covered=60.0, **more):
 
 
 def verdict(windows, slo=SLO, accuracy=None):
-    return judge(objectives_of(slo, windows), accuracy or Accuracy(), windows)
+    return judge(objectives_of(slo, windows), accuracy or ServedAccuracy(), windows)
 
 
 def of(long, short=None, run=None):
@@ -128,10 +128,10 @@ def test_what_has_ended_is_judged_by_its_share_alone():
     objectives = objectives_of(SLO, of((10, 10)))
     for within, word in ((95, Word.MET), (94, Word.MISSED)):
         found = Counted(ended=100, within={"p95": within})
-        told, judged = judge_finally(objectives, Accuracy(), found)
+        told, judged = judge_finally(objectives, ServedAccuracy(), found)
         assert told.word is word
         assert judged[0].windows["run"].within == within
-    assert judge_finally(objectives, Accuracy(), Counted())[0].word is Word.NO_DATA
+    assert judge_finally(objectives, ServedAccuracy(), Counted())[0].word is Word.NO_DATA
 
 
 def test_counts_since_a_moment_survive_that_they_begin_anew():

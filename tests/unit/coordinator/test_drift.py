@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from coordinator.telemetry.drift import (
     Drift,
+    DriftWindow,
     Ratio,
-    Window,
     corrected,
     corrected_problem,
     drift,
@@ -33,9 +33,9 @@ from tiermesh.v1 import telemetry_pb2 as pb
 PROFILED = {1: 0.1, 2: 0.16, 4: 0.3}
 
 
-def served(times: list[tuple[int, float]]) -> list[Window]:
+def served(times: list[tuple[int, float]]) -> list[DriftWindow]:
     """One window a batch: its size and seconds."""
-    return [Window({size: 1}, {size: seconds}) for size, seconds in times]
+    return [DriftWindow({size: 1}, {size: seconds}) for size, seconds in times]
 
 
 @settings(deadline=None)  # the first ratio imports SciPy

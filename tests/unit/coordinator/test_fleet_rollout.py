@@ -16,15 +16,15 @@ from coordinator.fleet.events import (
     RolloutStarted,
     RolloutStopped,
 )
-from coordinator.fleet.lifecycle import Outcome, Phase
+from coordinator.fleet.lifecycle import Phase, RolloutOutcome
 from coordinator.fleet.state import Catalogue
 
 STEPS = {
     do.Push: ArtifactsPushed,
-    do.Prepare: RolloutPrepared,
-    do.Commit: RolloutCommitted,
-    do.Abort: RolloutAborted,
-    do.Stop: RolloutStopped,
+    do.PrepareGeneration: RolloutPrepared,
+    do.CommitGeneration: RolloutCommitted,
+    do.AbortGeneration: RolloutAborted,
+    do.StopWorkflow: RolloutStopped,
 }
 WANTED = Desired(workflows=frozenset({"read"}))
 
@@ -81,13 +81,13 @@ def test_all_push_then_all_prepare_then_all_commit_then_the_others_stop(fleet):
     assert taken == [
         (do.Push, "a"),
         (do.Push, "b"),
-        (do.Prepare, "a"),
-        (do.Prepare, "b"),
-        (do.Commit, "a"),
-        (do.Commit, "b"),
-        (do.Stop, "c"),
+        (do.PrepareGeneration, "a"),
+        (do.PrepareGeneration, "b"),
+        (do.CommitGeneration, "a"),
+        (do.CommitGeneration, "b"),
+        (do.StopWorkflow, "c"),
     ]
-    assert fleet.now.rollouts["read"].outcome is Outcome.COMMITTED
+    assert fleet.now.rollouts["read"].outcome is RolloutOutcome.COMMITTED
     assert fleet.now.running["read"].devices == ["a", "b"]
     assert fleet.now.next_generation("read") == 2
 
@@ -99,12 +99,12 @@ def test_a_failure_before_commit_aborts_everywhere_and_leaves_what_runs(fleet):
     fleet(started(["a", "b"], generation=2))
     while todo := decide(fleet.now, WANTED):
         for instruction in todo:
-            if isinstance(instruction, do.Prepare) and instruction.device == "b":
+            if isinstance(instruction, do.PrepareGeneration) and instruction.device == "b":
                 fleet(failed("b", generation=2))
             else:
                 fleet(done(instruction, generation=2))
     rollout = fleet.now.rollouts["read"]
-    assert rollout.outcome is Outcome.ABORTED
+    assert rollout.outcome is RolloutOutcome.ABORTED
     assert rollout.failures == {"b": "prepare: no memory. it is full"}
     assert set(rollout.phases.values()) == {Phase.ABORTED}
     assert fleet.now.running == before
@@ -113,32 +113,34 @@ def test_a_failure_before_commit_aborts_everywhere_and_leaves_what_runs(fleet):
 
 def test_a_failure_while_switching_is_broken_and_the_others_are_aborted(fleet):
     fleet(started(["a", "b"]))
-    taken = carry_out(fleet, fail={(do.Commit, "b")})
-    assert taken[-1] == (do.Abort, "b")
-    assert fleet.now.rollouts["read"].outcome is Outcome.BROKEN
+    taken = carry_out(fleet, fail={(do.CommitGeneration, "b")})
+    assert taken[-1] == (do.AbortGeneration, "b")
+    assert fleet.now.rollouts["read"].outcome is RolloutOutcome.BROKEN
 
 
 def test_a_device_that_fails_after_all_have_switched_ends_the_wait_for_those_that_drain(
     fleet, made
 ):
     fleet(made.described("a"), started(["a"], leaving=["c"]))
-    while not isinstance((todo := decide(fleet.now, WANTED))[0], do.Stop):
+    while not isinstance((todo := decide(fleet.now, WANTED))[0], do.StopWorkflow):
         for instruction in todo:
             fleet(done(instruction))
     assert not obsolete(todo[0], fleet.now)
     fleet(DeviceFailed(at=9.0, who="t", device="a", why="gone", hold_s=1.0))
-    assert fleet.now.rollouts["read"].outcome is Outcome.COMMITTED
+    assert fleet.now.rollouts["read"].outcome is RolloutOutcome.COMMITTED
     assert fleet.now.running["read"].devices == ["a"]
     assert obsolete(todo[0], fleet.now)
     assert decide(fleet.now, WANTED) == []
     fleet(done(todo[0]))
-    assert fleet.now.rollouts["read"].outcome is Outcome.COMMITTED, "what comes late is no step"
+    assert fleet.now.rollouts["read"].outcome is RolloutOutcome.COMMITTED, (
+        "what comes late is no step"
+    )
 
 
 def test_a_restore_goes_on_without_the_devices_that_fail(fleet):
     fleet(started(["a", "b"], purpose="restore", leaving=["c"]))
-    carry_out(fleet, fail={(do.Prepare, "b")})
-    assert fleet.now.rollouts["read"].outcome is Outcome.RESTORED
+    carry_out(fleet, fail={(do.PrepareGeneration, "b")})
+    assert fleet.now.rollouts["read"].outcome is RolloutOutcome.RESTORED
     assert fleet.now.running["read"].devices == ["a"]
 
 
@@ -146,9 +148,9 @@ def test_a_restore_to_nothing_stops_the_devices(fleet):
     fleet(started(["a"]))
     carry_out(fleet)
     fleet(started([], purpose="restore", leaving=["a"], generation=2))
-    assert [type(i) for i in decide(fleet.now, WANTED)] == [do.Stop]
-    fleet(done(do.Stop("a", "read", 2), generation=2))
-    assert fleet.now.rollouts["read"].outcome is Outcome.RESTORED
+    assert [type(i) for i in decide(fleet.now, WANTED)] == [do.StopWorkflow]
+    fleet(done(do.StopWorkflow("a", "read", 2), generation=2))
+    assert fleet.now.rollouts["read"].outcome is RolloutOutcome.RESTORED
     assert fleet.now.running == {}
 
 
@@ -157,9 +159,9 @@ def test_a_cancelled_rollout_is_aborted(fleet):
         started(["a", "b"]),
         RolloutCancelled(at=1.0, who="me", workflow="read", generation=1, why="^C"),
     )
-    assert {type(i) for i in decide(fleet.now, WANTED)} == {do.Abort}
+    assert {type(i) for i in decide(fleet.now, WANTED)} == {do.AbortGeneration}
     carry_out(fleet)
-    assert fleet.now.rollouts["read"].outcome is Outcome.ABORTED
+    assert fleet.now.rollouts["read"].outcome is RolloutOutcome.ABORTED
 
 
 def test_reports_of_an_older_generation_change_nothing(fleet):
@@ -173,7 +175,7 @@ def test_a_device_in_the_middle_of_a_step_is_not_asked_for_another(fleet):
     fleet(started(["a", "b"]))
     under_way = [do.Push("a", "read", 1)]
     fleet(failed("b"))
-    assert decide(fleet.now, WANTED, under_way) == [do.Abort("b", "read", 1)]
+    assert decide(fleet.now, WANTED, under_way) == [do.AbortGeneration("b", "read", 1)]
 
 
 DEVICES = ["a", "b", "c"]
@@ -199,7 +201,7 @@ def test_whatever_fails_and_in_whatever_order_a_rollout_ends(data, purpose):
         if not todo:
             break
         instruction = data.draw(st.sampled_from(todo))
-        can_fail = not isinstance(instruction, do.Abort | do.Stop)
+        can_fail = not isinstance(instruction, do.AbortGeneration | do.StopWorkflow)
         if can_fail and data.draw(st.booleans()):
             fleet = apply(failed(instruction.device), fleet)
         else:
@@ -208,7 +210,7 @@ def test_whatever_fails_and_in_whatever_order_a_rollout_ends(data, purpose):
     rollout = fleet.rollouts["read"]
     assert rollout.outcome is not None
     committed = [d for d, phase in rollout.phases.items() if phase is Phase.COMMITTED]
-    if rollout.outcome is Outcome.ABORTED:
+    if rollout.outcome is RolloutOutcome.ABORTED:
         assert committed == []
         assert rollout.phases["c"] is Phase.LEAVING, "what ran before runs on"
 

@@ -6,10 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.sessions.link_quality import FAIR_MS, GOOD_MS, HOUR_S, PINGS, Grade, Link, Pinging
+from coordinator.sessions.link_quality import (
+    FAIR_MS,
+    GOOD_MS,
+    HOUR_S,
+    PINGS,
+    Grade,
+    LinkQuality,
+    Pinging,
+)
 
 
-def measured(seconds: list[float], pinging: Pinging) -> Link | None:
+def measured(seconds: list[float], pinging: Pinging) -> LinkQuality | None:
     """The link after round trips of so many seconds, one after another."""
     now = 0.0
     for trip in seconds:
@@ -64,4 +72,4 @@ def test_a_break_forgets_the_ping_under_way_and_counts_for_an_hour() -> None:
     ],
 )
 def test_a_link_in_a_word(rtt_ms: float, reconnects: int, grade: Grade) -> None:
-    assert Link(rtt_ms, rtt_ms, 1, reconnects).grade is grade
+    assert LinkQuality(rtt_ms, rtt_ms, 1, reconnects).grade is grade

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordinator.fleet.lifecycle import DeviceState
 from coordinator.fleet.liveness import (
-    Standing,
+    LivenessState,
     Timing,
     Vigil,
     added,
@@ -56,12 +56,12 @@ def test_silence_makes_suspect_then_failed_and_only_those_who_are_silent():
     on.listen(0.9, "b")
     assert on.moved == []
     on.listen(0.2, "b")
-    assert on.moved == [("a", Standing.SUSPECT)]
+    assert on.moved == [("a", LivenessState.SUSPECT)]
     on.listen(1.8, "b")
-    assert on.standing() is Standing.SUSPECT
+    assert on.standing() is LivenessState.SUSPECT
     on.listen(0.3, "b")
-    assert on.moved == [("a", Standing.SUSPECT), ("a", Standing.FAILED)]
-    assert on.standing("b") is Standing.READY
+    assert on.moved == [("a", LivenessState.SUSPECT), ("a", LivenessState.FAILED)]
+    assert on.standing("b") is LivenessState.READY
 
 
 def test_a_broken_stream_is_suspect_at_once_and_failed_soon_when_nobody_listens_there():
@@ -70,36 +70,36 @@ def test_a_broken_stream_is_suspect_at_once_and_failed_soon_when_nobody_listens_
     assert [m.why for m in on.look()] == ["connection reset"]
     on.vigil = broken(on.vigil, "a", "connection refused", gone=True)
     on.listen(TIMING.gone_after_s + TICK_S)
-    assert on.standing() is Standing.FAILED
+    assert on.standing() is LivenessState.FAILED
 
 
 def test_a_suspect_that_is_heard_again_is_ready_at_once():
     on = Listener("a")
     on.listen(2.0)
     on.listen(TICK_S, "a")
-    assert on.moved == [("a", Standing.SUSPECT), ("a", Standing.READY)]
+    assert on.moved == [("a", LivenessState.SUSPECT), ("a", LivenessState.READY)]
 
 
 def test_a_device_that_failed_is_held_first_and_longer_each_time():
     on, holds = Listener("a"), []
     for _ in range(4):
         on.listen(3.5)
-        assert on.standing() is Standing.FAILED
+        assert on.standing() is LivenessState.FAILED
         begun = on.now
-        while on.standing() is not Standing.READY:
+        while on.standing() is not LivenessState.READY:
             on.listen(TICK_S, "a")
         holds.append(on.now - begun)
     assert holds == pytest.approx([5.0, 10.0, 20.0, 40.0], abs=3 * TICK_S)
-    assert Standing.HELD.state is DeviceState.SUSPECT
+    assert LivenessState.HELD.state is DeviceState.SUSPECT
 
 
 def test_one_that_falls_silent_while_it_is_held_has_failed_again():
     on = Listener("a")
     on.listen(3.5)
     on.listen(4.0, "a")
-    assert on.standing() is Standing.HELD
+    assert on.standing() is LivenessState.HELD
     on.listen(1.5)
-    assert on.standing() is Standing.FAILED
+    assert on.standing() is LivenessState.FAILED
     assert on.vigil.pulses["a"].failures == 2
 
 
@@ -114,11 +114,11 @@ def test_an_old_failure_is_forgiven():
 def test_being_suspect_too_often_is_failing():
     on = Listener("a")
     for _ in range(TIMING.lapses):
-        assert on.standing() is Standing.READY
+        assert on.standing() is LivenessState.READY
         on.listen(1.2)
         on.listen(2.0, "a")
-    assert ("a", Standing.FAILED) in on.moved
-    assert on.standing() is Standing.HELD
+    assert ("a", LivenessState.FAILED) in on.moved
+    assert on.standing() is LivenessState.HELD
 
 
 @given(jump=st.floats(min_value=-1e9, max_value=1e9))
@@ -134,12 +134,12 @@ def test_a_clock_that_jumps_fails_nobody(jump):
 @given(seed=st.integers(0, 2**32), share=st.floats(0.0, 1.0))
 def test_whatever_comes_moves_are_those_of_the_table_and_a_talker_ends_ready(seed, share):
     draw = random.Random(seed)
-    on, before = Listener("a"), Standing.READY
+    on, before = Listener("a"), LivenessState.READY
     allowed = {
-        Standing.READY: {Standing.SUSPECT, Standing.FAILED},
-        Standing.SUSPECT: {Standing.READY, Standing.FAILED},
-        Standing.FAILED: {Standing.HELD},
-        Standing.HELD: {Standing.READY, Standing.FAILED},
+        LivenessState.READY: {LivenessState.SUSPECT, LivenessState.FAILED},
+        LivenessState.SUSPECT: {LivenessState.READY, LivenessState.FAILED},
+        LivenessState.FAILED: {LivenessState.HELD},
+        LivenessState.HELD: {LivenessState.READY, LivenessState.FAILED},
     }
     for _ in range(300):
         if draw.random() < share:
@@ -151,7 +151,7 @@ def test_whatever_comes_moves_are_those_of_the_table_and_a_talker_ends_ready(see
             assert moved.why
             before = moved.standing
     on.listen(TIMING.hold_max_s + 5, "a")
-    assert on.standing() is Standing.READY
+    assert on.standing() is LivenessState.READY
 
 
 @pytest.mark.parametrize("period_s", [0.5, 1.5, 3.0, 7.0, 12.0, 30.0, 90.0, 400.0])
@@ -161,7 +161,7 @@ def test_a_flapping_device_does_not_come_and_go_with_its_flaps(period_s):
     for _ in range(int(hour_s / (2 * period_s))):
         on.listen(period_s, "a")
         on.listen(period_s)
-    failed = sum(standing is Standing.FAILED for _, standing in on.moved)
-    ready = sum(standing is Standing.READY for _, standing in on.moved)
+    failed = sum(standing is LivenessState.FAILED for _, standing in on.moved)
+    ready = sum(standing is LivenessState.READY for _, standing in on.moved)
     # Each return to ready after a failure costs a hold that doubles, until it is at its longest.
     assert min(failed, ready) <= 8 + hour_s / TIMING.hold_max_s + hour_s / TIMING.forgiven_after_s

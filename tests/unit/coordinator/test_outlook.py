@@ -7,8 +7,8 @@ from coordinator.fleet import Desired, decide
 from coordinator.fleet.events import ProfileMeasured
 from coordinator.fleet.instructions import Measure
 from coordinator.fleet.profile_text import disturbance, disturbed_share, summary
-from coordinator.profiling.schedule import Outlook, in_order, rivals, to_beat
-from coordinator.progress import Tally
+from coordinator.profiling.schedule import ProfilingOutlook, in_order, rivals, to_beat
+from coordinator.progress import WorkCounts
 
 TABLE = [
     ({"detect": "small", "read": "best"}, 0.95),
@@ -99,29 +99,29 @@ def test_progress_is_counted_and_hosts_work_side_by_side(fleet, made):
     )
     v3, v4 = made.variant("v3"), made.variant("v4")
     clock = Clock()
-    outlook = Outlook(Desired(variants=(v3.digest, v4.digest)), clock)
-    assert outlook.tally(fleet.now, "a1") == Tally(0, 6, None, 0, 2, None)
+    outlook = ProfilingOutlook(Desired(variants=(v3.digest, v4.digest)), clock)
+    assert outlook.tally(fleet.now, "a1") == WorkCounts(0, 6, None, 0, 2, None)
     measured(fleet, made, outlook, ("a1", v3), 10.0)
     # On host a: v3 of a2 takes 10 s as it did elsewhere, v4 of both as long as anything did.
-    assert outlook.tally(fleet.now, "a1") == Tally(1, 6, 30.0, 1, 2, 10.0)
+    assert outlook.tally(fleet.now, "a1") == WorkCounts(1, 6, 30.0, 1, 2, 10.0)
     measured(fleet, made, outlook, ("b", v4), 4.0)
     clock.now = 5.0
-    assert outlook.tally(fleet.now, "a1") == Tally(2, 6, 18.0, 1, 2, 4.0)
+    assert outlook.tally(fleet.now, "a1") == WorkCounts(2, 6, 18.0, 1, 2, 4.0)
     clock.now = 7.0
-    assert outlook.tally(fleet.now, "b") == Tally(2, 6, 16.0, 1, 2, 8.0)
+    assert outlook.tally(fleet.now, "b") == WorkCounts(2, 6, 16.0, 1, 2, 8.0)
 
 
 def test_a_failure_is_counted_and_not_waited_for(fleet, made):
     fleet(made.described("a"))
     variant = made.variant()
-    outlook = Outlook(Desired(variants=(variant.digest,)), Clock())
+    outlook = ProfilingOutlook(Desired(variants=(variant.digest,)), Clock())
     outlook.ended(fleet.now, Measure("a", variant.digest, "host-1"), failed=True)
-    assert outlook.tally(fleet.now, "a") == Tally(1, 1, 0.0, 1, 1, 0.0)
+    assert outlook.tally(fleet.now, "a") == WorkCounts(1, 1, 0.0, 1, 1, 0.0)
 
 
 def test_one_device_of_a_class_is_counted_for_all(fleet, made):
     fleet(*(made.described(f"d{i}", host=f"h{i}") for i in range(3)))
-    outlook = Outlook(Desired(variants=(made.variant().digest,)), Clock())
+    outlook = ProfilingOutlook(Desired(variants=(made.variant().digest,)), Clock())
     assert outlook.tally(fleet.now, "d0").total == 1
 
 

@@ -13,8 +13,8 @@ from coordinator.fleet.events import (
     RolloutHeld,
     RolloutStarted,
 )
-from coordinator.fleet.instructions import Abort, Push
-from coordinator.fleet.lifecycle import Outcome
+from coordinator.fleet.instructions import AbortGeneration, Push
+from coordinator.fleet.lifecycle import RolloutOutcome
 from coordinator.fleet.state import Catalogue
 from coordinator.journal.reconcile import Pursuit
 
@@ -123,7 +123,7 @@ async def test_steps_of_a_rollout_that_was_given_up_are_cancelled_and_aborted(ke
         if isinstance(instruction, Push):
             pushing.set()
             await asyncio.Event().wait()
-        assert isinstance(instruction, Abort)
+        assert isinstance(instruction, AbortGeneration)
         return [RolloutAborted(**step, device="a")]
 
     desired = Desired(workflows=frozenset({"read"}))
@@ -131,7 +131,7 @@ async def test_steps_of_a_rollout_that_was_given_up_are_cancelled_and_aborted(ke
     await asyncio.wait_for(pushing.wait(), 10)
     await keeper.record(RolloutCancelled(**step, why="no more"))
     await asyncio.wait_for(pursuing, 10)
-    assert keeper.fleet.rollouts["read"].outcome is Outcome.ABORTED
+    assert keeper.fleet.rollouts["read"].outcome is RolloutOutcome.ABORTED
 
 
 async def test_what_nobody_expected_ends_it(keeper):
@@ -206,5 +206,5 @@ async def test_a_rollout_that_is_held_can_be_given_up(keeper, made):
         return [RolloutAborted(**step, device="a")]
 
     await asyncio.wait_for(Pursuit(keeper, Desired(workflows=frozenset({"read"})), work).run(), 10)
-    assert seen == [Abort]
-    assert keeper.fleet.rollouts["read"].outcome is Outcome.ABORTED
+    assert seen == [AbortGeneration]
+    assert keeper.fleet.rollouts["read"].outcome is RolloutOutcome.ABORTED

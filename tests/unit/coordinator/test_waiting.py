@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from coordinator.fleet import Fleet
-from coordinator.fleet.state import Catalogue, PlanRecord, Running, WorkflowSource
+from coordinator.fleet.state import Catalogue, PlanRecord, RunningPlan, WorkflowSource
 from coordinator.keeping.waiting import Waiting, wait
 from coordinator.telemetry.watching import Observed
 from tiermesh.v1 import telemetry_pb2 as pb
@@ -31,7 +31,7 @@ def running(made, fleet) -> Fleet:
     devices = fleet(*(made.described(name) for name in (*CAMS, "server")))
     replicas = [("files", None, cam) for cam in CAMS] + [("out", None, "server")]
     plan = made.plan(replicas=replicas)
-    serves = Running(
+    serves = RunningPlan(
         plan=plan.digest,
         workflow_digest="w",
         generation=1,

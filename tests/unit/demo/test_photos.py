@@ -27,7 +27,7 @@ def line(photo: str, text: list[str], **changed: Any) -> dict[str, Any]:
     return {**usual, **times, "payload": payload, **changed}
 
 
-def read(folder: Path, *lines: dict[str, Any]) -> photos.Reading:
+def read(folder: Path, *lines: dict[str, Any]) -> photos.PhotoText:
     file = folder / "text.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in lines))
     return photos.read([file, folder / "never-written.jsonl"], "now", TRUTH)

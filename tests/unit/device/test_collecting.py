@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.errors import StateDamaged
 from agent.rollout.activate import AssignmentFolder
 from agent.rollout.garbage import Collector, collectable, enough, rollout_of
-from agent.rollout.store import Held, Store
+from agent.rollout.store import Store, StoredArtifact
 from tests.doubler import put, zipped
 from tiermesh import ids, limits
 from tiermesh.documents.assignment import Assignment, ReplicaSpec, StageSpec
@@ -24,7 +24,7 @@ NOW = 1_000_000.0
 
 held_artifacts = st.lists(
     st.builds(
-        Held,
+        StoredArtifact,
         digest=st.integers(0, 30).map(lambda n: ids.digest_bytes(bytes([n]))),
         size_bytes=st.integers(0, 1_000),
         complete=st.booleans(),
@@ -37,7 +37,7 @@ held_artifacts = st.lists(
 
 @given(held=held_artifacts, needed=st.sets(st.integers(0, 30)), wanted=st.integers(-10, 5_000))
 def test_what_goes_is_unneeded_the_longest_unused_and_no_more_than_is_wanted(
-    held: list[Held], needed: set[int], wanted: int
+    held: list[StoredArtifact], needed: set[int], wanted: int
 ) -> None:
     needed_for = {ids.digest_bytes(bytes([n])): "w 1 runs" for n in needed}
     candidates = collectable(held, needed_for)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.profiling.disturbance import Disturbance, Reading
+from agent.profiling.disturbance import CpuTimes, Disturbance
 from agent.run_delay import run_delay_s
 
 
-def reading(**changed: float | None) -> Reading:
-    usual = dict.fromkeys(Reading.__dataclass_fields__, 0.0)
-    return Reading(**{**usual, **changed})
+def reading(**changed: float | None) -> CpuTimes:
+    usual = dict.fromkeys(CpuTimes.__dataclass_fields__, 0.0)
+    return CpuTimes(**{**usual, **changed})
 
 
 def test_waiting_for_a_processor_is_a_disturbance() -> None:
@@ -55,7 +55,7 @@ def test_the_kernels_files_are_read(tmp_path: Path) -> None:
             "thread-self/schedstat": "5000000000 1500000000 7\n",
         },
     )
-    found = Reading.take(proc)
+    found = CpuTimes.take(proc)
     assert found.waited_s == 1.5
     assert found.pressure_s == 2.5
     # Ticks of 10 ms: busy without waiting for disks, and what was stolen.
@@ -65,6 +65,6 @@ def test_the_kernels_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "0 0", "a b c", "1 x 3"])
 def test_files_that_say_nothing(tmp_path: Path, text: str) -> None:
     proc = planted(tmp_path, {"stat": text, "pressure/cpu": text, "thread-self/schedstat": text})
-    found = Reading.take(proc)
+    found = CpuTimes.take(proc)
     assert (found.waited_s, found.busy_s, found.pressure_s) == (None, None, None)
     assert run_delay_s(tmp_path / "nowhere") is None

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.profiling.repeating import LOOKED_AT, TYPICAL, Rule, Samples, quantile, t95
+from agent.profiling.repeating import LOOKED_AT, TYPICAL, Samples, StoppingRule, quantile, t95
 from agent.profiling.rotation import starts
 
-RULE = Rule(interval=0.05, min_repeats=5, max_repeats=50)
+RULE = StoppingRule(interval=0.05, min_repeats=5, max_repeats=50)
 TIMES = st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=60)
 
 
@@ -115,7 +115,7 @@ def covered(size: int, noise: float, misfit: float, trials: int = 300) -> tuple[
         samples = Samples(works, TYPICAL)
         for stratum in starts(12, size):
             samples.add(times[stratum] * (1 + rng.gauss(0, noise)), stratum)
-            if samples.enough(Rule(interval=0.05, min_repeats=5, max_repeats=200)):
+            if samples.enough(StoppingRule(interval=0.05, min_repeats=5, max_repeats=200)):
                 break
         truth, found = statistics.fmean(times), samples.estimate()
         hits += abs(found.mean - truth) <= found.interval * found.mean

@@ -6,10 +6,10 @@ import pytest
 
 from agent.model_host.emulation import CountedTime
 from agent.profiling.benchmark import item_shares
-from agent.profiling.disturbance import Watch
-from agent.profiling.repeating import Rule, Samples
+from agent.profiling.disturbance import DisturbanceWatch
+from agent.profiling.repeating import Samples, StoppingRule
 from agent.profiling.rotation import Rotation
-from agent.profiling.timing import Batches, Pace, Stage, affordable, sustained
+from agent.profiling.timing import Batches, DeviceClock, StageTiming, affordable, sustained
 from tests.unit.device.test_rotation import items
 
 FOREVER = 1e12
@@ -26,17 +26,19 @@ class Computing:
         return batch
 
 
-def batches(waits: list[float], rule: Rule) -> tuple[Batches, Computing]:
+def batches(waits: list[float], rule: StoppingRule) -> tuple[Batches, Computing]:
     """On a kernel that counts these waits, read before and after each batch."""
     computing, told = Computing(), iter(waits)
-    pace = Pace(CountedTime(), slowdown=2.0)
+    pace = DeviceClock(CountedTime(), slowdown=2.0)
     rotation = Rotation(items(1, 1), [0.5, 0.5], 1)
-    watch = Watch(lambda: next(told))
-    return Batches(computing, rotation, Stage([0.5, 0.5], 0.0), pace, rule, 0.0, watch), computing
+    watch = DisturbanceWatch(lambda: next(told))
+    return Batches(
+        computing, rotation, StageTiming([0.5, 0.5], 0.0), pace, rule, 0.0, watch
+    ), computing
 
 
 def test_a_batch_that_waited_for_a_processor_is_measured_again() -> None:
-    timed, computing = batches([0.0, 9.0, 9.0, 9.0, 9.0, 9.0], Rule(0.05, 2, 2))
+    timed, computing = batches([0.0, 9.0, 9.0, 9.0, 9.0, 9.0], StoppingRule(0.05, 2, 2))
     assert timed.measure(FOREVER)
     assert (computing.runs, timed.repeated) == (2, 1)
     assert not timed.measure(FOREVER)
@@ -44,28 +46,28 @@ def test_a_batch_that_waited_for_a_processor_is_measured_again() -> None:
 
 
 def test_a_machine_that_is_always_busy_is_measured_as_it_is() -> None:
-    timed, computing = batches([float(i) for i in range(100)], Rule(0.0, 3, 5))
+    timed, computing = batches([float(i) for i in range(100)], StoppingRule(0.0, 3, 5))
     while timed.measure(FOREVER):
         pass
     assert (computing.runs, timed.repeated) == (8, 3)
 
 
 def test_when_time_is_over_nothing_is_repeated_and_two_batches_tell_the_spread() -> None:
-    timed, computing = batches([float(i) for i in range(100)], Rule(0.0, 3, 50))
+    timed, computing = batches([float(i) for i in range(100)], StoppingRule(0.0, 3, 50))
     while timed.measure(0.0):
         pass
     assert (computing.runs, timed.repeated) == (2, 0)
 
 
 def test_a_kernel_that_does_not_count_waits_disturbs_nothing() -> None:
-    watch = Watch(lambda: None)
+    watch = DisturbanceWatch(lambda: None)
     watch.begin()
     assert not watch.was_disturbed()
 
 
 def test_the_interval_of_stage_code_counts() -> None:
-    timed, _ = batches([0.0] * 100, Rule(0.05, 5, 5))
-    timed.stage = Stage([0.5, 0.5], 0.1)
+    timed, _ = batches([0.0] * 100, StoppingRule(0.05, 5, 5))
+    timed.stage = StageTiming([0.5, 0.5], 0.1)
     while timed.measure(FOREVER):
         pass
     assert timed.point(1, 1, 0, None).interval == pytest.approx(0.1, rel=0.1)

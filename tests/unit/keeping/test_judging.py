@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from coordinator.fleet import Fleet, apply
-from coordinator.fleet.state import Catalogue, PlanRecord, Running, WorkflowSource
+from coordinator.fleet.state import Catalogue, PlanRecord, RunningPlan, WorkflowSource
 from coordinator.keeping.verdicts import Judging
-from coordinator.replanning.causes import Cause, Kind
+from coordinator.replanning.causes import Cause, CauseKind
 from coordinator.telemetry.attainment import FEWEST
 from coordinator.telemetry.watching import Observed
 from tests.unit.coordinator.conftest import Made
@@ -28,7 +28,7 @@ class Mesh:
     def __init__(self) -> None:
         made = Made()
         plan = made.plan(replicas=[("files", None, "cam-1"), ("out", None, "cam-1")])
-        serves = Running(
+        serves = RunningPlan(
             plan=plan.digest,
             workflow_digest="w",
             generation=3,
@@ -96,7 +96,7 @@ async def test_a_missed_slo_is_told_with_what_is_measured_to_be_otherwise_and_a_
         told.append((event.verdict, event.causes))
 
     mesh.record = record
-    causes = [Cause(Kind.MORE_LOAD, "read", f"cause {number}") for number in range(9)]
+    causes = [Cause(CauseKind.MORE_LOAD, "read", f"cause {number}") for number in range(9)]
     judging = Judging(mesh, newest, lambda name: causes if name == "read" else [])
     for ended, within in [(200, 100), (300, 100), (10_000, 9_990), (10_300, 10_290)]:
         source = pb.SourceSample(workflow="read", run="r")

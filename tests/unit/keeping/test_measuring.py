@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from coordinator.keeping.load_monitor import Measuring
+from coordinator.keeping.load_monitor import LoadMonitor
 from tiermesh.documents.plan import Cost, Lane, MadeFor, Plan, Predicted, Replica, Solver
 from tiermesh.documents.problem import (
     BatchTime,
@@ -59,7 +59,7 @@ PLAN = Plan(
 
 
 def measuring(corrections=None):
-    return Measuring(PROBLEM, corrections or {}, PLAN, "run-1", 3)
+    return LoadMonitor(PROBLEM, corrections or {}, PLAN, "run-1", 3)
 
 
 def source(at, accepted, *, run="run-1", stage="photos", in_flight=1, finished=False):
@@ -102,7 +102,7 @@ def at_cameras(**rates):
 
 
 def test_arrivals_of_all_devices_of_a_source_add_up():
-    on = Measuring(PROBLEM, {}, at_cameras(**{"cam-1": 4.0, "cam-2": 6.0}), "run-1", 3)
+    on = LoadMonitor(PROBLEM, {}, at_cameras(**{"cam-1": 4.0, "cam-2": 6.0}), "run-1", 3)
     load = offer(offer(on, 6.0), 9.0, device="cam-2").load()
     assert load.rate.rps == pytest.approx(15.0)
     assert load.ratio == pytest.approx(1.5)
@@ -110,7 +110,7 @@ def test_arrivals_of_all_devices_of_a_source_add_up():
 
 
 def test_a_device_that_is_silent_does_not_count_as_less_load():
-    on = Measuring(PROBLEM, {}, at_cameras(**{"cam-1": 5.0, "cam-2": 5.0}), "run-1", 3)
+    on = LoadMonitor(PROBLEM, {}, at_cameras(**{"cam-1": 5.0, "cam-2": 5.0}), "run-1", 3)
     load = offer(on, 5.0, seconds=600).load()
     assert load.ratio == pytest.approx(1.0)
     assert not load.changed
@@ -234,7 +234,7 @@ def test_what_has_changed_of_late_is_not_mixed_with_what_was_before():
 def test_the_more_replicas_are_looked_at_the_surer_each_must_be():
     def spread(replicas):
         plan = replace(PLAN, replicas=[PLAN.replicas[0]] * replicas)
-        on = Measuring(PROBLEM, {}, plan, "run-1", 3)
+        on = LoadMonitor(PROBLEM, {}, plan, "run-1", 3)
         for at in range(40):
             on.take("hub-1", served(float(at), 10 * at + at % 3, 0.05))
         ratio = on.ratios()["detect@hub-1/v"]

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning import Objective, Options, slo, solve
+from coordinator.planning import Options, PlanObjective, slo, solve
 from coordinator.planning.building import build
 from coordinator.planning.candidates import Choosing
 from coordinator.planning.draft import Draft
 from coordinator.planning.figures import Offer, followed, on_device
 from coordinator.planning.requests import Requests
-from coordinator.planning.simulate import Load, simulate
+from coordinator.planning.simulate import SimulatedLoad, simulate
 from coordinator.planning.verify import violations
 from tests.unit.planning.overflowing import BURSTY, batches, overflowing
 
@@ -37,12 +37,12 @@ def test_a_timeout_makes_one_device_suffice():
     assert replica.batch_size == 8
     assert replica.batch_timeout_ms > 0
     assert replica.utilization <= 0.7
-    seen = simulate(problem, plan, Load(requests=20_000, seed=4)).busy["box.1"]
+    seen = simulate(problem, plan, SimulatedLoad(requests=20_000, seed=4)).busy["box.1"]
     assert seen == pytest.approx(replica.utilization, rel=0.03)
 
     at_once = msgspec.structs.replace(replica, batch_timeout_ms=0.0)
     greedy = msgspec.structs.replace(plan, replicas=[at_once])
-    assert simulate(problem, greedy, Load(requests=20_000, seed=4)).busy["box.1"] > 0.9
+    assert simulate(problem, greedy, SimulatedLoad(requests=20_000, seed=4)).busy["box.1"] > 0.9
 
 
 def test_a_device_with_time_to_spare_waits_for_nothing():
@@ -65,7 +65,7 @@ def test_where_energy_counts_batches_fill():
     device = msgspec.structs.replace(problem.devices[0], watts_busy=100.0)
     problem = msgspec.structs.replace(problem, devices=[device])
     (plain,) = solve(problem).replicas
-    (frugal,) = solve(problem, Options(objective=Objective.POWER)).replicas
+    (frugal,) = solve(problem, Options(objective=PlanObjective.POWER)).replicas
 
     assert plain.batch_timeout_ms == 0
     assert frugal.batch_timeout_ms > 0
@@ -79,7 +79,7 @@ def test_percentiles_hold_with_batches(p95):
 
     assert violations(problem, plan) == []
     assert plan.predicted.latency_ms["p95"] <= 1e3 * p95
-    seen = simulate(problem, plan, Load(requests=20_000, seed=3))
+    seen = simulate(problem, plan, SimulatedLoad(requests=20_000, seed=3))
     assert seen.latency_ms["p95"] <= 1e3 * p95 * 1.05
     for name, share in seen.busy.items():
         said = sum(r.utilization for r in plan.replicas if r.device == name)
@@ -110,7 +110,7 @@ def test_figures_of_a_device_are_those_of_a_simulation(arrivals, share):
         if part > 0
     ]
     served = msgspec.structs.replace(plan, replicas=[first, twin][: len(lanes)], lanes=lanes)
-    seen = simulate(problem, served, Load(requests=30_000, seed=12))
+    seen = simulate(problem, served, SimulatedLoad(requests=30_000, seed=12))
 
     offer = Offer(share, 1.0, tuple(batches(((1, 0.01), (4, 0.02)))), 4)
     (figures,) = followed([offer], Requests.of(problem))
@@ -253,7 +253,7 @@ def test_a_record_is_played_at_the_rate_of_the_source():
     assert times[4] - times[0] == pytest.approx(0.4)
     assert times[1] - times[0] == pytest.approx(0.4 / 9)
     assert times[5] > times[4]
-    outcome = simulate(problem, solve(problem), Load(requests=500))
+    outcome = simulate(problem, solve(problem), SimulatedLoad(requests=500))
     assert outcome.throughput_rps == pytest.approx(10, rel=0.1)
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning import Objective, Options, Strategy, solve
-from coordinator.planning.figures import Function, Offer, mean_of, of_function
+from coordinator.planning import Options, PlanObjective, Strategy, solve
+from coordinator.planning.figures import FunctionSize, Offer, mean_of, of_function
 from coordinator.planning.requests import Requests
 from coordinator.planning.settings import Offered, of_functions
-from coordinator.planning.simulate import Load, simulate
+from coordinator.planning.simulate import SimulatedLoad, simulate
 from coordinator.planning.verify import violations
 from tests.unit.planning.overflowing import BURSTY, TERMS, overflowing
 from tiermesh.documents.problem import Arrivals, ColdStart, MapRates
@@ -101,7 +101,7 @@ def test_without_bursts_one_device_is_enough():
 @pytest.mark.parametrize("seed", [5, 6])
 def test_what_is_promised_of_bursts_comes_true_under_other_ones(overflow, seed):
     problem, plan = overflow
-    outcome = simulate(problem, plan, Load(requests=40_000, seed=seed))
+    outcome = simulate(problem, plan, SimulatedLoad(requests=40_000, seed=seed))
     box = next(r for r in plan.replicas if r.function is None)
 
     assert outcome.latency_ms["p95"] == pytest.approx(plan.predicted.latency_ms["p95"], rel=0.15)
@@ -122,7 +122,7 @@ def test_figures_of_a_function_are_those_of_a_simulation(arrivals, items):
     (replica,) = plan.replicas
     assert replica.function is not None
 
-    outcome = simulate(problem, plan, Load(requests=20_000, seed=8))
+    outcome = simulate(problem, plan, SimulatedLoad(requests=20_000, seed=8))
     assert outcome.serverless_per_hour == pytest.approx(plan.cost.serverless_per_hour, rel=0.04)
     assert outcome.servers["lambda"] == pytest.approx(replica.function.mean_servers, rel=0.04)
 
@@ -133,7 +133,7 @@ def test_figures_of_a_function_are_those_of_a_simulation(arrivals, items):
         replica.batch_size,
         replica.batch_timeout_ms / 1e3,
     )
-    figures = of_function(offer, Requests.of(problem), Function(2048, terms))
+    figures = of_function(offer, Requests.of(problem), FunctionSize(2048, terms))
     if items == 1.0:
         promised = 1e3 * figures.sojourn.at(np.array([0.5, 0.95])) + 10
         seen = [outcome.latency_ms[name] for name in ("p50", "p95")]
@@ -143,7 +143,7 @@ def test_figures_of_a_function_are_those_of_a_simulation(arrivals, items):
 
 def test_functions_run_side_by_side():
     problem = overflowing(500, 1000.0, arrivals="constant", **SINGLE)
-    outcome = simulate(problem, solve(problem), Load(requests=2000))
+    outcome = simulate(problem, solve(problem), SimulatedLoad(requests=2000))
 
     assert outcome.latency_ms["p99"] == pytest.approx(50.0)
     assert outcome.servers["lambda"] == pytest.approx(500 * 0.04, rel=0.05)
@@ -151,7 +151,7 @@ def test_functions_run_side_by_side():
 
 
 def test_the_floor_is_below_what_any_setting_costs():
-    function = Function(2048, TERMS)
+    function = FunctionSize(2048, TERMS)
     times = tuple(overflowing(10, 1).profiles[1].batches)
     floor = function.floor(times)
     requests = Requests.of(overflowing(10, 1))
@@ -173,7 +173,7 @@ def test_any_device_may_be_lost_where_functions_take_over():
     assert used == {"box.1", "lambda"}
     assert plan.cost.total_per_hour == pytest.approx(0.1)
     assert all(lane.backup["read"].startswith("read@lambda") for lane in plan.lanes)
-    lost = simulate(problem, plan, Load(fail="box.1", fail_at=0.3))
+    lost = simulate(problem, plan, SimulatedLoad(fail="box.1", fail_at=0.3))
     assert lost.lost < 0.02 * 4000
 
 
@@ -223,7 +223,7 @@ def test_throughput_is_as_much_as_the_ceiling_buys():
     problem = overflowing(10, 0.1, **SINGLE)
     asks = msgspec.structs.replace(problem.asks, cost_per_hour_at_most=0.3)
     plan = solve(
-        msgspec.structs.replace(problem, asks=asks), Options(objective=Objective.THROUGHPUT)
+        msgspec.structs.replace(problem, asks=asks), Options(objective=PlanObjective.THROUGHPUT)
     )
     left = {n: max(0.3 - n * 0.1, 0.0) for n in range(4)}
     enough = max(n * 45 + usd / (ITEM_USD * 3600) for n, usd in left.items())
@@ -233,7 +233,7 @@ def test_throughput_is_as_much_as_the_ceiling_buys():
 
 def test_throughput_without_a_ceiling_has_no_end():
     with pytest.raises(InvalidDocument, match="no end"):
-        solve(overflowing(10, 0.1), Options(objective=Objective.THROUGHPUT))
+        solve(overflowing(10, 0.1), Options(objective=PlanObjective.THROUGHPUT))
 
 
 def test_exhaustion_claims_no_more_than_it_knows():

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning import Objective, Options, Strategy, draws, slo, solve
+from coordinator.planning import Options, PlanObjective, Strategy, draws, slo, solve
 from coordinator.planning.explain import explain
-from coordinator.planning.margin import CEILING, LADDER, Margin, most_confident, scaled
-from coordinator.planning.simulate import Served, simulate
+from coordinator.planning.margin import CEILING, LADDER, DeviceTimeMargin, most_confident, scaled
+from coordinator.planning.simulate import PlayedPlan, simulate
 from coordinator.planning.verify import violations
 from tiermesh.documents import problem as doc
 from tiermesh.errors import Infeasible, InvalidDocument
@@ -64,7 +64,7 @@ def one(mean=0.1, rate=1.0, **fields):
 
 
 def margin(problem, confidence=0.95):
-    return Margin(problem, confidence)
+    return DeviceTimeMargin(problem, confidence)
 
 
 def factor(problem, confidence=0.95):
@@ -210,7 +210,7 @@ def test_a_plan_stays_within_its_slo_with_devices_a_quarter_slower_than_profiled
         return
     assert violations(problem, plan) == []
     slow = slower(problem)
-    outcome = simulate(slow, plan, draws.Load(requests=3000))
+    outcome = simulate(slow, plan, draws.SimulatedLoad(requests=3000))
     assert outcome.latency_ms["p95"] <= 1e3 * problem.asks.latency_s["p95"] * 1.001
     assert max(demanded(slow, plan).values()) <= CEILING + 1e-6
 
@@ -376,10 +376,10 @@ def test_nine_of_ten_runs_on_devices_drawn_anew_lie_in_the_interval(rate):
     problem = problem_of([device("a")], [profile("a", 0.05, relative_errors=[0.05])], rate)
     plan = solve(problem)
     low, high = plan.predicted.latency_interval_ms["p95"]
-    served = Served(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
+    served = PlayedPlan(replicas=plan.replicas, lanes=plan.lanes, rate_rps=rate)
     inside = 0
     for number, f in enumerate(draws.factors(problem, 100, seed=77)):
-        load = draws.Load(requests=draws.REQUESTS, seed=1000 + number)
+        load = draws.SimulatedLoad(requests=draws.REQUESTS, seed=1000 + number)
         inside += low <= simulate(scaled(problem, f), served, load).latency_ms["p95"] <= high
     assert inside >= 80
 
@@ -397,7 +397,7 @@ def test_the_prediction_itself_is_that_of_the_device_times_as_profiled():
 
 def test_latency_as_an_objective_is_that_at_the_quantile():
     problem = one(rate=4.0)
-    options = Options(objective=Objective.LATENCY)
+    options = Options(objective=PlanObjective.LATENCY)
     slow, plain = solve(problem, options), solve(problem, replace(options, margin=False))
     assert slow.solver.objective > 1.2 * plain.solver.objective
     assert slow.predicted.latency_ms == plain.predicted.latency_ms

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from coordinator.planning import Objective, Options, Strategy, conflict, exhaustive, slo, solve
+from coordinator.planning import Options, PlanObjective, Strategy, conflict, exhaustive, slo, solve
 from coordinator.planning.verify import violations
 from tiermesh.documents import problem as doc
 from tiermesh.documents.problem import Problem
@@ -193,7 +193,7 @@ RULES = [
 
 
 @SETTINGS
-@given(problems(), st.sampled_from(RULES), st.sampled_from(list(Objective)))
+@given(problems(), st.sampled_from(RULES), st.sampled_from(list(PlanObjective)))
 def test_a_plan_keeps_every_rule(problem, rules, objective):
     plan_of(problem, replace(rules, objective=objective))
 

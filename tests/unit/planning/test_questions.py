@@ -7,10 +7,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from coordinator.planning import Objective, Options, Strategy, solve, solver
+from coordinator.planning import Options, PlanObjective, Strategy, solve, solver
 from coordinator.planning.diff import difference
 from coordinator.planning.explain import explain
-from coordinator.planning.simulate import Load, simulate
+from coordinator.planning.simulate import SimulatedLoad, simulate
 from coordinator.planning.tiers import detect
 from coordinator.planning.verify import violations
 from tiermesh.documents import problem as doc
@@ -96,19 +96,19 @@ def asking(problem, **asks):
 # --- objectives and asks ---
 
 
-@pytest.mark.parametrize("objective", list(Objective))
+@pytest.mark.parametrize("objective", list(PlanObjective))
 def test_each_objective_is_best_at_its_own(problem, objective):
-    plans = {o: solve(problem, Options(objective=o)) for o in (Objective.COST, objective)}
-    mine, cheap = plans[objective], plans[Objective.COST]
+    plans = {o: solve(problem, Options(objective=o)) for o in (PlanObjective.COST, objective)}
+    mine, cheap = plans[objective], plans[PlanObjective.COST]
 
     assert violations(problem, mine) == []
     assert mine.cost.total_per_hour >= cheap.cost.total_per_hour - 1e-9
     match objective:
-        case Objective.THROUGHPUT:
+        case PlanObjective.THROUGHPUT:
             assert mine.predicted.throughput_rps > cheap.predicted.throughput_rps
-        case Objective.ACCURACY:
+        case PlanObjective.ACCURACY:
             assert mine.predicted.accuracy == pytest.approx(0.97)
-        case Objective.LATENCY:
+        case PlanObjective.LATENCY:
             # What the program minimises is a mean.
             assert mine.predicted.latency_ms["p50"] <= cheap.predicted.latency_ms["p50"]
             assert mine.solver.objective == pytest.approx(mine.predicted.latency_ms["p95"] / 1e3)
@@ -122,7 +122,7 @@ def test_a_latency_asked_is_kept_in_simulation(problem):
 
     assert violations(asked, plan) == []
     assert plan.predicted.latency_ms["p95"] <= 300
-    assert simulate(asked, plan, Load(seed=7)).latency_ms["p95"] <= 300 * 1.1
+    assert simulate(asked, plan, SimulatedLoad(seed=7)).latency_ms["p95"] <= 300 * 1.1
 
 
 def test_every_request_uses_only_combinations_that_meet_the_accuracy(problem):
@@ -227,7 +227,7 @@ def test_a_plan_that_survives_says_who_takes_over_and_keeps_its_rate(problem):
     )
     plan = solve(pair)
     hub = next(r.device for r in plan.replicas if r.stage == "out" and r.items_per_second > 0)
-    outcome = simulate(pair, plan, Load(fail=hub, fail_at=0.3))
+    outcome = simulate(pair, plan, SimulatedLoad(fail=hub, fail_at=0.3))
 
     assert violations(pair, plan) == []
     assert outcome.lost < 0.02 * 4000
@@ -274,7 +274,9 @@ def test_items_are_drawn_as_they_were_seen(problem, plan):
 
     def seeing(items):
         edges = [change(e, items_seen=items) if e.source == "detect" else e for e in problem.edges]
-        return simulate(change(problem, edges=edges), plan, Load(requests=8000, scale=0.2, seed=5))
+        return simulate(
+            change(problem, edges=edges), plan, SimulatedLoad(requests=8000, scale=0.2, seed=5)
+        )
 
     alike, spread = seeing([]), seeing([1, 1, 7])
     assert sum(spread.busy.values()) == pytest.approx(sum(alike.busy.values()), rel=0.05)
@@ -282,7 +284,7 @@ def test_items_are_drawn_as_they_were_seen(problem, plan):
 
 
 def test_simulated_throughput_and_load_are_the_planned_ones(problem, plan):
-    outcome = simulate(problem, plan, Load(requests=6000, arrivals="constant"))
+    outcome = simulate(problem, plan, SimulatedLoad(requests=6000, arrivals="constant"))
     planned = {}
     for replica in plan.replicas:
         planned[replica.device] = planned.get(replica.device, 0.0) + replica.utilization
@@ -301,26 +303,28 @@ def test_requests_that_come_evenly_wait_less(problem, plan):
     even, poisson = (simulate(coming(a), plan).latency_ms for a in ("constant", "poisson"))
     assert poisson == simulate(problem, plan).latency_ms, "poisson is what is taken for granted"
     assert even["p95"] < poisson["p95"]
-    asked = simulate(coming("constant"), plan, Load(arrivals="poisson")).latency_ms
+    asked = simulate(coming("constant"), plan, SimulatedLoad(arrivals="poisson")).latency_ms
     assert asked == poisson, "who simulates may ask for other arrivals"
 
 
 def test_recorded_arrivals_are_played_as_they_are(problem, plan):
     times = [10.0 * i for i in range(200)]
-    calm = simulate(problem, plan, Load(times=times))
+    calm = simulate(problem, plan, SimulatedLoad(times=times))
     assert calm.completed == 200
     assert calm.throughput_rps == pytest.approx(0.1, rel=0.05)
-    flood = simulate(problem, plan, Load(times=[0.0] * 200))
+    flood = simulate(problem, plan, SimulatedLoad(times=[0.0] * 200))
     assert flood.latency_ms["p95"] > 2 * calm.latency_ms["p95"]
 
 
 def test_a_simulation_is_the_same_for_the_same_seed(problem, plan):
-    assert simulate(problem, plan, Load(seed=3)) == simulate(problem, plan, Load(seed=3))
+    assert simulate(problem, plan, SimulatedLoad(seed=3)) == simulate(
+        problem, plan, SimulatedLoad(seed=3)
+    )
 
 
 def test_an_unknown_device_cannot_fail(problem, plan):
     with pytest.raises(InvalidDocument):
-        simulate(problem, plan, Load(fail="nobody"))
+        simulate(problem, plan, SimulatedLoad(fail="nobody"))
 
 
 @pytest.mark.parametrize(
@@ -366,4 +370,4 @@ def test_latency_and_survival_hold_together(problem):
     assert violations(asked, plan) == []
     assert plan.predicted.latency_ms["p95"] <= 250
     lost = next(r.device for r in plan.replicas if r.stage == "read" and r.items_per_second > 0)
-    assert simulate(asked, plan, Load(fail=lost, fail_at=0.3)).lost < 0.02 * 4000
+    assert simulate(asked, plan, SimulatedLoad(fail=lost, fail_at=0.3)).lost < 0.02 * 4000

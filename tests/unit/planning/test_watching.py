@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from coordinator.planning import Objective, Options, Strategy, solve
+from coordinator.planning import Options, PlanObjective, Strategy, solve
 from coordinator.planning.explain import explain
-from coordinator.planning.search_progress import Standing, Stopped, Watch
+from coordinator.planning.search_progress import SearchBounds, SearchObserver, Stopped
 from tests.unit.planning.overflowing import batches, overflowing
 from tests.unit.planning.test_properties import problems
 from tiermesh.errors import Infeasible
@@ -37,13 +37,13 @@ def many_boxes(count=40, **asks):
 
 def watched(problem, options=None):
     """The plan, and what was told on the way."""
-    told: list[Standing] = []
-    plan = solve(problem, replace(options or Options(), watch=Watch(tell=told.append)))
+    told: list[SearchBounds] = []
+    plan = solve(problem, replace(options or Options(), watch=SearchObserver(tell=told.append)))
     return plan, told
 
 
 def at_last(told):
-    standing = Standing()
+    standing = SearchBounds()
     for news in told:
         standing = standing.after(news)
     return standing
@@ -75,7 +75,7 @@ def test_nothing_told_is_better_than_the_best_plan(problem):
     [
         (many_boxes(), Options()),
         (many_boxes(), Options(strategy=Strategy.GREEDY)),
-        (many_boxes(8), Options(objective=Objective.THROUGHPUT)),
+        (many_boxes(8), Options(objective=PlanObjective.THROUGHPUT)),
         (many_boxes(12, latency_s={"p95": 0.2}), Options(gap=0.01)),
         (overflowing(55, 0.005, p95=0.3), Options()),
         (overflowing(60, 0.3), Options()),
@@ -84,7 +84,7 @@ def test_nothing_told_is_better_than_the_best_plan(problem):
 )
 def test_what_is_told_at_last_is_the_plans_proof(problem, options):
     plan, told = watched(problem, options)
-    sign = -1 if options.objective is Objective.THROUGHPUT else 1
+    sign = -1 if options.objective is PlanObjective.THROUGHPUT else 1
     last = at_last(told)
     assert last.objective == pytest.approx(sign * plan.solver.objective, rel=1e-4)
     assert last.bound == pytest.approx(sign * plan.solver.bound, rel=1e-4)
@@ -100,24 +100,24 @@ def test_plans_that_do_not_survive_a_loss_are_not_told():
 
 
 def test_a_gap_is_known_once_both_sides_are():
-    assert Standing(objective=2.0).gap is None
-    assert Standing(objective=2.0).after(Standing(bound=1.5)).gap == pytest.approx(0.25)
-    assert Standing(2.0, 1.5).after(Standing(3.0, 1.0)) == Standing(2.0, 1.5)
+    assert SearchBounds(objective=2.0).gap is None
+    assert SearchBounds(objective=2.0).after(SearchBounds(bound=1.5)).gap == pytest.approx(0.25)
+    assert SearchBounds(2.0, 1.5).after(SearchBounds(3.0, 1.0)) == SearchBounds(2.0, 1.5)
 
 
 @pytest.mark.parametrize("asks", [{}, {"latency_s": {"p95": 0.2}}], ids=["exact", "latency"])
 def test_a_search_ends_with_its_first_news_when_it_is_stopped(asks):
-    told: list[Standing] = []
-    watch = Watch(tell=told.append, stopped=lambda: bool(told))
+    told: list[SearchBounds] = []
+    watch = SearchObserver(tell=told.append, stopped=lambda: bool(told))
     with pytest.raises(Stopped):
         solve(many_boxes(**asks), Options(watch=watch))
     assert len(told) == 1
 
 
 def test_a_search_that_nobody_waits_for_does_not_begin():
-    told: list[Standing] = []
+    told: list[SearchBounds] = []
     with pytest.raises(Stopped):
-        solve(many_boxes(), Options(watch=Watch(tell=told.append, stopped=lambda: True)))
+        solve(many_boxes(), Options(watch=SearchObserver(tell=told.append, stopped=lambda: True)))
     assert told == []
 
 
@@ -126,12 +126,12 @@ def test_an_explanation_can_be_stopped():
     plan = solve(problem)
     asked = iter([False] * 3 + [True] * 1_000_000)
     with pytest.raises(Stopped):
-        explain(problem, plan, Watch(stopped=lambda: next(asked)))
+        explain(problem, plan, SearchObserver(stopped=lambda: next(asked)))
 
 
 def test_what_is_raised_while_it_tells_ends_the_search():
-    def interrupted(_: Standing) -> None:
+    def interrupted(_: SearchBounds) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        solve(many_boxes(), Options(watch=Watch(tell=interrupted)))
+        solve(many_boxes(), Options(watch=SearchObserver(tell=interrupted)))

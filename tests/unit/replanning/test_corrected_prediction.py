@@ -18,7 +18,7 @@ from coordinator.replanning.corrected_prediction import (
 from coordinator.replanning.current_problem import slower, with_running
 from coordinator.replanning.search import search
 from coordinator.replanning.unexplained import devices_of, inflation
-from coordinator.telemetry.drift import Window, drift
+from coordinator.telemetry.drift import DriftWindow, drift
 from tests.unit.replanning.test_worth import problem_of
 
 CHEAP = {"hub-1": (0.10, 0.1)}
@@ -28,7 +28,7 @@ KEY = ("detect", "v", "hub-1")
 
 def served(mean):
     """Twelve batches that took about so long."""
-    return [Window({1: 1}, {1: mean * factor}) for factor in (0.97, 1.0, 1.03) * 4]
+    return [DriftWindow({1: 1}, {1: mean * factor}) for factor in (0.97, 1.0, 1.03) * 4]
 
 
 def drifts(mean):

@@ -10,18 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.fleet.lifecycle import DeviceState, ReplanOutcome
-from coordinator.replanning import Band, Policy, Reason, State, decide, next_due, observe, overtaken
-from coordinator.replanning.load import Load, Rate
+from coordinator.replanning import (
+    Band,
+    Policy,
+    ReplanReason,
+    State,
+    decide,
+    next_due,
+    observe,
+    overtaken,
+)
+from coordinator.replanning.load import LoadEstimate, RateEstimate
 from coordinator.replanning.observe import gauged
 from coordinator.replanning.slo import Burn
 from coordinator.replanning.state import (
-    Applied,
     Asked,
-    Began,
     DeviceMoved,
-    Ended,
-    Gauge,
-    Measured,
+    HysteresisGauge,
+    LoadMeasured,
+    OperatorApplied,
+    ReplanBegun,
+    ReplanFinished,
     VariantAdded,
 )
 from coordinator.telemetry.drift import Ratio
@@ -32,7 +41,7 @@ USED = frozenset({"cam-1", "hub-1"})
 
 
 def state(*observations, used=USED):
-    made = observe(Applied(0.0, used), State(policy=POLICY))
+    made = observe(OperatorApplied(0.0, used), State(policy=POLICY))
     for observation in observations:
         made = observe(observation, made)
     return made
@@ -47,19 +56,19 @@ def ready(at, device):
 
 
 def replanned(now, begun, ended, reason, outcome=ReplanOutcome.REPLACED):
-    return observe(Ended(ended, outcome, USED), observe(Began(begun, reason), now))
+    return observe(ReplanFinished(ended, outcome, USED), observe(ReplanBegun(begun, reason), now))
 
 
-@pytest.mark.parametrize("reason", [Reason.DEVICE_FAILED, Reason.DEVICE_RETURNED])
+@pytest.mark.parametrize("reason", [ReplanReason.DEVICE_FAILED, ReplanReason.DEVICE_RETURNED])
 def test_a_device_that_fails_while_a_plan_is_made_is_acted_upon_without_a_wait(reason):
-    now = observe(Began(6.0, reason), state(failed(5.0)))
+    now = observe(ReplanBegun(6.0, reason), state(failed(5.0)))
     assert not overtaken(now)
     now = observe(failed(7.0, "cam-1"), now)
     assert overtaken(now)
-    now = observe(Ended(8.0, ReplanOutcome.FAILED, USED), now)
+    now = observe(ReplanFinished(8.0, ReplanOutcome.FAILED, USED), now)
     assert not overtaken(now)
     due = decide(now, 8.0)
-    assert due.reason is Reason.DEVICE_FAILED
+    assert due.reason is ReplanReason.DEVICE_FAILED
     assert "hub-1" in due.why, "what was to be seen to still is"
     assert "cam-1" in due.why
 
@@ -71,7 +80,7 @@ def test_nothing_that_happened_is_no_reason():
 
 def test_the_first_lost_device_is_acted_upon_at_once_and_told_with_its_cause():
     due = decide(state(failed(5.0)), 5.0)
-    assert due.reason is Reason.DEVICE_FAILED
+    assert due.reason is ReplanReason.DEVICE_FAILED
     assert due.why == "hub-1 is failed: no heartbeat"
 
 
@@ -92,7 +101,7 @@ def test_suspicion_alone_changes_nothing():
 def test_a_newcomer_waits_until_the_mesh_has_settled():
     now = state(ready(5.0, "hub-2"))
     assert decide(now, 5.0 + POLICY.settle_s - 0.1) is None
-    assert decide(now, 5.0 + POLICY.settle_s).reason is Reason.DEVICE_RETURNED
+    assert decide(now, 5.0 + POLICY.settle_s).reason is ReplanReason.DEVICE_RETURNED
     assert next_due(now) == 5.0 + POLICY.settle_s
 
 
@@ -103,20 +112,20 @@ def test_several_newcomers_are_one_reason():
 
 def test_a_device_of_the_plan_with_another_generation_is_a_reason():
     stale = DeviceMoved(5.0, "hub-1", DeviceState.READY, "it serves generation 1", stale=True)
-    assert decide(state(stale), 100.0).reason is Reason.DEVICE_RETURNED
+    assert decide(state(stale), 100.0).reason is ReplanReason.DEVICE_RETURNED
 
 
 def test_nothing_is_due_while_a_replan_is_under_way():
-    now = observe(Began(6.0, Reason.DEVICE_FAILED), state(failed(5.0)))
+    now = observe(ReplanBegun(6.0, ReplanReason.DEVICE_FAILED), state(failed(5.0)))
     assert decide(now, 1e6) is None
     assert next_due(now) is None
 
 
 def test_what_comes_during_a_replan_is_looked_at_after_it():
-    now = observe(Began(6.0, Reason.DEVICE_FAILED), state(failed(5.0)))
+    now = observe(ReplanBegun(6.0, ReplanReason.DEVICE_FAILED), state(failed(5.0)))
     now = observe(ready(7.0, "hub-2"), now)
-    now = observe(Ended(8.0, ReplanOutcome.REPLACED, frozenset({"cam-1", "hub-3"})), now)
-    assert decide(now, 100.0).reason is Reason.DEVICE_RETURNED
+    now = observe(ReplanFinished(8.0, ReplanOutcome.REPLACED, frozenset({"cam-1", "hub-3"})), now)
+    assert decide(now, 100.0).reason is ReplanReason.DEVICE_RETURNED
 
 
 def test_replans_for_lost_devices_follow_each_other_slower_and_slower():
@@ -127,7 +136,7 @@ def test_replans_for_lost_devices_follow_each_other_slower_and_slower():
         while decide(now, due) is None:
             due += 0.5
         waits.append(due - at)
-        now = replanned(now, due, due + 1, Reason.DEVICE_FAILED)
+        now = replanned(now, due, due + 1, ReplanReason.DEVICE_FAILED)
         at = due + 1
     assert waits[0] == 0.0
     assert waits[1:5] == [2.0, 4.0, 8.0, 16.0]
@@ -135,17 +144,17 @@ def test_replans_for_lost_devices_follow_each_other_slower_and_slower():
 
 
 def test_after_a_calm_a_lost_device_is_acted_upon_at_once_again():
-    now = replanned(state(failed(0.0)), 0.0, 1.0, Reason.DEVICE_FAILED)
-    now = replanned(observe(failed(2.0), now), 3.0, 4.0, Reason.DEVICE_FAILED)
+    now = replanned(state(failed(0.0)), 0.0, 1.0, ReplanReason.DEVICE_FAILED)
+    now = replanned(observe(failed(2.0), now), 3.0, 4.0, ReplanReason.DEVICE_FAILED)
     later = 4.0 + POLICY.calm_s
-    now = replanned(observe(failed(later), now), later, later + 1, Reason.DEVICE_FAILED)
+    now = replanned(observe(failed(later), now), later, later + 1, ReplanReason.DEVICE_FAILED)
     assert now.urgent.spree == 1
 
 
 def test_a_failed_rollout_keeps_the_reason_and_waits_longer_each_time():
     now, waits, at = state(failed(0.0)), [], 0.0
     for _ in range(4):
-        now = replanned(now, at, at, Reason.OPERATOR, ReplanOutcome.FAILED)
+        now = replanned(now, at, at, ReplanReason.OPERATOR, ReplanOutcome.FAILED)
         due = at
         while decide(now, due) is None:
             due += 0.25
@@ -156,53 +165,55 @@ def test_a_failed_rollout_keeps_the_reason_and_waits_longer_each_time():
 
 def test_what_was_judged_and_kept_is_no_reason_any_more():
     now = state(ready(5.0, "hub-2"), VariantAdded(5.0, "v9"))
-    now = replanned(now, 10.0, 11.0, Reason.DEVICE_RETURNED, ReplanOutcome.KEPT)
+    now = replanned(now, 10.0, 11.0, ReplanReason.DEVICE_RETURNED, ReplanOutcome.KEPT)
     assert decide(now, 1e6) is None
 
 
 def test_an_operators_plan_ends_all_reasons_that_came_before_it():
-    now = observe(Applied(20.0, frozenset({"cam-1"})), state(failed(5.0), ready(6.0, "hub-2")))
+    now = observe(
+        OperatorApplied(20.0, frozenset({"cam-1"})), state(failed(5.0), ready(6.0, "hub-2"))
+    )
     assert decide(now, 1e6) is None
-    assert decide(observe(failed(21.0, "cam-1"), now), 21.0).reason is Reason.DEVICE_FAILED
+    assert decide(observe(failed(21.0, "cam-1"), now), 21.0).reason is ReplanReason.DEVICE_FAILED
 
 
 def test_whoever_drains_a_device_may_move_its_work_himself_first():
     drained = state(DeviceMoved(5.0, "hub-1", DeviceState.DRAINING, "by ada"))
     assert decide(drained, 5.0 + POLICY.drain_s - 0.1) is None
-    assert decide(drained, 5.0 + POLICY.drain_s).reason is Reason.OPERATOR
+    assert decide(drained, 5.0 + POLICY.drain_s).reason is ReplanReason.OPERATOR
     assert decide(observe(ready(6.0, "hub-1"), drained), 1e6) is None
-    assert decide(observe(Applied(9.0, frozenset({"cam-1"})), drained), 1e6) is None
+    assert decide(observe(OperatorApplied(9.0, frozenset({"cam-1"})), drained), 1e6) is None
 
 
 def test_who_asks_is_answered_at_once_before_all_others():
     now = state(failed(5.0), Asked(5.0, "ada asked"))
     assert decide(now, 5.0) == decide(now, 1e6)
-    assert decide(now, 5.0).reason is Reason.OPERATOR
+    assert decide(now, 5.0).reason is ReplanReason.OPERATOR
 
 
 def test_a_load_that_has_changed_is_told_with_its_interval():
-    load = Load(4.0, Rate(6.1, 5.2, 7.1, 90, 15.0))
-    assert decide(state(Measured(5.0, load=load)), 1e6) is None
-    due = decide(state(Measured(5.0, load=replace(load, changed=True))), 1e6)
-    assert due.reason is Reason.LOAD_CHANGE
+    load = LoadEstimate(4.0, RateEstimate(6.1, 5.2, 7.1, 90, 15.0))
+    assert decide(state(LoadMeasured(5.0, load=load)), 1e6) is None
+    due = decide(state(LoadMeasured(5.0, load=replace(load, changed=True))), 1e6)
+    assert due.reason is ReplanReason.LOAD_CHANGE
     assert due.why == "load 6.1/s (95 % interval 5.2 to 7.1), planned 4/s"
 
 
 def test_an_error_budget_that_burns_is_a_reason_until_it_does_no_more():
-    now = state(Measured(5.0, burn=Burn("p95", 3.0, 60.0, 240, 72)))
+    now = state(LoadMeasured(5.0, burn=Burn("p95", 3.0, 60.0, 240, 72)))
     due = decide(now, 1e6)
-    assert due.reason is Reason.SLO_MISSED
+    assert due.reason is ReplanReason.SLO_MISSED
     assert due.why == "30% of 240 requests in 60 s missed p95 3 s, 5% may: burn rate 6.0"
-    assert decide(observe(Measured(6.0), now), 1e6) is None
+    assert decide(observe(LoadMeasured(6.0), now), 1e6) is None
 
 
 def test_after_a_replan_that_did_not_help_an_slo_that_is_missed_is_acted_upon_later_each_time():
     now, at, waits = state(), 0.0, []
     for _ in range(5):
-        now = observe(Measured(at, burn=Burn("p95", 3.0, 60.0, 240, 72)), now)
+        now = observe(LoadMeasured(at, burn=Burn("p95", 3.0, 60.0, 240, 72)), now)
         due = max(next_due(now), at)
         waits.append(due - at)
-        now = replanned(now, due, due + 1, Reason.SLO_MISSED, ReplanOutcome.KEPT)
+        now = replanned(now, due, due + 1, ReplanReason.SLO_MISSED, ReplanOutcome.KEPT)
         at = due + 1
     assert waits == [0.0, 10.0, 20.0, 40.0, 80.0]
 
@@ -211,15 +222,15 @@ def test_a_considered_device_whose_heartbeats_are_late_is_no_newcomer_afterwards
     late = DeviceMoved(5.0, "hub-2", DeviceState.SUSPECT, "late", considered=True)
     assert decide(state(late, ready(6.0, "hub-2")), 1e6) is None
     unknown = replace(late, considered=False)
-    assert decide(state(unknown, ready(6.0, "hub-2")), 1e6).reason is Reason.DEVICE_RETURNED
+    assert decide(state(unknown, ready(6.0, "hub-2")), 1e6).reason is ReplanReason.DEVICE_RETURNED
     lost = state(failed(4.0, "hub-2"), late, ready(6.0, "hub-2"))
-    assert decide(lost, 1e6).reason is Reason.DEVICE_RETURNED
+    assert decide(lost, 1e6).reason is ReplanReason.DEVICE_RETURNED
 
 
 def test_drift_names_the_replicas():
     drift = {"detect@hub-1": Ratio(2.0, 1.6, 2.4, 60), "x": Ratio(2.0, 0.9, 3.1, 20)}
-    due = decide(state(Measured(30.0, drift=drift)), 30.0)
-    assert due.reason is Reason.PROFILE_DRIFT
+    due = decide(state(LoadMeasured(30.0, drift=drift)), 30.0)
+    assert due.reason is ReplanReason.PROFILE_DRIFT
     assert "detect@hub-1 2.00 (1.60 to 2.40)" in due.why
     assert "x" not in due.why.split(": ")[1]
 
@@ -228,7 +239,7 @@ BAND = Band(enter=(0.5, 2.0), leave=(0.8, 1.25), sustained_s=5.0)
 
 
 def follow(ratios):
-    gauge, seen = Gauge(), []
+    gauge, seen = HysteresisGauge(), []
     for at, ratio in enumerate(ratios):
         gauge = gauged(gauge, ratio, float(at), BAND)
         seen.append(gauge.out)
@@ -266,16 +277,21 @@ times = st.just(0.0)
 observations = st.one_of(
     st.builds(DeviceMoved, times, names, st.sampled_from(list(DeviceState)), st.text(max_size=5)),
     st.builds(
-        Measured,
+        LoadMeasured,
         times,
         st.none()
-        | st.builds(Load, st.just(4.0), st.just(Rate(6.0, 5.0, 7.0, 90, 15.0)), st.booleans()),
+        | st.builds(
+            LoadEstimate,
+            st.just(4.0),
+            st.just(RateEstimate(6.0, 5.0, 7.0, 90, 15.0)),
+            st.booleans(),
+        ),
     ),
     st.builds(VariantAdded, times, st.just("v")),
     st.builds(Asked, times, st.just("ada")),
-    st.builds(Began, times, st.sampled_from(list(Reason))),
-    st.builds(Ended, times, st.sampled_from(list(ReplanOutcome)), st.frozensets(names)),
-    st.builds(Applied, times, st.frozensets(names)),
+    st.builds(ReplanBegun, times, st.sampled_from(list(ReplanReason))),
+    st.builds(ReplanFinished, times, st.sampled_from(list(ReplanOutcome)), st.frozensets(names)),
+    st.builds(OperatorApplied, times, st.frozensets(names)),
 )
 
 
@@ -288,7 +304,7 @@ def test_whatever_happens_a_due_replan_has_a_reason_and_is_not_due_before_it_say
         due, when = decide(now, at), next_due(now)
         assert (due is None) == (when is None or when > at)
         if due is not None:
-            assert due.why or due.reason is Reason.OPERATOR
+            assert due.why or due.reason is ReplanReason.OPERATOR
         if when is not None and math.isfinite(when):
             assert decide(now, max(when, at)) is not None
 
@@ -299,11 +315,11 @@ BUSY = replace(POLICY, urgent_dwell_s=2.0, urgent_dwell_max_s=60.0, down_dwell_m
 
 def down(*observations):
     """Many replans lie behind, and the only device of a stage is lost."""
-    made = observe(Applied(0.0, USED, STAGES), State(policy=BUSY))
+    made = observe(OperatorApplied(0.0, USED, STAGES), State(policy=BUSY))
     for at in range(10, 60, 10):
         made = observe(failed(at), made)
-        made = observe(Began(at, Reason.DEVICE_FAILED), made)
-        made = observe(Ended(at + 1.0, ReplanOutcome.INFEASIBLE, USED, STAGES), made)
+        made = observe(ReplanBegun(at, ReplanReason.DEVICE_FAILED), made)
+        made = observe(ReplanFinished(at + 1.0, ReplanOutcome.INFEASIBLE, USED, STAGES), made)
     for observation in observations:
         made = observe(observation, made)
     return made
@@ -316,14 +332,14 @@ def held(at, device):
 def test_while_nothing_is_served_a_device_that_answers_again_is_not_waited_for():
     now = down(held(60.0, "hub-2"))
     assert now.is_down
-    assert decide(now, 60.0).reason is Reason.DEVICE_RETURNED
+    assert decide(now, 60.0).reason is ReplanReason.DEVICE_RETURNED
     assert decide(observe(held(60.0, "hub-2"), state()), 1e9) is None
 
 
 def test_while_nothing_is_served_no_dwell_is_long():
     now = down(ready(51.5, "hub-1"), failed(52.0))
     assert next_due(now) <= 51.0 + BUSY.down_dwell_max_s
-    serving = observe(Applied(0.0, USED, frozenset({frozenset({"hub-1", "hub-2"})})), now)
+    serving = observe(OperatorApplied(0.0, USED, frozenset({frozenset({"hub-1", "hub-2"})})), now)
     assert not serving.is_down
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.planning.batching.arrivals import Map
+from coordinator.planning.batching.arrivals import MarkovianArrivals
 from coordinator.replanning.bursts import (
     planned_dispersion,
     planned_spread,
@@ -81,8 +81,8 @@ def test_a_device_that_was_silent_brings_its_requests_late_and_at_once():
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_poisson_arrivals_need_no_spread_and_bursts_need_what_they_are_bursty(change):
-    assert spread(Map.poisson(4.0), change) == pytest.approx(1.0)
-    process = Map.mmpp((8.0, 2.0), (1.0, 1.0))
+    assert spread(MarkovianArrivals.poisson(4.0), change) == pytest.approx(1.0)
+    process = MarkovianArrivals.mmpp((8.0, 2.0), (1.0, 1.0))
     assert 1.5 < spread(process, change) < 1.2 * process.dispersion
 
 
@@ -91,7 +91,7 @@ def source(arrivals):
 
 
 def test_what_the_plan_knows_of_the_arrivals_is_used():
-    process = Map.mmpp((8.0, 2.0), (1.0, 1.0))
+    process = MarkovianArrivals.mmpp((8.0, 2.0), (1.0, 1.0))
     rates = MapRates(D0=process.d0.tolist(), D1=process.d1.tolist())
     assert planned_dispersion(source("poisson")) == 1.0
     assert planned_dispersion(source("constant")) < 1.0
@@ -104,7 +104,7 @@ def test_a_record_of_arrivals_says_how_bursty_they_are():
     generator = np.random.default_rng(3)
     poisson = np.cumsum(generator.exponential(0.25, 20_000)).tolist()
     assert recorded_dispersion(poisson) == 1.0
-    bursty = Map.mmpp((8.0, 2.0), (1.0, 1.0)).sample(20_000, generator).tolist()
+    bursty = MarkovianArrivals.mmpp((8.0, 2.0), (1.0, 1.0)).sample(20_000, generator).tolist()
     assert 1.8 < recorded_dispersion(bursty) < 4.0
     assert planned_dispersion(source(Arrivals(trace_s=bursty))) == recorded_dispersion(bursty)
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.serving.aggregate_io.statefile import StateFile
-from agent.serving.aggregates.folding import Aggregate
+from agent.serving.aggregates.folding import AggregateState
 from agent.serving.aggregates.sequence import Sequence
-from agent.serving.aggregates.snapshot import Snapshot
+from agent.serving.aggregates.snapshot import AggregateSnapshot
 from agent.serving.batcher import Batcher, Work
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Frame, Kind, pack
@@ -51,13 +51,13 @@ class KeptSum(Sum):
         return payload
 
 
-def aggregate(path: Path | None, code: Sum | None = None) -> Aggregate:
-    return Aggregate(
+def aggregate(path: Path | None, code: Sum | None = None) -> AggregateState:
+    return AggregateState(
         code or KeptSum(), "total", "key", StateFile(path) if path is not None else None
     )
 
 
-def folded(one: Aggregate, *frames: Frame) -> list[int]:
+def folded(one: AggregateState, *frames: Frame) -> list[int]:
     sums = [one.fold(Work(f, 0.0)).unpack()["sum"] for f in frames]
     one.keep()
     return sums
@@ -144,14 +144,14 @@ def test_a_request_that_fails_changes_nothing_and_holds_nothing_up() -> None:
 
 
 class FullDisk(StateFile):
-    def keep(self, change: Snapshot) -> None:
+    def keep(self, change: AggregateSnapshot) -> None:
         raise StorageFull("an aggregate cannot keep its state", why="no space left")
 
 
 def test_on_a_full_disk_it_goes_on_in_memory_and_leaves_no_stale_state(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     folded(aggregate(path), frame(0))
-    one = Aggregate(KeptSum(), "total", "key", FullDisk(path))
+    one = AggregateState(KeptSum(), "total", "key", FullDisk(path))
     assert folded(one, frame(1), frame(2)) == [1, 3]
     assert not one.is_kept
     assert not path.exists()

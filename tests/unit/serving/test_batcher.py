@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.serving.batcher import Batcher, Job, Step, Work
+from agent.serving.batcher import Batcher, Job, JobStep, Work
 from tiermesh.frames import Frame, Kind
 
 
@@ -45,7 +45,7 @@ def simulated(
         while pending and pending[0] <= now:
             batcher.add(work(number := number + 1, pending.pop(0)))
         job = batcher.take(now, room) if now >= free else None
-        while job is not None and job.step is Step.PREPARE:
+        while job is not None and job.step is JobStep.PREPARE:
             for one in job.works:
                 batcher.prepared(one, [("shape", None)])
             job = batcher.take(now, room)
@@ -76,7 +76,7 @@ def prepared(batcher: Batcher, one: Work, shapes: str) -> None:
     batcher.add(one)
     job = batcher.take(0.0, room)
     assert job is not None
-    assert job.step is Step.PREPARE
+    assert job.step is JobStep.PREPARE
     batcher.prepared(one, [(shape, shape) for shape in shapes])
 
 

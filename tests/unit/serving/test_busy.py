@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from agent.serving.batcher import Job, Step
+from agent.serving.batcher import Job, JobStep
 from tests.unit.serving.test_logbook import queue, work
 
 
 def test_a_job_under_way_counts_for_as_long_as_it_runs() -> None:
     replica = queue()
     one = work(1, 10.0)
-    job = Job(3, "r@d", Step.APPLY, works=(one,))
+    job = Job(3, "r@d", JobStep.APPLY, works=(one,))
     assert replica.busy(10.0) == 0.0
     replica.began(10.0)
     assert replica.busy(10.25) == pytest.approx(0.25)
@@ -28,7 +28,7 @@ def test_over_any_window_it_is_busy_for_no_longer_than_the_window() -> None:
         told += [
             (start + part * seconds, replica.busy(start + part * seconds)) for part in (0, 0.5)
         ]
-        job = Job(3, "r@d", Step.APPLY, works=(work(1, start),))
+        job = Job(3, "r@d", JobStep.APPLY, works=(work(1, start),))
         replica.note(job, seconds, start + seconds)
         told.append((start + seconds, replica.busy(start + seconds)))
     for before, (at, busy) in enumerate(told):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from agent.serving.batcher import Job, Step, Work
+from agent.serving.batcher import Job, JobStep, Work
 from agent.serving.flow import Flow
 from agent.serving.routing.generation import QUICKEST_LEAST, Generation
 from agent.serving.routing.graph import Graph
@@ -40,7 +40,7 @@ def serve(generation: Generation, seconds: float, count: int = QUICKEST_LEAST) -
             Kind.DATA, 1, 0, "1" * 32, 1, "photos", "detect", (), 0.0, 99.0, payload=EMPTY
         )
         work = Work(frame, 0.0)
-        queue.note(Job(1, "detect@b", Step.APPLY, works=(work,)), seconds, 1.0)
+        queue.note(Job(1, "detect@b", JobStep.APPLY, works=(work,)), seconds, 1.0)
         queue.left(work)
 
 

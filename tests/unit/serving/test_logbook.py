@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent.serving.batcher import Job, Step, Work
-from agent.serving.instructions import Failed, Output
+from agent.serving.batcher import Job, JobStep, Work
+from agent.serving.instructions import StageFailed, StageOutput
 from agent.serving.routing.generation import ReplicaQueue
 from agent.serving.tuning.entries import BatchServed, Entry
 from agent.serving.tuning.logbook import Logbook
@@ -105,7 +105,7 @@ def test_a_disk_that_cannot_be_written_loses_lines_and_nothing_else(
 def test_a_batch_counts_in_what_preparing_took() -> None:
     replica = queue()
     first, second = work(1, 10.0), work(2, 10.1)
-    assert replica.note(Job(3, "r@d", Step.PREPARE, works=(first, second)), 0.2, 10.3) == []
+    assert replica.note(Job(3, "r@d", JobStep.PREPARE, works=(first, second)), 0.2, 10.3) == []
     for one, items in ((first, 3), (second, 1)):
         replica.batcher.prepared(one, [("shape", None)] * items)
     job = replica.batcher.take(10.3, lambda _: True)
@@ -124,8 +124,8 @@ def test_a_request_says_how_long_it_took_and_in_which_batch() -> None:
     replica.batcher.prepared(one, [("shape", None)] * 5)
     while (job := replica.batcher.take(11.0, lambda _: True)) is not None:
         replica.note(job, 0.5, 11.0)
-    served = replica.served(3, one, Output(EMPTY), 12.0)
+    served = replica.served(3, one, StageOutput(EMPTY), 12.0)
     assert (served.arrival, served.departure, served.latency_s) == (10.0, 12.0, 2.0)
     assert (served.items, served.batch_size, served.outcome) == (5, 4, "output")
-    assert replica.served(3, one, Failed("why"), 12.0).outcome == "failed"
+    assert replica.served(3, one, StageFailed("why"), 12.0).outcome == "failed"
     assert replica.ended(3).batches == 2

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.serving.routing.graph import Graph
-from agent.serving.routing.joins import Gathering, Join
+from agent.serving.routing.joins import Gathering, JoinBuffer
 from agent.serving.routing.router import Router
 from tests.simulation.serving.test_mesh import CHAIN, FORK, ROUTES, assign
 from tiermesh import ids
@@ -132,7 +132,7 @@ def part(origin: str, source: str, request: str = "0" * 32, deadline: float = 9.
 
 
 def test_a_join_waits_for_all_inputs_and_speaks_for_all_sources() -> None:
-    join = Join(["left", "right"])
+    join = JoinBuffer(["left", "right"])
     assert join.add(part("left", "a")) is None
     assert join.add(part("left", "a")) is None
     met = join.add(replace(part("right", "b", deadline=7.0), attempt=3))
@@ -144,7 +144,7 @@ def test_a_join_waits_for_all_inputs_and_speaks_for_all_sources() -> None:
 
 
 def test_the_end_of_one_input_ends_the_others_too() -> None:
-    join = Join(["left", "right"])
+    join = JoinBuffer(["left", "right"])
     join.add(part("left", "a"))
     ended = join.end(replace(part("right", "b"), kind=Kind.FILTERED))
     assert ended.sources == ("a", "b")
@@ -158,7 +158,10 @@ def test_the_end_of_one_input_ends_the_others_too() -> None:
 
 def test_a_join_is_bounded_in_requests_and_bytes() -> None:
     size = part("left", "a").size
-    for join in (Join(["left", "right"], kept=5), Join(["left", "right"], kept_bytes=5 * size)):
+    for join in (
+        JoinBuffer(["left", "right"], kept=5),
+        JoinBuffer(["left", "right"], kept_bytes=5 * size),
+    ):
         for index in range(20):
             join.add(part("left", "a", f"{index:032x}"))
         assert len(join) == 5

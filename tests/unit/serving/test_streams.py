@@ -11,14 +11,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from agent.serving.streams.receiver import Fenced, Receiver
-from agent.serving.streams.sender import SILENCE_S, Link, Sender
+from agent.serving.streams.sender import SILENCE_S, PeerLink, Sender
 from agent.serving.streams.strikes import WINDOW_S, Strikes
-from agent.serving.streams.window import FULL, Window
+from agent.serving.streams.window import FULL, FlowWindow
 from tiermesh import limits
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Frame, Kind, pack
 
-SMALL = Window(4, 10_000)
+SMALL = FlowWindow(4, 10_000)
 
 
 def frame(number: int, stage: str = "s", kind: Kind = Kind.DATA, deadline: float = 1e9) -> Frame:
@@ -40,7 +40,7 @@ class Stream(RuleBasedStateMachine):
         self.sender_epoch = self.receiver_epoch = 1
         self.session = 0
         self.forth: deque[tuple[int, list[Frame]]] = deque()
-        self.back: deque[tuple[int, dict[str, Window]]] = deque()
+        self.back: deque[tuple[int, dict[str, FlowWindow]]] = deque()
         self.offered = 0
         self.taken: list[Frame] = []
         self.in_care: list[Frame] = []
@@ -64,7 +64,7 @@ class Stream(RuleBasedStateMachine):
         self._acknowledge()
         self._take_acks(1)
 
-    @precondition(lambda self: self.sender.link is Link.UP)
+    @precondition(lambda self: self.sender.link is PeerLink.UP)
     @rule()
     def send(self) -> None:
         message = self.sender.next_message()
@@ -115,7 +115,7 @@ class Stream(RuleBasedStateMachine):
     @rule()
     def give_up(self) -> None:
         self.withdrawn |= {number_of(one) for one in self.sender.withdraw()}
-        self.sender.link = Link.LOST
+        self.sender.link = PeerLink.LOST
         self.forth.clear()
         self.back.clear()
 
@@ -163,14 +163,16 @@ Stream.TestCase.settings = settings(max_examples=60, stateful_step_count=40, dea
 TestStream = Stream.TestCase
 
 
-def up(sender: Sender, full: Window = FULL, windows: dict[str, Window] | None = None) -> Sender:
+def up(
+    sender: Sender, full: FlowWindow = FULL, windows: dict[str, FlowWindow] | None = None
+) -> Sender:
     sender.connected(1, 0.0)
     sender.acknowledged(sender.oldest, full, windows or {}, 0.0)
     return sender
 
 
 def test_a_closed_window_does_not_hold_up_other_stages_or_ends() -> None:
-    sender = up(Sender(0.0), windows={"slow": Window(0, 0)})
+    sender = up(Sender(0.0), windows={"slow": FlowWindow(0, 0)})
     for number, (stage, kind) in enumerate(
         [("slow", Kind.DATA), ("fast", Kind.DATA), ("slow", Kind.CONFIRM)], 1
     ):
@@ -184,7 +186,7 @@ def test_a_closed_window_does_not_hold_up_other_stages_or_ends() -> None:
 
 def test_bytes_close_a_window_too() -> None:
     size = frame(1).size
-    sender = up(Sender(0.0), full=Window(100, 2 * size))
+    sender = up(Sender(0.0), full=FlowWindow(100, 2 * size))
     for number in (1, 2, 3):
         sender.offer(frame(number))
     message = sender.next_message()
@@ -256,9 +258,9 @@ def test_a_peer_is_lost_after_a_second_of_silence_once() -> None:
     assert not sender.check_lost(SILENCE_S)
     assert sender.check_lost(SILENCE_S + 0.01)
     assert not sender.check_lost(SILENCE_S + 5)
-    assert sender.link is Link.LOST
+    assert sender.link is PeerLink.LOST
     sender.connected(1, 9.0)
-    assert sender.link is Link.UP
+    assert sender.link is PeerLink.UP
 
 
 def test_frames_past_their_deadline_do_not_wait_for_a_window() -> None:
@@ -281,7 +283,7 @@ def test_an_older_sender_and_an_older_call_are_fenced_off() -> None:
 
 
 def test_a_gap_and_a_broken_window_are_refused() -> None:
-    receiver = Receiver(Window(1, 10_000))
+    receiver = Receiver(FlowWindow(1, 10_000))
     session = receiver.open(1, 1)
     with pytest.raises(TiermeshError, match="frame 1 is due"):
         receiver.take(session, 2, [frame(2)])

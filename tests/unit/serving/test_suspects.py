@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.serving.batcher import Batcher, Step, Work
+from agent.serving.batcher import Batcher, JobStep, Work
 from agent.serving.compute.running_note import RunningNote
 from agent.serving.compute.suspects import Suspects
 from tiermesh import limits
@@ -62,7 +62,7 @@ def test_a_suspect_shares_no_job() -> None:
     for one in works:
         batcher.add(one)
     taken = []
-    while (job := batcher.take(0.0, lambda _: True)) is not None and job.step is Step.PREPARE:
+    while (job := batcher.take(0.0, lambda _: True)) is not None and job.step is JobStep.PREPARE:
         taken.append([works.index(w) for w in job.works])
         for one in job.works:
             batcher.prepared(one, [("shape", None)])

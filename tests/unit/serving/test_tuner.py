@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.serving.tuning.tuner import HOLD_S, BatchTimes, Tuner
 from tests.unit.serving.offered import BUNDLE, VARIANT
-from tiermesh.batching.tuning import Decision, Reason, Tuned
+from tiermesh.batching.tuning import Decision, Tuned, TuningReason
 from tiermesh.documents.assignment import ReplicaSpec
 from tiermesh.documents.plan import Room
 from tiermesh.documents.problem import BatchTime
@@ -20,7 +20,7 @@ SECONDS = {1: 0.020, 2: 0.022, 4: 0.026, 8: 0.034, 16: 0.050}
 BATCHES = [BatchTime(batch_size=size, mean=mean) for size, mean in SECONDS.items()]
 ROOM = Room(batch_size_max=16, batch_timeout_ms_max=20, latency_p95_ms=120.0, batches=BATCHES)
 PLANNED = Tuned(1, 0.0)
-LARGE = Decision(Tuned(16, 0.0), Reason.MISSES)
+LARGE = Decision(Tuned(16, 0.0), TuningReason.MISSES)
 
 
 def tuner(room: Room = ROOM) -> Tuner:
@@ -55,7 +55,7 @@ def test_a_load_that_the_setting_cannot_keep_up_with_calls_for_larger_batches() 
     question = made.question(PLANNED, 100.0, others=0.0)
     assert question is not None
     decision = question.answer()
-    assert decision.reason is Reason.MISSES
+    assert decision.reason is TuningReason.MISSES
     assert 2 < decision.setting.batch_size <= 16
 
 
@@ -64,7 +64,7 @@ def test_a_load_as_planned_changes_nothing() -> None:
     feed(made, rate=10.0, now=100.0, count=200)
     question = made.question(PLANNED, 100.0, others=0.0)
     assert question is not None
-    assert question.answer() == Decision(PLANNED, Reason.FITS)
+    assert question.answer() == Decision(PLANNED, TuningReason.FITS)
 
 
 def test_what_others_take_of_the_device_counts() -> None:
@@ -80,7 +80,7 @@ def test_a_decision_is_followed_when_it_comes_twice_and_then_held() -> None:
     made = tuner()
     feed(made, rate=120.0, now=100.0)
     assert made.follow(LARGE, PLANNED, 100.0) is None
-    other = Decision(Tuned(8, 0.0), Reason.MISSES)
+    other = Decision(Tuned(8, 0.0), TuningReason.MISSES)
     assert made.follow(other, PLANNED, 105.0) is None
     assert made.follow(LARGE, PLANNED, 110.0) is None
     assert made.follow(LARGE, PLANNED, 115.0) == LARGE.setting
@@ -93,7 +93,7 @@ def test_a_decision_is_followed_when_it_comes_twice_and_then_held() -> None:
 def test_a_proposal_that_is_not_repeated_is_forgotten() -> None:
     made = tuner()
     assert made.follow(LARGE, PLANNED, 0.0) is None
-    assert made.follow(Decision(PLANNED, Reason.FITS), PLANNED, 5.0) is None
+    assert made.follow(Decision(PLANNED, TuningReason.FITS), PLANNED, 5.0) is None
     assert made.follow(LARGE, PLANNED, 10.0) is None
 
 

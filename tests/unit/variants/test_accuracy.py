@@ -12,7 +12,7 @@ from coordinator.variants import Ladders
 from coordinator.variants.accuracy import (
     Combined,
     DatasetUsed,
-    Measured,
+    MeasuredWith,
     ModelAccuracy,
     VariantAccuracy,
     WorkflowAccuracy,
@@ -27,7 +27,7 @@ SCORES = st.dictionaries(
     st.dictionaries(st.sampled_from(["clean", "degraded"]), st.floats(0, 1)),
     max_size=4,
 )
-MEASURED = Measured(date="2026-01-01", versions={})
+MEASURED = MeasuredWith(date="2026-01-01", versions={})
 USED = DatasetUsed(metric="right", count=10, seed=1)
 
 

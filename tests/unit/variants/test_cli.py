@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.cli import Commands, variants
-from coordinator.cli.output import Output
+from coordinator.cli.output import CommandOutput
 from coordinator.variants import registries
 from tests.unit.variants.folders import VariantsFolder, scaling_model
 from tiermesh.errors import DigestMismatch, InvalidDocument
@@ -19,7 +19,7 @@ def run(*words: str) -> int:
     parser = argparse.ArgumentParser()
     variants.register(Commands(parser))
     args = parser.parse_args(["variants", *words])
-    return args.run(args, Output(json=args.json))
+    return args.run(args, CommandOutput(json=args.json))
 
 
 @pytest.fixture

