@@ -77,7 +77,7 @@ class _Talk:
             yield pb.Up(sample=sample)
 
     async def sample(self, take: Callable[[], Awaitable[telemetry_pb2.Sample]]) -> None:
-        """Take samples as they are asked for, for ever."""
+        """Take samples as they are asked for, forever."""
         while True:
             self._watched.clear()
             if self._interval_s:
@@ -153,7 +153,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             return None
         asked = message.open
         if message.number or not 0 < len(asked.coordinator) <= limits.NAME_CHARS:
-            raise InvalidDocument("a control session begins with `open`, which names who asks")
+            raise InvalidDocument(
+                "a control session must start with `open`, which names the coordinator"
+            )
         if asked.protocol_version != PROTOCOL_VERSION:
             raise TiermeshError(
                 f"this agent speaks protocol {PROTOCOL_VERSION}, not {asked.protocol_version}",
@@ -169,7 +171,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def _observe(self, opening: pb.Down, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if self._observers >= limits.CONTROL_OBSERVERS:
-            raise LimitExceeded(f"{limits.CONTROL_OBSERVERS} observers look at this device already")
+            raise LimitExceeded(
+                f"{limits.CONTROL_OBSERVERS} read-only sessions are open on this device already"
+            )
         seen = 0
 
         async def sample() -> telemetry_pb2.Sample:
@@ -236,13 +240,13 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 self._stopping.wait(),
             )
             if talk.superseded.is_set():
-                raise TakenOver("a connection is cut off", why="a newer one has taken its place")
+                raise TakenOver("connection closed", why="a newer connection replaced it")
         finally:
             session.close(opened.link)
 
     def _take(self, down: pb.Down, tenure: Tenure) -> None:
         if not self._has_plenty_of_room():
-            raise LimitExceeded("the coordinator commands, and takes no answers")
+            raise LimitExceeded("the coordinator does not read the answers to its commands")
         # It is in the agent's care now. What an agent that is killed forgets, it is asked again.
         self._session.handled(tenure.epoch)
         self._commands.take(down.command, lambda answer: self._answer(answer, tenure.holder))
@@ -280,7 +284,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
 def _refuse(_: pb.Down) -> None:
     raise TakenOver(
-        "an observer gives no commands", why="another coordinator may command this device"
+        "a read-only session cannot send commands",
+        why="another coordinator holds the lease of this device",
     )
 
 
@@ -306,7 +311,9 @@ async def look(channel: grpc.aio.Channel, device: str) -> telemetry_pb2.Sample:
                 if up.WhichOneof("message") == "sample":
                     return up.sample
     except TimeoutError:
-        raise Unreachable("the agent says nothing", why=f"no sample within {_OPEN_S:g} s") from None
+        raise Unreachable(
+            "the agent does not answer", why=f"no sample within {_OPEN_S:g} s"
+        ) from None
     finally:
         call.cancel()
-    raise Unreachable("the agent hangs up")
+    raise Unreachable("the agent closed the connection")

@@ -153,7 +153,7 @@ class Identity:
             write_whole(self._file, encode_json(kept), mode=0o600)
         except OSError as error:
             raise StorageFull(
-                f"cannot keep the identity in {self._file}",
+                f"cannot write the identity to {self._file}",
                 why=error.strerror or str(error),
                 fix="Free disk space, or make the folder writable",
             ) from None
@@ -192,7 +192,9 @@ def _take(state: Path) -> IO[str]:
         lock.close()
         raise TiermeshError(
             f"another agent runs with the state folder {state}",
-            why=f"its process is {holder}" if holder else "it holds the folder's lock",
+            why=f"its process is {holder}"
+            if holder
+            else "another process holds the lock of the folder",
             fix="Stop it, or give this one a folder of its own: --state DIR",
         ) from None
     try:

@@ -93,7 +93,7 @@ class EventLog:
 
     @staticmethod
     def _missing(first: pb.DeviceEvent, count: int) -> pb.DeviceEvent:
-        text = f"{count} events before this are no longer kept: nobody took them"
+        text = f"{count} earlier events were dropped: no coordinator collected them"
         return pb.DeviceEvent(number=first.number - 1, at=first.at, kind=DROPPED, text=text)
 
 

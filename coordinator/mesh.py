@@ -454,7 +454,7 @@ class Mesh(Recorder):
         rollout = self.fleet.rollouts.get(workflow)
         if rollout is None or rollout.outcome is not None:
             raise InvalidDocument(
-                f"no rollout of `{workflow}` is under way", fix="See: coordinator events"
+                f"no rollout of `{workflow}` is in progress", fix="See: coordinator events"
             )
         return rollout
 
@@ -508,7 +508,7 @@ class Mesh(Recorder):
             raise TiermeshError(
                 f"there is nothing to roll `{workflow}` back to",
                 why="no other plan served it before",
-                fix="Plan again: coordinator plan",
+                fix="Replan: coordinator plan",
                 workflow=workflow,
             )
         target = target_of(self.fleet, way[-1])
@@ -526,7 +526,7 @@ class Mesh(Recorder):
     def watch(
         self, *, interval_s: float = 1.0, devices: Iterable[Device] | None = None
     ) -> AsyncGenerator[Observed]:
-        """Telemetry of the devices, as it comes, for ever; what they report is recorded."""
+        """Telemetry of the devices, as it comes, forever; what they report is recorded."""
         chosen = self.fleet.ready if devices is None else list(devices)
         watching = Watching(
             self, self.channels, self.sessions, chosen, now=self.now, interval_s=interval_s

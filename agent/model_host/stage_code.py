@@ -163,8 +163,8 @@ def check_requires(bundle: Bundle) -> None:
     if missing:
         raise Unsupported(
             f"the stage code {bundle.entry} cannot run on this device",
-            why=f"it requires what is not installed here: {', '.join(missing)}",
-            fix="Install what is missing there and restart the agent",
+            why=f"modules not installed on this device: {', '.join(missing)}",
+            fix="Install them on the device and restart the agent",
             missing=missing,
         )
 

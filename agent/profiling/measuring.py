@@ -58,7 +58,7 @@ async def measure(
     except TimeoutError:
         raise MeasurementFailed(
             f"{ask.variant.model}/{ask.variant.name} was not measured in time",
-            why=f"it did not come to an end within its {ask.time_limit_seconds:g} s{heard.doing}",
+            why=f"no result within {ask.time_limit_seconds:g} s{heard.doing}",
             fix="Give more time: coordinator profile --time-limit",
         ) from None
     finally:
@@ -149,11 +149,11 @@ def _ended(code: int, doing: str, errors: str) -> CannotRun:
     Once it has begun to measure, that is the doing of stage code or of the model's runtime; before, of this program.
     """
     if code == -_KILLED:
-        return CannotRun(f"it was killed, probably for want of memory{doing}")
+        return CannotRun(f"it was killed, probably out of memory{doing}")
     if code < 0:
         return CannotRun(f"it crashed with {signal.Signals(-code).name}{doing}")
     said = errors.strip().splitlines()
     why = f"it ended with code {code}{doing}{': ' + said[-1] if said else ''}"
     if doing:
         return CannotRun(why)
-    raise MeasurementFailed("the process that measures did not start", why=why)
+    raise MeasurementFailed("the profiling process did not start", why=why)

@@ -87,7 +87,7 @@ class AssignmentFolder:
             write_whole(path, encode_json(assignment))
         except OSError as error:
             raise StorageFull(
-                f"cannot keep the assignment of {assignment.workflow}",
+                f"cannot write the assignment of {assignment.workflow}",
                 why=error.strerror or str(error),
                 fix="Free disk space on the device",
             ) from None
@@ -121,7 +121,7 @@ class AssignmentFolder:
                     assignment = decode_json(path.read_bytes(), Assignment, str(path))
                 except (TiermeshError, OSError) as error:
                     raise StateDamaged(
-                        f"cannot tell what {path.name} needs",
+                        f"cannot determine what {path.name} needs",
                         why=str(error),
                         fix=f"Roll its workflow out again, or remove {path}",
                     ) from None

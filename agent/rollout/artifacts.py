@@ -55,7 +55,7 @@ class ArtifactsService(rollout_pb2_grpc.ArtifactsServicer):
     async def _stat(self, request: pb.StatRequest) -> pb.StatReply:
         if len(request.digests) > limits.ARTIFACTS_PER_ASSIGNMENT:
             raise LimitExceeded(
-                f"{len(request.digests)} artifacts were asked for at once",
+                f"{len(request.digests)} artifacts were requested at once",
                 why=f"the limit is {limits.ARTIFACTS_PER_ASSIGNMENT}",
             )
         return await asyncio.to_thread(self._look, request)

@@ -68,7 +68,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], free: int) -> None:
         )
     if total > free:
         raise StorageFull(
-            "there is no room to unpack the bundle", why=f"it needs {total} of {free} bytes"
+            "not enough disk space to unpack the bundle", why=f"it needs {total} of {free} bytes"
         )
     for entry in entries:
         _check_entry(entry)
@@ -79,7 +79,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if not parts or parts[0].startswith("/") or ".." in parts or "\\" in entry.filename:
         raise TiermeshError(
-            f"the bundle holds a path that leads out of it: {entry.filename!r}",
+            f"the bundle contains a path outside of it: {entry.filename!r}",
             fix="Build the bundle again, with relative paths only",
         )
     if entry.compress_type not in _METHODS or entry.flag_bits & _ENCRYPTED:
@@ -89,4 +89,4 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
             fix="Build the bundle again",
         )
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise TiermeshError(f"the bundle holds a link or a special file: {entry.filename!r}")
+        raise TiermeshError(f"the bundle contains a link or a special file: {entry.filename!r}")

@@ -78,8 +78,8 @@ class RunningCommands:
         """What is to be done, and the generation that it prepares."""
         if len(self._under_way) >= limits.CONTROL_COMMANDS:
             raise LimitExceeded(
-                "the device has too much to do",
-                why=f"{limits.CONTROL_COMMANDS} commands are under way",
+                "too many concurrent commands on the device",
+                why=f"{limits.CONTROL_COMMANDS} commands are in progress",
             )
         match command.WhichOneof("step"):
             case "prepare":
@@ -98,7 +98,7 @@ class RunningCommands:
                 standby = decode_json(command.standby.assignment, Assignment, "the standby")
                 return lambda: self._obedient.stand_by(standby), None
             case _:
-                raise InvalidDocument("a command of an unknown kind came", fix="Upgrade this agent")
+                raise InvalidDocument("unknown command", fix="Upgrade this agent")
 
     def _give_up(self, generation: _Generation) -> None:
         for task, prepares in self._under_way.items():
@@ -108,7 +108,7 @@ class RunningCommands:
     def _ended(self, task: asyncio.Task[None], command: pb.Command, reply: Reply) -> None:
         del self._under_way[task]
         if task.cancelled():
-            reply(_outcome(command, TiermeshError("it was given up before it was done")))
+            reply(_outcome(command, TiermeshError("cancelled before it finished")))
 
 
 def _described(command: pb.Command) -> str:

@@ -67,7 +67,7 @@ class Fetching:
                     await self._arrival.take(data)
                     yield
         except TimeoutError:
-            self.failures[peer.name] = f"it said nothing for {SILENCE_S:g} s"
+            self.failures[peer.name] = f"it did not answer for {SILENCE_S:g} s"
         except grpc.aio.AioRpcError as error:
             self.failures[peer.name] = str(wire.raised_by(error, peer.name))
         except (DigestMismatch, LimitExceeded) as error:

@@ -79,7 +79,7 @@ class Writer:
         with self._lock:
             if self.held + len(data) > self._size:
                 raise LimitExceeded(
-                    f"more bytes than the {self._size} announced came for {self._digest}"
+                    f"received more bytes than the {self._size} announced for {self._digest}"
                 )
             try:
                 rest = memoryview(data)
@@ -91,7 +91,7 @@ class Writer:
             if not self._hash.update(data):
                 self._cut_back()
                 raise DigestMismatch(
-                    f"what arrived is not the artifact {self._digest}",
+                    f"the received bytes do not match the artifact {self._digest}",
                     why=f"its chunk at byte {self.held} has another digest",
                     fix="Get it from another peer",
                     digest=self._digest,
@@ -111,7 +111,7 @@ class Writer:
             self.close()
             self._partial.unlink(missing_ok=True)
             raise DigestMismatch(
-                f"what arrived is not the artifact {self._digest}",
+                f"the received bytes do not match the artifact {self._digest}",
                 why=f"its digest is {self._hash.digest}",
                 fix="Push it again; if this repeats, the sender's file has changed",
                 digest=self._digest,

@@ -119,7 +119,7 @@ class Store:
         """
         _check_announced(digest, size, chunk_digests)
         if self.has(digest):
-            raise TiermeshError(f"the artifact {digest} is there already", digest=digest)
+            raise TiermeshError(f"the artifact {digest} already exists", digest=digest)
         needed, free = size - self.held(digest), self.free_bytes()
         if needed > free:
             raise full(

@@ -280,7 +280,7 @@ class Flow:
             return
         sequence = self._sequence(at)
         if sequence.begins(work.frame) and not self.handovers.has_told(stage):
-            text = f"{self.workflow}, {stage}: its state begins anew; no state of earlier requests is here"
+            text = f"{self.workflow}, {stage}: its state starts empty; no state of earlier requests is on this device"
             self.post.notice("aggregate-began-anew", text, now)
         for turn, one in sequence.add(work.frame, (at, work)):
             self._add(self._home(turn), one, now)
@@ -544,7 +544,7 @@ class Flow:
             generation = self.generations.get(frame.generation)
             if generation is None:
                 continue
-            error = f"{frame.stage}: the deadline has passed on the way to {device}"
+            error = f"{frame.stage}: deadline exceeded on the way to {device}"
             ended = replace(frame, kind=Kind.ERROR, error=error, payload=_name_of(frame))
             for entry, meeting in generation.graph.meetings_below(frame.origin):
                 self.post.send(replace(ended, origin=entry, stage=meeting), now)
@@ -579,7 +579,9 @@ def _why_late(queue: ReplicaQueue, work: Work, now: float) -> str:
     left = work.frame.deadline - now
     if left < 0:
         return "the deadline has passed"
-    return f"its deadline is in {left:.2g} s, and what is left to do takes at least {queue.least_s:.2g} s"
+    return (
+        f"its deadline is in {left:.2g} s; the remaining stages take at least {queue.least_s:.2g} s"
+    )
 
 
 def _ended(work: Work, kind: Kind, error: str = "") -> Frame:

@@ -228,7 +228,9 @@ class Host:
             flow.resume(spec.stage, aggregate.held, generation)
             if not is_new or not flow.handovers.is_here(spec.stage):
                 continue
-            where = "on disk" if aggregate.is_kept else "in memory, and begins anew after a kill"
+            where = (
+                "on disk" if aggregate.is_kept else "in memory only; lost when the worker is killed"
+            )
             resumed = f"; it goes on with {aggregate.resumed_keys} keys"
             text = f"{flow.workflow}, {spec.stage}: its state is {where}"
             self._tell("aggregate-state", text + (resumed if aggregate.resumed_keys else ""))
@@ -279,9 +281,9 @@ class Host:
         if not failures and flow.handovers.are_settled:
             return
         raise TiermeshError(
-            f"the state of {', '.join(failures) or 'an aggregate'} of {flow.workflow} has not come over",
+            f"the state of {', '.join(failures) or 'an aggregate'} of {flow.workflow} was not transferred",
             why="; ".join(failures.values()) or f"it takes more than {_STATES_S:g} s",
-            fix="It stays where it was: roll that plan out again",
+            fix="The state stays on the former device: apply the plan again",
         )
 
     async def _reach(self, flow: Flow, number: int) -> None:

@@ -180,7 +180,9 @@ class _Process:
             silent_s = 0.0 if self._heard or not self._ready.done() else silent_s + _LISTEN_S
             self._heard = False
         self._silent = True
-        self._on_event("worker-silent", f"the worker says nothing for {silent_s:g} s; it is killed")
+        self._on_event(
+            "worker-silent", f"the worker has been silent for {silent_s:g} s; it is killed"
+        )
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 

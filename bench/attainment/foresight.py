@@ -55,10 +55,10 @@ def _unpaced(plan: Plan | None) -> Plan | None:
 
 
 def _keeps(setting: Setting, truth: Truth, segment: Segment, problem: Problem, plan: Plan) -> bool:
-    """Whether a plan keeps the SLO while a segment lasts for ever."""
+    """Whether a plan keeps the SLO while a segment lasts forever."""
     key = f"{problem.digest}/{truth.seed}", plan.digest
     if key not in _kept:
-        scene = Scene("for ever", (changed(segment.phase, begin=0.0, load=segment.load),))
+        scene = Scene("forever", (changed(segment.phase, begin=0.0, load=segment.load),))
         _kept[key] = _attained(setting, truth, scene, plan) >= KEPT
     return _kept[key]
 

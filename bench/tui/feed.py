@@ -67,7 +67,7 @@ class Feed(LiveSession):
         self._still = still
 
     async def run(self, post: Any) -> None:
-        """Tell of the fleet once, and of samples for ever."""
+        """Tell of the fleet once, and of samples forever."""
         self._post = post
         post(m.MeshOpened(self._title, TIERS))
         post(m.FleetChanged(self._fleet))

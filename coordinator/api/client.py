@@ -201,7 +201,7 @@ class CoordinatorClient:
     async def watch_fleet(
         self, after: int = 0, *, history: int = 0
     ) -> AsyncGenerator[FleetState | Entry]:
-        """The state, then each event as it is recorded, for ever; `after` an event's number, only the events.
+        """The state, then each event as it is recorded, forever; `after` an event's number, only the events.
 
         Before the state come `history` of the newest events that it has.
         """
@@ -518,7 +518,7 @@ class CoordinatorClient:
     async def watch_samples(
         self, devices: Iterable[str] = (), *, interval_s: float = 0.5
     ) -> AsyncGenerator[pb.DeviceSample]:
-        """What the devices measure, as it comes, for ever; of those that become ready later, too."""
+        """What the devices measure, as it comes, forever; of those that become ready later, too."""
         request = pb.WatchSamplesRequest(devices=devices, interval_s=interval_s)
         async with contextlib.aclosing(self._transport.stream("watch_samples", request)) as found:
             async for sample in found:

@@ -183,7 +183,7 @@ class Pushing:
                 last = event
                 note(event.bytes, event.peer)
         except TimeoutError:
-            raise Unreachable(f"{self._peer} said nothing for {STALL_S:g} s") from None
+            raise Unreachable(f"{self._peer} did not answer for {STALL_S:g} s") from None
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise Unreachable(
@@ -241,7 +241,7 @@ class Breaks:
             raise Unreachable(
                 f"the push to {self._peer} broke {self._count} times at byte {max(self._best, 0)}",
                 why=why,
-                fix="Check the connection, and run the command again: it goes on from there",
+                fix="Check the connection and run the command again; the transfer resumes",
                 peer=self._peer,
             )
         await asyncio.sleep(PAUSE_S * 2 ** (self._count - 1))

@@ -24,11 +24,11 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "artifacts",
         _artifacts,
-        help="What models and code lie on the devices, and what for; free what nothing needs",
+        help="List the artifacts on devices and what uses them; delete unused ones",
         examples=(
             "  coordinator artifacts\n"
-            "  coordinator artifacts cam-2 --json     # each artifact, and what keeps it\n"
-            "  coordinator artifacts --collect        # free what nothing needs, at once\n"
+            "  coordinator artifacts cam-2 --json     # each artifact, and what uses it\n"
+            "  coordinator artifacts --collect        # delete unused artifacts now\n"
             "what runs, what ran before it, and what is on its way there is never freed"
         ),
     )

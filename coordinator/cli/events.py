@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "events",
         _events,
-        help="Show what happened, when, and who did it",
+        help="Show the event log: what happened, when, and by whom",
         examples=(
             "  coordinator events\n"
             "  coordinator events --kind rollout-failed --kind worker-restarted\n"
@@ -46,7 +46,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--limit", type=arguments.count, default=50, metavar="N", help="the newest N"
     )
-    parser.add_argument("--follow", action="store_true", help="go on as more happens")
+    parser.add_argument("--follow", action="store_true", help="keep printing new events")
     add_state_option(parser)
 
 
@@ -80,7 +80,7 @@ async def _follow(
     about: str,
     output: CommandOutput,
 ) -> None:
-    """Print what is recorded from now on, for ever."""
+    """Print what is recorded from now on, forever."""
     newest = known[-1].number if known else (await client.fleet()).number
     async with contextlib.aclosing(client.watch_fleet(newest)) as changes:
         async for _ in changes:

@@ -80,7 +80,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spares",
         action="store_true",
-        help="hold quicker variants ready where the accuracy floor leaves slack",
+        help="load faster variants as spares where the accuracy floor leaves slack",
     )
     parser.add_argument("--objective", choices=[o.value for o in PlanObjective], default="cost")
     parser.add_argument("--strategy", choices=[s.value for s in Strategy], default="exact")

@@ -49,7 +49,7 @@ def read_with_problem(args: argparse.Namespace) -> tuple[Plan, Problem]:
     beside = args.problem or problem_beside(args.plan)
     if args.problem is None and not beside.is_file():
         raise InvalidDocument(
-            f"the problem of {args.plan} is not beside it",
+            f"the problem of {args.plan} is missing",
             why=f"there is no {beside.name}",
             fix="Name it with --problem FILE",
         )
@@ -58,7 +58,7 @@ def read_with_problem(args: argparse.Namespace) -> tuple[Plan, Problem]:
         raise DigestMismatch(
             f"{args.plan} was not made for {beside.name}",
             why="the digests differ",
-            fix="Plan again, or name the plan's own problem with --problem FILE",
+            fix="Replan, or pass the problem of the plan with --problem FILE",
         )
     return plan, problem
 
@@ -109,7 +109,7 @@ def _register_explain(commands: Commands) -> None:
         type=arguments.seconds,
         default=10.0,
         metavar="S",
-        help="with --now: measure over so many seconds (default: 10)",
+        help="with --now: seconds to measure over (default: 10)",
     )
     arguments.add_credentials(parser, "reach beyond this machine")
     add_state_option(parser)
@@ -144,7 +144,7 @@ def _show_explanation(explanation: Explanation, output: CommandOutput) -> None:
     if explanation.binding:
         output.console.print(binding)
     else:
-        output.console.print("nothing that is asked binds")
+        output.console.print("no constraint is binding")
 
 
 # --- diff --------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def show_difference(found: Difference, output: CommandOutput) -> None:
             f"~ {clean(replica.id)}: {rate:.3g} to {rate_now:.3g} items/s, batch {batch} to {batch_now}"
         )
     say(
-        f"{found.rerouted_share:.0%} of the requests take another way; "
+        f"{found.rerouted_share:.0%} of the requests change route; "
         f"{found.loads_mb:.0f} MB to load; {found.cost_per_hour:+.4f} USD/h"
     )
 
@@ -214,7 +214,7 @@ def _register_simulate(commands: Commands) -> None:
     parser = commands.add(
         "simulate",
         _simulate,
-        help="Play a plan through from its profiles: throughput, percentiles, what is lost",
+        help="Simulate a plan from its profiles: throughput, latency percentiles, lost requests",
         examples=(
             "  coordinator simulate plan.json --load 1.2\n"
             "  coordinator simulate plan.json --arrivals arrivals.txt\n"
@@ -239,7 +239,7 @@ def _register_simulate(commands: Commands) -> None:
     )
     add_arrivals_option(parser)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--fail", metavar="DEVICE", help="lose this device half way")
+    parser.add_argument("--fail", metavar="DEVICE", help="fail this device half way through")
     parser.add_argument(
         "--slower",
         type=percent,

@@ -100,9 +100,7 @@ async def _measure(
                 report=report,
             )
     except asyncio.CancelledError:
-        output.progress.print(
-            f"{ended} measurements are kept; the same command goes on with the others"
-        )
+        output.progress.print(f"{ended} profiles are saved; run the same command again to continue")
         raise
 
 

@@ -116,7 +116,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "variant", nargs="?", metavar="MODEL[/VARIANT]", help="only of this model or variant"
     )
-    parser.add_argument("--on", metavar="DEVICE", help="only what holds for this device")
+    parser.add_argument("--on", metavar="DEVICE", help="only profiles that apply to this device")
 
 
 def _no_action(args: argparse.Namespace, output: CommandOutput) -> int:

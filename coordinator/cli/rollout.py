@@ -65,7 +65,7 @@ def register(commands: Commands) -> None:
         dest="new_run",
         type=arguments.name,
         metavar="NAME",
-        help="begin a run of that name (default: what runs goes on)",
+        help="start a new run of that name (default: continue the present run)",
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be done")
     parser.add_argument(

@@ -41,7 +41,7 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "run",
         _run,
-        help="Stay: watch the devices, keep workflows served, plan again when there is a reason to",
+        help="Run the coordinator as a service: watch devices, keep workflows served, replan when needed",
         examples=(
             "  coordinator run\n"
             "  coordinator run read-signs.yaml\n"
@@ -57,12 +57,12 @@ def register(commands: Commands) -> None:
         nargs="*",
         type=Path,
         metavar="WORKFLOW",
-        help="workflow files to keep served, beside what runs already",
+        help="workflow files to keep served, in addition to those that run already",
     )
     parser.add_argument(
         "--no-auto-replan",
         action="store_true",
-        help="only tell of the reasons to plan again; do not roll out anything unasked",
+        help="only report reasons to replan; never roll out a plan by itself",
     )
     add_variants_option(parser)
     add_mesh_options(parser)
@@ -89,8 +89,8 @@ async def _stay(args: argparse.Namespace, output: CommandOutput) -> int:
                     soft_wrap=True,
                 )
                 await _work(args, output, service)
-            await mesh.note("the coordinator was told to end")
-    output.progress.print("the coordinator has ended; what serves goes on serving")
+            await mesh.note("coordinator stopped by a signal")
+    output.progress.print("coordinator stopped; devices keep serving")
     return 0
 
 
@@ -125,7 +125,7 @@ async def _work(
     from coordinator.api.documents import RolloutReport
 
     mesh = service.mesh
-    await mesh.note("the coordinator is at work")
+    await mesh.note("coordinator started")
     given = [await mesh.read_workflow(path) for path in args.workflows]
     looking = pb.DiscoverRequest(
         addresses=args.device, browse=not args.no_browse, timeout_s=args.timeout

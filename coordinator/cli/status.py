@@ -23,7 +23,7 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "status",
         _status,
-        help="Show what runs where, and what is measured against what was predicted",
+        help="Show what runs where, and measured against predicted figures",
         examples="  coordinator status\n  coordinator status read-signs --interval 5 --json",
     )
     parser.add_argument("workflow", nargs="?", metavar="WORKFLOW", help="only this workflow's name")
@@ -32,7 +32,7 @@ def register(commands: Commands) -> None:
         type=arguments.seconds,
         default=1.0,
         metavar="S",
-        help="measure over so many seconds",
+        help="seconds to measure over",
     )
     arguments.add_credentials(parser, "reach beyond this machine")
     add_state_option(parser)

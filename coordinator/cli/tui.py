@@ -48,7 +48,7 @@ def register(commands: Commands) -> None:
             "  coordinator --demo               # on a whole mesh on this machine, on real models\n"
             "  coordinator --serve              # in a browser, on this machine only\n"
             "  coordinator --mesh lab --fleet fleet.yaml\n"
-            "keys: 1-6 screens, ? help, ctrl+p command palette, q quit; what serves goes on serving"
+            "keys: 1-6 screens, ? help, ctrl+p command palette, q quit; devices keep serving"
         ),
     )
     parser.add_argument(

@@ -41,7 +41,7 @@ def _add_fetch(actions: Commands) -> None:
     fetch = actions.add(
         "fetch",
         _fetch,
-        help="download, verify and build what the ladders name; what is here already is kept",
+        help="download, verify and build the variants of the ladders; files that are present are reused",
         examples="  coordinator variants fetch\n  coordinator variants fetch ocr-detect --json",
     )
     fetch.add_argument("models", nargs="*", metavar="MODEL", help="only these; default: all")
@@ -90,7 +90,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "--home",
         type=Path,
         metavar="DIR",
-        help="where artifacts are kept (default: $TIERMESH_HOME)",
+        help="folder for artifacts (default: $TIERMESH_HOME)",
     )
 
 

@@ -24,7 +24,7 @@ def register(commands: Commands) -> None:
     parser = commands.add(
         "wait",
         _wait,
-        help="Wait until a workflow's run has ended, or for a time, and say whether it kept its SLO",
+        help="Wait until a run has finished, or for a time, and report whether it met its SLO",
         examples=(
             "  coordinator wait                                  until the run that is served has ended\n"
             "  coordinator wait read-signs --timeout 10min\n"
@@ -41,13 +41,13 @@ def register(commands: Commands) -> None:
         dest="for_s",
         type=arguments.duration,
         metavar="TIME",
-        help="wait for so long, such as 90s or 10min, and judge what ends meanwhile",
+        help="wait for this long, such as 90s or 10min, and judge the requests that finish meanwhile",
     )
     parser.add_argument(
         "--timeout",
         type=arguments.duration,
         metavar="TIME",
-        help="give up after so long (default: never)",
+        help="time out after this long (default: never)",
     )
     arguments.add_credentials(parser, "reach beyond this machine")
     add_state_option(parser)

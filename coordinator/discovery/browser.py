@@ -112,7 +112,7 @@ async def look_out(
     timeout_s: float,
     again_s: float = 5.0,
 ) -> NoReturn:
-    """Describe whatever is sighted, for ever; addresses where nobody answered yet are asked again.
+    """Describe whatever is sighted, forever; addresses where nobody answered yet are asked again.
 
     A device that has described itself is left to its telemetry.
     """

@@ -143,7 +143,9 @@ def _check_reply(reply: device_pb2.DescribeReply) -> None:
         raise InvalidDocument(f"its data_address: {error.what}", path="$.data_address") from None
 
 
-_SILENT: Final = "it takes connections and says nothing: another program, or an agent that is stuck"
+_SILENT: Final = (
+    "it accepts connections but does not answer: another program, or an agent that hangs"
+)
 _SIGNS: Final = (
     ("connection refused", Reach.REFUSED),
     ("no route", Reach.NO_ROUTE),

@@ -138,10 +138,10 @@ class Reach(StrEnum):
 REMEDIES: Final[dict[Reach, str]] = {
     Reach.REFUSED: "Nothing listens there: start the agent, or correct the port",
     Reach.TIMEOUT: "It does not answer: is it stopped, or behind a firewall?",
-    Reach.NO_ROUTE: "This machine has no way there: check the network and the address",
+    Reach.NO_ROUTE: "No route to host: check the network and the address",
     Reach.UNRESOLVED: "The name is unknown here: write the address, or correct the name",
     Reach.NOT_AN_AGENT: "Something else listens there: correct the port",
-    Reach.OTHER_VERSION: "Bring the agent and the coordinator to the same version",
+    Reach.OTHER_VERSION: "Upgrade the older of agent and coordinator to the same version",
     Reach.NOT_LOOPBACK: "Give --insecure-lan if everyone on this network may control it",
     Reach.BAD_DESCRIPTION: "Its description cannot be used: look at the agent's log and version",
     Reach.OTHER_DEVICE: "The address is not only this device's: start its agent with --host, and one that is",

@@ -184,7 +184,7 @@ def _audible(pulse: DeviceLiveness, clock: float, timing: Timing) -> tuple[Devic
         case LivenessState.HELD if clock - pulse.since >= hold_s:
             return _to(
                 pulse, LivenessState.READY, clock
-            ), f"it has stayed for {_spell(pulse, clock)}"
+            ), f"recovered: stable for {_spell(pulse, clock)}"
         case _:
             return pulse, ""
 

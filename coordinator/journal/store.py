@@ -279,7 +279,7 @@ def _explained(path: Path) -> Generator[None]:
         raise TiermeshError(
             f"the journal {path} is damaged",
             why=str(error),
-            fix="Move it away and discover the devices again: what they serve is kept by them",
+            fix="Move the file away and discover the devices again: they keep what they serve",
             path=str(path),
         ) from None
     except OSError as error:

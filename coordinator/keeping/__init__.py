@@ -175,8 +175,6 @@ class Keeping:
             except TiermeshError:
                 # It still serves the old generation in its next sample, and is told again.
                 return
-            await self._mesh.note(
-                f"{device.name} was told to stop an older generation of {workflow}"
-            )
+            await self._mesh.note(f"{device.name}: stopping a stale generation of {workflow}")
 
         self._stopping[device.id] = asyncio.ensure_future(tell())

@@ -109,7 +109,7 @@ def _cannot(device: Device, workflow: Workflow, error: TiermeshError) -> Infeasi
     return Infeasible(
         f"{device.name} cannot be drained: `{workflow.workflow}` cannot be served without it",
         why=": ".join(missing),
-        fix="Add a device that can take its stages, or relax what is asked; nothing was changed",
+        fix="Add a device that can run its stages, or relax a constraint; nothing was changed",
         device=device.name,
         workflow=workflow.workflow,
         cause=error.to_dict(),

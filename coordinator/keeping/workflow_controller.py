@@ -314,7 +314,7 @@ class WorkflowController:
         outcome, text, after = ReplanOutcome.FAILED, "interrupted", ""
         try:
             if due.reason is not ReplanReason.OPERATOR and not self._may_replan():
-                outcome, text = ReplanOutcome.ADVISED, "planning again by itself is switched off"
+                outcome, text = ReplanOutcome.ADVISED, "automatic replanning is off"
             else:
                 generation = running.generation if running is not None else 0
                 await self._mesh.record(
@@ -358,7 +358,7 @@ class WorkflowController:
         if found.plan is None:
             return ReplanOutcome.INFEASIBLE, found.verdict.why, ""
         if self._running is not running or self._is_rolling_out:
-            return ReplanOutcome.KEPT, "an operator has rolled a plan out meanwhile", ""
+            return ReplanOutcome.KEPT, "an operator has applied another plan meanwhile", ""
         digest, was_changed = found.plan.digest, self._is_changed
         if not found.verdict.replace and not was_changed:
             await self._monitor.judge(self.workflow, rate, corrections)
@@ -432,7 +432,7 @@ class WorkflowController:
             return found
         still = {device.id for device in self._on_probation()}
         if not still.issuperset(device.id for device in needed):
-            raise TiermeshError("a device has failed again while a plan was sought")
+            raise TiermeshError("another device failed while planning")
         await self._mesh.record(*trusted)
         return found
 

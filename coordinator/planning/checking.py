@@ -94,7 +94,7 @@ def _unique(names: Iterable[str], path: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            _wrong(path, f"the name `{name}` is there twice", "Give each its own name")
+            _wrong(path, f"the name `{name}` is there twice", "Give each a unique name")
         seen.add(name)
 
 
@@ -206,7 +206,7 @@ def _check_variant(stage: ProblemStage, variant: str | None, path: str) -> None:
 def _check_accuracy(problem: Problem) -> None:
     if problem.accuracy is None:
         if problem.asks.accuracy_at_least is not None:
-            _wrong("$.asks.accuracy_at_least", "an accuracy is asked, and none is known")
+            _wrong("$.asks.accuracy_at_least", "an accuracy SLO is set, but no accuracy is known")
         return
     for path, stage, variant in _named_variants(problem):
         stages = {s.name: s for s in problem.stages}

@@ -61,7 +61,7 @@ def explain(problem: Problem, options: Options) -> Infeasible:
         return _unplaced(problem)
     nearest = [_nearest(problem, options, ask) for ask in clash]
     return Infeasible(
-        "no plan meets every ask",
+        "infeasible: constraints conflict",
         why=_sentence(clash, nearest),
         fix=_fix(problem, options, nearest),
         clash=[
@@ -238,11 +238,11 @@ def _unplaced(problem: Problem) -> Infeasible:
     ]
     names = ", ".join(f"`{name}`" for name in stranded)
     return Infeasible(
-        "no plan is possible, whatever is given up",
+        "infeasible whichever constraint is dropped",
         why=(
             f"{names}: no device has a profile of any of its variants"
             if stranded
-            else "no combination of variants with a known accuracy has a place for every stage"
+            else "no combination of variants with known accuracy fits on the devices"
         ),
         fix="Profile the variants on devices that can run them: coordinator profile",
         clash=[

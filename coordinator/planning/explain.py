@@ -76,7 +76,7 @@ def explain(problem: Problem, plan: Plan, watch: SearchObserver = UNWATCHED) -> 
         raise DigestMismatch(
             "the plan was made for another problem",
             why=f"it names {plan.made_for.problem[:19]}, and the problem is {problem.digest[:19]}",
-            fix="Name its own problem with --problem, or plan again",
+            fix="Pass its problem with --problem, or replan",
         )
     asking = _Asking(problem, plan, watch)
     busiest = sorted(plan.replicas, key=lambda r: (-r.utilization, r.id))[:EXPLAINED]

@@ -127,7 +127,7 @@ def _offered(workflow: Workflow, catalogue: Catalogue) -> Iterable[tuple[str, Va
             raise InvalidDocument(
                 f"the model `{stage.model}` has no variant `{', '.join(unknown)}`"
                 if unknown
-                else f"no variant of the model `{stage.model}` is here",
+                else f"no variant of the model `{stage.model}` is fetched",
                 why=f"there are: {', '.join(there)}" if there else "none is fetched",
                 fix="See: coordinator variants list"
                 if there

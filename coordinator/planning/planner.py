@@ -41,7 +41,7 @@ def solve(problem: Problem, options: Options | None = None, *, explain: bool = T
     started = time.perf_counter()
     found, latency_s = _search(problem, options)
     if found is None and not explain:
-        raise Infeasible("no plan meets every ask")
+        raise Infeasible("infeasible: constraints conflict")
     if found is None:
         raise conflict.explain(problem, replace(options, watch=options.watch.for_nothing()))
     plan = _plan(found, latency_s, options, time.perf_counter() - started)
@@ -56,9 +56,9 @@ def _refuse_endless(problem: Problem, options: Options) -> None:
     functions = [d.name for d in problem.devices if d.serverless is not None]
     if functions:
         raise InvalidDocument(
-            "there is no end to the throughput",
-            why=f"{', '.join(functions)} serves as much as is paid for, and no cost ceiling is asked",
-            fix="Ask for `cost_per_hour_at_most`, or leave the functions out",
+            "the throughput is unbounded",
+            why=f"{', '.join(functions)} has no capacity limit, and no cost ceiling is set",
+            fix="Set `cost_per_hour_at_most`, or leave the functions out",
             path="$.asks.cost_per_hour_at_most",
         )
 

@@ -105,7 +105,7 @@ def without_devices(problem: Problem, names: Collection[str]) -> Problem:
             )
     left = [device for device in problem.devices if device.name not in barred]
     if not left:
-        raise InvalidDocument("no device is left to plan for", fix="Allow some of them")
+        raise InvalidDocument("every device is excluded", fix="Allow some of them")
     return structs.replace(
         problem,
         devices=left,

@@ -183,7 +183,7 @@ async def measure(
             progress(min(max(event.progress.done, 0.0), _NEARLY), event.progress.doing)
     except TimeoutError:
         raise Unreachable(
-            f"{device.name} said nothing for {SILENCE_S:g} s while it measured",
+            f"{device.name} did not answer for {SILENCE_S:g} s while it measured",
             fix="Look at the agent's log",
             peer=device.name,
         ) from None
@@ -213,7 +213,7 @@ def _checked(profile: Profile, device: Device, variant: Variant) -> Profile:
     if (profile.device_class, profile.variant_digest) != expected:
         raise DigestMismatch(
             f"{device.name} measured something else than {variant.model}/{variant.name}",
-            why="the profile names another variant, or the device has changed meanwhile",
+            why="the profile is of another variant, or the device has changed",
             fix="Discover it again, then profile it: coordinator profile",
             device=device.name,
         )

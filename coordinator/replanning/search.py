@@ -87,4 +87,4 @@ def _less_confident(problem: Problem, options: Options, plan: Plan) -> str:
     if asked is None or not options.margin or (plan.margin and plan.margin.confidence >= asked):
         return ""
     reached = f"{plan.margin.confidence:.0%}" if plan.margin is not None else "no margin"
-    return f"with {reached} instead of {asked:.0%} confidence: no plan keeps the SLO with more"
+    return f"with {reached} instead of {asked:.0%} confidence: no plan meets the SLO with more"

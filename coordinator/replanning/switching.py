@@ -51,7 +51,7 @@ def worth(problem: Problem, running: Plan | None, found: Plan, policy: Policy) -
     told = f"{saved:.4g} USD/h saved, against {price:.4g} for {len(change.started) + len(change.moved)} starts"
     if saved > max(price, least, 0.0):
         return SwitchDecision(True, told)
-    return SwitchDecision(False, f"what runs is kept: {told}, and {least:.4g} at least")
+    return SwitchDecision(False, f"the running plan is kept: {told}, and {least:.4g} at least")
 
 
 def _better(problem: Problem, running: Plan, found: Plan, lacks: list[str]) -> SwitchDecision:

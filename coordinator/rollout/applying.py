@@ -69,7 +69,7 @@ class Applying:
             raise DigestMismatch(
                 f"this plan was made for another version of the workflow `{workflow.workflow}`",
                 why=f"it names {plan.made_for.workflow or 'none'}, and the file is {workflow.digest}",
-                fix="Plan again: coordinator plan",
+                fix="Replan: coordinator plan",
                 expected=plan.made_for.workflow,
                 found=workflow.digest,
             )
@@ -91,7 +91,7 @@ class Applying:
             "the fleet is not the one that this plan was made for",
             why="; ".join(changed[:10])
             or f"the plan names {plan.made_for.fleet or 'none'}, and this fleet is {found}",
-            fix="Plan again: coordinator plan",
+            fix="Replan: coordinator plan",
             expected=plan.made_for.fleet,
             found=found,
             changed=changed,
@@ -113,7 +113,7 @@ class Applying:
             raise DigestMismatch(
                 "the plan that served before no longer fits the fleet",
                 why="; ".join(changed[:10]),
-                fix="Plan again: coordinator plan",
+                fix="Replan: coordinator plan",
                 changed=changed,
             )
 

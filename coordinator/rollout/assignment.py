@@ -221,7 +221,7 @@ def _check_paths(name: str, stage: Stage) -> None:
 
 def _wrong(path: str, why: str) -> None:
     raise InvalidDocument(
-        f"the plan is wrong at `{path}`", why=why, fix="Plan again: coordinator plan", path=path
+        f"the plan is wrong at `{path}`", why=why, fix="Replan: coordinator plan", path=path
     )
 
 

@@ -235,12 +235,12 @@ class DeviceSession:
         """Have a command carried out. A break of the connection meanwhile does not matter.
 
         Raises:
-            Unreachable: the device was lost for `patience_s`, or said nothing about it for `silence_s`.
+            Unreachable: the device was lost for `patience_s`, or did not answer for `silence_s`.
             TakenOver: another coordinator commands the device.
             TiermeshError: what the device could not do, as it says.
         """
         if self._observer:
-            raise self._taken_over or TakenOver("an observer gives no commands")
+            raise self._taken_over or TakenOver("a read-only session cannot send commands")
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(silence_s) as deadline:
@@ -256,7 +256,7 @@ class DeviceSession:
                 await self._answered(asked)
         except TimeoutError:
             raise Unreachable(
-                f"{self.device.name} said nothing about it for {silence_s:g} s",
+                f"{self.device.name} did not answer for {silence_s:g} s",
                 fix="Look at the agent's log",
                 peer=self.device.name,
             ) from None
@@ -403,7 +403,7 @@ class DeviceSession:
             call.cancel()
 
     async def _ping(self) -> None:
-        """Measure the link while somebody listens, for ever."""
+        """Measure the link while somebody listens, forever."""
         while True:
             if self._listeners:
                 self._ping_due = True
@@ -426,9 +426,9 @@ class DeviceSession:
                 await call.write(pb.Down(wanted=self.session.wanted, open=asked))
                 up = await call.read()
         except TimeoutError:
-            raise Unreachable("it does not answer", why=f"no word for {OPEN_S:g} s") from None
+            raise Unreachable("it does not answer", why=f"no answer for {OPEN_S:g} s") from None
         if up is grpc.aio.EOF or up.WhichOneof("message") != "opened":
-            raise TiermeshError("it does not open a session")
+            raise TiermeshError("it refused the session")
         try:
             met = self.session.open(up.opened.epoch, up.wanted, self._clock())
         except TiermeshError:

@@ -349,7 +349,7 @@ def _below_floor(accuracy: ServedAccuracy) -> AttainmentVerdict | None:
 def _without_slo(found: Counted) -> AttainmentVerdict:
     counts = f"{found.ended:,} ended, {found.failed:,} of them in an error"
     word = Word.AT_RISK if found.failed else Word.MET
-    return AttainmentVerdict(word, f"no latency SLO is asked; {counts}")
+    return AttainmentVerdict(word, f"no latency SLO is set; {counts}")
 
 
 def _judged(objective: LatencyObjective) -> AttainmentVerdict:

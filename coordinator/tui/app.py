@@ -270,7 +270,7 @@ class TiermeshApp(App[None]):
         yield SystemCommand("Copy as JSON", "What the screen shows (key c)", self.action_copy_json)
         yield SystemCommand("Save a picture", "The screen as SVG (key s)", self.action_save_svg)
         yield SystemCommand("Keys", "What the keys do (key ?)", self.action_help)
-        yield SystemCommand("Quit", "What serves goes on serving (key q)", self.action_quit)
+        yield SystemCommand("Quit", "Devices keep serving (key q)", self.action_quit)
 
     def _to_mode(self, mode: str) -> Callable[[], Any]:
         return lambda: self.call_later(self.action_show_mode, mode)

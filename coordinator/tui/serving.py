@@ -53,7 +53,9 @@ def _only_from(hosts: set[str]) -> Middleware:
         origin = request.headers.get("Origin")
         foreign = origin is not None and origin.removeprefix("http://") not in hosts
         if foreign or request.headers.get("Host") not in hosts:
-            raise web.HTTPForbidden(text="this is for browsers of this machine, by its own page")
+            raise web.HTTPForbidden(
+                text="only browsers on this machine may connect, through its own page"
+            )
         return await handler(request)
 
     return check

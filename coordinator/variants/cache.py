@@ -99,7 +99,7 @@ def _mismatch(what: str, found: Artifact, expected: Artifact) -> DigestMismatch:
             f"it is {found.digest} of {found.size_bytes} bytes,"
             f" and {expected.digest} of {expected.size_bytes} bytes was expected"
         ),
-        fix="Nothing of it was kept. If the ladder is right, the package is not to be trusted",
+        fix="Nothing was saved. If the ladder is right, do not trust the package",
         found=found.digest,
         expected=expected.digest,
     )

@@ -148,7 +148,7 @@ class Fetcher:
         ready = {key: w for w in reversed(waiting) if (key := self._key(w)) is not None}
         exact = [w for w in ready.values() if self._built(w).exact]
         if not ready:
-            raise TiermeshError(f"the inputs of {waiting[0]} cannot be had")
+            raise TiermeshError(f"the inputs of {waiting[0]} cannot be built: inputs missing")
         return exact or list(ready.values())
 
     def _build(self, wanted: _Wanted) -> Fetched:

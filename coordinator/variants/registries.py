@@ -150,7 +150,7 @@ def _failure(package: Package, words: list[str]) -> TiermeshError:
         return Unreachable(
             what,
             why=f"the registry does not answer: {no_network}",
-            fix="Connect to the network, or set the mirror that this machine uses; what is here already is kept",
+            fix="Connect to the network, or set the mirror of this machine; files that are present are reused",
         )
     why = next((line for line in reversed(words) if "error" in line.lower()), " ".join(words[-2:]))
     return TiermeshError(what, why=why, fix="Check the package's name and version in the ladder")

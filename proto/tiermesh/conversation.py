@@ -95,7 +95,7 @@ class Conversation(Generic[Out, In]):
                 side.take(message)
 
     async def write(self, beat_s: float | None = None) -> None:
-        """Send what there is, for ever; with `beat_s`, something at least that often."""
+        """Send what there is, forever; with `beat_s`, something at least that often."""
         side, told = self._side, self._session.wanted
         while True:
             side.wake.clear()
@@ -140,7 +140,7 @@ class Conversation(Generic[Out, In]):
             if late > _LOOK_S:
                 self._session.excuse(late)
             if self._session.is_silent(self._clock()):
-                raise Unreachable(f"it has said nothing for {SILENCE_S:g} s")
+                raise Unreachable(f"no message for {SILENCE_S:g} s")
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, object]) -> None:

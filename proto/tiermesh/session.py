@@ -46,7 +46,7 @@ class Tenure:
             return self
         if coordinator != self.holder and epoch:
             raise TakenOver(
-                "another coordinator has taken this device over",
+                "another coordinator has taken over this device",
                 why=f"its session is {self.epoch}, and session {epoch} is over",
                 fix="Use one coordinator, or start this one again to take over",
             )
@@ -111,9 +111,9 @@ class ControlSession(Generic[T]):
         """
         if not self.has_room(size):
             raise LimitExceeded(
-                "a control session takes no more messages",
-                why=f"{len(self._kept)} messages, {self._kept_bytes} bytes, wait to be handled",
-                fix="Wait until the other end answers",
+                "the control session is full",
+                why=f"{len(self._kept)} messages, {self._kept_bytes} bytes, are queued",
+                fix="Wait until the peer catches up",
             )
         self._kept.append((message, size))
         self._kept_bytes += size
@@ -204,8 +204,8 @@ class ControlSession(Generic[T]):
             )
         if self._due - self.wanted >= limits.CONTROL_MESSAGES_KEPT:
             raise LimitExceeded(
-                "too many messages of a control session came",
-                why=f"{limits.CONTROL_MESSAGES_KEPT} are not handled yet",
+                "too many messages in a control session",
+                why=f"{limits.CONTROL_MESSAGES_KEPT} are queued already",
             )
         self._due += 1
         return True
@@ -217,7 +217,7 @@ class ControlSession(Generic[T]):
 
     def _check_current(self, link: int) -> None:
         if not self.is_current(link):
-            raise TakenOver("a connection is cut off", why="a newer one has taken its place")
+            raise TakenOver("connection closed", why="a newer connection replaced it")
 
     # Liveness
 
@@ -233,7 +233,7 @@ class ControlSession(Generic[T]):
         self._unnumbered += not numbered
         if self._unnumbered > limits.CONTROL_UNNUMBERED_PER_S:
             raise LimitExceeded(
-                "the other end of a control session talks too much",
+                "the peer of a control session exceeds the message rate",
                 why=f"more than {limits.CONTROL_UNNUMBERED_PER_S} messages within a second",
             )
 

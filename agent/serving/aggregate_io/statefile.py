@@ -102,7 +102,7 @@ class StateFile:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise StorageFull(
-                "an aggregate cannot keep its state",
+                "an aggregate cannot write its state",
                 why=str(error),
                 fix="Free disk space on the device",
             ) from None

@@ -393,12 +393,10 @@ class Handovers:
     def _go_on_without(self, stage: str, taking: _Taking, why: str) -> None:
         name = self._generations.name(taking.former)
         if taking.kept:
-            self._own(stage, f"its state goes on from a copy: {name}, where it was, {why}")
+            self._own(stage, f"its state was restored from a copy: {name}, where it was, {why}")
             return
         taking.keeping = True
-        text = (
-            f"its state begins anew, with what no sink has confirmed: {name}, where it was, {why}"
-        )
+        text = f"its state was reset; requests that no sink confirmed are replayed: {name}, where it was, {why}"
         self._say("aggregate-began-anew", stage, text)
         self._post.do(Adopt(stage, b"", taking.generation, ""))
 

@@ -1,4 +1,4 @@
-"""Requests that end the worker again and again: they are given up instead of ending it for ever. Pure.
+"""Requests that end the worker again and again: they are given up instead of ending it forever. Pure.
 
 What runs when a worker dies is suspected. A suspect runs alone from then on, so that what shared its batch is cleared
 at once; what comes through is cleared, and what was running at the end of `limits.POISON_ENDS` workers runs no more.

@@ -164,7 +164,7 @@ class ResultFile:
         except OSError as error:
             anew.unlink(missing_ok=True)
             raise StorageFull(
-                "a sink cannot take out what was answered elsewhere",
+                "a sink cannot remove results that another sink delivered",
                 why=error.strerror or str(error),
                 fix="Free disk space on the device",
             ) from None

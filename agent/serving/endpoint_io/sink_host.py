@@ -159,6 +159,6 @@ def _check_same(flow: Flow, stage: str, before: SinkSpec, now: SinkSpec) -> None
     if before != now:
         raise TiermeshError(
             f"{stage} cannot go on in another place",
-            why="the one before tells which requests have ended",
+            why="the former file records which requests have finished",
             fix=f"Stop {flow.workflow} first",
         )

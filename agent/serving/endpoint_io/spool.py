@@ -192,7 +192,7 @@ class Spool:
                 self._db.execute("UPDATE source SET next = ?", (rows[-1][0] + 1,))
         except sqlite3.Error as error:
             raise StorageFull(
-                "a source cannot keep what it accepts",
+                "a source cannot write accepted requests to disk",
                 why=str(error),
                 fix="Free disk space on the device",
             ) from None

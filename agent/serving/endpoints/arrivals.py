@@ -64,7 +64,7 @@ class ArrivalSchedule:
         return 1.0 / ((self._spec.rate_rps or 1.0) * self._share)
 
     def _count(self, files: int, share: tuple[float, float]) -> int | None:
-        """How many requests there are; None for a source that repeats for ever."""
+        """How many requests there are; None for a source that repeats forever."""
         if files == 0 or (self._trace and not self._mine):
             return 0
         total = self._spec.count

@@ -124,12 +124,12 @@ class Outgoing:
                 sender_epoch=flow.epoch,
                 oldest=sender.oldest,
             )
-            # A call that never gets under way lets its first `write` wait for ever.
+            # A call that never gets under way lets its first `write` wait forever.
             async with asyncio.timeout(SILENCE_S):
                 await call.write(codec.hello(hello))
                 welcome = await self._read(call)
             if welcome is None or welcome.WhichOneof("reply") != "welcome":
-                raise Unreachable(f"{device} does not welcome a stream", why=_refusal(welcome))
+                raise Unreachable(f"{device} refused a stream", why=_refusal(welcome))
             flow.connected(device, welcome.welcome.receiver_epoch, self._driver.now())
             self._acknowledged(welcome.welcome.ack)
             self.connected.set()
@@ -355,7 +355,7 @@ class Incoming:
                 why=f"{limits.MALFORMED_MESSAGES} of its messages could not be read",
             )
         if hello.sender not in flow.links.addresses:
-            raise TiermeshError(f"{hello.sender} has no part in {hello.workflow}")
+            raise TiermeshError(f"{hello.sender} is not part of {hello.workflow}")
         return flow
 
     def _check_served(self, flow: Flow) -> None:
@@ -365,7 +365,7 @@ class Incoming:
             TiermeshError: the sender connects again, and hears of the new flow's epoch.
         """
         if self._driver.flow(flow.workflow) is not flow:
-            raise TiermeshError(f"{flow.workflow} is not served here any more")
+            raise TiermeshError(f"{flow.workflow} is no longer served here")
 
     async def _receive(
         self,
@@ -411,7 +411,7 @@ class Incoming:
             await due.wait()
             self._check_served(flow)
             if not flow.links.receiver(sender).is_current(session):
-                raise Fenced("a stream is cut off", why="a newer one of the same sender took over")
+                raise Fenced("stream closed", why="a newer stream of the same sender replaced it")
             await context.write(pb.StreamReply(ack=_ack(flow, sender)))
 
 

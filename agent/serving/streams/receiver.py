@@ -62,7 +62,7 @@ class Receiver:
             TiermeshError: frames before them are missing, or they are more than was granted.
         """
         if session != self._session:
-            raise Fenced("a stream is cut off", why="a newer one of the same sender has taken over")
+            raise Fenced("stream closed", why="a newer stream of the same sender replaced it")
         if first > self.next:
             raise TiermeshError(f"frame {first} came", why=f"frame {self.next} is due")
         known = min(self.next - first, len(frames))

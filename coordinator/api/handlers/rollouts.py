@@ -218,7 +218,7 @@ def check_ends(workflow: Workflow, what: str, fix: str) -> None:
     """Refuse to wait for the end of a run that has none.
 
     Raises:
-        InvalidDocument: naming the source that repeats, or takes requests from outside, for ever.
+        InvalidDocument: naming the source that repeats, or takes requests from outside, forever.
     """
     endless = [name for name in workflow.of_kind(Source) if _is_endless(workflow, name)]
     if endless:
@@ -236,5 +236,5 @@ def _is_endless(workflow: Workflow, name: str) -> bool:
 
 def _why_endless(workflow: Workflow, name: str) -> str:
     if isinstance(workflow.stages[name], PacedSource):
-        return "repeats its requests for ever"
-    return "takes requests from outside for ever"
+        return "repeats its requests forever"
+    return "takes requests from outside forever"

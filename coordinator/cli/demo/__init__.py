@@ -35,7 +35,7 @@ def register(commands: Commands) -> None:
         "--state",
         type=Path,
         metavar="DIR",
-        help="keeps what the devices measured for the next time (default: $TIERMESH_HOME/demo)",
+        help="state folder; profiles in it are reused by the next demo (default: $TIERMESH_HOME/demo)",
     )
     add(
         "--kill-worker",

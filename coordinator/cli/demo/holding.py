@@ -76,7 +76,7 @@ class HeldDemo:
         async with session.doing("fetch models"):
             await self._fetch(session)
         workflow = await self._endless(mesh)
-        async with session.doing("measure what is not measured yet"):
+        async with session.doing("profile what has no profile yet"):
             await mesh.profile(workflow, options=PROFILE, report=session.report)
         async with session.doing("plan and roll out"):
             plan = await mesh.plan(workflow, PLAN, source_bytes=self._source_bytes())

@@ -172,7 +172,7 @@ class Demo:
         self._say(tables.fleet_table(DEVICES))
 
     async def _profile(self, mesh: Mesh, workflow: Workflow) -> None:
-        self._step("profile", "what is not measured yet; devices of one host take turns")
+        self._step("profile", "what has no profile yet; devices of one host take turns")
         with self._bars() as report:
             await mesh.profile(workflow, options=PROFILE, report=report)
 
@@ -303,7 +303,7 @@ class Demo:
         others = ", ".join(d.name for d in DEVICES[1:])
         commands = [
             ["agent", *DEVICES[0].arguments(_as_typed(self._agents), self._mesh), "&"],
-            [f"# and so on for {others}; or keep them: coordinator demo --hold"],
+            [f"# and so on for {others}; to keep them running: coordinator demo --hold"],
             ["coordinator devices", *options],
             ["coordinator plan", str(_as_typed(self._options.workflow)), *options, "-o plan.json"],
             ["coordinator apply plan.json --wait", *options],

@@ -188,7 +188,7 @@ def _infeasible(
     law: Law, surface: Surface, ask: Ceiling, bounded: Floats, minimised: Floats
 ) -> Infeasible:
     unit = "s" if ask.of == "latency" else "USD per request"
-    what = f"no setting keeps the {ask.of} within {ask.limit:g} {unit}"
+    what = f"no setting meets the {ask.of} within {ask.limit:g} {unit}"
     nearest = next(
         (
             point
@@ -207,7 +207,7 @@ def _infeasible(
     value = ask.value(nearest)
     return Infeasible(
         what,
-        why=f"the nearest that any of {surface.grid.size} settings reaches is {value:.6g} {unit}",
+        why=f"the closest that any of {surface.grid.size} settings reaches is {value:.6g} {unit}",
         fix=f"Ask for {value:.6g} {unit} or more, or widen the grid",
         nearest=nearest,
     )

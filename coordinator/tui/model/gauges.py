@@ -163,7 +163,7 @@ def gauge_lines(found: list[Figure], cells: int) -> list[Line]:
         ]
     bar_cells = max(cells - 15 - 3 * 11 - 11, 0)
     head = f"{'':<15}{'measured':>10} {'planned':>10} {'asked':>10}"
-    note = "used of what is asked ┃".rjust(bar_cells) if bar_cells >= 24 else ""
+    note = "% of SLO ┃".rjust(bar_cells) if bar_cells >= 24 else ""
     lines: list[Line] = [(Run(f"{head}  {note}", "head"),)]
     return lines + [_gauge_line(gauge, bar_cells) for gauge in found]
 

@@ -53,7 +53,7 @@ class Form:
 
     def __init__(self, view: View, slo: Slo, asking: Asking, cells: int) -> None:
         self.width = cells
-        self.rows: list[FormRow] = [FormRow(RowKind.TITLE, "", "what is asked")]
+        self.rows: list[FormRow] = [FormRow(RowKind.TITLE, "", "SLO")]
         for field in fields(slo, asking.changes):
             self.rows.append(FormRow(RowKind.ASK, field.key, field.title, field.before, field.now))
         self.rows.append(FormRow(RowKind.TITLE, "", "what may be used"))
@@ -150,7 +150,7 @@ def _outdated(view: View, plan: Plan) -> list[str]:
         for name, device in known.items()
         if device is None or device.state is not DeviceState.READY
     ]
-    return [f"{', '.join(gone)} since this was planned: press p to plan again"] if gone else []
+    return [f"{', '.join(gone)} since this was planned: press p to replan"] if gone else []
 
 
 def running_lines(view: View, plan: Plan, slo: Slo | None, cells: int) -> list[Line]:
@@ -165,9 +165,9 @@ def running_lines(view: View, plan: Plan, slo: Slo | None, cells: int) -> list[L
         *_promises(view, plan, slo, cells),
         (),
         (
-            Run("change what is asked, or press ", "dim"),
+            Run("change SLO, or press ", "dim"),
             Run("p", "key"),
-            Run(" to plan again", "dim"),
+            Run(" to replan", "dim"),
         ),
     ]
 
@@ -185,7 +185,7 @@ def _state(candidate: PlanAnswer, cells: int) -> Line:
             how = plan.solver.termination if plan is not None else "found"
             sign, role, said = "✓", "good", f"{how}, in {took}"
         case Search.INFEASIBLE:
-            sign, role, said = "✗", "bad", "no plan meets every ask"
+            sign, role, said = "✗", "bad", "infeasible: constraints conflict"
         case Search.FAILED:
             sign, role, said = "✗", "bad", "no plan"
     if candidate.search is Search.SOLVING:
@@ -282,7 +282,7 @@ def _saving(found: Difference) -> list[Line]:
     elif cost > 1e-9:
         said, role = f"costs {cost:.4g} USD/h more", "warn bold"
     accuracy = f", accuracy {100 * found.accuracy:+.2f} points" if found.accuracy else ""
-    rerouted = f"{found.rerouted_share:.0%} of the requests go another way"
+    rerouted = f"{found.rerouted_share:.0%} of the requests change route"
     return [
         (Run(said, role), Run(accuracy)),
         (Run(rerouted, "dim"),),
@@ -312,7 +312,7 @@ def explanation_lines(found: Explanation | None, cells: int) -> list[Line]:
         said = f"{t.safe(row.constraint)}: {t.safe(row.relaxed_by)} less would save {row.saves:.4g}"
         lines.append((Run("┃ ", "warn"), Run(t.fit(said, cells - 2).rstrip())))
     if not found.binding:
-        lines.append((Run("nothing that is asked binds", "dim"),))
+        lines.append((Run("no constraint is binding", "dim"),))
     lines += [(), (Run("why each replica", "head"),)]
     for why in found.replicas:
         lines.append((Run(t.safe(why.replica), "name bold"),))

@@ -26,7 +26,7 @@ _OUTCOMES: Final = {
     RolloutOutcome.ABORTED: (
         "✗",
         "bad",
-        "given up before any device switched: what ran before runs on",
+        "rollout aborted; no device was changed",
     ),
     RolloutOutcome.BROKEN: ("✗", "bad", "failed while devices switched"),
     RolloutOutcome.RESTORED: ("▲", "warn", "what ran before runs again"),

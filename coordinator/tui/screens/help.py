@@ -22,16 +22,16 @@ EVERYWHERE: Final = (
     ("w", "the next workflow that runs"),
     ("ctrl+p", "command palette: everything that can be done here"),
     ("t", "light or dark"),
-    ("c", "copy what is shown, as JSON"),
+    ("c", "copy this screen as JSON"),
     ("s", "save a picture of the screen, as SVG"),
     ("?", "this help"),
-    ("q", "quit; what serves goes on serving"),
+    ("q", "quit; devices keep serving"),
 )
 SIGNS: Final = (
-    ("┃ in a bar", "what the plan counts with, or what is asked"),
-    ("▼62%", "the share of all requests that takes this way"),
-    ("╎ ╌", "a way whose device has failed"),
-    ("÷6", "emulated: so many times slower than this machine"),
+    ("┃ in a bar", "what the plan counts with, or SLO"),
+    ("▼62%", "the share of all requests on this route"),
+    ("╎ ╌", "a route whose device has failed"),
+    ("÷6", "emulated: this many times slower than this machine"),
 )
 
 

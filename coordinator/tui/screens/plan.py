@@ -63,7 +63,7 @@ class PlanScreen(MeshScreen):
             key_display="⏎",
             tooltip="change an ask, or bar a device",
         ),
-        Binding("p", "solve", "Plan", tooltip="plan again with what is asked now"),
+        Binding("p", "solve", "Plan", tooltip="plan again with SLO now"),
         Binding("a", "apply", "Apply", tooltip="apply the plan, after a question"),
         Binding("d", "tab('changes')", "Diff", tooltip="what an apply would change"),
         Binding("e", "explain", "Why", tooltip="why each replica, and what binds"),
@@ -190,7 +190,7 @@ class PlanScreen(MeshScreen):
 
     def commands(self) -> Iterable[Command]:
         """What the keys do."""
-        yield "Plan again", "With what is asked now (key p)", self.action_solve
+        yield "Replan", "With SLO now (key p)", self.action_solve
         yield "Apply the plan", "After a question (key a)", self.action_apply
         yield "Explain the plan", "Why each replica, and what binds (key e)", self.action_explain
         yield "Frontier", "What other accuracies cost (key f)", self.action_frontier

@@ -34,10 +34,13 @@ class RolloutScreen(MeshScreen):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "space", "hold", "Pause/continue", tooltip="let no device begin another step; go on"
+            "space",
+            "hold",
+            "Pause/continue",
+            tooltip="pause the rollout before its next step; resume it",
         ),
-        Binding("x", "cancel", "Give up", tooltip="undo an open rollout, after a question"),
-        Binding("b", "roll_back", "Roll back", tooltip="bring back the plan that ran before"),
+        Binding("x", "cancel", "Abort", tooltip="undo an open rollout, after a question"),
+        Binding("b", "roll_back", "Roll back", tooltip="roll back to the previous plan"),
     ]
 
     def body(self) -> ComposeResult:
@@ -98,7 +101,7 @@ class RolloutScreen(MeshScreen):
         """Pause the open rollout, or let it go on."""
         rollout, app = self._open(), self.mesh_app
         if rollout is None:
-            app.tell("no rollout is under way", severity="warning")
+            app.tell("no rollout is in progress", severity="warning")
             return
         work = app.session.hold_rollout(rollout.workflow, hold=not rollout.held)
         app.work("pause the rollout", work, group="steer")
@@ -107,7 +110,7 @@ class RolloutScreen(MeshScreen):
         """Ask, then give the open rollout up."""
         rollout, app = self._open(), self.mesh_app
         if rollout is None:
-            app.tell("no rollout is under way", severity="warning")
+            app.tell("no rollout is in progress", severity="warning")
             return
         told: list[Line] = [(Run("What ran before runs on; devices forget the new generation."),)]
         question = Confirm(f"Give generation {rollout.generation} up?", told)
@@ -119,7 +122,7 @@ class RolloutScreen(MeshScreen):
         self.mesh_app.push_screen(question, answered)
 
     def action_roll_back(self) -> None:
-        """Ask, then bring back the plan that ran before."""
+        """Ask, then roll back to the previous plan."""
         view, app = self.view, self.mesh_app
         name = view.workflow
         way = view.fleet.way_back.get(name or "", [])

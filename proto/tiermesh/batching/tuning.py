@@ -28,8 +28,8 @@ class TuningReason(Enum):
     FITS = "the setting fits the arrivals"
     MISSES = "the setting misses the latency that the plan promised"
     SAVES = "another setting saves device time"
-    OVERLOAD = "no setting within the plan's bounds meets the latency; this one comes nearest"
-    QUICKER = "another setting is quicker"
+    OVERLOAD = "no allowed setting meets the latency SLO (best effort)"
+    QUICKER = "another setting is faster"
 
 
 @dataclass(frozen=True, slots=True)

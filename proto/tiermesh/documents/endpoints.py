@@ -58,7 +58,7 @@ class PacedSource(Source, frozen=True, kw_only=True):
     """A source that makes its own requests, at a rate.
 
     `arrivals` is how they are spaced: `constant`, `poisson` (seeded), or `trace`, a file of seconds, one a line.
-    `count` ends the run after that many requests; without it each item is sent once, or for ever with `repeat`.
+    `count` ends the run after that many requests; without it each item is sent once, or forever with `repeat`.
     """
 
     arrivals: Literal["constant", "poisson", "trace"] = "constant"

@@ -269,7 +269,7 @@ async def test_a_rollout_is_held_resumed_and_cancelled(how, connected, agents, w
         agents[1].hold["prepare"].set()
         (rollout,) = await applying
         assert (rollout.outcome, rollout.exit_code) == ("aborted", 4)
-        with pytest.raises(InvalidDocument, match="no rollout of `read` is under way"):
+        with pytest.raises(InvalidDocument, match="no rollout of `read` is in progress"):
             await client.cancel_rollout("read")
 
 

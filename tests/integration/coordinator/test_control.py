@@ -305,7 +305,7 @@ async def test_looking_takes_nothing_over(agent, mesh, open_mesh, tmp_path):
         async with contextlib.aclosing(looking.watch(interval_s=0.1)) as watching:
             observed = await anext(watching)
         assert [e.text for e in observed.sample.events] == ["hub-1"]
-        with pytest.raises(TakenOver, match="an observer gives no commands"):
+        with pytest.raises(TakenOver, match="a read-only session cannot send commands"):
             await Steps(looking.sessions, "dev-1").commit("read", 1)
     await steps.commit("read", 1)
 
@@ -347,7 +347,7 @@ async def refusal(call):
         ({"device": "dev-2"}, "this is the device dev-1, not dev-2"),
         ({"coordinator": ""}, "begins with `open`"),
         ({"coordinator": "x" * 65}, "begins with `open`"),
-        ({"epoch": 7}, "another coordinator has taken this device over"),
+        ({"epoch": 7}, "another coordinator has taken over this device"),
     ],
 )
 async def test_what_does_not_fit_is_refused_with_one_clear_error(agent, changed, said):

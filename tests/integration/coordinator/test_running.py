@@ -222,7 +222,7 @@ async def test_it_tells_what_happens_and_ends_in_peace(coordinator, standing, pl
     happened = [json.loads(line) for line in out.decode().splitlines()]
     kinds = [event["event"] for event in happened]
     assert "rollout-started" in kinds
-    assert happened[-1]["text"] == "the coordinator was told to end"
+    assert happened[-1]["text"] == "coordinator stopped by a signal"
     assert "goes on serving" in err.decode()
     assert planned[0].generations == {"read": 1}, "serving goes on"
     after = await coordinator("devices", "--no-browse")

@@ -592,7 +592,7 @@ async def test_an_aggregate_whose_device_is_given_up_begins_anew_and_says_so(mes
         assert numbers == [*range(again), *range(15 - again)], "it begins anew, and counts once"
     said = [text for kind, text in mesh["b"].events if kind == "aggregate-began-anew"]
     assert said == [
-        "w, count: its state begins anew, with what no sink has confirmed: c, where it was, is lost"
+        "w, count: its state was reset; requests that no sink confirmed are replayed: c, where it was, is lost"
     ]
 
 

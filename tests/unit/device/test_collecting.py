@@ -155,7 +155,7 @@ def test_nothing_goes_while_an_assignment_cannot_be_read(device: Device) -> None
     spare = device.put("spare")
     (device.root / "assignments" / "w.json").write_text("{")
     assert device.collector.reclaimable_bytes() == 0
-    with pytest.raises(StateDamaged, match=r"cannot tell what w\.json needs"):
+    with pytest.raises(StateDamaged, match=r"cannot determine what w\.json needs"):
         device.collector.collect()
     assert device.has(spare)
 

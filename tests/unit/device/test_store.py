@@ -118,7 +118,7 @@ def test_digests_of_another_number_of_chunks_are_refused(store: Store) -> None:
 
 def test_what_is_whole_is_not_written_again(store: Store) -> None:
     put(store, DATA)
-    with pytest.raises(TiermeshError, match="is there already"):
+    with pytest.raises(TiermeshError, match="already exists"):
         begin(store)
 
 

@@ -145,7 +145,7 @@ def test_a_request_that_fails_changes_nothing_and_holds_nothing_up() -> None:
 
 class FullDisk(StateFile):
     def keep(self, change: AggregateSnapshot) -> None:
-        raise StorageFull("an aggregate cannot keep its state", why="no space left")
+        raise StorageFull("an aggregate cannot write its state", why="no space left")
 
 
 def test_on_a_full_disk_it_goes_on_in_memory_and_leaves_no_stale_state(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_request_ends_when_its_stages_take_longer_than_it_has(
     assert queue.ended_early == ends
     errors = [f.error for f in flow.links.sender("a", 10.0).withdraw() if f.kind is Kind.ERROR]
     assert errors == (
-        ["detect: its deadline is in 2.4 s, and what is left to do takes at least 2.5 s"]
+        ["detect: its deadline is in 2.4 s; the remaining stages take at least 2.5 s"]
         if ends
         else []
     )
