@@ -257,7 +257,7 @@ def test_a_plan_found_before_a_failure_says_what_it_counts_on(view_at, serving, 
 
 
 def test_a_rollout_shows_how_far_each_device_is(view_at, recorded, serving):
-    assert "it serves" in told(rollout_lines(view_at(serving), "read-signs", 118))
+    assert "live" in told(rollout_lines(view_at(serving), "read-signs", 118))
     under_way = recorded.time_of("rollout-prepared")
     text = told(rollout_lines(view_at(under_way), "read-signs", 118))
     assert "under way" in text

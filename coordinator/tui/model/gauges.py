@@ -158,11 +158,11 @@ def gauge_lines(found: list[Figure], cells: int) -> list[Line]:
     """A line per gauge, under a head; the bar takes what is left, and goes where there is no room for it."""
     if cells < NARROW:
         return [
-            (Run(f"{'~ as planned':<12}{'':>9} {'asked':>9}", "head"),),
+            (Run(f"{'~ as planned':<12}{'':>9} {'SLO':>9}", "head"),),
             *map(_narrow_line, found),
         ]
     bar_cells = max(cells - 15 - 3 * 11 - 11, 0)
-    head = f"{'':<15}{'measured':>10} {'planned':>10} {'asked':>10}"
+    head = f"{'':<15}{'measured':>10} {'planned':>10} {'SLO':>10}"
     note = "% of SLO ┃".rjust(bar_cells) if bar_cells >= 24 else ""
     lines: list[Line] = [(Run(f"{head}  {note}", "head"),)]
     return lines + [_gauge_line(gauge, bar_cells) for gauge in found]

@@ -56,7 +56,7 @@ class Form:
         self.rows: list[FormRow] = [FormRow(RowKind.TITLE, "", "SLO")]
         for field in fields(slo, asking.changes):
             self.rows.append(FormRow(RowKind.ASK, field.key, field.title, field.before, field.now))
-        self.rows.append(FormRow(RowKind.TITLE, "", "what may be used"))
+        self.rows.append(FormRow(RowKind.TITLE, "", "allowed devices"))
         self._places(view, asking)
 
     def _places(self, view: View, asking: Asking) -> None:
@@ -100,8 +100,8 @@ class Form:
 
     def _ask(self, row: FormRow) -> Line:
         changed = row.now != row.before
-        value = t.safe(row.now) or "not asked"
-        was = f" was {t.safe(row.before) or 'not asked'}" if changed else ""
+        value = t.safe(row.now) or "not set"
+        was = f" was {t.safe(row.before) or 'not set'}" if changed else ""
         role = "accent bold" if changed else "bold" if row.now else "dim"
         title = f"{row.title:<20}"
         if self.width < NARROW_FORM:

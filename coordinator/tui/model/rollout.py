@@ -22,7 +22,7 @@ _REACHED: Final = {
     Phase.COMMITTED: 5,
 }
 _OUTCOMES: Final = {
-    RolloutOutcome.COMMITTED: ("✓", "good", "it serves"),
+    RolloutOutcome.COMMITTED: ("✓", "good", "live"),
     RolloutOutcome.ABORTED: (
         "✗",
         "bad",

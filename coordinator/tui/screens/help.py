@@ -28,7 +28,7 @@ EVERYWHERE: Final = (
     ("q", "quit; devices keep serving"),
 )
 SIGNS: Final = (
-    ("┃ in a bar", "what the plan counts with, or SLO"),
+    ("┃ in a bar", "what the plan assumes, or the SLO"),
     ("▼62%", "the share of all requests on this route"),
     ("╎ ╌", "a route whose device has failed"),
     ("÷6", "emulated: this many times slower than this machine"),

@@ -212,7 +212,7 @@ class PlanScreen(MeshScreen):
         match row.kind:
             case RowKind.ASK:
                 title, _, example = FIELDS[row.key]
-                prompt = Prompt(title, row.now, f"{example}; empty: not asked")
+                prompt = Prompt(title, row.now, f"{example}; empty: not set")
                 self.mesh_app.push_screen(prompt, lambda value: self._edited(row.key, value))
             case RowKind.TIER:
                 self._ask(replace(asking, tiers=asking.tiers ^ {row.key}))
