@@ -61,9 +61,10 @@ def configure(
         process: the name of this process, which each line carries; for processes started by another.
         file: where to write instead of standard error; for a process that draws on its terminal.
     """
-    level = _chosen(level or os.environ.get(LEVEL), LEVELS, default)
-    form = _chosen(form or os.environ.get(FORMAT), FORMATS, "text")
-    os.environ[LEVEL], os.environ[FORMAT] = level, form
+    # Only what somebody chose is passed on: a process that is started has a default of its own.
+    os.environ.update({k: v for k, v in ((LEVEL, level), (FORMAT, form)) if v is not None})
+    level = _chosen(os.environ.get(LEVEL), LEVELS, default)
+    form = _chosen(os.environ.get(FORMAT), FORMATS, "text")
     handler = _handler(file)
     handler.setFormatter(_formatter(form, process))
     _writing.start(handler, level.upper())

@@ -95,3 +95,15 @@ def test_a_file_takes_the_lines_of_a_process_that_draws_on_its_terminal(tmp_path
     )
     assert not done.stderr
     assert (tmp_path / "a" / "tui.log").read_text().endswith("INFO    x: one\n")
+
+
+def test_the_default_of_a_process_is_not_that_of_those_it_starts():
+    child = "import os; from tiermesh import logs; logs.configure(None, None, default='error'); print(os.environ)"
+    done = subprocess.run(
+        [sys.executable, "-c", child],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert "TIERMESH_LOG" not in done.stdout
