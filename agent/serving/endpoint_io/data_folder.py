@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from tiermesh import limits
+from tiermesh import arrival_times, limits
 from tiermesh.documents.workflow import is_path_inside
-from tiermesh.errors import InvalidDocument, LimitExceeded, TiermeshError
+from tiermesh.errors import LimitExceeded, TiermeshError
 
 
 class DataFolder:
@@ -76,15 +76,12 @@ class DataFolder:
         return data
 
     def times(self, name: str) -> list[float]:
-        """A trace of arrivals: seconds, one a line.
+        """A trace of arrivals: in order, in seconds from its first one on.
 
         Raises:
-            InvalidDocument: a line is not a number.
+            InvalidDocument, LimitExceeded: see `tiermesh.arrival_times.read`. TiermeshError: it cannot be read.
         """
-        try:
-            return [float(line) for line in self.read(name).decode().split("\n") if line.strip()]
-        except ValueError as error:
-            raise InvalidDocument(f"{name} is not a trace of times", why=str(error)) from None
+        return arrival_times.read(self.read(name), name)
 
     def open(self, name: str) -> BinaryIO:
         """A file, to be read.

@@ -403,7 +403,22 @@ def test_a_file_larger_than_a_frame_is_refused(folder: Path) -> None:
 
 def test_a_trace_is_read_line_by_line(folder: Path) -> None:
     (folder / "trace").write_text("0.5\n1.25\n\n")
-    assert DataFolder(folder).times("trace") == [0.5, 1.25]
+    assert DataFolder(folder).times("trace") == [0.0, 0.75]
     (folder / "trace").write_text("0.5\nsoon\n")
-    with pytest.raises(InvalidDocument, match="not a trace"):
+    with pytest.raises(InvalidDocument, match="line 2 of trace is 'soon'"):
         DataFolder(folder).times("trace")
+
+
+def test_a_trace_in_unix_seconds_begins_at_once(folder: Path) -> None:
+    (folder / "trace").write_bytes(b"\xef\xbb\xbf# recorded\r\n1700000000\r\n1700000000.5\r\n")
+    assert DataFolder(folder).times("trace") == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("time", ["nan", "inf", "-inf", "1e999"])
+def test_a_trace_with_a_time_that_never_comes_is_refused_with_its_line(
+    folder: Path, time: str
+) -> None:
+    (folder / "trace").write_text(f"0.5\n{time}\n2\n")
+    with pytest.raises(InvalidDocument, match="line 2 of trace is") as caught:
+        DataFolder(folder).times("trace")
+    assert caught.value.fields["line"] == 2
