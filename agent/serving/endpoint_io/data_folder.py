@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from tiermesh import arrival_times, limits
 from tiermesh.documents.workflow import is_path_inside
@@ -22,16 +23,29 @@ class DataFolder:
         """Where a file of that name is, or would be.
 
         Raises:
-            TiermeshError: it lies, or links, outside the folder.
+            TiermeshError: it lies, or links, outside the folder, or links in a loop, or is no path.
         """
         # Resolving follows every link, so what is compared is where the file really is.
-        real = (self._root / name).resolve()
+        real = self._resolved(name)
         if not is_path_inside(name) or not real.is_relative_to(self._root):
             raise TiermeshError(
                 f"{name} is outside the data folder of this device",
                 why="sources and sinks may only use files in there",
                 fix="Put the files there, or start the agent with another --data",
             )
+        return real
+
+    def _resolved(self, name: str) -> Path:
+        try:
+            real = (self._root / name).resolve()
+            # Where the last link is one of a loop, some Python versions resolve it without a word.
+            if real.is_symlink():
+                raise TiermeshError(f"{name} cannot be followed", why=_LOOP)
+        except RuntimeError:
+            raise TiermeshError(f"{name} cannot be followed", why=_LOOP) from None
+        except (OSError, ValueError) as error:
+            why = _LOOP if getattr(error, "errno", None) == errno.ELOOP else _reason(error)
+            raise TiermeshError(f"{name[:_SHOWN]} is not a path", why=why) from None
         return real
 
     def files(self, names: str | Iterable[str]) -> list[str]:
@@ -93,4 +107,10 @@ class DataFolder:
         return os.fdopen(os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
 
-_PAYLOAD_ROOM = 64 * 2**10
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+_PAYLOAD_ROOM: Final = 64 * 2**10
+_SHOWN: Final = 80
+_LOOP: Final = "its links lead round in a loop"

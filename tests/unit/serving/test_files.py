@@ -394,6 +394,22 @@ def test_nothing_outside_the_data_folder_is_read(folder: Path, name: str) -> Non
         DataFolder(folder).read(name)
 
 
+def test_links_in_a_loop_are_told_apart_from_what_is_not_there(folder: Path) -> None:
+    (folder / "one").symlink_to(folder / "two")
+    (folder / "two").symlink_to(folder / "one")
+    for name in ("one", "one/a.jpg"):
+        for use in (DataFolder(folder).files, DataFolder(folder).read, DataFolder(folder).path):
+            with pytest.raises(TiermeshError, match="in a loop"):
+                use(name)
+
+
+@pytest.mark.parametrize("name", ["in/a\0b", "n" * 300, "/".join(["deep"] * 2_000)])
+def test_what_no_file_can_be_called_is_said_to_be_no_path(folder: Path, name: str) -> None:
+    for use in (DataFolder(folder).files, DataFolder(folder).read, DataFolder(folder).path):
+        with pytest.raises(TiermeshError, match="is not a path"):
+            use(name)
+
+
 def test_a_file_larger_than_a_frame_is_refused(folder: Path) -> None:
     with (folder / "huge").open("wb") as file:
         file.truncate(limits.FRAME_BYTES)
