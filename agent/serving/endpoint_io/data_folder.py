@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -45,24 +46,24 @@ class DataFolder:
             raise TiermeshError(f"{name} cannot be followed", why=_LOOP) from None
         except (OSError, ValueError) as error:
             why = _LOOP if getattr(error, "errno", None) == errno.ELOOP else _reason(error)
-            raise TiermeshError(f"{name[:_SHOWN]} is not a path", why=why) from None
+            raise TiermeshError(
+                f"{name[:_SHOWN]} is not a path that can be followed", why=why
+            ) from None
         return real
 
     def files(self, names: str | Iterable[str]) -> list[str]:
-        """The files that a source offers: those named, and those in the folders named, by name.
+        r"""The files that a source offers: those named, and those in the folders named, by name.
+
+        Bytes of a name that are not UTF-8 are written as ``\xe9``: no frame and no document could hold them.
 
         Raises:
-            TiermeshError: a name is outside, or nothing of that name is there.
+            TiermeshError: a name is outside, nothing of that name is there, or a folder cannot be read.
         """
         found: list[str] = []
         for name in [names] if isinstance(names, str) else names:
             path = self.path(name)
             if path.is_dir():
-                found += sorted(
-                    str(Path(name) / entry.name)
-                    for entry in path.iterdir()
-                    if entry.is_file() and not entry.name.startswith(".")
-                )
+                found += self._files_in(name, path)
             elif path.is_file():
                 found.append(name)
             else:
@@ -71,6 +72,16 @@ class DataFolder:
                     why=f"the folder is {self._root}",
                 )
         return found
+
+    def _files_in(self, name: str, folder: Path) -> list[str]:
+        try:
+            return sorted(
+                str(Path(name) / os.fsencode(entry.name).decode("utf-8", "backslashreplace"))
+                for entry in folder.iterdir()
+                if entry.is_file() and not entry.name.startswith(".")
+            )
+        except OSError as error:
+            raise TiermeshError(f"cannot read the folder {name}", why=_reason(error)) from None
 
     def read(self, name: str) -> bytes:
         """A file's content.
@@ -82,12 +93,21 @@ class DataFolder:
             with self.open(name) as file:
                 data = file.read(limits.FRAME_BYTES + 1)
         except OSError as error:
-            raise TiermeshError(f"cannot read {name}", why=error.strerror or str(error)) from None
+            raise self._unread(name, error) from None
         if len(data) > limits.FRAME_BYTES - _PAYLOAD_ROOM:
             raise LimitExceeded(
                 f"{name} does not fit into a frame", why=f"the limit is {limits.FRAME_BYTES} bytes"
             )
         return data
+
+    def _unread(self, name: str, error: OSError) -> TiermeshError:
+        """What to say of a file that cannot be opened: that its name is not UTF-8, if that is why."""
+        written = _ESCAPED.sub(lambda byte: bytes([int(byte[1], 16)]), name.encode())
+        if written != name.encode() and os.path.lexists(os.fsencode(self._root) + b"/" + written):
+            return TiermeshError(
+                f"cannot read {name}", why="its name is not UTF-8", fix="Rename the file"
+            )
+        return TiermeshError(f"cannot read {name}", why=_reason(error))
 
     def times(self, name: str) -> list[float]:
         """A trace of arrivals: in order, in seconds from its first one on.
@@ -113,4 +133,6 @@ def _reason(error: Exception) -> str:
 
 _PAYLOAD_ROOM: Final = 64 * 2**10
 _SHOWN: Final = 80
+_ESCAPED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")
+"""A byte that is not UTF-8, as `DataFolder.files` writes it."""
 _LOOP: Final = "its links lead round in a loop"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import sqlite3
 from collections.abc import Generator
@@ -392,6 +393,26 @@ def test_a_source_offers_the_files_of_folders_by_name(folder: Path) -> None:
 def test_nothing_outside_the_data_folder_is_read(folder: Path, name: str) -> None:
     with pytest.raises(TiermeshError, match="outside the data folder"):
         DataFolder(folder).read(name)
+
+
+def test_a_name_that_is_not_utf_8_is_offered_and_fails_in_words(folder: Path) -> None:
+    (folder / "in" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"latin-1")
+    (folder / "in" / "caf\u00e9.jpg").write_bytes(b"utf-8")
+    data = DataFolder(folder)
+    names = [name for name in data.files("in") if "caf" in name]
+    assert names == [r"in/caf\xe9.jpg", "in/caf\u00e9.jpg"]
+    pack({"name": names[0]})
+    with pytest.raises(TiermeshError, match="its name is not UTF-8"):
+        data.read(names[0])
+    assert data.read(names[1]) == b"utf-8"
+
+
+def test_a_name_that_only_looks_like_one_that_is_not_utf_8_is_read(folder: Path) -> None:
+    (folder / "in" / r"caf\xe9.jpg").write_bytes(b"a backslash")
+    data = DataFolder(folder)
+    assert data.read(r"in/caf\xe9.jpg") == b"a backslash"
+    with pytest.raises(TiermeshError, match="No such file"):
+        data.read(r"in/gone\xe9.jpg")
 
 
 def test_links_in_a_loop_are_told_apart_from_what_is_not_there(folder: Path) -> None:
