@@ -7,7 +7,7 @@ import json
 import os
 import queue
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from agent.serving.endpoint_io.sink_writer import SinkWriter
 from agent.serving.endpoint_io.spool import Spool, remove_if_empty
 from agent.serving.endpoints.attainment import RequestOutcome
 from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Request
-from agent.serving.endpoints.sink import SinkAction, SinkState
+from agent.serving.endpoints.sink import OutcomeCounts, SinkAction, SinkState
 from agent.serving.instructions import Write
 from tiermesh import limits
 from tiermesh.documents.assignment import SourceSpec
@@ -336,6 +336,7 @@ def test_a_full_disk_delays_results_and_loses_none(
         clock=lambda: 1.0,
         done=done.put,
         trouble=troubles.put,
+        failed=never,
     )
     writer.put(Write("out", "run", frame(IDS[0])))
     assert "No space left" in troubles.get(timeout=5)
@@ -344,6 +345,74 @@ def test_a_full_disk_delays_results_and_loses_none(
     assert [one.frame.request_id for one in done.get(timeout=5)] == [IDS[0]]
     writer.close()
     assert len(path.read_bytes().splitlines()) == 1
+
+
+def never(error: BaseException) -> None:
+    raise AssertionError("the thread of a sink has failed") from error
+
+
+class PickySink:
+    """A sink whose kind has a fault: it raises for what it is told to."""
+
+    def __init__(self, is_broken: Callable[[Write], bool]) -> None:
+        self.lines: list[Write] = []
+        self.is_broken = is_broken
+
+    def recover(self, run: str) -> tuple[dict[str, Kind], OutcomeCounts]:
+        return {}, OutcomeCounts()
+
+    def write(self, ends: Sequence[Write], now: float) -> None:
+        if any(map(self.is_broken, ends)):
+            raise UnicodeError("nobody foresaw \ud800 this")
+        self.lines += ends
+
+    def drop(self, ids: Collection[str], run: str) -> dict[str, Kind]:
+        raise KeyError("no such thing")
+
+    def close(self) -> None:
+        pass
+
+
+def picky(
+    is_broken: Callable[[Write], bool], failed: Callable[[BaseException], None] = never
+) -> tuple[PickySink, SinkWriter, queue.SimpleQueue[Sequence[Write]], list[str]]:
+    sink, troubles = PickySink(is_broken), list[str]()
+    done: queue.SimpleQueue[Sequence[Write]] = queue.SimpleQueue()
+    writer = SinkWriter(
+        sink, clock=lambda: 1.0, done=done.put, trouble=troubles.append, failed=failed
+    )
+    return sink, writer, done, troubles
+
+
+def test_an_end_that_can_never_be_written_becomes_an_error_and_the_others_are_written() -> None:
+    sink, writer, _, _ = picky(
+        lambda w: w.frame.request_id == IDS[1] and w.frame.kind is not Kind.ERROR
+    )
+    for one in IDS[:3]:
+        writer.put(Write("out", "run", frame(one)))
+    writer.close()
+    kinds = {one.frame.request_id: one.frame.kind for one in sink.lines}
+    assert kinds == {IDS[0]: Kind.DATA, IDS[1]: Kind.ERROR, IDS[2]: Kind.DATA}
+    (error,) = [one.frame.error for one in sink.lines if one.frame.kind is Kind.ERROR]
+    assert error == r"out: its result cannot be written: UnicodeError: nobody foresaw \ud800 this"
+
+
+def test_results_that_cannot_be_taken_back_do_not_end_the_thread_of_a_sink() -> None:
+    _, writer, done, troubles = picky(lambda _: False)
+    writer.drop([IDS[0]], "run", lambda kinds: None)
+    writer.put(Write("out", "run", frame(IDS[1])))
+    assert [one.frame.request_id for one in done.get(timeout=5)] == [IDS[1]]
+    writer.close()
+    assert troubles == ["KeyError: 'no such thing'"]
+
+
+def test_a_sink_that_can_write_nothing_at_all_says_that_its_thread_has_failed() -> None:
+    failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    _, writer, done, _ = picky(lambda _: True, failures.put)
+    writer.put(Write("out", "run", frame(IDS[0])))
+    assert isinstance(failures.get(timeout=5), UnicodeError)
+    writer.close()
+    assert done.empty()
 
 
 def test_a_sink_takes_each_request_once() -> None:
