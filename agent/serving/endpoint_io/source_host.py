@@ -89,13 +89,18 @@ class SourceHost:
         self._disk = ThreadPoolExecutor(1, "disk")
         self._serving: dict[tuple[str, str], _Serving] = {}
 
-    async def check(self, spec: SourceSpec) -> None:
-        """Whether a source can be served here.
+    async def check(self, flow: Flow, stage: str, spec: SourceSpec) -> None:
+        """Whether a source can be served here; people are told of one that has nothing to send.
 
         Raises:
             TiermeshError: it cannot.
         """
-        await self._on_disk(partial(self._open, spec))
+        opened = await self._on_disk(partial(self._open, spec))
+        # A run that accepts nothing and ends well looks like one that works.
+        if opened.items is not None and not opened.items:
+            named = spec.path if isinstance(spec.path, str) else ", ".join(spec.path)
+            text = f"{flow.workflow}, {stage}: there is nothing to send in {named}"
+            self._driver.notice("source-empty", text)
 
     def _open(self, spec: SourceSpec) -> _Opened:
         endpoint = source_kind(spec.kind).open(spec, self._data)

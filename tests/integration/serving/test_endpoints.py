@@ -265,6 +265,26 @@ async def test_a_source_that_cannot_be_served_is_refused_before_anything_runs(
         assert host.flows == {}
 
 
+async def test_a_source_that_has_nothing_to_send_is_said_to_have_nothing(device: Device) -> None:
+    (device.data / "in" / "only folders").mkdir(parents=True)
+    (device.data / "in" / ".hidden").write_text("x")
+    (device.data / "in.jsonl").write_text("\n  \n")
+    for name, kind in (("in", "files"), ("in.jsonl", "jsonl")):
+        device.notices.clear()
+        async with device.serving(SourceSpec(kind=kind, path=name, rate_rps=1.0), OUT):
+            told = ("source-empty", f"w, in: there is nothing to send in {name}")
+            await until(lambda told=told: told in device.notices, "people are told")
+
+
+async def test_a_source_that_has_something_to_send_says_nothing(
+    given: Given, device: Device
+) -> None:
+    async with device.serving(given.spec, OUT):
+        given.offer(range(COUNT))
+        await until(lambda: len(device.lines()) == COUNT, "all have ended")
+    assert device.notices == []
+
+
 async def test_a_line_that_is_no_request_ends_in_an_error_that_names_it(device: Device) -> None:
     (device.data / "in.jsonl").write_text('{"a": 1}\n[2]\n\nno\n')
     async with device.serving(SourceSpec(kind="jsonl", path="in.jsonl", rate_rps=500.0), OUT):
