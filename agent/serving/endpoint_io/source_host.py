@@ -121,18 +121,33 @@ class SourceHost:
         if stage.source is None:
             return key
         opened = await self._on_disk(partial(self._open, stage.source))
-        feed = opened.feed(router.share(spec.id, stage.name))
+        share = router.share(spec.id, stage.name)
         if key in flow.sources.by_key:
-            await self._go_on(flow, flow.sources.by_key[key], spec.id, opened, feed)
+            opened = await self._bound(opened, self._serving[flow.workflow, key].spool)
+            source = flow.sources.by_key[key]
+            await self._go_on(flow, source, spec.id, opened, opened.feed(share))
             return key
         run = router.run_of(stage.name, flow.device)
-        place = _Place(key, stage.name, spec.id, assignment.workflow, run, feed)
         folder = self._state / "spool" / assignment.workflow / stage.name
         spool = await self._spool(folder / f"{assignment.run}.db")
+        opened = await self._bound(opened, spool)
+        place = _Place(key, stage.name, spec.id, assignment.workflow, run, opened.feed(share))
         await self._resume(flow, generation, place, opened, spool)
         await self._resume_former(flow, generation, place, opened, folder)
         await self._start_endpoint(self._serving[flow.workflow, key])
         return key
+
+    async def _bound(self, opened: _Opened, spool: Spool) -> _Opened:
+        """A source whose n-th item stays the n-th in its run, whatever comes and goes meanwhile.
+
+        A request is the n-th of its run: were it the n-th of what is there now, some items would be sent twice after
+        a change, and others never.
+        """
+        endpoint = opened.endpoint
+        if opened.items is None or isinstance(endpoint, PushSource) or endpoint.keeps_order:
+            return opened
+        items = await self._on_disk(partial(spool.merge_items, opened.items))
+        return replace(opened, items=items)
 
     async def _go_on(
         self, flow: Flow, source: SourceState, replica: str, opened: _Opened, feed: RequestFeed

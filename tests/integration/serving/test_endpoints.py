@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -263,6 +264,55 @@ async def test_a_source_that_cannot_be_served_is_refused_before_anything_runs(
             await host.prepare(assignment(spec, OUT), _report)
         assert caught.value.fields["replica"] == "in@a"
         assert host.flows == {}
+
+
+def names(device: Device, outcome: str) -> list[str]:
+    """The items of the requests that ended so, sorted."""
+    lines = [line for line in device.lines() if line["outcome"] == outcome]
+    return sorted(str(line["name"]) for line in lines)
+
+
+def files_of(spec: SourceSpec, numbers: range) -> list[str]:
+    return [f"{spec.path}/{i:02}.txt" for i in numbers]
+
+
+async def accepted(host: Host, count: int) -> None:
+    ledger = host.flows["w"].sources.by_key["run-1.in"].ledger
+    await until(lambda: ledger.counts.accepted == count and not ledger.in_flight, "all have ended")
+
+
+async def test_files_that_go_and_come_shift_no_request_after_a_restart(device: Device) -> None:
+    files = GivenFiles()
+    files.prepare(device)
+    half = msgspec.structs.replace(files.spec, count=COUNT // 2)
+    async with device.serving(half, OUT) as host:
+        await accepted(host, COUNT // 2)
+    for name in files_of(half, range(4)) + files_of(half, range(8, 9)):
+        (device.data / name).unlink()
+    (device.data / "in" / "-1.txt").write_text("new")
+    async with device.serving(files.spec, OUT) as host:
+        await accepted(host, COUNT + 1)
+    gone = files_of(files.spec, range(8, 9))
+    assert names(device, "error") == gone
+    whole = [*files_of(files.spec, range(COUNT)), "in/-1.txt"]
+    assert names(device, "result") == sorted(set(whole) - set(gone))
+
+
+async def test_files_that_come_in_mid_run_are_sent_once_after_the_others_in_the_next_generation(
+    device: Device,
+) -> None:
+    files = GivenFiles()
+    files.prepare(device)
+    async with device.serving(files.spec, OUT) as host:
+        await accepted(host, COUNT)
+        for i in range(5):
+            (device.data / "in" / f"-{i}.txt").write_text("new")
+        await host.prepare(assignment(files.spec, OUT, generation=2), _report)
+        await host.commit("w", 2)
+        await accepted(host, COUNT + 5)
+    news = [f"in/-{i}.txt" for i in range(5)]
+    assert names(device, "result") == sorted(news + files_of(files.spec, range(COUNT)))
+    assert [line["name"] for line in device.lines()][-5:] == news
 
 
 async def test_a_source_that_has_nothing_to_send_is_said_to_have_nothing(device: Device) -> None:

@@ -166,6 +166,41 @@ def test_a_spool_keeps_the_payload_of_what_was_offered_from_outside(tmp_path: Pa
         again.payload(1)
 
 
+def test_the_nth_item_of_a_run_stays_the_nth_whatever_comes_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    assert Spool(path).merge_items(["b", "d", "e"]) == ["b", "d", "e"]
+    # Not closed: the worker is killed.
+    assert Spool(path).merge_items(["a", "c", "d", "e"]) == ["b", "d", "e", "a", "c"]
+    with contextlib.closing(Spool(path)) as spool:
+        assert spool.merge_items([]) == ["b", "d", "e", "a", "c"]
+        assert spool.merge_items(["c", "b", "d", "e", "a"]) == ["b", "d", "e", "a", "c"]
+
+
+def test_an_item_that_is_listed_several_times_is_several_items(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(tmp_path / "s.db")) as spool:
+        assert spool.merge_items(["a", "b", "a"]) == ["a", "b", "a"]
+        assert spool.merge_items(["a", "a", "a", "b"]) == ["a", "b", "a", "a"]
+
+
+def test_a_spool_from_before_items_were_kept_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with contextlib.closing(Spool(path)) as spool:
+        spool.accept([request(0), request(1)])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE items; PRAGMA user_version = 1")
+    for _ in range(2):
+        with contextlib.closing(Spool(path)) as spool:
+            assert spool.merge_items(["0.jpg", "1.jpg"]) == ["0.jpg", "1.jpg"]
+            assert [r.index for r in spool.load()[0]] == [0, 1]
+
+
+def test_items_that_cannot_be_kept_are_said(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(tmp_path / "s.db")) as spool:
+        spool._db.execute("PRAGMA query_only = 1")
+        with pytest.raises(StorageFull, match="the order of its items"):
+            spool.merge_items(["a"])
+
+
 def test_a_clock_that_was_set_between_two_workers_moves_no_deadline(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     Spool(path, Anchor("boot 1", 100.0)).accept([request(0)])
