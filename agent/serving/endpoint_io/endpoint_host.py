@@ -35,7 +35,7 @@ class EndpointHost:
             if stage.sink is not None:
                 await self._sinks.open(flow, assignment, stage)
             elif stage.source is not None:
-                await self._sources.check(stage.source)
+                await self._sources.check(flow, stage.name, stage.source)
         except TiermeshError as error:
             error.what = f"the replica {spec.id} cannot be served: {error.what}"
             error.fields["replica"] = spec.id

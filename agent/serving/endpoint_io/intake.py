@@ -50,6 +50,8 @@ class SourceIntake:
     ) -> Future[str]:
         """See `kinds.Intake`."""
         offer = _Offer(Future(), ended)
+        # A lone surrogate, such as of a file name of other bytes, fits into no frame and no database.
+        name = name.encode("utf-8", "backslashreplace").decode()
         # It cannot be cancelled: whoever does not wait any more for the id has a request that goes on.
         offer.accepted.set_running_or_notify_cancel()
         try:

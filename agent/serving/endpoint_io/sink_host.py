@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +19,12 @@ from agent.serving.endpoint_io.sink_writer import SinkWriter
 from agent.serving.endpoints.sink import SinkState
 from agent.serving.flow import Flow
 from agent.serving.instructions import Drop, Write
+from tiermesh import background
 from tiermesh.documents.assignment import Assignment, SinkSpec, StageSpec
 from tiermesh.errors import TiermeshError
 from tiermesh.frames import Kind
+
+log = logging.getLogger(__name__)
 
 _TOGETHER_S: Final = 0.1
 
@@ -68,6 +73,7 @@ class SinkHost:
             clock=self._driver.now,
             done=lambda writes: self._driver.event(flow, lambda f, now: f.written(writes, now)),
             trouble=lambda why: self._driver.notice("sink-blocked", f"{label}: {why}"),
+            failed=lambda error: self._driver.later(0.0, partial(_end_worker, label, error)),
         )
         self._open[flow.workflow, stage.name] = _OpenSink(spec, writer)
 
@@ -120,7 +126,14 @@ class SinkHost:
         if known is not None:
             known.writer.drop(ids, assignment.run, done)
         else:
-            self._disk.submit(self._drop_elsewhere, assignment, sink, ids, done)
+            background.submit(
+                self._disk, self._drop_failed, self._drop_elsewhere, assignment, sink, ids, done
+            )
+
+    def _drop_failed(self, error: BaseException) -> None:
+        """What is to be taken back is asked for again; people are told why that does not help."""
+        log.error("taking results back failed", exc_info=error)
+        self._driver.notice("sink-blocked", f"{type(error).__name__}: {error}")
 
     def _drop_elsewhere(
         self,
@@ -153,6 +166,11 @@ class SinkHost:
     def close(self) -> None:
         """End the thread."""
         self._disk.shutdown()
+
+
+def _end_worker(label: str, error: BaseException) -> None:
+    """A worker whose sink has no thread confirms nothing: what fails in its event loop has it started again."""
+    raise RuntimeError(f"the thread of the sink {label} has failed") from error
 
 
 def _check_same(flow: Flow, stage: str, before: SinkSpec, now: SinkSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,9 +26,12 @@ from agent.serving.endpoints.sources import count_for, locate_sinks
 from agent.serving.flow import Flow
 from agent.serving.instructions import Forget, Read, Record, RejectOffers, Settled
 from agent.serving.routing.generation import Generation
+from tiermesh import background
 from tiermesh.documents.assignment import ReplicaSpec, SourceSpec, StageSpec
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Packed, pack
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -85,13 +89,18 @@ class SourceHost:
         self._disk = ThreadPoolExecutor(1, "disk")
         self._serving: dict[tuple[str, str], _Serving] = {}
 
-    async def check(self, spec: SourceSpec) -> None:
-        """Whether a source can be served here.
+    async def check(self, flow: Flow, stage: str, spec: SourceSpec) -> None:
+        """Whether a source can be served here; people are told of one that has nothing to send.
 
         Raises:
             TiermeshError: it cannot.
         """
-        await self._on_disk(partial(self._open, spec))
+        opened = await self._on_disk(partial(self._open, spec))
+        # A run that accepts nothing and ends well looks like one that works.
+        if opened.items is not None and not opened.items:
+            named = spec.path if isinstance(spec.path, str) else ", ".join(spec.path)
+            text = f"{flow.workflow}, {stage}: there is nothing to send in {named}"
+            self._driver.notice("source-empty", text)
 
     def _open(self, spec: SourceSpec) -> _Opened:
         endpoint = source_kind(spec.kind).open(spec, self._data)
@@ -112,18 +121,33 @@ class SourceHost:
         if stage.source is None:
             return key
         opened = await self._on_disk(partial(self._open, stage.source))
-        feed = opened.feed(router.share(spec.id, stage.name))
+        share = router.share(spec.id, stage.name)
         if key in flow.sources.by_key:
-            await self._go_on(flow, flow.sources.by_key[key], spec.id, opened, feed)
+            opened = await self._bound(opened, self._serving[flow.workflow, key].spool)
+            source = flow.sources.by_key[key]
+            await self._go_on(flow, source, spec.id, opened, opened.feed(share))
             return key
         run = router.run_of(stage.name, flow.device)
-        place = _Place(key, stage.name, spec.id, assignment.workflow, run, feed)
         folder = self._state / "spool" / assignment.workflow / stage.name
         spool = await self._spool(folder / f"{assignment.run}.db")
+        opened = await self._bound(opened, spool)
+        place = _Place(key, stage.name, spec.id, assignment.workflow, run, opened.feed(share))
         await self._resume(flow, generation, place, opened, spool)
         await self._resume_former(flow, generation, place, opened, folder)
         await self._start_endpoint(self._serving[flow.workflow, key])
         return key
+
+    async def _bound(self, opened: _Opened, spool: Spool) -> _Opened:
+        """A source whose n-th item stays the n-th in its run, whatever comes and goes meanwhile.
+
+        A request is the n-th of its run: were it the n-th of what is there now, some items would be sent twice after
+        a change, and others never.
+        """
+        endpoint = opened.endpoint
+        if opened.items is None or isinstance(endpoint, PushSource) or endpoint.keeps_order:
+            return opened
+        items = await self._on_disk(partial(spool.merge_items, opened.items))
+        return replace(opened, items=items)
 
     async def _go_on(
         self, flow: Flow, source: SourceState, replica: str, opened: _Opened, feed: RequestFeed
@@ -247,41 +271,74 @@ class SourceHost:
             if serving is not None:
                 serving.intake.refused(instruction.offers, instruction.why)
             return
-        self._disk.submit(self._work, flow, instruction)
+        failed = partial(self._failed, flow, instruction)
+        background.submit(self._disk, failed, self._work, flow, instruction)
 
     def _work(self, flow: Flow, instruction: Record | Read | Forget | Settled) -> None:
         serving = self._serving.get((flow.workflow, instruction.source))
+        if serving is None:
+            # The workflow is closed; what its spool keeps goes on when it is back.
+            return
         match instruction:
             case Record():
-                self._record(flow, instruction)
+                self._record(flow, serving, instruction)
             case Read():
-                self._read(flow, instruction)
-            case Forget() if serving is not None:
-                serving.spool.forget([instruction.request])
-                serving.intake.ended(instruction.request)
-            case Settled() if serving is not None:
+                self._read(flow, serving, instruction)
+            case Forget():
+                try:
+                    serving.spool.forget([instruction.request])
+                finally:
+                    serving.intake.ended(instruction.request)
+            case Settled():
                 serving.spool.settle(instruction.duplicate)
-            case _:
-                pass
 
-    def _record(self, flow: Flow, record: Record) -> None:
-        serving = self._serving[flow.workflow, record.source]
+    def _failed(
+        self, flow: Flow, instruction: Record | Read | Forget | Settled, error: BaseException
+    ) -> None:
+        """Disk work has raised what nobody foresaw: its requests end in an error, or people are told."""
+        label = f"{flow.workflow}, {instruction.source}"
+        why = str(error) if isinstance(error, TiermeshError) else f"{type(error).__name__}: {error}"
+        match instruction:
+            case Read():
+                log.error("%s: a request cannot be read", label, exc_info=error)
+                self._end(flow, instruction.source, instruction.request, why)
+            case Record():
+                log.error("%s: a request cannot be kept", label, exc_info=error)
+                serving = self._serving.get((flow.workflow, instruction.source))
+                for request in instruction.requests:
+                    if serving is not None and request.offer is not None:
+                        serving.intake.refused([request.offer], why)
+                    self._end(flow, instruction.source, request, why)
+            case _:
+                self._driver.notice("source-disk-failed", f"{label}: {why}")
+
+    def _end(self, flow: Flow, source: str, request: Request, why: str) -> None:
+        """End a request in an error."""
+        self._driver.event(flow, lambda f, now: f.unreadable(source, request, why, now))
+
+    def _record(self, flow: Flow, serving: _Serving, record: Record) -> None:
         try:
             serving.spool.accept(record.requests)
         except StorageFull as error:
             self._driver.notice("source-blocked", f"{flow.workflow}, {record.source}: {error}")
             self._driver.later(_AGAIN_S, lambda: self.carry_out(flow, record))
             return
+        except Exception:
+            if len(record.requests) == 1:
+                raise
+            # One of them is to blame: alone, only that one fails.
+            for request in record.requests:
+                self.carry_out(flow, Record(record.source, (request,)))
+            return
         serving.intake.accepted(record.requests)
         self._driver.event(flow, lambda f, now: f.recorded(record.source, record.requests, now))
 
-    def _read(self, flow: Flow, read: Read) -> None:
+    def _read(self, flow: Flow, serving: _Serving, read: Read) -> None:
         source, request = read.source, read.request
         try:
-            payload = self._payload(self._serving[flow.workflow, source], request)
+            payload = self._payload(serving, request)
         except TiermeshError as error:
-            why = str(error)
-            self._driver.event(flow, lambda f, now: f.unreadable(source, request, why, now))
+            self._end(flow, source, request, str(error))
             return
         self._driver.event(flow, lambda f, now: f.inject(source, request, payload, now))
 

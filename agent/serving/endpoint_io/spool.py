@@ -7,6 +7,7 @@ and what is then accepted again gets the same ids as before, which the sinks kno
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from tiermesh.documents.reading import decode_json, encode_json
 from tiermesh.errors import StorageFull, TiermeshError
 from tiermesh.frames import Packed
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the tables below, in the file's `user_version`. Files from before there was one have 0; see `_MIGRATIONS`."""
 
 _SCHEMA: Final = """
@@ -38,6 +39,9 @@ CREATE TABLE IF NOT EXISTS offered (number INTEGER PRIMARY KEY, at REAL NOT NULL
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, count INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS began (at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS spec (json BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS items (
+    position INTEGER PRIMARY KEY, name TEXT NOT NULL, copy INTEGER NOT NULL, UNIQUE (name, copy)
+);
 """
 
 _MIGRATIONS: Final = {
@@ -45,7 +49,9 @@ _MIGRATIONS: Final = {
     0: (
         "ALTER TABLE requests RENAME COLUMN file TO item",
         "ALTER TABLE requests ADD COLUMN payload BLOB",
-    )
+    ),
+    # What the n-th item is was not kept: it is as the source lists them at the first start from now on.
+    1: (),
 }
 """By the version that a file has: what makes it the next one."""
 
@@ -219,6 +225,29 @@ class Spool:
         """What the source was when it was here last; None in a file of an agent that did not keep it."""
         row = self._db.execute("SELECT json FROM spec").fetchone()
         return decode_json(row[0], SourceSpec, "a source in a spool") if row is not None else None
+
+    def merge_items(self, listing: Iterable[str]) -> list[str]:
+        """The items of the run, in order: those of earlier listings, whether they are still there, then the new ones.
+
+        So the n-th item stays the n-th. One that is listed several times is several items.
+
+        Raises:
+            StorageFull: they cannot be kept.
+        """
+        copies, rows = Counter[str](), list[tuple[str, int]]()
+        for name in listing:
+            rows.append((name, copies[name]))
+            copies[name] += 1
+        try:
+            with self._transaction():
+                self._db.executemany("INSERT OR IGNORE INTO items (name, copy) VALUES (?, ?)", rows)
+        except sqlite3.Error as error:
+            raise StorageFull(
+                "a source cannot keep the order of its items",
+                why=str(error),
+                fix="Free disk space on the device",
+            ) from None
+        return [name for (name,) in self._db.execute("SELECT name FROM items ORDER BY position")]
 
     def sinks(self) -> tuple[dict[str, str], list[FormerSink]]:
         """Where each sink was last, and where they had been before for requests that may be in flight."""

@@ -14,7 +14,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
-from math import floor, log
+from math import floor, isfinite, log
 from typing import Final
 
 from tiermesh import ids
@@ -33,7 +33,7 @@ class ArrivalSchedule:
     `trace` are the times of `arrivals: trace`, in seconds from the start, of the whole source.
 
     Raises:
-        InvalidDocument: a trace without times, or whose times do not grow.
+        InvalidDocument: a trace without times, whose times do not grow or are not finite, or of 0 s that is to repeat.
     """
 
     def __init__(
@@ -46,7 +46,9 @@ class ArrivalSchedule:
         self._spec = spec
         self._start = share[0]
         self._share = share[1] - share[0]
-        self._trace: tuple[float, ...] = _check_trace(trace) if spec.arrivals == "trace" else ()
+        self._trace: tuple[float, ...] = (
+            _check_trace(trace, repeat=spec.repeat) if spec.arrivals == "trace" else ()
+        )
         self._mine = _dealt(len(self._trace), share)
         self.count = self._count(files, share)
 
@@ -113,11 +115,26 @@ def _dealt(times: int, share: tuple[float, float]) -> tuple[int, ...]:
     return tuple(i for i in range(times) if low <= i * ids.GOLDEN % 1.0 < high)
 
 
-def _check_trace(trace: Sequence[float]) -> tuple[float, ...]:
-    if not trace or any(b < a for a, b in pairwise(trace)) or trace[0] < 0:
+def _check_trace(trace: Sequence[float], *, repeat: bool) -> tuple[float, ...]:
+    why = _unusable(trace, repeat=repeat)
+    if why is not None:
         raise InvalidDocument(
             "the trace of arrivals cannot be used",
-            why="it has no times" if not trace else "its times do not grow from 0 on",
+            why=why,
             fix="Write one time in seconds a line, in order",
         )
     return tuple(trace)
+
+
+def _unusable(trace: Sequence[float], *, repeat: bool) -> str | None:
+    """Why a trace cannot be followed, or None."""
+    if not trace:
+        return "it has no times"
+    if not all(map(isfinite, trace)):
+        return "its times are not all finite numbers"
+    if trace[0] < 0 or any(b < a for a, b in pairwise(trace)):
+        return "its times do not grow from 0 on"
+    if repeat and trace[-1] == 0:
+        # Each round would be due at once, and the next one with it, for ever.
+        return "it lasts 0 s, which cannot be repeated"
+    return None

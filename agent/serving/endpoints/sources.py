@@ -157,8 +157,8 @@ class Sources:
 
     def unreadable(self, key: str, request: Request, why: str, now: float) -> None:
         """The payload of an accepted request cannot be read; one that has ended meanwhile may be gone from the disk."""
-        source = self.by_key[key]
-        if request.id in source.ledger.requests:
+        source = self.by_key.get(key)
+        if source is not None and request.id in source.ledger.requests:
             request.why = why
             self.fail(source, request, now, why)
 

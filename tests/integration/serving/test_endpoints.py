@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -264,6 +266,75 @@ async def test_a_source_that_cannot_be_served_is_refused_before_anything_runs(
         assert host.flows == {}
 
 
+def names(device: Device, outcome: str) -> list[str]:
+    """The items of the requests that ended so, sorted."""
+    lines = [line for line in device.lines() if line["outcome"] == outcome]
+    return sorted(str(line["name"]) for line in lines)
+
+
+def files_of(spec: SourceSpec, numbers: range) -> list[str]:
+    return [f"{spec.path}/{i:02}.txt" for i in numbers]
+
+
+async def accepted(host: Host, count: int) -> None:
+    ledger = host.flows["w"].sources.by_key["run-1.in"].ledger
+    await until(lambda: ledger.counts.accepted == count and not ledger.in_flight, "all have ended")
+
+
+async def test_files_that_go_and_come_shift_no_request_after_a_restart(device: Device) -> None:
+    files = GivenFiles()
+    files.prepare(device)
+    half = msgspec.structs.replace(files.spec, count=COUNT // 2)
+    async with device.serving(half, OUT) as host:
+        await accepted(host, COUNT // 2)
+    for name in files_of(half, range(4)) + files_of(half, range(8, 9)):
+        (device.data / name).unlink()
+    (device.data / "in" / "-1.txt").write_text("new")
+    async with device.serving(files.spec, OUT) as host:
+        await accepted(host, COUNT + 1)
+    gone = files_of(files.spec, range(8, 9))
+    assert names(device, "error") == gone
+    whole = [*files_of(files.spec, range(COUNT)), "in/-1.txt"]
+    assert names(device, "result") == sorted(set(whole) - set(gone))
+
+
+async def test_files_that_come_in_mid_run_are_sent_once_after_the_others_in_the_next_generation(
+    device: Device,
+) -> None:
+    files = GivenFiles()
+    files.prepare(device)
+    async with device.serving(files.spec, OUT) as host:
+        await accepted(host, COUNT)
+        for i in range(5):
+            (device.data / "in" / f"-{i}.txt").write_text("new")
+        await host.prepare(assignment(files.spec, OUT, generation=2), _report)
+        await host.commit("w", 2)
+        await accepted(host, COUNT + 5)
+    news = [f"in/-{i}.txt" for i in range(5)]
+    assert names(device, "result") == sorted(news + files_of(files.spec, range(COUNT)))
+    assert [line["name"] for line in device.lines()][-5:] == news
+
+
+async def test_a_source_that_has_nothing_to_send_is_said_to_have_nothing(device: Device) -> None:
+    (device.data / "in" / "only folders").mkdir(parents=True)
+    (device.data / "in" / ".hidden").write_text("x")
+    (device.data / "in.jsonl").write_text("\n  \n")
+    for name, kind in (("in", "files"), ("in.jsonl", "jsonl")):
+        device.notices.clear()
+        async with device.serving(SourceSpec(kind=kind, path=name, rate_rps=1.0), OUT):
+            told = ("source-empty", f"w, in: there is nothing to send in {name}")
+            await until(lambda told=told: told in device.notices, "people are told")
+
+
+async def test_a_source_that_has_something_to_send_says_nothing(
+    given: Given, device: Device
+) -> None:
+    async with device.serving(given.spec, OUT):
+        given.offer(range(COUNT))
+        await until(lambda: len(device.lines()) == COUNT, "all have ended")
+    assert device.notices == []
+
+
 async def test_a_line_that_is_no_request_ends_in_an_error_that_names_it(device: Device) -> None:
     (device.data / "in.jsonl").write_text('{"a": 1}\n[2]\n\nno\n')
     async with device.serving(SourceSpec(kind="jsonl", path="in.jsonl", rate_rps=500.0), OUT):
@@ -272,6 +343,90 @@ async def test_a_line_that_is_no_request_ends_in_an_error_that_names_it(device: 
     assert "in.jsonl:2 is not a request" in errors[0]
     assert "in.jsonl:4 is not a request" in errors[1]
     assert all("one JSON object a line" in error for error in errors)
+
+
+def broken_for(real: Callable[..., Any], is_broken: Callable[[Any], bool]) -> Callable[..., Any]:
+    """A function that raises what nobody foresees, for some arguments."""
+
+    def call(given: Any) -> Any:
+        if is_broken(given):
+            raise UnicodeError("nobody foresaw this")
+        return real(given)
+
+    return call
+
+
+async def test_a_file_whose_name_is_not_utf_8_ends_in_an_error_and_the_others_in_results(
+    device: Device,
+) -> None:
+    files = GivenFiles()
+    files.prepare(device)
+    (device.data / "in" / os.fsdecode(b"05caf\xe9.txt")).write_text("x")
+    async with device.serving(files.spec, OUT) as host:
+        await until(lambda: len(device.lines()) == COUNT + 1, "all have ended")
+        ledger = host.flows["w"].sources.by_key["run-1.in"].ledger
+        await until(lambda: not ledger.in_flight, "told")
+    (error,) = [line for line in device.lines() if line["outcome"] == "error"]
+    assert (error["name"], "its name is not UTF-8" in error["error"]) == (r"in/05caf\xe9.txt", True)
+    assert texts([line for line in device.lines() if line is not error and "payload" in line]) == (
+        sent(files)
+    )
+
+
+async def test_a_request_whose_reading_fails_as_nobody_foresaw_ends_in_an_error(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = GivenFiles()
+    files.prepare(device)
+    real = DataFolder.read
+
+    def read(self: DataFolder, name: str) -> bytes:
+        return bytes(broken_for(lambda n: real(self, n), lambda n: "07" in n)(name))
+
+    monkeypatch.setattr(DataFolder, "read", read)
+    async with device.serving(files.spec, OUT):
+        await until(lambda: len(device.lines()) == COUNT, "all have ended")
+    (error,) = [line for line in device.lines() if line["outcome"] == "error"]
+    assert error["name"] == "in/07.txt"
+    assert "UnicodeError: nobody foresaw this" in error["error"]
+
+
+async def test_of_requests_that_are_kept_together_only_the_one_that_cannot_be_kept_fails(
+    device: Device, push: SourceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with device.serving(push, OUT) as host:
+        spool = host._endpoints._sources._serving["w", "run-1.in"].spool
+        broken = broken_for(spool.accept, lambda rs: any(r.item == "ask 3" for r in rs))
+        monkeypatch.setattr(spool, "accept", broken)
+        offers = [pushed.intakes[-1].offer({"n": i}, name=f"ask {i}") for i in range(COUNT)]
+        told = await asyncio.gather(*map(asyncio.wrap_future, offers), return_exceptions=True)
+        await until(lambda: len(device.lines()) == COUNT, "all have ended")
+        ledger = host.flows["w"].sources.by_key["run-1.in"].ledger
+        await until(lambda: not ledger.in_flight, "told")
+    assert [i for i, one in enumerate(told) if isinstance(one, Exception)] == [3]
+    (error,) = [line for line in device.lines() if line["outcome"] == "error"]
+    assert (error["name"], "nobody foresaw" in error["error"]) == ("ask 3", True)
+
+
+async def test_a_request_that_cannot_be_forgotten_still_tells_how_it_ended(
+    device: Device, push: SourceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[RequestEnd] = []
+    async with device.serving(push, OUT) as host:
+        spool = host._endpoints._sources._serving["w", "run-1.in"].spool
+        monkeypatch.setattr(spool, "forget", broken_for(spool.forget, lambda _: True))
+        pushed.intakes[-1].offer({"n": 1}, ended=ends.append)
+        await until(lambda: bool(ends), "it has ended")
+        told = ("source-disk-failed", "w, run-1.in: UnicodeError: nobody foresaw this")
+        await until(lambda: told in device.notices, "people are told")
+
+
+async def test_an_offer_whose_name_is_not_utf_8_is_served(device: Device, push: SourceSpec) -> None:
+    async with device.serving(push, OUT):
+        name = os.fsdecode(b"caf\xe9")
+        await asyncio.wrap_future(pushed.intakes[-1].offer({"n": 1}, name=name))
+        await until(lambda: len(device.lines()) == 1, "it has ended")
+    assert device.lines()[0]["outcome"] == "result"
 
 
 # Offers from outside
@@ -412,6 +567,25 @@ async def test_a_sink_that_cannot_write_delays_and_loses_nothing(
         endpoint.write = real  # type: ignore[method-assign]
         await until(lambda: host.flows["w"].sinks["out"].counts.results == COUNT, "all have ended")
     assert len(record(device, sink)) == COUNT
+
+
+async def test_a_worker_whose_sink_can_write_nothing_at_all_does_not_live_on(
+    device: Device, push: SourceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: failures.append(str(context["exception"]))
+    )
+    async with device.serving(push, OUT) as host:
+        endpoint = host._endpoints._sinks._open["w", "out"].writer._sink
+
+        def write(ends: object, now: float) -> None:
+            raise UnicodeError("nobody foresaw this")
+
+        monkeypatch.setattr(endpoint, "write", write)
+        pushed.intakes[-1].offer({"n": 1})
+        await until(lambda: bool(failures), "the event loop, which ends the worker, is told")
+    assert failures == ["the thread of the sink w, out has failed"]
 
 
 def test_what_a_sink_takes_back_has_not_ended_there(tmp_path: Path, sink: SinkSpec) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.serving.endpoints.arrivals import ArrivalSchedule
 from tiermesh.documents.assignment import SourceSpec
+from tiermesh.errors import InvalidDocument
 
 HALVES = ((0.0, 0.5), (0.5, 1.0))
 THIRDS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0))
@@ -75,3 +76,30 @@ def test_a_trace_that_repeats_goes_on_where_it_ended() -> None:
     parts = [ArrivalSchedule(spec("trace"), 99, share, trace) for share in HALVES]
     once = [t for part in parts for t in accumulate(part.gap(i) for i in range(2 * 2))]
     assert sorted(once) == pytest.approx([*trace, *(6.0 + t for t in trace)])
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+@pytest.mark.parametrize(
+    ("trace", "says"),
+    [
+        ([], "no times"),
+        ([0.0, float("nan"), 2.0], "not all finite"),
+        ([0.0, 1.0, float("inf")], "not all finite"),
+        ([float("nan")], "not all finite"),
+        ([0.0, 2.0, 1.0], "do not grow"),
+        ([-1.0, 1.0], "do not grow"),
+    ],
+)
+def test_a_trace_that_nobody_can_follow_is_refused(
+    trace: list[float], says: str, repeat: bool
+) -> None:
+    with pytest.raises(InvalidDocument, match=says):
+        ArrivalSchedule(spec("trace", repeat=repeat), 9, trace=trace)
+
+
+@pytest.mark.parametrize("trace", [[0.0], [0.0, 0.0, 0.0]])
+def test_a_trace_of_no_length_is_followed_once_and_not_for_ever(trace: list[float]) -> None:
+    once = ArrivalSchedule(spec("trace", repeat=False), 9, trace=trace)
+    assert once.count == len(trace)
+    with pytest.raises(InvalidDocument, match="cannot be repeated"):
+        ArrivalSchedule(spec("trace"), 9, trace=trace)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from agent.serving.endpoint_io.sink_writer import SinkWriter
 from agent.serving.endpoint_io.spool import Spool, remove_if_empty
 from agent.serving.endpoints.attainment import RequestOutcome
 from agent.serving.endpoints.request import FormerSink, PossibleDuplicate, Request
-from agent.serving.endpoints.sink import SinkAction, SinkState
+from agent.serving.endpoints.sink import OutcomeCounts, SinkAction, SinkState
 from agent.serving.instructions import Write
 from tiermesh import limits
 from tiermesh.documents.assignment import SourceSpec
@@ -163,6 +164,41 @@ def test_a_spool_keeps_the_payload_of_what_was_offered_from_outside(tmp_path: Pa
     assert again.spec() == SourceSpec(kind="jsonl", path="in")
     with pytest.raises(TiermeshError, match="no payload of request 1"):
         again.payload(1)
+
+
+def test_the_nth_item_of_a_run_stays_the_nth_whatever_comes_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    assert Spool(path).merge_items(["b", "d", "e"]) == ["b", "d", "e"]
+    # Not closed: the worker is killed.
+    assert Spool(path).merge_items(["a", "c", "d", "e"]) == ["b", "d", "e", "a", "c"]
+    with contextlib.closing(Spool(path)) as spool:
+        assert spool.merge_items([]) == ["b", "d", "e", "a", "c"]
+        assert spool.merge_items(["c", "b", "d", "e", "a"]) == ["b", "d", "e", "a", "c"]
+
+
+def test_an_item_that_is_listed_several_times_is_several_items(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(tmp_path / "s.db")) as spool:
+        assert spool.merge_items(["a", "b", "a"]) == ["a", "b", "a"]
+        assert spool.merge_items(["a", "a", "a", "b"]) == ["a", "b", "a", "a"]
+
+
+def test_a_spool_from_before_items_were_kept_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with contextlib.closing(Spool(path)) as spool:
+        spool.accept([request(0), request(1)])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE items; PRAGMA user_version = 1")
+    for _ in range(2):
+        with contextlib.closing(Spool(path)) as spool:
+            assert spool.merge_items(["0.jpg", "1.jpg"]) == ["0.jpg", "1.jpg"]
+            assert [r.index for r in spool.load()[0]] == [0, 1]
+
+
+def test_items_that_cannot_be_kept_are_said(tmp_path: Path) -> None:
+    with contextlib.closing(Spool(tmp_path / "s.db")) as spool:
+        spool._db.execute("PRAGMA query_only = 1")
+        with pytest.raises(StorageFull, match="the order of its items"):
+            spool.merge_items(["a"])
 
 
 def test_a_clock_that_was_set_between_two_workers_moves_no_deadline(tmp_path: Path) -> None:
@@ -335,6 +371,7 @@ def test_a_full_disk_delays_results_and_loses_none(
         clock=lambda: 1.0,
         done=done.put,
         trouble=troubles.put,
+        failed=never,
     )
     writer.put(Write("out", "run", frame(IDS[0])))
     assert "No space left" in troubles.get(timeout=5)
@@ -343,6 +380,74 @@ def test_a_full_disk_delays_results_and_loses_none(
     assert [one.frame.request_id for one in done.get(timeout=5)] == [IDS[0]]
     writer.close()
     assert len(path.read_bytes().splitlines()) == 1
+
+
+def never(error: BaseException) -> None:
+    raise AssertionError("the thread of a sink has failed") from error
+
+
+class PickySink:
+    """A sink whose kind has a fault: it raises for what it is told to."""
+
+    def __init__(self, is_broken: Callable[[Write], bool]) -> None:
+        self.lines: list[Write] = []
+        self.is_broken = is_broken
+
+    def recover(self, run: str) -> tuple[dict[str, Kind], OutcomeCounts]:
+        return {}, OutcomeCounts()
+
+    def write(self, ends: Sequence[Write], now: float) -> None:
+        if any(map(self.is_broken, ends)):
+            raise UnicodeError("nobody foresaw \ud800 this")
+        self.lines += ends
+
+    def drop(self, ids: Collection[str], run: str) -> dict[str, Kind]:
+        raise KeyError("no such thing")
+
+    def close(self) -> None:
+        pass
+
+
+def picky(
+    is_broken: Callable[[Write], bool], failed: Callable[[BaseException], None] = never
+) -> tuple[PickySink, SinkWriter, queue.SimpleQueue[Sequence[Write]], list[str]]:
+    sink, troubles = PickySink(is_broken), list[str]()
+    done: queue.SimpleQueue[Sequence[Write]] = queue.SimpleQueue()
+    writer = SinkWriter(
+        sink, clock=lambda: 1.0, done=done.put, trouble=troubles.append, failed=failed
+    )
+    return sink, writer, done, troubles
+
+
+def test_an_end_that_can_never_be_written_becomes_an_error_and_the_others_are_written() -> None:
+    sink, writer, _, _ = picky(
+        lambda w: w.frame.request_id == IDS[1] and w.frame.kind is not Kind.ERROR
+    )
+    for one in IDS[:3]:
+        writer.put(Write("out", "run", frame(one)))
+    writer.close()
+    kinds = {one.frame.request_id: one.frame.kind for one in sink.lines}
+    assert kinds == {IDS[0]: Kind.DATA, IDS[1]: Kind.ERROR, IDS[2]: Kind.DATA}
+    (error,) = [one.frame.error for one in sink.lines if one.frame.kind is Kind.ERROR]
+    assert error == r"out: its result cannot be written: UnicodeError: nobody foresaw \ud800 this"
+
+
+def test_results_that_cannot_be_taken_back_do_not_end_the_thread_of_a_sink() -> None:
+    _, writer, done, troubles = picky(lambda _: False)
+    writer.drop([IDS[0]], "run", lambda kinds: None)
+    writer.put(Write("out", "run", frame(IDS[1])))
+    assert [one.frame.request_id for one in done.get(timeout=5)] == [IDS[1]]
+    writer.close()
+    assert troubles == ["KeyError: 'no such thing'"]
+
+
+def test_a_sink_that_can_write_nothing_at_all_says_that_its_thread_has_failed() -> None:
+    failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    _, writer, done, _ = picky(lambda _: True, failures.put)
+    writer.put(Write("out", "run", frame(IDS[0])))
+    assert isinstance(failures.get(timeout=5), UnicodeError)
+    writer.close()
+    assert done.empty()
 
 
 def test_a_sink_takes_each_request_once() -> None:
@@ -394,6 +499,42 @@ def test_nothing_outside_the_data_folder_is_read(folder: Path, name: str) -> Non
         DataFolder(folder).read(name)
 
 
+def test_a_name_that_is_not_utf_8_is_offered_and_fails_in_words(folder: Path) -> None:
+    (folder / "in" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"latin-1")
+    (folder / "in" / "caf\u00e9.jpg").write_bytes(b"utf-8")
+    data = DataFolder(folder)
+    names = [name for name in data.files("in") if "caf" in name]
+    assert names == [r"in/caf\xe9.jpg", "in/caf\u00e9.jpg"]
+    pack({"name": names[0]})
+    with pytest.raises(TiermeshError, match="its name is not UTF-8"):
+        data.read(names[0])
+    assert data.read(names[1]) == b"utf-8"
+
+
+def test_a_name_that_only_looks_like_one_that_is_not_utf_8_is_read(folder: Path) -> None:
+    (folder / "in" / r"caf\xe9.jpg").write_bytes(b"a backslash")
+    data = DataFolder(folder)
+    assert data.read(r"in/caf\xe9.jpg") == b"a backslash"
+    with pytest.raises(TiermeshError, match="No such file"):
+        data.read(r"in/gone\xe9.jpg")
+
+
+def test_links_in_a_loop_are_told_apart_from_what_is_not_there(folder: Path) -> None:
+    (folder / "one").symlink_to(folder / "two")
+    (folder / "two").symlink_to(folder / "one")
+    for name in ("one", "one/a.jpg"):
+        for use in (DataFolder(folder).files, DataFolder(folder).read, DataFolder(folder).path):
+            with pytest.raises(TiermeshError, match="in a loop"):
+                use(name)
+
+
+@pytest.mark.parametrize("name", ["in/a\0b", "n" * 300, "/".join(["deep"] * 2_000)])
+def test_what_no_file_can_be_called_is_said_to_be_no_path(folder: Path, name: str) -> None:
+    for use in (DataFolder(folder).files, DataFolder(folder).read, DataFolder(folder).path):
+        with pytest.raises(TiermeshError, match="is not a path"):
+            use(name)
+
+
 def test_a_file_larger_than_a_frame_is_refused(folder: Path) -> None:
     with (folder / "huge").open("wb") as file:
         file.truncate(limits.FRAME_BYTES)
@@ -403,7 +544,22 @@ def test_a_file_larger_than_a_frame_is_refused(folder: Path) -> None:
 
 def test_a_trace_is_read_line_by_line(folder: Path) -> None:
     (folder / "trace").write_text("0.5\n1.25\n\n")
-    assert DataFolder(folder).times("trace") == [0.5, 1.25]
+    assert DataFolder(folder).times("trace") == [0.0, 0.75]
     (folder / "trace").write_text("0.5\nsoon\n")
-    with pytest.raises(InvalidDocument, match="not a trace"):
+    with pytest.raises(InvalidDocument, match="line 2 of trace is 'soon'"):
         DataFolder(folder).times("trace")
+
+
+def test_a_trace_in_unix_seconds_begins_at_once(folder: Path) -> None:
+    (folder / "trace").write_bytes(b"\xef\xbb\xbf# recorded\r\n1700000000\r\n1700000000.5\r\n")
+    assert DataFolder(folder).times("trace") == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("time", ["nan", "inf", "-inf", "1e999"])
+def test_a_trace_with_a_time_that_never_comes_is_refused_with_its_line(
+    folder: Path, time: str
+) -> None:
+    (folder / "trace").write_text(f"0.5\n{time}\n2\n")
+    with pytest.raises(InvalidDocument, match="line 2 of trace is") as caught:
+        DataFolder(folder).times("trace")
+    assert caught.value.fields["line"] == 2

@@ -26,6 +26,11 @@ from tiermesh.frames import Kind, Payload
 class ItemSource(Protocol):
     """A source that makes its own requests, of items. Methods block; one thread at a time."""
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the n-th item stays the n-th, as in a file that only grows; otherwise the spool keeps which it is."""
+        ...
+
     def items(self) -> Sequence[str]:
         """What `read` is called with for one request after another; at the end it begins again where that is asked.
 

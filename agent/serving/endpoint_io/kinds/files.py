@@ -25,7 +25,13 @@ _NPY_ALIGN: Final = 64
 
 
 class FileItems:
-    """The files that `path` names, in order; an item is the name of one."""
+    """The files that `path` names, in order; an item is the name of one.
+
+    Files may come and go meanwhile: those that come are sent after the others, from the next start of the source on;
+    the request of one that is gone ends in an error.
+    """
+
+    keeps_order: Final = False
 
     def __init__(self, data: DataFolder, path: str | list[str], value: str) -> None:
         self._data = data

@@ -25,6 +25,8 @@ class LineItems:
     must stay as it is.
     """
 
+    keeps_order: Final = True
+
     def __init__(self, data: DataFolder, name: str) -> None:
         self._data = data
         self._name = name
