@@ -265,7 +265,7 @@ def _check_room(name: str, wanted: Mapping[str, Artifact], room: DeviceStorage) 
     if lacking <= room.free_bytes + room.reclaimable_bytes:
         return
     raise StorageFull(
-        f"{name} has not enough disk space for the artifacts",
+        f"{name} does not have enough disk space for the artifacts",
         why=f"they need {lacking} bytes, {room.free_bytes} are free, and"
         f" {room.reclaimable_bytes} more are held by unused artifacts",
         fix="See what is kept there and why (coordinator artifacts), free some space, or plan"

@@ -345,8 +345,8 @@ async def refusal(call):
     [
         ({"protocol_version": 1}, f"speaks protocol {PROTOCOL_VERSION}, not 1"),
         ({"device": "dev-2"}, "this is the device dev-1, not dev-2"),
-        ({"coordinator": ""}, "begins with `open`"),
-        ({"coordinator": "x" * 65}, "begins with `open`"),
+        ({"coordinator": ""}, "must start with `open`"),
+        ({"coordinator": "x" * 65}, "must start with `open`"),
         ({"epoch": 7}, "another coordinator has taken over this device"),
     ],
 )

@@ -97,13 +97,13 @@ async def test_a_push_that_never_gets_further_ends_with_the_reason(pushing, ladd
     agent.break_after = [0] * 50
     with pytest.raises(Unreachable, match="broke 6 times at byte 0") as caught:
         await bring([ladders.artifact(b"x" * 100)])
-    assert "it goes on from there" in caught.value.fix
+    assert "the transfer resumes" in caught.value.fix
 
 
 async def test_a_full_device_is_told_before_anything_is_sent(pushing, ladders):
     agent, bring = pushing
     agent.free_bytes, agent.reclaimable_bytes = 10, 20
-    with pytest.raises(StorageFull, match="no room") as caught:
+    with pytest.raises(StorageFull, match="enough disk space") as caught:
         await bring([ladders.artifact(b"x" * 100)])
     assert "need 100 bytes, 10 are free, and 20 more can be freed" in caught.value.why
     assert agent.pushed_bytes == 0

@@ -223,7 +223,7 @@ async def test_it_tells_what_happens_and_ends_in_peace(coordinator, standing, pl
     kinds = [event["event"] for event in happened]
     assert "rollout-started" in kinds
     assert happened[-1]["text"] == "coordinator stopped by a signal"
-    assert "goes on serving" in err.decode()
+    assert "keep serving" in err.decode()
     assert planned[0].generations == {"read": 1}, "serving goes on"
     after = await coordinator("devices", "--no-browse")
     assert after.code == 0, "commands work alone again"

@@ -58,7 +58,7 @@ async def test_events_that_nobody_took_in_time_are_said_to_be_missing(open_mesh,
         mesh.sessions.to("dev-1")
         assert len(await kept(mesh, limits.DEVICE_EVENTS_KEPT)) == limits.DEVICE_EVENTS_KEPT
         (missing,) = await mesh.history(kinds=["device-noted"])
-        assert missing.event.text.startswith("7 events before this")
+        assert missing.event.text.startswith("7 earlier events")
 
 
 async def test_an_agent_that_started_again_reports_from_one_and_is_heard(

@@ -203,7 +203,7 @@ async def test_a_push_must_name_what_it_brings(stub: ArtifactsAsyncStub) -> None
 
 async def test_stat_has_a_limit(stub: ArtifactsAsyncStub) -> None:
     many = [DIGEST] * (limits.ARTIFACTS_PER_ASSIGNMENT + 1)
-    with pytest.raises(grpc.aio.AioRpcError, match="asked for at once"):
+    with pytest.raises(grpc.aio.AioRpcError, match="requested at once"):
         await stub.Stat(pb.StatRequest(digests=many))
 
 

@@ -161,7 +161,7 @@ async def test_a_silent_peer_is_given_up(
     monkeypatch.setattr(artifacts_module, "LINGER_S", 5.0)
     b.service._readers = asyncio.Semaphore(0)
     last = (await a.fetch(b))[-1]
-    assert "said nothing for 0.1 s" in last.failures["b"]
+    assert "did not answer for 0.1 s" in last.failures["b"]
 
 
 async def test_a_peer_beyond_loopback_is_refused_in_words(peers: list[Peer]) -> None:

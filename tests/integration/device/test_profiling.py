@@ -164,7 +164,7 @@ async def test_what_others_took_meanwhile_is_told(store: Store, make_variant: Ma
         (CODE.replace('for row in payload["rows"]]', "for row in []]"), "the self-test fails"),
         (CODE + "\nimport os\nos._exit(7)", "it ended with code 7, during: load"),
         (CODE + "\nimport os\nos.abort()", "it crashed with SIGABRT, during: load"),
-        (CODE + "\nimport os\nos.kill(os.getpid(), 9)", "killed, probably for want of memory"),
+        (CODE + "\nimport os\nos.kill(os.getpid(), 9)", "killed, probably out of memory"),
         (CODE + "\nimport sys\nsys.exit('enough')", "it ended with code 1, during: load, 1 thread"),
         (CODE + "\nraise MemoryError", "MemoryError"),
     ],
@@ -179,14 +179,14 @@ async def test_a_missing_runtime_or_module_says_so(store: Store, make_variant: M
     assert "there is no runtime 'abacus'" in await refused(
         asked(store, make_variant(runtime="abacus"))
     )
-    assert "requires what is not installed here: no_such" in await refused(
+    assert "modules not installed on this device: no_such" in await refused(
         asked(store, make_variant(requires=("no_such",)))
     )
 
 
 async def test_what_never_ends_is_ended(store: Store, make_variant: MakeVariant) -> None:
     ask = asked(store, make_variant(HANGS), time_limit_seconds=1.0)
-    with pytest.raises(MeasurementFailed, match="did not come to an end within its 1 s"):
+    with pytest.raises(MeasurementFailed, match="no result within 1 s"):
         await measure(ask, lambda _: None, grace_seconds=1.0)
 
 

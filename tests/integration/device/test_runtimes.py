@@ -16,7 +16,7 @@ from agent.model_host import runtimes
 from agent.profiling.measuring import measure
 from agent.profiling.messages import CannotRun, MeasureRequest, MeasureResult
 from coordinator.variants import Ladders
-from coordinator.variants.accuracy import MeasureResult as MeasuredWith
+from coordinator.variants.accuracy import MeasuredWith
 from coordinator.variants.cache import Cache
 from coordinator.variants.measuring import AccuracyRun
 from tests.doubler import zipped

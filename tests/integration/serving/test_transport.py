@@ -96,7 +96,7 @@ def unreadable(first: int) -> bytes:
         ({"protocol_version": 999}, "speaks protocol"),
         ({"receiver": "c"}, "this is the device b"),
         ({"workflow": "x"}, "not served here"),
-        ({"sender": "stranger"}, "has no part"),
+        ({"sender": "stranger"}, "is not part of"),
     ],
 )
 async def test_a_hello_that_is_not_for_this_worker_is_refused(

@@ -72,7 +72,7 @@ def test_events_are_numbered_and_those_that_are_gone_are_counted() -> None:
     assert [e.number for e in kept] == list(range(6, limits.DEVICE_EVENTS_KEPT + 3))
     missing, oldest, *_ = events.after(1)
     assert (missing.kind, missing.number, oldest.number) == (DROPPED, 2, 3)
-    assert missing.text.startswith("1 event")
+    assert missing.text.startswith("1 earlier event")
     assert events.after(kept[-1].number) == []
 
 

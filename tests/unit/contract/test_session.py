@@ -296,7 +296,7 @@ def test_an_end_that_does_not_wait_for_its_messages_to_be_handled_is_refused() -
     session, link = met()
     for number in range(1, limits.CONTROL_MESSAGES_KEPT + 1):
         assert session.is_new(link, number)
-    with pytest.raises(LimitExceeded, match="not handled yet"):
+    with pytest.raises(LimitExceeded, match="are queued already"):
         session.is_new(link, limits.CONTROL_MESSAGES_KEPT + 1)
     session.handled(1)
     assert session.is_new(link, limits.CONTROL_MESSAGES_KEPT + 1)

@@ -140,7 +140,7 @@ def test_a_file_that_is_no_database_is_called_damaged(tmp_path):
     (tmp_path / FILE_NAME).write_bytes(b"not a database at all, but long enough to be read" * 50)
     with pytest.raises(TiermeshError, match="damaged") as caught:
         Journal.open(tmp_path)
-    assert "Move it away" in caught.value.fix
+    assert "Move the file away" in caught.value.fix
 
 
 def test_a_page_that_was_overwritten_is_called_damaged(tmp_path):

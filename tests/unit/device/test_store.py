@@ -74,7 +74,7 @@ def test_a_push_that_breaks_anywhere_goes_on_after_restarts(
 def test_wrong_bytes_are_removed(store: Store) -> None:
     with begin(store) as writer:
         writer.write(DATA[:-1] + b"!")
-        with pytest.raises(DigestMismatch, match="is not the artifact"):
+        with pytest.raises(DigestMismatch, match="do not match the artifact"):
             writer.finish()
     assert store.held(DIGEST) == 0
 
@@ -88,7 +88,7 @@ def test_a_wrong_chunk_is_dropped_and_what_is_before_it_stays(
     wrong[at] ^= 1
     chunk_digests = digests_of(DATA)
     with begin(store, chunk_digests=chunk_digests) as writer:
-        with pytest.raises(DigestMismatch, match="is not the artifact"):
+        with pytest.raises(DigestMismatch, match="do not match the artifact"):
             writer.write(bytes(wrong))
         assert writer.held == writer.verified == at - at % 1_000
         writer.write(DATA[writer.held :])
@@ -196,10 +196,10 @@ def linked() -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (zipped({"../out.py": ""}), "leads out of it"),
-        (zipped({"/out.py": ""}), "leads out of it"),
-        (zipped({"a/../../out.py": ""}), "leads out of it"),
-        (zipped({"..\\out.py": ""}), "leads out of it"),
+        (zipped({"../out.py": ""}), "a path outside of it"),
+        (zipped({"/out.py": ""}), "a path outside of it"),
+        (zipped({"a/../../out.py": ""}), "a path outside of it"),
+        (zipped({"..\\out.py": ""}), "a path outside of it"),
         (linked(), "a link or a special file"),
         (b"PK no zip", "is not a zip"),
     ],

@@ -281,7 +281,7 @@ def test_a_spool_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s.db")
     other = Spool(tmp_path / "s.db")
     other._db.execute("PRAGMA query_only = 1")
-    with pytest.raises(StorageFull, match="source cannot keep"):
+    with pytest.raises(StorageFull, match="source cannot write"):
         other.accept([request(0)])
     spool.accept([request(0)])
 
