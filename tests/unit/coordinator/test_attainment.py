@@ -206,13 +206,18 @@ def test_a_verdict_is_news_only_after_it_has_held_for_some_requests():
     assert not announcing.is_news(Word.NO_DATA, 500)
 
 
-@given(st.integers(0, 2**32), st.sampled_from([0.97, 0.99]))
-def test_a_steady_share_above_the_target_is_rarely_called_missed(seed, share):
-    """Chance alone makes no event: with twice the budget to spare, never in a thousand requests."""
-    chance, announcing, within = random.Random(seed), Announcing(), 0
-    said = []
+@pytest.mark.parametrize(("share", "most"), [(0.97, 0.01), (0.99, 0.0)])
+def test_a_steady_share_above_the_target_is_rarely_called_missed(share, most):
+    """Chance alone makes hardly an event: with budget to spare, in 1 % of runs of a thousand requests at most."""
+    runs = 200
+    missed = sum(_is_called_missed(random.Random(seed), share) for seed in range(runs))
+    assert missed <= most * runs
+
+
+def _is_called_missed(chance, share):
+    announcing, within, said = Announcing(), 0, set()
     for ended in range(1, 1_001):
         within += chance.random() < share
         if announcing.is_news(verdict(of((ended, within))).word, ended):
-            said.append(announcing.said)
-    assert Word.MISSED not in said
+            said.add(announcing.said)
+    return Word.MISSED in said
