@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import sqlite3
@@ -419,6 +420,13 @@ def picky(
     return sink, writer, done, troubles
 
 
+@pytest.fixture
+def unlogged(caplog: pytest.LogCaptureFixture) -> None:
+    """A report of a test travels as UTF-8, and the error that is logged here cannot."""
+    caplog.set_level(logging.CRITICAL, logger="agent.serving.endpoint_io.sink_writer")
+
+
+@pytest.mark.usefixtures("unlogged")
 def test_an_end_that_can_never_be_written_becomes_an_error_and_the_others_are_written() -> None:
     sink, writer, _, _ = picky(
         lambda w: w.frame.request_id == IDS[1] and w.frame.kind is not Kind.ERROR
@@ -432,6 +440,7 @@ def test_an_end_that_can_never_be_written_becomes_an_error_and_the_others_are_wr
     assert error == r"out: its result cannot be written: UnicodeError: nobody foresaw \ud800 this"
 
 
+@pytest.mark.usefixtures("unlogged")
 def test_results_that_cannot_be_taken_back_do_not_end_the_thread_of_a_sink() -> None:
     _, writer, done, troubles = picky(lambda _: False)
     writer.drop([IDS[0]], "run", lambda kinds: None)
@@ -441,6 +450,7 @@ def test_results_that_cannot_be_taken_back_do_not_end_the_thread_of_a_sink() -> 
     assert troubles == ["KeyError: 'no such thing'"]
 
 
+@pytest.mark.usefixtures("unlogged")
 def test_a_sink_that_can_write_nothing_at_all_says_that_its_thread_has_failed() -> None:
     failures: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     _, writer, done, _ = picky(lambda _: True, failures.put)
