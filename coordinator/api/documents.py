@@ -145,7 +145,7 @@ class MeasurementReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How a rollout ended; see `coordinator.rollout.rollouts.Applied`."""
+    """How a rollout ended; see `coordinator.rollout.rollouts.RolloutResult`."""
 
     workflow: str
     plan: str

@@ -268,8 +268,8 @@ async def test_the_process_dies_with_its_agent(
         sys.executable,
         "-c",
         "import asyncio, msgspec, pathlib, sys\n"
-        "from agent.profiling.measuring import Ask, measure\n"
-        "ask = msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=Ask)\n"
+        "from agent.profiling.measuring import MeasureRequest, measure\n"
+        "ask = msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=MeasureRequest)\n"
         "asyncio.run(measure(ask, str))\n",
         str(tmp_path / "ask"),
     )
