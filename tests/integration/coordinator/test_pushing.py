@@ -105,7 +105,7 @@ async def test_a_full_device_is_told_before_anything_is_sent(pushing, ladders):
     agent.free_bytes, agent.reclaimable_bytes = 10, 20
     with pytest.raises(StorageFull, match="enough disk space") as caught:
         await bring([ladders.artifact(b"x" * 100)])
-    assert "need 100 bytes, 10 are free, and 20 more can be freed" in caught.value.why
+    assert "need 100 bytes, 10 are free, and 20 more are held by unused" in caught.value.why
     assert agent.pushed_bytes == 0
 
 
