@@ -30,7 +30,7 @@ _COUNTED_TWICE: Final = ("guest", "guest_nice", "interrupt", "dpc")
 
 
 class HostMemory(NamedTuple):
-    """Bytes of the whole machine; `used_bytes` are those that cannot be had without swapping."""
+    """Bytes of the whole machine; `used_bytes` are those that cannot be used without swapping."""
 
     total_bytes: int
     used_bytes: int

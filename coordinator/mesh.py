@@ -425,7 +425,7 @@ class Mesh(Recorder):
         )
 
     async def cancel_rollout(self, workflow: str, why: str = "an operator gave it up") -> None:
-        """Give the open rollout of a workflow up; whoever carries it out undoes it."""
+        """Give the open rollout of a workflow up; the task that carries it out undoes it."""
         rollout = self._open_rollout(workflow)
         await self.record(
             events.RolloutCancelled(

@@ -24,7 +24,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class RejectOffers(msgspec.Struct, frozen=True):
-    """Tell whoever offered requests to a source that they are not accepted, and why; `offers` are their numbers."""
+    """Tell the clients of a source that their requests are not accepted, and why; `offers` are their numbers."""
 
     source: str
     offers: tuple[int, ...]

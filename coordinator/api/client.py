@@ -452,7 +452,7 @@ class CoordinatorClient:
         return await self._rolled_out("apply", request, report)
 
     async def cancel_rollout(self, workflow: str, why: str = "") -> None:
-        """Give the open rollout of a workflow up; whoever carries it out undoes it."""
+        """Give the open rollout of a workflow up; the task that carries it out undoes it."""
         request = pb.CancelRolloutRequest(workflow=workflow, why=why)
         await self._transport.call("cancel_rollout", request)
 

@@ -23,7 +23,7 @@ from tiermesh.wire.failures import FAILURE_KEY
 WAITING: Final = 64
 """Replies of a stream that were read and not used yet; beyond that the coordinator waits."""
 CONNECT_S: Final = 5.0
-"""Within this time whoever listens on the socket has said which version it is."""
+"""Within this time the process that listens on the socket has said which version it is."""
 
 
 class Transport(Protocol):

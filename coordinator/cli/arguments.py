@@ -53,7 +53,7 @@ def count(text: str) -> int:
 
 
 def finite(text: str) -> float:
-    """A number, whose sign is checked by whoever knows what it may be."""
+    """A number, whose sign is checked where its meaning is known."""
     return _number(text, "a finite number", above=-math.inf)
 
 

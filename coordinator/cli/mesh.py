@@ -132,28 +132,23 @@ def run_with_mesh(
 
     A running coordinator does it; where none runs, this process is the coordinator meanwhile.
     """
+    for address in args.device:
+        wire.split_address(address)
 
-    async def run() -> T:
-        from coordinator.api.client import CoordinatorClient
+    async def find_and_work(client: CoordinatorClient) -> T:
+        if not client.is_running:
+            warn_credentials(args, output)
+        with output.progress.status("finding devices"):
+            found = await client.discover(
+                args.device,
+                expect=expect,
+                browse=not args.no_browse,
+                timeout_s=args.timeout,
+            )
+        warn_unanswered(found.unanswered, output)
+        return await work(client)
 
-        for address in args.device:
-            wire.split_address(address)
-        async with CoordinatorClient.open(options_of(args)) as client:
-            if client.is_running:
-                await asyncio.to_thread(check_options, args, client.info)
-            else:
-                warn_credentials(args, output)
-            with output.progress.status("finding devices"):
-                found = await client.discover(
-                    args.device,
-                    expect=expect,
-                    browse=not args.no_browse,
-                    timeout_s=args.timeout,
-                )
-            warn_unanswered(found.unanswered, output)
-            return await work(client)
-
-    return asyncio.run(run())
+    return run_changing(args, find_and_work)
 
 
 def check_options(args: argparse.Namespace, info: pb.CoordinatorInfo) -> None:

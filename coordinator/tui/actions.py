@@ -41,7 +41,7 @@ class Actions:
         return _told(await self._may("roll back").roll_back(workflow, report=self._report))
 
     async def cancel_rollout(self, workflow: str) -> str:
-        """Give an open rollout up; whoever carries it out undoes it."""
+        """Give an open rollout up; the task that carries it out undoes it."""
         await self._may("cancel").cancel_rollout(workflow)
         return ""
 

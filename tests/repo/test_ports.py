@@ -44,8 +44,6 @@ ALLOWED: dict[str, set[str]] = {
         "add_insecure_port",
         "aio.insecure_channel",
     },
-    "coordinator/commands/asking.py": {"open_unix_connection"},
-    "coordinator/commands/listening.py": {"socket", "start_unix_server"},
 }
 
 

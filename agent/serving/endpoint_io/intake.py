@@ -52,7 +52,7 @@ class SourceIntake:
         offer = _Offer(Future(), ended)
         # A lone surrogate, such as of a file name of other bytes, fits into no frame and no database.
         name = name.encode("utf-8", "backslashreplace").decode()
-        # It cannot be cancelled: whoever does not wait any more for the id has a request that goes on.
+        # It cannot be cancelled: a caller that stops waiting for the id still has a request in the system.
         offer.accepted.set_running_or_notify_cancel()
         try:
             packed = pack(payload)
@@ -110,9 +110,7 @@ class SourceIntake:
             offer.ended(RequestEnd(request.id, outcome, dict(request.results)))
         except Exception:
             # What a front door does with an answer must not end the thread that all spools share.
-            log.exception(
-                "%s: whoever offered request %s cannot be answered", self._key, request.id
-            )
+            log.exception("%s: cannot answer the client of request %s", self._key, request.id)
 
     def close(self) -> None:
         """Nobody waits any more: requests that are accepted go on, and those that are not have failed."""

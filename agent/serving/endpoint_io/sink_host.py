@@ -131,7 +131,7 @@ class SinkHost:
             )
 
     def _drop_failed(self, error: BaseException) -> None:
-        """What is to be taken back is asked for again; people are told why that does not help."""
+        """What is to be taken back is asked for again; a notice says why that does not help."""
         log.error("taking results back failed", exc_info=error)
         self._driver.notice("sink-blocked", f"{type(error).__name__}: {error}")
 

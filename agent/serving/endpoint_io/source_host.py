@@ -90,7 +90,7 @@ class SourceHost:
         self._serving: dict[tuple[str, str], _Serving] = {}
 
     async def check(self, flow: Flow, stage: str, spec: SourceSpec) -> None:
-        """Whether a source can be served here; people are told of one that has nothing to send.
+        """Whether a source can be served here; a notice says that one has nothing to send.
 
         Raises:
             TiermeshError: it cannot.
@@ -295,7 +295,7 @@ class SourceHost:
     def _failed(
         self, flow: Flow, instruction: Record | Read | Forget | Settled, error: BaseException
     ) -> None:
-        """Disk work has raised what nobody foresaw: its requests end in an error, or people are told."""
+        """Disk work has raised what nobody foresaw: its requests end in an error, or a notice says so."""
         label = f"{flow.workflow}, {instruction.source}"
         why = str(error) if isinstance(error, TiermeshError) else f"{type(error).__name__}: {error}"
         match instruction:

@@ -26,7 +26,7 @@ class FeedRequest(NamedTuple):
     payload: Packed | None = None
     """None: it is read by `item`."""
     offer: int | None = None
-    """By which number whoever offered it is told what becomes of it."""
+    """The number under which the client that offered it learns its outcome."""
 
     @property
     def size(self) -> int:

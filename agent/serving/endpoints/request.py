@@ -86,7 +86,7 @@ class Request:
     is_kept: bool = False
     """Its payload is in the spool; otherwise it is read by `item` each time."""
     offer: int | None = None
-    """By which number whoever offered it is told what becomes of it; None: nobody is."""
+    """The number under which the client that offered it learns its outcome; None: nobody is."""
     results: tuple[tuple[str, SinkResult], ...] = ()
     """By sink, what came of it, from sinks that return that; only for requests that were offered."""
     counted: tuple[str, ...] = ()

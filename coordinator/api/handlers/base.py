@@ -154,7 +154,7 @@ async def reported(
 ) -> AsyncGenerator[Step | T]:
     """Do some work: yields its progress as it comes, from any thread, and at last its result.
 
-    Closing this, or cancelling whoever reads it, cancels the work and waits for its end: what it had begun is undone
+    Closing this, or cancelling its reader, cancels the work and waits for its end: what it had begun is undone
     first. A slow reader misses progress rather than letting it pile up.
     """
     steps = deque[Step](maxlen=limits.API_PROGRESS_WAITING)

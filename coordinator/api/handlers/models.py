@@ -17,7 +17,7 @@ from coordinator.api.documents import (
     MeasurementReport,
     encode_document,
 )
-from coordinator.api.handlers.base import Handlers, check_count, paged, reported
+from coordinator.api.handlers.base import Handlers, check_count, known_device, paged, reported
 from coordinator.api.messages import progress_message
 from coordinator.fleet.priors import Priors, exported
 from coordinator.progress import Progress
@@ -94,7 +94,7 @@ class ModelHandlers(Handlers):
         try:
             variants = await self.mesh.variants(workflow)
         except TiermeshError:
-            # What is wrong with its models is said by whoever needs them.
+            # What is wrong with its models is said where they are needed.
             return 0, 0
         known = Priors(fleet)
         priors = [
@@ -155,7 +155,7 @@ class ModelHandlers(Handlers):
     async def export_profiles(self, request: pb.ListProfilesRequest) -> pb.ExportProfilesReply:
         """A page of the measured profiles as they can be published."""
         model, _, variant = request.variant.partition("/")
-        device = device_of(self.mesh.fleet, request.device)
+        device = _chosen(self.mesh.fleet, request.device)
         found = exported(self.mesh.fleet, model, variant, device)
         page, token = paged(
             found, lambda one: _prior_key(([], one)), request.page_size, request.page_token
@@ -256,17 +256,9 @@ def _generation(fleet: Fleet, name: str, digest: str) -> int:
     return running.generation if running is not None and running.workflow_digest == digest else 0
 
 
-def device_of(fleet: Fleet, on: str) -> Device | None:
-    """The device named `on`; None where that is empty.
-
-    Raises:
-        InvalidDocument: there is no such device.
-    """
-    device = fleet.named(on) if on else None
-    if on and device is None:
-        known = ", ".join(sorted(d.name for d in fleet.devices.values())) or "none"
-        raise InvalidDocument(f"there is no device `{on}`", fix=f"Known: {known}")
-    return device
+def _chosen(fleet: Fleet, on: str) -> Device | None:
+    """The device named `on`; None where that is empty."""
+    return known_device(fleet, on) if on else None
 
 
 def priors_of(fleet: Fleet, variant: str, on: str) -> list[tuple[list[str], PublishedProfile]]:
@@ -275,7 +267,7 @@ def priors_of(fleet: Fleet, variant: str, on: str) -> list[tuple[list[str], Publ
     Raises:
         InvalidDocument: there is no device `on`.
     """
-    device, known = device_of(fleet, on), Priors(fleet)
+    device, known = _chosen(fleet, on), Priors(fleet)
     devices = [device] if device is not None else list(fleet.devices.values())
     model, _, name = variant.partition("/")
     found: list[tuple[list[str], PublishedProfile]] = []
@@ -304,7 +296,7 @@ def profiles_of(fleet: Fleet, variant: str, on: str) -> list[tuple[list[str], Pr
     Raises:
         InvalidDocument: there is no device `on`.
     """
-    device = device_of(fleet, on)
+    device = _chosen(fleet, on)
     model, _, name = variant.partition("/")
     found: list[tuple[list[str], Profile]] = []
     for device_class, profiles in fleet.profiles.items():

@@ -111,7 +111,7 @@ class RolloutHandlers(Handlers):
         return record.plan
 
     async def cancel_rollout(self, request: pb.CancelRolloutRequest) -> pb.CancelRolloutReply:
-        """Give an open rollout up; whoever carries it out undoes it."""
+        """Give an open rollout up; the task that carries it out undoes it."""
         why = {"why": request.why} if request.why else {}
         await self.writes().cancel_rollout(request.workflow, **why)
         return pb.CancelRolloutReply()

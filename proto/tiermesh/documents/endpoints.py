@@ -166,7 +166,7 @@ class FilesSink(Sink, frozen=True, kw_only=True):
 
 
 class ReplySink(Sink, frozen=True, kw_only=True):
-    """Returns each result to the source that accepted the request, for whoever offered it there."""
+    """Returns each result to the source that accepted the request, for the client that offered it there."""
 
     sink: Literal["reply"]
 

@@ -90,7 +90,7 @@ class PushSource(Protocol):
         """Begin to offer what comes.
 
         Raises:
-            TiermeshError: it cannot begin, such as for want of a port.
+            TiermeshError: it cannot start, for example because its port is in use.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Reply: results go back with the confirmation to the source that accepted the request, for whoever offered it.
+"""Reply: results go back with the confirmation to the source that accepted the request, for the client that offered it.
 
 The record has no payloads: where a confirmation is lost together with this worker, the request comes again with its
 result, which is returned then.
